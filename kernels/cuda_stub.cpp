@@ -1,0 +1,1 @@
+// Stands in for the CUDA backend where it is not built.

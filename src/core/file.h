@@ -1,0 +1,99 @@
+// The one seam to the file system: every open, read, write, sync and rename of lema is in file.cpp.
+// Errors: Io with path and the system's reason; BadInput when a file that must exist is missing or too short.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace lema {
+
+namespace fs = std::filesystem;
+
+// An open descriptor of a regular file. Move-only; the destructor closes without throwing.
+class File {
+ public:
+  // Existing regular file for reading; BadInput when missing or not a regular file.
+  static File open(const fs::path& path);
+  // New file for writing, exclusive and never through a symlink; mode 0666 less the umask.
+  static File create(const fs::path& path);
+
+  File() = default;
+  File(File&& other) noexcept;
+  File& operator=(File&& other) noexcept;
+  File(const File&) = delete;
+  ~File();
+
+  const fs::path& path() const { return path_; }
+  int64_t size() const;
+  // Reads exactly `bytes` at `offset`; BadInput when the file ends before. Threads: concurrent.
+  void read_at(void* out, int64_t bytes, int64_t offset) const;
+  // Appends all of it. Threads: one.
+  void write(const void* data, int64_t bytes);
+  void write_at(const void* data, int64_t bytes, int64_t offset);
+  // To the disk (fsync). After a failure the file must be abandoned: a second try would lie.
+  void sync();
+  // Closes and reports errors, which the destructor cannot.
+  void close();
+  int descriptor() const { return fd_; }
+
+ private:
+  File(int fd, fs::path path) : fd_(fd), path_(std::move(path)) {}
+  int fd_ = -1;
+  fs::path path_;
+};
+
+// A read-only private mapping of a whole file. Move-only.
+class MappedFile {
+ public:
+  MappedFile() = default;
+  explicit MappedFile(const fs::path& path);
+  MappedFile(MappedFile&& other) noexcept;
+  MappedFile& operator=(MappedFile&& other) noexcept;
+  ~MappedFile();
+  const std::byte* data() const { return data_; }
+  int64_t size() const { return size_; }
+
+ private:
+  std::byte* data_ = nullptr;
+  int64_t size_ = 0;
+};
+
+// Whole file as text; BadInput when missing or larger than max_bytes.
+std::string read_text(const fs::path& path, int64_t max_bytes);
+
+// Temporary sibling, sync, rename over `path`, folder sync: readers see the old or the new file, never a part.
+void write_file(const fs::path& path, std::string_view bytes);
+
+// Makes the folder's entries durable (fsync of the folder).
+void sync_folder(const fs::path& folder);
+
+// Renames without replacing; Io when `to` exists.
+void rename_new(const fs::path& from, const fs::path& to);
+
+// A folder that is being written: created beside its final name, renamed into place by commit(), removed by the
+// destructor when commit() was not reached. The temporary name says whose it is: ".NAME.tmp-PID-RANDOM".
+class StagedFolder {
+ public:
+  // Usage error when `final_path` exists.
+  explicit StagedFolder(fs::path final_path);
+  StagedFolder(const StagedFolder&) = delete;
+  ~StagedFolder();
+  const fs::path& path() const { return staged_; }
+  // Syncs every file that is not yet synced by its writer, the folder, renames, syncs the parent.
+  void commit();
+
+ private:
+  fs::path final_, staged_;
+  bool committed_ = false;
+};
+
+// Bytes of memory this process holds: all resident pages, and those of mapped files among them.
+struct ResidentMemory {
+  int64_t total = 0, file_mapped = 0, peak = 0;
+};
+ResidentMemory resident_memory();
+
+}  // namespace lema

@@ -1,0 +1,19 @@
+// Checksums: SHA-256 identifies input files, CRC32C guards checkpoint files.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <string_view>
+
+namespace lema {
+
+// Lower-case hex of the SHA-256 of a buffer or of a whole file.
+std::string sha256(std::string_view bytes);
+std::string sha256_file(const std::filesystem::path& path);
+
+// CRC-32C (Castagnoli, reflected, as in iSCSI); `crc` continues an earlier call.
+uint32_t crc32c(const void* data, int64_t bytes, uint32_t crc = 0);
+uint32_t crc32c_file(const std::filesystem::path& path);
+
+}  // namespace lema

@@ -1,0 +1,20 @@
+// The process-wide log, on standard error and, in a run, also in train.log.
+#pragma once
+
+#include <spdlog/spdlog.h>
+
+#include <string>
+
+namespace lema::log {
+
+using spdlog::debug;
+using spdlog::error;
+using spdlog::info;
+using spdlog::warn;
+
+// Plain "message" lines on standard error; called once by main.
+void start(bool verbose);
+// Also appends to this file, with time stamps.
+void add_file(const std::string& path);
+
+}  // namespace lema::log

@@ -1,0 +1,1 @@
+// Owner of the precompiled Catch2 header.

@@ -1,0 +1,83 @@
+// Core: bytes, conversions, hashes, files, threads.
+#include <atomic>
+#include <cmath>
+#include <limits>
+
+#include "core/dtype.h"
+#include "core/file.h"
+#include "core/hash.h"
+#include "core/rng.h"
+#include "core/tensor.h"
+#include "core/thread_pool.h"
+#include "core/units.h"
+#include "support/catch.h"
+
+using namespace lema;
+
+TEST_CASE("bf16 rounds to nearest even and keeps NaN and infinity") {
+  CHECK(to_bf16(1.0f).bits == 0x3f80);
+  CHECK(to_bf16(1.00390625f).bits == 0x3f80);  // half way, even below
+  CHECK(to_bf16(1.01171875f).bits == 0x3f82);  // half way, even above
+  CHECK(std::isnan(to_f32(to_bf16(std::numeric_limits<float>::quiet_NaN()))));
+  CHECK(std::isinf(to_f32(to_bf16(std::numeric_limits<float>::infinity()))));
+  CHECK(std::isinf(to_f32(to_bf16(std::numeric_limits<float>::max()))));
+  for (uint32_t bits = 0; bits < 0x7f80; ++bits) CHECK(to_bf16(to_f32(bf16{static_cast<uint16_t>(bits)})).bits == bits);
+}
+
+TEST_CASE("f16 round trip of every finite value") {
+  for (uint32_t bits = 0; bits < 0x7c00; ++bits) CHECK(to_f16(to_f32(f16{static_cast<uint16_t>(bits)})).bits == bits);
+}
+
+TEST_CASE("Philox4x32-10 equals the published vectors") {
+  // Random123's known-answer file: zero counter and key; all ones.
+  const auto zero = philox(0, static_cast<RngStream>(0), 0, 0);
+  CHECK(zero == std::array<uint32_t, 4>{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8});
+  const auto ones = philox(~uint64_t{0}, static_cast<RngStream>(~uint32_t{0}), ~uint64_t{0}, ~uint32_t{0});
+  CHECK(ones == std::array<uint32_t, 4>{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd});
+}
+
+TEST_CASE("SHA-256 and CRC32C equal published vectors") {
+  CHECK(sha256("abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+  CHECK(crc32c("123456789", 9) == 0xE3069283u);
+  CHECK(crc32c("6789", 4, crc32c("12345", 5)) == 0xE3069283u);
+}
+
+TEST_CASE("byte units") {
+  CHECK(parse_bytes("2.4 GB") == 2'400'000'000);
+  CHECK(parse_bytes("2GiB") == int64_t{2} << 30);
+  CHECK(parse_bytes("1048576") == 1048576);
+  CHECK_FALSE(parse_bytes("2 gigs"));
+  CHECK_FALSE(parse_bytes("-1"));
+  CHECK(format_bytes(1536) == "1.5 KiB");
+}
+
+TEST_CASE("parallel_for runs each index once and passes exceptions on") {
+  ThreadPool pool(3);
+  for (int round = 0; round < 200; ++round) {
+    std::vector<std::atomic<int>> hits(17);
+    pool.parallel_for(17, [&](int64_t i) { ++hits[static_cast<size_t>(i)]; });
+    for (auto& h : hits) REQUIRE(h == 1);
+  }
+  CHECK_THROWS_AS(pool.parallel_for(5, [](int64_t i) { check(i != 3, "three"); }), Error);
+  std::atomic<int> sum = 0;
+  pool.parallel_for(4, [&](int64_t i) { sum += static_cast<int>(i); });
+  CHECK(sum == 6);
+}
+
+TEST_CASE("a staged folder appears whole or not at all") {
+  const fs::path base = fs::temp_directory_path() / "lema_core_test";
+  fs::remove_all(base);
+  {
+    const StagedFolder staged(base / "out");
+    write_file(staged.path() / "a", "1");
+  }
+  CHECK(fs::is_empty(base));
+  {
+    StagedFolder staged(base / "out");
+    write_file(staged.path() / "a", "1");
+    staged.commit();
+  }
+  CHECK(read_text(base / "out" / "a", 10) == "1");
+  CHECK_THROWS_AS(StagedFolder(base / "out"), Error);
+  fs::remove_all(base);
+}
