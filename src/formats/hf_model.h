@@ -1,0 +1,86 @@
+// A Hugging Face model folder: config.json as plain numbers and the index of its tensors, single file or shards.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/value.h"
+#include "formats/safetensors.h"
+
+namespace lema {
+
+enum class Family { Llama, Gpt2 };
+enum class Activation { Silu, GeluTanh };
+
+// Rotary position embedding; formats differ in key names only (rope_scaling of v4, rope_parameters of v5).
+struct RopeConfig {
+  enum class Kind { None, Default, Llama3 };  // None: learned positions
+  Kind kind = Kind::Default;
+  double theta = 10000;
+  double factor = 1;
+  double low_freq_factor = 1, high_freq_factor = 4;
+  int64_t original_max_positions = 0;
+};
+
+// What the numbers of a model are. Letters as in the kernels.
+struct ModelConfig {
+  Family family = Family::Llama;
+  std::string model_type;         // as in config.json
+  int64_t C = 0;                  // hidden_size
+  int64_t F = 0;                  // intermediate_size
+  int64_t H = 0, Hkv = 0, D = 0;  // query heads, key-value heads, head size
+  int64_t V = 0;                  // vocab_size (rows of the embedding)
+  int64_t L = 0;                  // blocks
+  int64_t max_positions = 0;
+  double norm_eps = 0;
+  RopeConfig rope;
+  Activation activation = Activation::Silu;
+  bool attention_bias = false;  // q, k, v and o (Llama family)
+  bool mlp_bias = false;
+  bool tied_head = false;       // the head is the embedding matrix
+  std::optional<int64_t> bos_id, pad_id;
+  std::vector<int64_t> eos_ids;  // config.json's eos_token_id, int or list
+};
+
+// Values missing in `config` take transformers' class defaults. BadInput "SOURCE:LINE: ..." for an unsupported
+// architecture, RoPE type, activation or option that changes the arithmetic (listing what is supported), and for numbers out of range.
+ModelConfig parse_model_config(const Value& config, const std::string& source);
+
+// Where one tensor lies.
+struct StoredTensor {
+  size_t file = 0;  // index into ModelFolder::files()
+  TensorEntry entry;
+};
+
+// An opened model folder. Every path is confined to the folder (hub-cache symlinks to ../../blobs/HEX allowed), each shard
+// holds exactly what the index claims.
+class ModelFolder {
+ public:
+  explicit ModelFolder(const fs::path& folder);
+
+  const fs::path& path() const { return path_; }
+  const ModelConfig& config() const { return config_; }
+  const Value& config_json() const { return config_json_; }
+  const std::vector<SafetensorsFile>& files() const { return files_; }
+  // nullptr when absent.
+  const StoredTensor* find(const std::string& name) const;
+  const std::map<std::string, StoredTensor>& tensors() const { return tensors_; }
+  // "PATH/model-00001-of-00002.safetensors: tensor NAME", for messages.
+  std::string place(const StoredTensor& tensor) const;
+  // The parsed file of that name in the folder, nullopt when there is none.
+  std::optional<Value> optional_json(const std::string& file_name) const;
+  // Every id a chat stops on: eos_token_id of generation_config.json and of config.json.
+  std::vector<int64_t> stop_ids() const;
+
+ private:
+  fs::path path_;
+  Value config_json_;
+  ModelConfig config_;
+  std::vector<SafetensorsFile> files_;
+  std::map<std::string, StoredTensor> tensors_;
+};
+
+}  // namespace lema

@@ -1,0 +1,28 @@
+// Strict JSON (RFC 8259) to Value and back. The only door to the JSON library.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "core/value.h"
+
+namespace lema {
+
+struct JsonLimits {
+  int64_t max_bytes = int64_t{16} << 20;
+  int max_depth = 64;
+};
+inline constexpr JsonLimits kTokenizerJsonLimits{int64_t{256} << 20, 64};
+inline constexpr JsonLimits kJsonLineLimits{int64_t{64} << 20, 32};
+
+// Parses one document; every Value knows its line. Throws BadInput "SOURCE:LINE:COLUMN: reason" on anything RFC 8259
+// forbids and also on duplicate keys, integers beyond int64, numbers that overflow a double, depth and size limits.
+// `first_line` is the line of the text's first byte (JSONL rows).
+Value parse_json(std::string_view text, const std::string& source, const JsonLimits& limits = {}, int first_line = 1);
+
+// `indent` < 0: one line with ", " and ": " as Python's json.dumps; else pretty-printed. Non-ASCII stays UTF-8.
+// Doubles print in the shortest form that reads back equal; a non-finite double is an Internal error.
+std::string dump_json(const Value& value, int indent = -1, bool sort_keys = false);
+
+}  // namespace lema

@@ -1,0 +1,104 @@
+// RunConfig: every setting of `lema train`, from JSON, TOML, --set and defaults. Each option is declared once, in
+// visit_options (run_config.cpp); parsing, --set, --print-config, help and the JSON schema walk that declaration.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/value.h"
+
+namespace lema {
+
+struct RunConfig {
+  std::string model;       // folder of a Hugging Face model or of `lema convert`
+  std::string output_dir;  // the run folder
+  int64_t seed = 42;
+  std::string device = "auto";   // auto | cpu
+  std::string method = "lora";   // lora
+  std::string compute = "auto";  // auto | f32 | bf16
+  int64_t threads = 0;           // CPU threads; 0: all
+
+  struct Data {
+    std::string train;
+    std::string eval;                // empty: none
+    std::string format = "auto";     // auto | text | chat | tokens
+    int64_t max_tokens = 2048;       // of one row
+    bool packing = true;             // rows end to end, attention within each
+    std::string too_long = "error";  // error | drop | truncate
+    std::optional<bool> append_eos;  // default: true for text
+    std::string train_on = "completions";  // completions | all
+    std::string chat_template;       // empty: the model's; else a file, or chatml | llama3
+    bool shuffle = true;
+  } data;
+
+  struct Lora {
+    int64_t rank = 16;
+    double alpha = 32;
+    double dropout = 0;
+    std::vector<std::string> targets = {"all-linear"};
+    std::string init_from;  // adapter folder
+  } lora;
+
+  struct Optimizer {
+    double lr = 2e-4;
+    double beta1 = 0.9, beta2 = 0.999;  // key `betas`: [beta1, beta2]
+    double eps = 1e-8;
+    double weight_decay = 0;
+    double clip = 1.0;  // global gradient norm; 0: off
+  } optimizer;
+
+  struct Schedule {
+    std::string name = "cosine";  // cosine | linear | constant | wsd
+    double warmup = 0.03;         // < 1: share of all steps; >= 1: steps
+    double min_lr_ratio = 0.1;
+  } schedule;
+
+  struct Train {
+    double epochs = 1;
+    int64_t max_steps = 0;         // 0: by epochs
+    int64_t batch_size = 8;        // rows per optimizer step
+    int64_t micro_batch_size = 0;  // rows; 0: auto
+    int64_t token_tile = 2048;
+  } train;
+
+  struct Memory {
+    int64_t vram_bytes = 0;  // key `vram`: auto (0) or bytes with a unit; on the CPU an arena of this size
+    int64_t ram_bytes = 0;   // key `ram`
+    std::string residency = "auto";    // auto | stream | resident
+    int64_t slots = 0;                 // 0: auto; blocks in the ring
+    std::string activations = "auto";  // auto | keep | recompute | offload
+    std::string disk = "auto";         // auto | buffered | mmap
+  } memory;
+
+  struct Checkpoint {
+    int64_t every_steps = 500;  // 0: at the end only
+    int64_t keep = 3;
+    std::optional<bool> best;  // default: true when there is an eval set
+  } checkpoint;
+
+  struct Eval {
+    int64_t every_steps = 0;  // 0: with each checkpoint
+  } eval;
+
+  struct Log {
+    int64_t every_steps = 1;
+  } log;
+};
+
+// Reads `path` (.json or .toml) and applies "key.sub=value" settings over it. Throws Usage "PATH:LINE: ..." for an
+// unknown key (naming the nearest known one), a wrong type, a value out of range or a missing required key.
+RunConfig load_run_config(const std::string& path, const std::vector<std::string>& settings);
+
+// As above without a file.
+RunConfig make_run_config(const std::vector<std::string>& settings);
+
+// The resolved config with every key, as `--print-config` and run.json show it; load_run_config reads it back equal.
+Value to_value(const RunConfig& config);
+
+// The JSON schema of configs/run.schema.json.
+Value run_config_schema();
+
+}  // namespace lema
