@@ -1,0 +1,85 @@
+// Device: memory, queues and events. The streaming code knows a device only through this; Ops does the arithmetic.
+// Implementations: cpu/device.cpp, cuda/device.cu.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+
+namespace lema {
+
+// Work submitted to one queue runs in order; queues run beside each other and meet through events.
+enum class Queue { Compute, H2D, D2H };
+
+// A point in a queue's work. Small value; the device owns what is behind it and lives longer.
+struct Event {
+  int32_t id = -1;
+};
+
+class Device;
+
+// Bytes with one owner. Move-only; the destructor frees and never throws.
+class Buffer {
+ public:
+  Buffer() = default;
+  Buffer(Device* device, void* data, int64_t bytes, bool pinned)
+      : device_(device), data_(data), bytes_(bytes), pinned_(pinned) {}
+  Buffer(Buffer&& other) noexcept { *this = std::move(other); }
+  Buffer& operator=(Buffer&& other) noexcept;
+  Buffer(const Buffer&) = delete;
+  ~Buffer();
+  std::byte* data() const { return static_cast<std::byte*>(data_); }
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  Device* device_ = nullptr;
+  void* data_ = nullptr;
+  int64_t bytes_ = 0;
+  bool pinned_ = false;
+};
+
+class Device {
+ public:
+  virtual ~Device() = default;
+  // "cpu", or the GPU's name.
+  virtual std::string name() const = 0;
+  // True where kernels read host memory at full speed, so weights may be used where they lie (the CPU).
+  virtual bool reads_host_memory() const = 0;
+
+  // Memory of the device, or page-locked memory of the host; 4096-byte aligned, contents undefined. DoesNotFit
+  // names `label` and the bytes.
+  virtual Buffer allocate(int64_t bytes, std::string_view label) = 0;
+  virtual Buffer allocate_pinned(int64_t bytes, std::string_view label) = 0;
+
+  // Asynchronous; both sides stay valid and unchanged until an event recorded after it on `queue` is complete.
+  virtual void copy_async(Queue queue, void* to, const void* from, int64_t bytes) = 0;
+
+  virtual Event create_event() = 0;
+  // The event stands for all work submitted to `queue` so far; recording again moves it.
+  virtual void record(Event event, Queue queue) = 0;
+  // Later work of `queue` starts after the event's last recording is complete. Asynchronous. Waiting on an event
+  // that was never recorded does nothing, so record() must have been called before.
+  virtual void wait(Queue queue, Event event) = 0;
+  // Blocks the host until the event, or all work of a queue, is complete. Faults of asynchronous work surface here.
+  virtual void synchronize(Event event) = 0;
+  virtual void synchronize(Queue queue) = 0;
+
+  // Number of allocate and allocate_pinned calls so far; flat during steps.
+  int64_t allocation_count() const { return allocation_count_; }
+
+ protected:
+  int64_t allocation_count_ = 0;
+
+ private:
+  friend class Buffer;
+  virtual void free(void* data, bool pinned) noexcept = 0;
+};
+
+std::unique_ptr<Device> make_cpu_device();
+// Usage error where the CUDA backend is not built or `ordinal` does not exist.
+std::unique_ptr<Device> make_cuda_device(int ordinal);
+// 0 where CUDA is not built or there is no driver.
+int cuda_device_count();
+
+}  // namespace lema
