@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <set>
 
+#include "formats/confined_path.h"
 #include "formats/json.h"
 #include "formats/json_fields.h"
 
@@ -13,57 +14,6 @@ namespace {
 
 constexpr const char* kSingle = "model.safetensors";
 constexpr const char* kIndex = "model.safetensors.index.json";
-
-bool is_hex(std::string_view text) {
-  return !text.empty() && text.find_first_not_of("0123456789abcdef") == std::string_view::npos;
-}
-
-// The parts of a relative path inside the folder; empty for anything that could leave it or name one file twice.
-std::vector<std::string> path_parts(std::string_view name) {
-  std::vector<std::string> parts;
-  if (name.find_first_of(std::string_view("\\\0", 2)) != std::string_view::npos) return {};
-  for (size_t begin = 0; begin <= name.size();) {
-    const size_t end = std::min(name.find('/', begin), name.size());
-    const std::string_view part = name.substr(begin, end - begin);
-    if (part.empty() || part == "." || part == "..") return {};
-    parts.emplace_back(part);
-    begin = end + 1;
-  }
-  return parts;
-}
-
-// `link` points as the hub cache's snapshots do: up to the repository (two levels above the snapshot's root), then
-// blobs/HEX, itself a regular file.
-bool is_hub_blob_link(const fs::path& link, size_t depth) {
-  std::string up;
-  for (size_t i = 0; i < depth + 1; ++i) up += "../";
-  const std::string target = fs::read_symlink(link).string();
-  const std::string front = up + "blobs/";
-  return target.starts_with(front) && is_hex(std::string_view(target).substr(front.size())) &&
-         fs::symlink_status(link.parent_path() / target).type() == fs::file_type::regular;
-}
-
-// folder/name after the checks above; nullopt when nothing has that name. BadInput for anything but a regular file
-// inside the folder (or a hub-cache link). `source` says who names the file.
-std::optional<fs::path> confined(const fs::path& folder, std::string_view name, const std::string& source) {
-  const std::vector<std::string> parts = path_parts(name);
-  if (parts.empty())
-    fail(ErrorCode::BadInput, "{}: \"{}\" is not a plain relative path inside the model folder", source, escaped(name));
-  fs::path path = folder;
-  for (size_t i = 0; i < parts.size(); ++i) {
-    path /= parts[i];
-    const fs::file_type type = fs::symlink_status(path).type();
-    const bool last = i + 1 == parts.size();
-    if (type == fs::file_type::not_found) return std::nullopt;
-    if (type == (last ? fs::file_type::regular : fs::file_type::directory)) continue;
-    if (last && type == fs::file_type::symlink && is_hub_blob_link(path, parts.size())) continue;
-    if (type == fs::file_type::symlink)
-      fail(ErrorCode::BadInput, "{}: symbolic link to {}; only the hub cache's links to ../../blobs/HEX are followed",
-           escaped(path.string()), escaped(fs::read_symlink(path).string()));
-    fail(ErrorCode::BadInput, "{}: not a {}", escaped(path.string()), last ? "regular file" : "folder");
-  }
-  return path;
-}
 
 // What lies in the folder instead of safetensors weights, for the message.
 std::string other_weights(const fs::path& folder) {
@@ -81,7 +31,7 @@ std::string other_weights(const fs::path& folder) {
                      found.front().ends_with(".gguf") ? " (lema convert reads a GGUF file)" : "");
 }
 
-// The index's claims: shard file -> tensor names. Every value is checked as a path by `confined` later.
+// The index's claims: shard file -> tensor names. Every value is checked as a path by confined_path later.
 struct Index {
   std::map<std::string, std::set<std::string>> shards;
   std::optional<int64_t> total_size;
@@ -123,17 +73,17 @@ void check_shard(const SafetensorsFile& shard, const std::set<std::string>& clai
 
 std::vector<SafetensorsFile> open_weights(const fs::path& folder) {
   std::vector<SafetensorsFile> files;
-  if (const auto single = confined(folder, kSingle, folder.string())) {
+  if (const auto single = confined_path(folder, kSingle, folder.string())) {
     files.emplace_back(*single);
     return files;
   }
-  const auto index_path = confined(folder, kIndex, folder.string());
+  const auto index_path = confined_path(folder, kIndex, folder.string());
   if (!index_path)
     fail(ErrorCode::BadInput, "{}: neither {} nor {}{}", folder.string(), kSingle, kIndex, other_weights(folder));
   const Index index = read_index(*index_path);
   int64_t bytes = 0;
   for (const auto& [file, claimed] : index.shards) {
-    const auto path = confined(folder, file, index_path->string());
+    const auto path = confined_path(folder, file, index_path->string());
     if (!path)
       fail(ErrorCode::BadInput, "{}: shard {} is missing from the folder", index_path->string(), escaped(file));
     files.emplace_back(*path);
@@ -154,7 +104,7 @@ ModelFolder::ModelFolder(const fs::path& folder) : path_(folder) {
   if (type != fs::file_type::directory)
     fail(ErrorCode::BadInput, "{}: not a folder; a model is a folder with config.json and model.safetensors{}",
          folder.string(), folder.extension() == ".gguf" ? " (lema convert makes one of a GGUF file)" : "");
-  const auto config = confined(folder, "config.json", folder.string());
+  const auto config = confined_path(folder, "config.json", folder.string());
   if (!config) fail(ErrorCode::BadInput, "{}: no config.json{}", folder.string(), other_weights(folder));
   config_json_ = parse_json(read_text(*config, JsonLimits{}.max_bytes), config->string());
   config_ = parse_model_config(config_json_, config->string());
@@ -173,7 +123,7 @@ std::string ModelFolder::place(const StoredTensor& tensor) const {
 }
 
 std::optional<Value> ModelFolder::optional_json(const std::string& file_name) const {
-  const auto path = confined(path_, file_name, path_.string());
+  const auto path = confined_path(path_, file_name, path_.string());
   if (!path) return std::nullopt;
   return parse_json(read_text(*path, kTokenizerJsonLimits.max_bytes), path->string(), kTokenizerJsonLimits);
 }
