@@ -1,0 +1,61 @@
+// The CPU as a Device: everything is done when the call returns, so queues and events are formalities that are still
+// checked for misuse. Made by make_cpu_device for the run commands and the tests.
+#include "device.h"
+
+#include <atomic>
+#include <cstring>
+#include <map>
+#include <mutex>
+
+#include "core/error.h"
+#include "cpu/host_memory.h"
+
+namespace lema {
+namespace {
+
+class CpuDevice final : public Device {
+ public:
+  std::string name() const override { return "cpu"; }
+  bool reads_host_memory() const override { return true; }
+
+  Buffer allocate(int64_t bytes, std::string_view label) override { return map(bytes, label, false); }
+  Buffer allocate_pinned(int64_t bytes, std::string_view label) override { return map(bytes, label, true); }
+
+  void copy_async(Queue, void* to, const void* from, int64_t bytes) override {
+    std::memmove(to, from, static_cast<size_t>(bytes));
+  }
+
+  Event create_event() override { return Event{event_count_++}; }
+  void record(Event event, Queue) override { check_event(event); }
+  void wait(Queue, Event event) override { check_event(event); }
+  void synchronize(Event event) override { check_event(event); }
+  void synchronize(Queue) override {}
+
+ private:
+  Buffer map(int64_t bytes, std::string_view label, bool pinned) {
+    void* data = cpu::map_memory(bytes, label);
+    const std::lock_guard lock(mutex_);
+    bytes_of_[data] = bytes;
+    ++allocation_count_;
+    return Buffer(this, data, bytes, pinned);
+  }
+  void free(void* data, bool) noexcept override {
+    const std::lock_guard lock(mutex_);
+    const auto it = bytes_of_.find(data);
+    cpu::unmap_memory(data, it->second);
+    bytes_of_.erase(it);
+  }
+  void check_event(Event event) const {
+    check(event.id >= 0 && event.id < event_count_, "event {} of {} created", event.id, event_count_.load());
+  }
+
+  std::mutex mutex_;
+  std::map<void*, int64_t> bytes_of_;
+  std::atomic<int32_t> event_count_ = 0;
+};
+
+}  // namespace
+
+std::unique_ptr<Device> make_cpu_device() { return std::make_unique<CpuDevice>(); }
+
+}  // namespace lema
