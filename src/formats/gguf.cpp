@@ -9,6 +9,7 @@
 #include <cstring>
 #include <limits>
 
+#include "core/checked.h"
 #include "core/error.h"
 
 namespace lema {
@@ -41,16 +42,6 @@ constexpr std::array<GgmlType, 34> kTypes = {{
 // Type ids of metadata values.
 enum class Kind : uint32_t { U8, I8, U16, I16, U32, I32, F32, Bool, String, Array, U64, I64, F64 };
 constexpr std::array<int64_t, 13> kMinValueBytes = {1, 1, 2, 2, 4, 4, 4, 1, 8, 12, 8, 8, 8};
-
-std::optional<int64_t> product(int64_t a, int64_t b) {
-  int64_t out = 0;
-  return __builtin_mul_overflow(a, b, &out) ? std::nullopt : std::optional(out);
-}
-
-std::optional<int64_t> sum(int64_t a, int64_t b) {
-  int64_t out = 0;
-  return __builtin_add_overflow(a, b, &out) ? std::nullopt : std::optional(out);
-}
 
 // Shortest form, no surrogates, at most U+10FFFF. Ref: Unicode 15, table 3-7.
 bool is_utf8(std::string_view text) {
@@ -238,7 +229,7 @@ GgufTensor read_tensor(Reader& reader) {
   for (uint32_t i = 0; i < rank; ++i) {
     dims[i] = reader.count("a dimension", std::numeric_limits<int64_t>::max());
     if (dims[i] < 1) reader.malformed(fmt::format("tensor {}: dimension 0", shown));
-    values = product(*values, dims[i]);
+    values = checked_multiply(values, dims[i]);
     if (!values) reader.malformed(fmt::format("tensor {}: the number of values overflows", shown));
   }
   for (uint32_t i = rank; i-- > 0;) tensor.shape.push_back(dims[i]);
@@ -250,7 +241,7 @@ GgufTensor read_tensor(Reader& reader) {
   if (dims[0] % type->values != 0)
     reader.malformed(fmt::format("tensor {}: rows of {} values are not whole {} blocks of {}", shown, dims[0], type->name,
                                  type->values));
-  const auto bytes = product(*values / type->values, type->bytes);
+  const auto bytes = checked_multiply(*values / type->values, type->bytes);
   if (!bytes) reader.malformed(fmt::format("tensor {}: the number of bytes overflows", shown));
   tensor.bytes = *bytes;
   tensor.offset = reader.count(fmt::format("offset of tensor {}", shown), std::numeric_limits<int64_t>::max());
@@ -260,15 +251,15 @@ GgufTensor read_tensor(Reader& reader) {
 // Makes the offsets absolute and checks that each tensor lies aligned, inside the file and apart from the others.
 void place_tensors(std::vector<GgufTensor>& tensors, int64_t header_end, int64_t align, int64_t file_bytes,
                    const std::string& path) {
-  const auto padded = sum(header_end, align - 1);
+  const auto padded = checked_add(header_end, align - 1);
   const int64_t data = padded.value_or(0) / align * align;
   std::vector<const GgufTensor*> order;
   for (GgufTensor& tensor : tensors) {
     const std::string place = fmt::format("{}: tensor {}", path, escaped(tensor.name));
     if (tensor.offset % align != 0)
       fail(ErrorCode::BadInput, "{}: offset {} is not a multiple of {}", place, tensor.offset, align);
-    const auto begin = sum(data, tensor.offset);
-    const auto end = begin ? sum(*begin, tensor.bytes) : std::nullopt;
+    const auto begin = checked_add(data, tensor.offset);
+    const auto end = checked_add(begin, tensor.bytes);
     if (!end || *end > file_bytes)
       fail(ErrorCode::BadInput, "{}: {} bytes at offset {} end beyond the file of {} bytes", place, tensor.bytes,
            tensor.offset, file_bytes);
