@@ -95,6 +95,8 @@ class Builder {
   bool start_array(size_t) { return open(Value(Value::Array{})); }
   bool key(const std::string& x) {
     auto& members = stack_.back().value->as_object();
+    if (static_cast<int64_t>(members.size()) >= limits_.max_members)
+      fail_at(at_, fmt::format("an object of more than {} members", limits_.max_members));
     hold(static_cast<int64_t>(x.size() + sizeof(const char*)));
     make_room(members);
     members.emplace_back(std::string(std::string_view(x)), Value());

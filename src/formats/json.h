@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <string_view>
 
@@ -12,12 +13,14 @@ namespace lema {
 struct JsonLimits {
   int64_t max_bytes = int64_t{16} << 20;
   int max_depth = 64;
+  int64_t max_members = std::numeric_limits<int64_t>::max();  // of one object
 };
 inline constexpr JsonLimits kTokenizerJsonLimits{int64_t{256} << 20, 64};
 inline constexpr JsonLimits kJsonLineLimits{int64_t{64} << 20, 32};
 
 // Parses one document; every Value knows its line. Throws BadInput "SOURCE:LINE:COLUMN: reason" on anything RFC 8259
-// forbids and also on duplicate keys, integers beyond int64, numbers that overflow a double, depth and size limits.
+// forbids and also on duplicate keys, integers beyond int64, numbers that overflow a double, a byte order mark and the
+// limits. Memory stays within 16 times the text (a text below 16 MiB counts as 16 MiB).
 // `first_line` is the line of the text's first byte (JSONL rows).
 Value parse_json(std::string_view text, const std::string& source, const JsonLimits& limits = {}, int first_line = 1);
 
