@@ -145,7 +145,7 @@ class Ops {
   virtual void swiglu(MatrixView y, MatrixView gate_up) = 0;
   virtual void swiglu_backward(MatrixView d_gate_up, MatrixView dy, MatrixView gate_up) = 0;
 
-  // y = 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), GPT-2's gelu_new. y, x (N, F) X; y may alias x, dx may alias dy.
+  // y = 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), GPT-2's gelu_new. y, x (N, F) X; y may alias x, dx may alias dy or x.
   virtual void gelu(MatrixView y, MatrixView x) = 0;
   virtual void gelu_backward(MatrixView dx, MatrixView dy, MatrixView x) = 0;
 
@@ -154,6 +154,9 @@ class Ops {
 
   // y[n,:] (=|+=) table[ids[n],:]. y (N, C) X; ids (N) I32 in range; table (V, C) F32, BF16 or F16, read where it lies.
   virtual void embedding(MatrixView y, TensorView ids, TensorView table, Write write) = 0;
+
+  // y[rows[n],:] = x[n,:]; other rows of y stay. x (N, C), y (rows, C) one dtype; rows (N) I32, distinct.
+  virtual void scatter_rows(MatrixView y, MatrixView x, TensorView rows) = 0;
 
   // Linear cross-entropy over the vocabulary in chunks, logits never leave the scratch: head_begin once, head_chunk for
   // chunks of weight rows in ascending order, head_finish once. Online softmax with the running maximum.

@@ -1,0 +1,35 @@
+// Mapping or reading of a model's files.
+#include "stream/host_store.h"
+
+#include <algorithm>
+
+namespace lema {
+
+HostStore::HostStore(const ModelFolder& folder, Device& device, DiskMode mode) {
+  constexpr int64_t kReadBytes = 16 << 20;
+  for (const SafetensorsFile& file : folder.files()) {
+    if (mode == DiskMode::Mmap) {
+      maps_.emplace_back(file.file().path());
+      base_.push_back(maps_.back().data());
+      continue;
+    }
+    const int64_t size = file.file().size();
+    buffers_.push_back(device.allocate_pinned(size, "model in host memory"));
+    for (int64_t offset = 0; offset < size; offset += kReadBytes)
+      file.file().read_at(buffers_.back().data() + offset, std::min(kReadBytes, size - offset), offset);
+    base_.push_back(buffers_.back().data());
+  }
+}
+
+TensorView HostStore::view(const PlacedField& field) const {
+  // Weights are never written through a view; kernels take one view type for inputs and outputs.
+  return {const_cast<std::byte*>(at(field.file, field.file_offset)), field.dtype, field.shape};
+}
+
+int64_t HostStore::pinned_bytes() const {
+  int64_t bytes = 0;
+  for (const Buffer& buffer : buffers_) bytes += buffer.bytes();
+  return bytes;
+}
+
+}  // namespace lema

@@ -1,0 +1,31 @@
+// HostStore: a model's files in host memory, mapped in place or read into page-locked memory. The source of every
+// copy to a device, and the table that embedding rows are gathered from.
+#pragma once
+
+#include <vector>
+
+#include "device.h"
+#include "layout/piece_table.h"
+
+namespace lema {
+
+enum class DiskMode { Mmap, Buffered };
+
+class HostStore {
+ public:
+  // Mmap maps every file; Buffered reads them whole into pinned memory. `device` outlives the store.
+  HostStore(const ModelFolder& folder, Device& device, DiskMode mode);
+
+  const std::byte* at(size_t file, int64_t offset) const { return base_[file] + offset; }
+  // The weight where it lies. Element alignment is the caller's concern: is_aligned().
+  TensorView view(const PlacedField& field) const;
+  static bool is_aligned(const PlacedField& field) { return field.file_offset % element_bytes(field.dtype) == 0; }
+  int64_t pinned_bytes() const;
+
+ private:
+  std::vector<MappedFile> maps_;
+  std::vector<Buffer> buffers_;
+  std::vector<const std::byte*> base_;
+};
+
+}  // namespace lema

@@ -1,0 +1,138 @@
+// The executor of a pass's program: submits copies, waits and releases in program order.
+#include "stream/layer_stream.h"
+
+#include <algorithm>
+
+namespace lema {
+
+Lease::~Lease() {
+  if (stream_) stream_->release();
+}
+
+LayerStream::LayerStream(Device& device, const PieceTable& table, const HostStore& store,
+                         const StreamPlacement& placement)
+    : device_(device), table_(table), store_(store), placement_(placement) {
+  const auto units = static_cast<size_t>(table.unit_count());
+  unit_weights_.resize(units);
+  int64_t resident_bytes = 0;
+  if (placement_.in_place) placement_.resident.assign(units, true);
+  check(placement_.resident.size() == units, "placement of {} units for {}", placement_.resident.size(), units);
+  for (size_t u = 0; u < units; ++u) {
+    const int64_t bytes = table.unit(static_cast<int64_t>(u)).bytes;
+    if (!placement_.resident[u]) slot_bytes_ = std::max(slot_bytes_, bytes);
+    else if (!placement_.in_place) resident_bytes += bytes;
+  }
+  if (resident_bytes > 0) resident_buffer_ = device.allocate(resident_bytes, "resident weights");
+  if (slot_bytes_ > 0) {
+    ring_buffer_ = device.allocate(placement_.slots * slot_bytes_, "weight ring");
+    ring_.assign(static_cast<size_t>(placement_.slots), -1);
+    slot_weights_.resize(ring_.size());
+    was_released_.assign(ring_.size(), false);
+    for (size_t s = 0; s < ring_.size(); ++s) {
+      copied_.push_back(device.create_event());
+      released_.push_back(device.create_event());
+    }
+  }
+
+  std::byte* at = resident_buffer_.data();
+  for (size_t u = 0; u < units; ++u) {
+    const Unit& unit = table.unit(static_cast<int64_t>(u));
+    if (placement_.in_place) {
+      for (const Piece& piece : unit.pieces)
+        for (const PlacedField& field : piece.fields)
+          unit_weights_[u][field.field] = store.view(field);
+    } else if (placement_.resident[u]) {
+      copy_unit(unit, at);
+      place_fields(unit_weights_[u], unit, at);
+      at += unit.bytes;
+    }
+  }
+
+  int64_t small_bytes = 0;
+  for (const PlacedField& field : table.final_norm) small_bytes += (field.bytes + 63) / 64 * 64;
+  always_buffer_ = device.allocate(small_bytes, "final norm");
+  at = always_buffer_.data();
+  for (const PlacedField& field : table.final_norm) {
+    device.copy_async(Queue::H2D, at, store.at(field.file, field.file_offset), field.bytes);
+    always_[field.field] = {at, field.dtype, field.shape};
+    at += (field.bytes + 63) / 64 * 64;
+  }
+  device.synchronize(Queue::H2D);
+  h2d_bytes_ = 0;
+}
+
+int64_t LayerStream::device_bytes() const {
+  return resident_buffer_.bytes() + ring_buffer_.bytes() + always_buffer_.bytes();
+}
+
+TensorView LayerStream::table(Field field) const {
+  if (field == Field::Embed) return store_.view(table_.embed);
+  check(field == Field::Positions && !table_.positions.empty(), "no gathered table {}", name(field));
+  return store_.view(table_.positions[0]);
+}
+
+void LayerStream::place_fields(WeightViews& weights, const Unit& unit, std::byte* base) const {
+  weights = {};
+  for (const Piece& piece : unit.pieces)
+    for (const PlacedField& field : piece.fields)
+      weights[field.field] = {base + field.slot_offset, field.dtype, field.shape};
+}
+
+void LayerStream::copy_unit(const Unit& unit, std::byte* base) {
+  for (const Piece& piece : unit.pieces) {
+    for (const Extent& extent : piece.extents) {
+      device_.copy_async(Queue::H2D, base + extent.slot_offset, store_.at(extent.file, extent.file_offset),
+                         extent.bytes);
+      h2d_bytes_ += extent.bytes;
+    }
+  }
+}
+
+void LayerStream::begin_pass(std::vector<int64_t> visits) {
+  check(!leased_, "a pass begins while a lease is alive");
+  // A pass that was cut short leaves the ring as its instructions so far have made it; ring_ follows each Load.
+  visits_ = std::move(visits);
+  program_ = make_program(visits_, placement_.resident, ring_);
+  check_program(program_, visits_, placement_.resident, ring_);
+  next_ = 0;
+  run_until_visit();
+}
+
+void LayerStream::run_until_visit() {
+  for (; next_ < program_.instructions.size(); ++next_) {
+    const Instruction& instruction = program_.instructions[next_];
+    if (instruction.kind == Instruction::Kind::Visit) return;
+    if (instruction.slot < 0) continue;
+    const auto s = static_cast<size_t>(instruction.slot);
+    if (instruction.kind == Instruction::Kind::Release) {
+      device_.record(released_[s], Queue::Compute);
+      was_released_[s] = true;
+      continue;
+    }
+    const Unit& unit = table_.unit(instruction.unit);
+    std::byte* base = ring_buffer_.data() + instruction.slot * slot_bytes_;
+    if (was_released_[s]) device_.wait(Queue::H2D, released_[s]);
+    copy_unit(unit, base);
+    device_.record(copied_[s], Queue::H2D);
+    place_fields(slot_weights_[s], unit, base);
+    ring_[s] = instruction.unit;
+  }
+}
+
+Lease LayerStream::acquire(int64_t unit) {
+  check(!leased_, "unit {} is acquired while another lease is alive", unit);
+  check(next_ < program_.instructions.size(), "unit {} is acquired after the end of the pass", unit);
+  const Instruction& visit = program_.instructions[next_++];
+  check(visit.unit == unit, "unit {} is acquired where the pass visits {}", unit, visit.unit);
+  leased_ = true;
+  if (visit.slot < 0) return {this, &unit_weights_[static_cast<size_t>(unit)]};
+  device_.wait(Queue::Compute, copied_[static_cast<size_t>(visit.slot)]);
+  return {this, &slot_weights_[static_cast<size_t>(visit.slot)]};
+}
+
+void LayerStream::release() {
+  leased_ = false;
+  run_until_visit();
+}
+
+}  // namespace lema

@@ -1,0 +1,93 @@
+// LayerStream: gives the model code one unit's weights at a time while the next ones are on their way.
+//
+//   stream.begin_pass(training_visits(...));
+//   for each visit: { Lease w = stream.acquire(unit); ... w[Field::Wq] ... }   // dropping the lease frees the slot
+//
+// acquire() returns at once: the compute queue, not the host, waits for the copy. Dropping a lease records an event
+// that the next copy into those bytes waits for.
+#pragma once
+
+#include <array>
+#include <optional>
+#include <vector>
+
+#include "device.h"
+#include "layout/piece_table.h"
+#include "stream/host_store.h"
+#include "stream/schedule.h"
+
+namespace lema {
+
+class LayerStream;
+
+// The right to read one unit's weights. Move-only; at most one is alive per stream.
+class [[nodiscard]] Lease {
+ public:
+  Lease(Lease&& other) noexcept : stream_(std::exchange(other.stream_, nullptr)), weights_(other.weights_) {}
+  Lease& operator=(Lease&&) = delete;
+  ~Lease();
+  // The weight, or a null view where the model has none.
+  const TensorView& operator[](Field field) const { return (*weights_)[field]; }
+  const WeightViews& weights() const { return *weights_; }
+
+ private:
+  friend class LayerStream;
+  Lease(LayerStream* stream, const WeightViews* weights) : stream_(stream), weights_(weights) {}
+  LayerStream* stream_;
+  const WeightViews* weights_;
+};
+
+// Where each unit lives; decided by the plan.
+struct StreamPlacement {
+  bool in_place = false;       // weights are read where the host store has them; only where the device can
+  std::vector<bool> resident;  // per unit: copied to the device once
+  int64_t slots = 0;           // of the ring, each as large as the largest streamed unit
+};
+
+class LayerStream {
+ public:
+  // Allocates the resident arena and the ring, and fills the arena. All references outlive the stream.
+  LayerStream(Device& device, const PieceTable& table, const HostStore& store, const StreamPlacement& placement);
+  LayerStream(const LayerStream&) = delete;
+
+  // Plans the pass, checks the program and submits its first copies.
+  void begin_pass(std::vector<int64_t> visits);
+  // The next visit of the pass; Internal when it is not `unit` or a lease is alive. Threads: one.
+  Lease acquire(int64_t unit);
+
+  // The small weights that are always on the device: final norm.
+  const TensorView& resident(Field field) const { return always_[field]; }
+  // Gathered tables, in host memory: embed, positions.
+  TensorView table(Field field) const;
+
+  int64_t h2d_bytes() const { return h2d_bytes_; }  // copied so far
+  int64_t device_bytes() const;                     // arena and ring
+  const PieceTable& pieces() const { return table_; }
+
+ private:
+  friend class Lease;
+  void place_fields(WeightViews& weights, const Unit& unit, std::byte* base) const;
+  void copy_unit(const Unit& unit, std::byte* base);
+  void run_until_visit();
+  void release();
+
+  Device& device_;
+  const PieceTable& table_;
+  const HostStore& store_;
+  StreamPlacement placement_;
+  Buffer resident_buffer_, ring_buffer_, always_buffer_;
+  int64_t slot_bytes_ = 0;
+  WeightViews always_;
+  std::vector<WeightViews> unit_weights_;              // of resident and in-place units
+  std::vector<WeightViews> slot_weights_;              // of what each slot holds
+  std::vector<Event> copied_, released_;           // per slot
+  std::vector<bool> was_released_;                 // per slot: released_ has been recorded
+  RingState ring_;
+  std::vector<int64_t> visits_;
+  Program program_;
+  size_t next_ = 0;  // instruction
+  bool leased_ = false;
+  int64_t h2d_bytes_ = 0;
+};
+
+}  // namespace lema

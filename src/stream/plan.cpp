@@ -1,0 +1,186 @@
+// Placement by need: first what must be on the device, then a ring, then residents, then kept activations.
+#include "stream/plan.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "core/error.h"
+#include "core/units.h"
+
+namespace lema {
+namespace {
+
+constexpr int64_t kStagingBuffers = 3;  // SavedStore's ring for offloaded boundaries
+
+int64_t sum(const std::vector<int64_t>& values) { return std::accumulate(values.begin(), values.end(), int64_t{0}); }
+
+// Marks `count` of n units as resident, spread evenly so that their compute hides the copies of their neighbours.
+std::vector<bool> spread(int64_t count, int64_t n) {
+  std::vector<bool> resident(static_cast<size_t>(n), false);
+  for (int64_t i = 0; i < count; ++i) resident[static_cast<size_t>((2 * i + 1) * n / (2 * count))] = true;
+  return resident;
+}
+
+class Placer {
+ public:
+  explicit Placer(const PlanRequest& request) : request_(request) {}
+
+  Plan place() {
+    for (const PlanLine& line : request_.fixed) add(line.tier, line.label, line.bytes);
+    place_boundaries();
+    place_weights();
+    place_kept();
+    return std::move(plan_);
+  }
+
+ private:
+  bool has_budget() const { return request_.device_budget > 0; }
+  int64_t left() const { return request_.device_budget - plan_.bytes(Tier::Device); }
+
+  void add(Tier tier, std::string label, int64_t bytes) {
+    if (bytes > 0) plan_.lines.push_back({tier, std::move(label), bytes});
+  }
+
+  int64_t ring_bytes(int64_t slots) const {
+    return slots * *std::max_element(request_.unit_bytes.begin(), request_.unit_bytes.end());
+  }
+
+  // The least that weights need on the device.
+  int64_t smallest_weights() const {
+    if (request_.weights_in_place && !has_budget() && request_.residency != "stream") return 0;
+    return request_.residency == "resident" ? sum(request_.unit_bytes) : ring_bytes(request_.slots ? request_.slots : 2);
+  }
+
+  void place_boundaries() {
+    const int64_t all = request_.boundary_count * request_.boundary_bytes;
+    const int64_t staged = std::min(request_.boundary_count, kStagingBuffers) * request_.boundary_bytes;
+    const bool must = has_budget() && all + smallest_weights() > left();
+    plan_.offload_boundaries =
+        request_.activations == "offload" || (request_.activations == "auto" && must && staged < all);
+    add(Tier::Device, plan_.offload_boundaries ? "boundary activations (staging)" : "boundary activations",
+        plan_.offload_boundaries ? staged : all);
+    if (plan_.offload_boundaries) add(Tier::Pinned, "boundary activations (offloaded)", all);
+    if (has_budget() && smallest_weights() > left()) {
+      const int64_t need = plan_.bytes(Tier::Device) + smallest_weights();
+      fail(ErrorCode::DoesNotFit, "the run needs {} on the device and memory.vram is {}; {}", format_bytes(need),
+           format_bytes(request_.device_budget),
+           plan_.offload_boundaries || staged >= all
+               ? fmt::format("set memory.vram to at least {} or lower train.batch_size or data.max_tokens", need)
+               : "set memory.activations to offload or auto");
+    }
+  }
+
+  void place_weights() {
+    const auto units = static_cast<int64_t>(request_.unit_bytes.size());
+    StreamPlacement& weights = plan_.weights;
+    const std::string& residency = request_.residency;
+    if (request_.weights_in_place && !has_budget() && residency != "stream") {
+      weights.in_place = true;
+      weights.resident.assign(static_cast<size_t>(units), true);
+      add(Tier::Mapped, "weights, read in place", sum(request_.unit_bytes));
+      return;
+    }
+    const bool all_fit = !has_budget() || sum(request_.unit_bytes) <= left();
+    if (residency == "resident" || (residency == "auto" && all_fit)) {
+      weights.resident.assign(static_cast<size_t>(units), true);
+    } else {
+      weights.slots = std::min(request_.slots ? request_.slots : 2, units);
+      weights.resident = residency == "stream" ? spread(0, units) : most_residents(ring_bytes(weights.slots));
+    }
+    int64_t resident_bytes = 0;
+    for (int64_t u = 0; u < units; ++u)
+      if (weights.resident[static_cast<size_t>(u)]) resident_bytes += request_.unit_bytes[static_cast<size_t>(u)];
+    add(Tier::Device, "resident weights", resident_bytes);
+    if (weights.slots) add(Tier::Device, fmt::format("weight ring of {} slots", weights.slots), ring_bytes(weights.slots));
+  }
+
+  // As many units as fit beside a ring of this size.
+  std::vector<bool> most_residents(int64_t ring) const {
+    const auto units = static_cast<int64_t>(request_.unit_bytes.size());
+    for (int64_t count = units - 1; count > 0; --count) {
+      std::vector<bool> resident = spread(count, units);
+      int64_t bytes = ring;
+      for (int64_t u = 0; u < units; ++u)
+        if (resident[static_cast<size_t>(u)]) bytes += request_.unit_bytes[static_cast<size_t>(u)];
+      if (bytes <= left()) return resident;
+    }
+    return spread(0, units);
+  }
+
+  // Without a device budget on the CPU, kept activations compete with everything else for host memory; they are kept
+  // only on request. With one, they take what is left.
+  void place_kept() {
+    if (request_.activations == "recompute" || request_.activations == "offload") return;
+    const int64_t each = request_.kept_bytes_per_block;
+    int64_t count = request_.block_count;
+    if (request_.activations == "auto") {
+      if (!has_budget()) count = each > 0 ? std::min(count, kAutoKeptBytes / each) : 0;
+      else count = each > 0 ? std::min(count, std::max<int64_t>(0, left()) / each) : 0;
+    } else if (has_budget() && count * each > left()) {
+      fail(ErrorCode::DoesNotFit,
+           "memory.activations keep needs {} more on the device; set memory.vram to at least {} or use auto",
+           format_bytes(count * each - left()), request_.device_budget + count * each - left());
+    }
+    plan_.kept_blocks = count;
+    add(Tier::Device, fmt::format("kept activations of {} blocks", count), count * each);
+  }
+
+  static constexpr int64_t kAutoKeptBytes = int64_t{512} << 20;
+  const PlanRequest& request_;
+  Plan plan_;
+};
+
+std::string_view tier_name(Tier tier) {
+  switch (tier) {
+    case Tier::Device: return "device";
+    case Tier::Pinned: return "pinned";
+    case Tier::Mapped: return "mapped";
+  }
+  return "?";
+}
+
+}  // namespace
+
+int64_t Plan::bytes(Tier tier) const {
+  int64_t total = 0;
+  for (const PlanLine& line : lines)
+    if (line.tier == tier) total += line.bytes;
+  return total;
+}
+
+Value Plan::to_value() const {
+  Value value;
+  Value::Array buffers;
+  for (const PlanLine& line : lines) {
+    Value row;
+    row.set("tier", tier_name(line.tier));
+    row.set("label", line.label);
+    row.set("bytes", line.bytes);
+    buffers.push_back(std::move(row));
+  }
+  value.set("buffers", std::move(buffers));
+  for (Tier tier : {Tier::Device, Tier::Pinned, Tier::Mapped})
+    value.set(fmt::format("{}_bytes", tier_name(tier)), bytes(tier));
+  value.set("in_place", weights.in_place);
+  Value::Array resident;
+  for (size_t u = 0; u < weights.resident.size(); ++u)
+    if (weights.resident[u] && !weights.in_place) resident.emplace_back(static_cast<int64_t>(u));
+  value.set("resident_units", std::move(resident));
+  value.set("ring_slots", weights.slots);
+  value.set("offload_boundaries", offload_boundaries);
+  value.set("kept_blocks", kept_blocks);
+  return value;
+}
+
+std::string Plan::table() const {
+  std::string out;
+  for (const PlanLine& line : lines)
+    out += fmt::format("  {:<7} {:>11}  {}\n", tier_name(line.tier), format_bytes(line.bytes), line.label);
+  for (Tier tier : {Tier::Device, Tier::Pinned, Tier::Mapped})
+    if (bytes(tier) > 0) out += fmt::format("  {:<7} {:>11}  in all\n", tier_name(tier), format_bytes(bytes(tier)));
+  return out;
+}
+
+Plan make_plan(const PlanRequest& request) { return Placer(request).place(); }
+
+}  // namespace lema

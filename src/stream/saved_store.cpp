@@ -1,0 +1,71 @@
+// Offloading of boundary activations over the device-to-host queue, which LoRA training leaves idle.
+#include "stream/saved_store.h"
+
+#include "core/error.h"
+
+namespace lema {
+
+SavedStore::SavedStore(Device& device, int64_t count, int64_t bytes_each, bool offload)
+    : device_(device), bytes_each_((bytes_each + 63) / 64 * 64), offload_(offload) {
+  device_buffer_ = device.allocate((offload ? kStaging : count) * bytes_each_, "boundary activations");
+  if (!offload) return;
+  host_buffer_ = device.allocate_pinned(count * bytes_each_, "offloaded boundary activations");
+  for (int64_t s = 0; s < kStaging; ++s) {
+    for (std::vector<Event>* events : {&produced_, &stored_, &loaded_, &used_})
+      events->push_back(device.create_event());
+    holds_.push_back(-1);
+    storing_.push_back(false);
+    loading_.push_back(false);
+  }
+}
+
+std::byte* SavedStore::begin_write(int64_t i) {
+  if (!offload_) return device_buffer_.data() + i * bytes_each_;
+  const size_t s = stage(i);
+  if (storing_[s]) device_.wait(Queue::Compute, stored_[s]);  // its last occupant is still being read out
+  if (loading_[s]) device_.wait(Queue::Compute, loaded_[s]);  // fetched and never read
+  holds_[s] = i;
+  storing_[s] = loading_[s] = false;
+  return staging(i);
+}
+
+void SavedStore::finish_write(int64_t i, int64_t bytes) {
+  if (!offload_) return;
+  const size_t s = stage(i);
+  device_.record(produced_[s], Queue::Compute);
+  device_.wait(Queue::D2H, produced_[s]);
+  device_.copy_async(Queue::D2H, host_buffer_.data() + i * bytes_each_, staging(i), bytes);
+  device_.record(stored_[s], Queue::D2H);
+  storing_[s] = true;
+  d2h_bytes_ += bytes;
+}
+
+std::byte* SavedStore::begin_read(int64_t i, int64_t bytes) {
+  if (!offload_) return device_buffer_.data() + i * bytes_each_;
+  const size_t s = stage(i);
+  if (holds_[s] != i) fetch(i, bytes);
+  if (loading_[s]) device_.wait(Queue::Compute, loaded_[s]);
+  loading_[s] = false;
+  // The neighbour below is wanted next; its staging buffer was freed two reads ago.
+  if (i > 0 && holds_[stage(i - 1)] != i - 1) fetch(i - 1, bytes);
+  return staging(i);
+}
+
+void SavedStore::fetch(int64_t i, int64_t bytes) {
+  const size_t s = stage(i);
+  check(holds_[s] < 0 || holds_[s] > i, "boundary {} is fetched over boundary {}", i, holds_[s]);
+  // The host copy must be complete before it is read back, the staging buffer out of use before it is overwritten.
+  // All copies to the host were submitted to one queue, so its latest event covers every earlier one.
+  for (size_t other = 0; other < storing_.size(); ++other)
+    if (storing_[other]) device_.wait(Queue::H2D, stored_[other]);
+  device_.record(used_[s], Queue::Compute);
+  device_.wait(Queue::H2D, used_[s]);
+  device_.copy_async(Queue::H2D, staging(i), host_buffer_.data() + i * bytes_each_, bytes);
+  device_.record(loaded_[s], Queue::H2D);
+  holds_[s] = i;
+  storing_[s] = false;
+  loading_[s] = true;
+  h2d_bytes_ += bytes;
+}
+
+}  // namespace lema
