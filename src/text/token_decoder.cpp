@@ -1,0 +1,175 @@
+// Decoder steps as a pipeline: each passes on what can no longer change.
+#include "text/token_decoder.h"
+
+#include <optional>
+
+#include "core/error.h"
+#include "text/byte_level.h"
+#include "text/tokenizer_fields.h"
+#include "text/unicode.h"
+
+namespace lema {
+namespace {
+
+// The value of "<0xHH>".
+std::optional<char> fallback_byte(std::string_view token) {
+  if (token.size() != 6 || !token.starts_with("<0x") || token.back() != '>') return std::nullopt;
+  int value = 0;
+  for (const char c : token.substr(3, 2)) {
+    if (c >= '0' && c <= '9')
+      value = value * 16 + (c - '0');
+    else if (c >= 'A' && c <= 'F')
+      value = value * 16 + (c - 'A' + 10);
+    else if (c >= 'a' && c <= 'f')
+      value = value * 16 + (c - 'a' + 10);
+    else
+      return std::nullopt;
+  }
+  return static_cast<char>(value);
+}
+
+std::string replaced(std::string_view text, std::string_view from, std::string_view to) {
+  std::string out;
+  for (size_t at = 0;;) {
+    const size_t hit = text.find(from, at);
+    out += text.substr(at, hit == std::string_view::npos ? hit : hit - at);
+    if (hit == std::string_view::npos) return out;
+    out += to;
+    at = hit + from.size();
+  }
+}
+
+std::string_view stripped(std::string_view token, std::string_view character, int64_t start, int64_t stop) {
+  for (; start > 0 && token.starts_with(character); --start) token.remove_prefix(character.size());
+  for (; stop > 0 && token.ends_with(character); --stop) token.remove_suffix(character.size());
+  return token;
+}
+
+}  // namespace
+
+TokenDecoder::TokenDecoder(const Value& json) : spaced_(json.is_null()) {
+  bool joined = false;
+  fields::each_stage(json, "decoders", "tokenizer.json: decoder", [&](const Value& stage, const std::string& place) {
+    const std::string& type = fields::text(stage, "type", place);
+    Step step{Kind::Fuse, joined, {}, {}, 0, 0};
+    if (type == "ByteLevel") {
+      step.kind = Kind::ByteLevel;
+    } else if (type == "ByteFallback") {
+      step.kind = Kind::ByteFallback;
+    } else if (type == "Replace") {
+      const fields::Pattern pattern = fields::pattern(stage, place);
+      if (pattern.regex) fail(ErrorCode::BadInput, "{}: Replace by a regular expression is not supported", place);
+      step.kind = Kind::Replace;
+      step.from = pattern.text;
+      step.to = fields::text(stage, "content", place);
+    } else if (type == "Strip") {
+      step.kind = Kind::Strip;
+      step.from = fields::text(stage, "content", place);
+      step.start = fields::integer(stage, "start", place);
+      step.stop = fields::integer(stage, "stop", place);
+      if (step.from.empty() || character_at(step.from, 0).bytes != step.from.size())
+        fail(ErrorCode::BadInput, "{}: content is \"{}\", expected one character", place, escaped(step.from));
+    } else if (type != "Fuse") {
+      fields::unsupported("decoder", type, "ByteLevel, ByteFallback, Fuse, Replace, Strip, Sequence", place);
+    }
+    const bool streams = step.kind == Kind::Fuse || (step.kind == Kind::Strip && step.stop == 0);
+    if (joined && !streams)
+      fail(ErrorCode::BadInput, "{}: {} after the tokens are joined is not supported", place, type);
+    joined = joined || step.kind == Kind::Fuse || step.kind == Kind::ByteLevel;
+    steps_.push_back(std::move(step));
+  });
+  int64_t joined_strips = 0;
+  for (const Step& step : steps_) joined_strips += step.joined && step.kind == Kind::Strip;
+  if (joined_strips > 1)
+    fail(ErrorCode::BadInput, "tokenizer.json: decoder: more than one Strip of the joined text is not supported");
+}
+
+void TokenDecoder::push(State& state, std::string_view token, std::string& out) const {
+  if (spaced_ && !state.first) out += ' ';
+  state.first = false;
+  feed(state, 0, token, out);
+}
+
+void TokenDecoder::finish(State& state, std::string& out) const {
+  for (size_t i = 0; i < steps_.size(); ++i) flush(state, i, out);
+}
+
+void TokenDecoder::feed(State& state, size_t index, std::string_view token, std::string& out) const {
+  if (index == steps_.size()) {
+    out += token;
+    return;
+  }
+  const Step& step = steps_[index];
+  switch (step.kind) {
+    case Kind::Fuse: return feed(state, index + 1, token, out);
+    case Kind::Replace: return feed(state, index + 1, replaced(token, step.from, step.to), out);
+    case Kind::Strip:
+      if (step.joined) return feed(state, index + 1, strip_front(state, step, token), out);
+      return feed(state, index + 1, stripped(token, step.from, step.start, step.stop), out);
+    case Kind::ByteFallback:
+      if (const auto byte = fallback_byte(token)) {
+        state.run += *byte;
+        return;
+      }
+      end_run(state, index, out);
+      return feed(state, index + 1, token, out);
+    case Kind::ByteLevel: break;
+  }
+  if (!append_byte_level_bytes(state.cut, token)) state.cut += token;
+  std::string text;
+  size_t at = 0;
+  while (at < state.cut.size()) {
+    const Utf8Unit unit = first_unit(std::string_view(state.cut).substr(at));
+    if (unit.kind == Utf8Unit::Kind::Cut) break;
+    if (unit.kind == Utf8Unit::Kind::Character)
+      text.append(state.cut, at, unit.bytes);
+    else
+      text += kReplacementCharacter;
+    at += unit.bytes;
+  }
+  state.cut.erase(0, at);
+  feed(state, index + 1, text, out);
+}
+
+void TokenDecoder::flush(State& state, size_t index, std::string& out) const {
+  if (steps_[index].kind == Kind::ByteFallback) end_run(state, index, out);
+  if (steps_[index].kind == Kind::ByteLevel && !state.cut.empty()) {
+    state.cut.clear();
+    feed(state, index + 1, kReplacementCharacter, out);
+  }
+}
+
+// A run of byte tokens is text when all of it is valid, else one U+FFFD per byte.
+void TokenDecoder::end_run(State& state, size_t index, std::string& out) const {
+  if (state.run.empty()) return;
+  const std::string run = std::exchange(state.run, {});
+  if (is_valid_utf8(run)) return feed(state, index + 1, run, out);
+  for (size_t i = 0; i < run.size(); ++i) feed(state, index + 1, kReplacementCharacter, out);
+}
+
+std::string_view TokenDecoder::strip_front(State& state, const Step& step, std::string_view text) {
+  while (!state.strip_ended && !text.empty()) {
+    if (state.stripped < step.start && text.starts_with(step.from)) {
+      text.remove_prefix(step.from.size());
+      ++state.stripped;
+    } else {
+      state.strip_ended = true;
+    }
+  }
+  return text;
+}
+
+std::string TokenDecoder::bytes_of(std::string_view token) const {
+  std::string text(token);
+  for (const Step& step : steps_) {
+    if (step.kind == Kind::Replace) text = replaced(text, step.from, step.to);
+    if (step.kind == Kind::Strip && !step.joined) text = stripped(text, step.from, step.start, step.stop);
+    if (step.kind == Kind::ByteFallback)
+      if (const auto byte = fallback_byte(text)) text.assign(1, *byte);
+    if (step.kind == Kind::ByteLevel)
+      if (std::string bytes; append_byte_level_bytes(bytes, text)) text = std::move(bytes);
+  }
+  return text;
+}
+
+}  // namespace lema

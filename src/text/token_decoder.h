@@ -1,0 +1,51 @@
+// The decoder of tokenizer.json: token strings back to text, one token at a time.
+// Used by Tokenizer::decode and StreamDecoder, which differ only in when they look at the result.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/value.h"
+
+namespace lema {
+
+class TokenDecoder {
+ public:
+  // tokenizer.json's "decoder"; null joins the tokens with spaces. BadInput names unknown types.
+  explicit TokenDecoder(const Value& json);
+
+  struct State {
+    bool first = true;        // no token came yet
+    std::string cut;          // ByteLevel: bytes of an unfinished character
+    std::string run;          // ByteFallback: the bytes of <0xHH> tokens so far
+    int64_t stripped = 0;     // Strip of the joined text: characters taken off its front
+    bool strip_ended = false;
+  };
+  // Appends to `out` what is certain after `token`, always whole characters of valid UTF-8.
+  void push(State& state, std::string_view token, std::string& out) const;
+  // Appends the rest; the state is then spent.
+  void finish(State& state, std::string& out) const;
+
+  // The bytes that `token` alone stands for, unfinished characters included.
+  std::string bytes_of(std::string_view token) const;
+
+ private:
+  enum class Kind { ByteLevel, ByteFallback, Fuse, Replace, Strip };
+  struct Step {
+    Kind kind;
+    bool joined = false;  // the step sees one text instead of tokens
+    std::string from, to;  // Replace; Strip: `from` is the character
+    int64_t start = 0, stop = 0;  // Strip: at most so many characters off each end
+  };
+  void feed(State& state, size_t index, std::string_view token, std::string& out) const;
+  void flush(State& state, size_t index, std::string& out) const;
+  void end_run(State& state, size_t index, std::string& out) const;
+  static std::string_view strip_front(State& state, const Step& step, std::string_view text);
+
+  std::vector<Step> steps_;
+  bool spaced_ = false;
+};
+
+}  // namespace lema

@@ -1,0 +1,161 @@
+// UTF-8 decoding after Unicode table 3-7; classes and normal forms through utf8proc.
+#include "text/unicode.h"
+
+#include <utf8proc.h>
+
+#include <algorithm>
+#include <array>
+
+#include "core/error.h"
+
+namespace lema {
+
+Utf8Unit first_unit(std::string_view bytes) {
+  using Kind = Utf8Unit::Kind;
+  const auto byte = [&](size_t i) { return static_cast<unsigned char>(bytes[i]); };
+  const unsigned char lead = byte(0);
+  if (lead < 0x80) return {Kind::Character, 1};
+  size_t length = 0;
+  unsigned char low = 0x80, high = 0xBF;  // of the second byte
+  if (lead >= 0xC2 && lead <= 0xDF) length = 2;
+  if (lead >= 0xE0 && lead <= 0xEF) length = 3;
+  if (lead >= 0xF0 && lead <= 0xF4) length = 4;
+  if (lead == 0xE0) low = 0xA0;
+  if (lead == 0xED) high = 0x9F;
+  if (lead == 0xF0) low = 0x90;
+  if (lead == 0xF4) high = 0x8F;
+  if (length == 0) return {Kind::Invalid, 1};
+  for (size_t i = 1; i < length; ++i) {
+    if (i == bytes.size()) return {Kind::Cut, i};
+    if (byte(i) < low || byte(i) > high) return {Kind::Invalid, i};
+    low = 0x80, high = 0xBF;
+  }
+  return {Kind::Character, length};
+}
+
+bool is_valid_utf8(std::string_view bytes) {
+  for (size_t at = 0; at < bytes.size();) {
+    if (static_cast<unsigned char>(bytes[at]) < 0x80) {
+      ++at;
+      continue;
+    }
+    const Utf8Unit unit = first_unit(bytes.substr(at));
+    if (unit.kind != Utf8Unit::Kind::Character) return false;
+    at += unit.bytes;
+  }
+  return true;
+}
+
+std::string replace_invalid_utf8(std::string_view bytes, std::vector<int64_t>& origin) {
+  std::string out;
+  out.reserve(bytes.size());
+  origin.clear();
+  for (size_t at = 0; at < bytes.size();) {
+    const Utf8Unit unit = first_unit(bytes.substr(at));
+    if (unit.kind == Utf8Unit::Kind::Character) {
+      out += bytes.substr(at, unit.bytes);
+      for (size_t i = 0; i < unit.bytes; ++i) origin.push_back(static_cast<int64_t>(at + i));
+    } else {
+      out += kReplacementCharacter;
+      origin.insert(origin.end(), kReplacementCharacter.size(), static_cast<int64_t>(at));
+    }
+    at += unit.bytes;
+  }
+  return out;
+}
+
+Character character_at(std::string_view text, size_t at) {
+  const auto byte = [&](size_t i) { return char32_t{static_cast<unsigned char>(text[at + i])}; };
+  const char32_t lead = byte(0);
+  if (lead < 0x80) return {lead, 1};
+  if (lead < 0xE0) return {(lead & 0x1F) << 6 | (byte(1) & 0x3F), 2};
+  if (lead < 0xF0) return {(lead & 0x0F) << 12 | (byte(1) & 0x3F) << 6 | (byte(2) & 0x3F), 3};
+  return {(lead & 7) << 18 | (byte(1) & 0x3F) << 12 | (byte(2) & 0x3F) << 6 | (byte(3) & 0x3F), 4};
+}
+
+Character character_before(std::string_view text, size_t end) {
+  size_t at = end - 1;
+  while (at > 0 && (static_cast<unsigned char>(text[at]) & 0xC0) == 0x80) --at;
+  return character_at(text, at);
+}
+
+void append_utf8(std::string& out, char32_t code) {
+  std::array<utf8proc_uint8_t, 4> bytes{};
+  const auto n = utf8proc_encode_char(static_cast<utf8proc_int32_t>(code), bytes.data());
+  out.append(bytes.begin(), bytes.begin() + n);
+}
+
+bool is_space(char32_t c) {
+  return (c >= 9 && c <= 13) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200A) ||
+         c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
+}
+
+bool is_word(char32_t c) {
+  const auto in = [c](char32_t first, char32_t last) { return c >= first && c <= last; };
+  if (in(0x200C, 0x200D)) return true;
+  // Alphabetic by Other_Alphabetic though their category is So: circled and squared letters.
+  if (in(0x24B6, 0x24E9) || in(0x1F130, 0x1F149) || in(0x1F150, 0x1F169) || in(0x1F170, 0x1F189)) return true;
+  switch (utf8proc_category(static_cast<utf8proc_int32_t>(c))) {
+    case UTF8PROC_CATEGORY_LU:
+    case UTF8PROC_CATEGORY_LL:
+    case UTF8PROC_CATEGORY_LT:
+    case UTF8PROC_CATEGORY_LM:
+    case UTF8PROC_CATEGORY_LO:
+    case UTF8PROC_CATEGORY_MN:
+    case UTF8PROC_CATEGORY_MC:
+    case UTF8PROC_CATEGORY_ME:
+    case UTF8PROC_CATEGORY_ND:
+    case UTF8PROC_CATEGORY_NL:
+    case UTF8PROC_CATEGORY_PC: return true;
+    default: return false;
+  }
+}
+
+void append_lower(std::string& out, char32_t code) {
+  if (code == 0x130) {  // the one character whose lower case is two
+    out += "i\xCC\x87";
+    return;
+  }
+  append_utf8(out, static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(code))));
+}
+
+std::string normal_form(std::string_view text, NormalForm form) {
+  const bool compatible = form == NormalForm::NFKC || form == NormalForm::NFKD;
+  const bool compose = form == NormalForm::NFC || form == NormalForm::NFKC;
+  const int decompose = UTF8PROC_STABLE | UTF8PROC_DECOMPOSE | (compatible ? UTF8PROC_COMPAT : 0);
+  std::vector<utf8proc_int32_t> codes;
+  codes.reserve(text.size());
+  for (size_t at = 0; at < text.size();) {
+    const Character c = character_at(text, at);
+    std::array<utf8proc_int32_t, 32> parts{};  // 18 is the longest decomposition
+    int last_boundary = 0;
+    const auto n =
+        utf8proc_decompose_char(static_cast<utf8proc_int32_t>(c.code), parts.data(), static_cast<int>(parts.size()),
+                                static_cast<utf8proc_option_t>(decompose), &last_boundary);
+    check(n >= 0 && n <= static_cast<utf8proc_ssize_t>(parts.size()), "decomposition of U+{:04X}",
+          static_cast<uint32_t>(c.code));
+    codes.insert(codes.end(), parts.begin(), parts.begin() + n);
+    at += c.bytes;
+  }
+  // Canonical ordering by a stable sort of each run of marks: utf8proc's own is quadratic in the run.
+  const auto marks = [](utf8proc_int32_t c) { return utf8proc_get_property(c)->combining_class; };
+  for (auto begin = codes.begin(); begin != codes.end();) {
+    if (marks(*begin) == 0) {
+      ++begin;
+      continue;
+    }
+    const auto end = std::find_if(begin, codes.end(), [&](auto c) { return marks(c) == 0; });
+    std::stable_sort(begin, end, [&](auto a, auto b) { return marks(a) < marks(b); });
+    begin = end;
+  }
+  auto count = static_cast<utf8proc_ssize_t>(codes.size());
+  if (compose)
+    count = utf8proc_normalize_utf32(codes.data(), count,
+                                     static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
+  std::string out;
+  out.reserve(text.size());
+  for (utf8proc_ssize_t i = 0; i < count; ++i) append_utf8(out, static_cast<char32_t>(codes[static_cast<size_t>(i)]));
+  return out;
+}
+
+}  // namespace lema
