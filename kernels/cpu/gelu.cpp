@@ -1,0 +1,46 @@
+// GELU forward and backward. 0.5 (1 + tanh(u)) is the logistic function of 2u, which keeps full precision for large
+// negative x, where the sum would cancel.
+#include "cpu/gelu.h"
+
+#include "cpu/dispatch.h"
+#include "cpu/math.h"
+#include "cpu/simd.h"
+
+namespace lema::cpu {
+namespace {
+
+constexpr float kTwoRootTwoOverPi = 1.5957691216057308f;  // 2 sqrt(2 / pi)
+constexpr float kCubic = 0.044715f;
+
+}  // namespace
+
+void gelu(ThreadPool& pool, MatrixView y, MatrixView x) {
+  with_activation(x.dtype, [&]<typename X>(Type<X>) {
+    for_rows(pool, x.rows, x.cols, [&](int64_t r, auto lanes) {
+      constexpr int W = lanes.kCount;
+      for_columns<W>(x.cols, [&](int64_t c, auto n) {
+        const Floats<W> v = load<W>(row<X>(x, r) + c, n);
+        const Floats<W> twice_u = kTwoRootTwoOverPi * v * (1.0f + kCubic * v * v);
+        store<W>(row<X>(y, r) + c, v * logistic<W>(twice_u).value, n);
+      });
+    });
+  });
+}
+
+// With s the logistic function of w = 2u: dy/dx = s + x s (1 - s) dw/dx.
+void gelu_backward(ThreadPool& pool, MatrixView dx, MatrixView dy, MatrixView x) {
+  with_activation(x.dtype, [&]<typename X>(Type<X>) {
+    for_rows(pool, x.rows, x.cols, [&](int64_t r, auto lanes) {
+      constexpr int W = lanes.kCount;
+      for_columns<W>(x.cols, [&](int64_t c, auto n) {
+        const Floats<W> v = load<W>(row<X>(x, r) + c, n);
+        const Logistic<W> s = logistic<W>(kTwoRootTwoOverPi * v * (1.0f + kCubic * v * v));
+        const Floats<W> slope = kTwoRootTwoOverPi * (1.0f + 3 * kCubic * v * v);
+        const Floats<W> derivative = s.value * (1.0f + v * s.complement * slope);
+        store<W>(row<X>(dx, r) + c, load<W>(row<X>(dy, r) + c, n) * derivative, n);
+      });
+    });
+  });
+}
+
+}  // namespace lema::cpu
