@@ -91,7 +91,7 @@ class Reader {
     if (length > remaining()) malformed(fmt::format("{} of {} bytes, {} are left", what, length, remaining()));
     std::string text(static_cast<size_t>(length), '\0');
     take(text.data(), length, what);
-    if (!is_utf8(text)) malformed(fmt::format("{} \"{}\" is not UTF-8", what, escaped(text)));
+    if (!is_utf8(text)) malformed(fmt::format("{} is not UTF-8", what));
     return text;
   }
 
