@@ -1,0 +1,178 @@
+// Attention backward. The scores are computed again from q, k and lse, so nothing of size T x T is kept. With
+// P = exp(score - lse), dP = do v^T, delta = sum(do o) and dS = P (dP - delta):
+//   dq = scale dS k,   dk = scale dS^T q,   dv = P^T do.
+// dq is a pass over query tiles, dk and dv one over key tiles: seven products instead of five, for one writer per
+// element, a fixed order and as many work items as there are tiles. Ref: arXiv:2307.08691 section 3.1.
+#include "cpu/attention.h"
+#include "cpu/attention_tile.h"
+#include "cpu/dispatch.h"
+#include "cpu/math.h"
+
+namespace lema::cpu {
+namespace {
+
+struct Call {
+  MatrixView dq, dk, dv, d_o, o, q, k, v;
+  const float* lse;
+  float* delta;  // (Nq, H)
+  AttentionShape shape;
+  int64_t G;  // query heads of a key-value head
+};
+
+// Four tiles that live as long as the work item or a step, two that are accumulated, and two of scores.
+struct Scratch {
+  float *a, *b, *c, *d, *sum1, *sum2, *p, *ds;
+  Scratch(float* data, int64_t D)
+      : a(data), b(a + D * kTile), c(b + D * kTile), d(c + D * kTile), sum1(d + D * kTile), sum2(sum1 + D * kTile),
+        p(sum2 + D * kTile), ds(p + kTile * kTile) {}
+  static int64_t floats(int64_t D) { return 6 * D * kTile + 2 * kTile * kTile; }
+};
+
+// Where the rows and keys of one work item lie.
+template <typename X>
+struct Rows {
+  const Call& call;
+  const WorkItem& item;
+  int64_t query(int64_t r) const { return item.sequence.q_begin + r / call.G; }
+  int64_t head(int64_t r) const { return item.kv_head * call.G + r % call.G; }
+  X* of_query(const MatrixView& m, int64_t r) const { return row<X>(m, query(r)) + head(r) * call.shape.D; }
+  X* of_key(const MatrixView& m, int64_t j) const {
+    return row<X>(m, item.sequence.kv_begin + j) + item.kv_head * call.shape.D;
+  }
+  float lse(int64_t r) const { return call.lse[query(r) * call.shape.H + head(r)]; }
+  float delta(int64_t r) const { return call.delta[query(r) * call.shape.H + head(r)]; }
+};
+
+// Lanes are query rows: p and ds (keys, lanes) from scores in p and dP in ds.
+template <int W>
+void softmax_gradient_by_query(const Scratch& s, int64_t keys, int64_t first_key, int64_t lanes, const float* lse,
+                               const float* delta, const int32_t* last_key) {
+  for (int64_t l = 0; l < lanes; l += W) {
+    const Floats<W> row_lse = load<W>(lse + l), row_delta = load<W>(delta + l);
+    Ints<W> last;
+    std::memcpy(&last, last_key + l, sizeof last);
+    for (int64_t j = 0; j < keys; ++j) {
+      float *p = s.p + j * kTile + l, *ds = s.ds + j * kTile + l;
+      const Floats<W> seen = exp<W>(load<W>(p) - row_lse);
+      const Floats<W> weight = last < static_cast<int32_t>(first_key + j) ? Floats<W>{} : seen;
+      store<W>(ds, weight * (load<W>(ds) - row_delta));
+    }
+  }
+}
+
+template <int W, typename X>
+void dq_tile(const Call& call, const WorkItem& item, float* scratch) {
+  const int64_t D = call.shape.D;
+  const Rows<X> at{call, item};
+  const int64_t r0 = item.tile * kTile, rows = std::min(kTile, item.sequence.q_len * call.G - r0);
+  const int64_t lanes = whole_vectors<W>(rows);
+  const Scratch s(scratch, D);
+  float lse[kTile], delta[kTile];
+  int32_t last_key[kTile];
+  for (int64_t l = 0; l < lanes; ++l) {
+    const int64_t r = r0 + std::min(l, rows - 1);
+    lse[l] = at.lse(r);
+    delta[l] = at.delta(r);
+    last_key[l] = static_cast<int32_t>(item.sequence.last_key(r / call.G));
+  }
+  load_transposed<W>(s.a, D, rows, call.shape.scale, [&](int64_t l) { return at.of_query(call.q, r0 + l); });
+  load_transposed<W>(s.b, D, rows, 1.0f, [&](int64_t l) { return at.of_query(call.d_o, r0 + l); });
+  std::fill(s.sum1, s.sum1 + D * kTile, 0.0f);
+
+  const int64_t visible = last_key[lanes - 1] + 1;
+  for (int64_t j0 = 0; j0 < visible; j0 += kTile) {
+    const int64_t keys = std::min(kTile, visible - j0);
+    load_rows<W>(s.c, D, keys, 1.0f, [&](int64_t j) { return at.of_key(call.k, j0 + j); });
+    load_rows<W>(s.d, D, keys, 1.0f, [&](int64_t j) { return at.of_key(call.v, j0 + j); });
+    multiply<W, false>(s.p, {s.c, D, 1}, s.a, keys, D, lanes);
+    multiply<W, false>(s.ds, {s.d, D, 1}, s.b, keys, D, lanes);
+    softmax_gradient_by_query<W>(s, keys, j0, lanes, lse, delta, last_key);
+    multiply<W, true>(s.sum1, {s.c, 1, D}, s.ds, D, keys, lanes);
+  }
+  store_transposed<W>(s.sum1, D, rows, [&](int64_t l) { return at.of_query(call.dq, r0 + l); },
+                      [&](int64_t) { return broadcast<W>(call.shape.scale); });
+}
+
+// Lanes are keys j0 + l: p and ds (rows, lanes) from scores in p and dP in ds.
+template <int W, typename X>
+void softmax_gradient_by_key(const Scratch& s, const Rows<X>& at, int64_t r0, int64_t rows, int64_t j0,
+                             int64_t lanes) {
+  for (int64_t i = 0; i < rows; ++i) {
+    const float lse = at.lse(r0 + i), delta = at.delta(r0 + i);
+    const auto last = static_cast<int32_t>(at.item.sequence.last_key((r0 + i) / at.call.G) - j0);
+    for (int64_t l = 0; l < lanes; l += W) {
+      float *p = s.p + i * kTile + l, *ds = s.ds + i * kTile + l;
+      const Ints<W> lane = lane_index<W>() + static_cast<int32_t>(l);
+      const Floats<W> seen = exp<W>(load<W>(p) - lse);
+      const Floats<W> weight = lane > last ? Floats<W>{} : seen;
+      store<W>(p, weight);
+      store<W>(ds, weight * (load<W>(ds) - delta));
+    }
+  }
+}
+
+template <int W, typename X>
+void dk_dv_tile(const Call& call, const WorkItem& item, float* scratch) {
+  const int64_t D = call.shape.D;
+  const Rows<X> at{call, item};
+  const int64_t j0 = item.tile * kTile, keys = std::min(kTile, item.sequence.kv_len - j0);
+  const int64_t lanes = whole_vectors<W>(keys), all_rows = item.sequence.q_len * call.G;
+  const Scratch s(scratch, D);
+  load_transposed<W>(s.a, D, keys, 1.0f, [&](int64_t l) { return at.of_key(call.k, j0 + l); });
+  load_transposed<W>(s.b, D, keys, 1.0f, [&](int64_t l) { return at.of_key(call.v, j0 + l); });
+  std::fill(s.sum1, s.sum1 + D * kTile, 0.0f);
+  std::fill(s.sum2, s.sum2 + D * kTile, 0.0f);
+
+  for (int64_t r0 = j0 * call.G; r0 < all_rows; r0 += kTile) {  // query j0 is the first to see key j0
+    const int64_t rows = std::min(kTile, all_rows - r0);
+    load_rows<W>(s.c, D, rows, call.shape.scale, [&](int64_t i) { return at.of_query(call.q, r0 + i); });
+    load_rows<W>(s.d, D, rows, 1.0f, [&](int64_t i) { return at.of_query(call.d_o, r0 + i); });
+    multiply<W, false>(s.p, {s.c, D, 1}, s.a, rows, D, lanes);
+    multiply<W, false>(s.ds, {s.d, D, 1}, s.b, rows, D, lanes);
+    softmax_gradient_by_key<W>(s, at, r0, rows, j0, lanes);
+    multiply<W, true>(s.sum1, {s.c, 1, D}, s.ds, D, rows, lanes);  // q carries the scale
+    multiply<W, true>(s.sum2, {s.d, 1, D}, s.p, D, rows, lanes);
+  }
+  const auto unscaled = [](int64_t) { return broadcast<W>(1.0f); };
+  store_transposed<W>(s.sum1, D, keys, [&](int64_t l) { return at.of_key(call.dk, j0 + l); }, unscaled);
+  store_transposed<W>(s.sum2, D, keys, [&](int64_t l) { return at.of_key(call.dv, j0 + l); }, unscaled);
+}
+
+}  // namespace
+
+int64_t attention_scratch_floats(const OpsLimits& limits, int threads) {
+  // Backward holds more tiles than forward, and a delta per row and head.
+  return limits.tokens * limits.heads + threads * Scratch::floats(limits.head_size);
+}
+
+void attention_backward(ThreadPool& pool, MatrixView dq, MatrixView dk, MatrixView dv, MatrixView d_o, MatrixView o,
+                        TensorView lse, MatrixView q, MatrixView k, MatrixView v, TensorView sequences,
+                        const AttentionShape& shape, std::span<float> scratch) {
+  const auto [H, Hkv, D, scale] = shape;
+  const int64_t tiles = pool.threads() * Scratch::floats(D);
+  check(static_cast<int64_t>(scratch.size()) >= tiles + q.rows * H,
+        "attention scratch of {} floats, {} needed", scratch.size(), tiles + q.rows * H);
+  const Call call{dq, dk, dv, d_o, o, q, k, v, lse.as<float>(), scratch.data() + tiles, shape, H / Hkv};
+  with_activation(q.dtype, [&]<typename X>(Type<X>) {
+    for_rows(pool, q.rows, H * D, [&](int64_t n, auto vector) {
+      constexpr int W = vector.kCount;
+      for (int64_t h = 0; h < H; ++h) {
+        const X *grad = row<X>(d_o, n) + h * D, *out = row<X>(o, n) + h * D;
+        call.delta[n * H + h] = sum_columns<W>(D, [&](int64_t d, auto c) {
+          return load<W>(grad + d, c) * load<W>(out + d, c);
+        });
+      }
+    });
+    const auto rows = [&](const Sequence& sequence) { return sequence.q_len * call.G; };
+    const auto keys = [&](const Sequence& sequence) { return sequence.kv_len; };
+    const WorkList by_query(sequences, Hkv, rows), by_key(sequences, Hkv, keys);
+    for_items(pool, by_query.count(), scratch, Scratch::floats(D), [&](int64_t i, float* mine) {
+      vectorised([&](auto vector) { dq_tile<vector.kCount, X>(call, by_query.item(i, rows), mine); });
+    });
+    for_items(pool, by_key.count(), scratch, Scratch::floats(D), [&](int64_t i, float* mine) {
+      vectorised([&](auto vector) { dk_dv_tile<vector.kCount, X>(call, by_key.item(i, keys), mine); });
+    });
+  });
+}
+
+}  // namespace lema::cpu

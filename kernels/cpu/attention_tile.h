@@ -1,0 +1,191 @@
+// What both attention passes are made of: tiles of f32 in a thread's scratch, the small products between them, and the
+// split of a call into work items. Used by attention.cpp and attention_backward.cpp.
+//
+// Orientation. A tile lies as (rows, kTile) with its longer-lived side across the lanes of vectors: 64 queries in the
+// passes over query tiles, 64 keys in the pass over key tiles. Then maxima, sums and scalings are vertical, operands
+// loaded once per work item are transposed once, and those loaded per step are only broadcast, so any head size does.
+//
+// The G = H / Hkv query heads of a key-value head share its tiles: "row" r of a (sequence, key-value head) is query
+// r / G with head r % G of the group.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <span>
+#include <utility>
+
+#include "core/error.h"
+#include "core/thread_pool.h"
+#include "cpu/simd.h"
+#include "ops.h"
+
+namespace lema::cpu {
+
+inline constexpr int64_t kTile = 64;  // 64 x 64 floats: three such tiles fill 48 KiB of L1
+
+struct Sequence {
+  int64_t q_begin, q_len, kv_begin, kv_len;
+  // Index of the last key that query i sees.
+  int64_t last_key(int64_t i) const { return kv_len - q_len + i; }
+};
+
+// One (sequence, key-value head, tile) of a call.
+struct WorkItem {
+  Sequence sequence;
+  int64_t kv_head, tile;
+};
+
+// The work items of a call: every sequence cut into tiles of its rows (or keys), times the key-value heads.
+class WorkList {
+ public:
+  // length(sequence): rows to be cut into tiles.
+  template <typename Length>
+  WorkList(const TensorView& sequences, int64_t kv_heads, const Length& length)
+      : table_(static_cast<const int32_t*>(sequences.data)), kv_heads_(kv_heads) {
+    for (int64_t s = 0; s < sequences.shape[0]; ++s) count_ += tiles(length(at(s))) * kv_heads_;
+  }
+  int64_t count() const { return count_; }
+
+  // Item i, the last tiles of a sequence first: under the causal mask a late query tile has the most keys.
+  template <typename Length>
+  WorkItem item(int64_t i, const Length& length) const {
+    int64_t s = 0;
+    for (; i >= tiles(length(at(s))) * kv_heads_; ++s) i -= tiles(length(at(s))) * kv_heads_;
+    const Sequence sequence = at(s);
+    return {sequence, i % kv_heads_, tiles(length(sequence)) - 1 - i / kv_heads_};
+  }
+
+ private:
+  static int64_t tiles(int64_t length) { return (length + kTile - 1) / kTile; }
+  Sequence at(int64_t s) const {
+    return {table_[4 * s], table_[4 * s + 1], table_[4 * s + 2], table_[4 * s + 3]};
+  }
+  const int32_t* table_;
+  int64_t kv_heads_, count_ = 0;
+};
+
+// body(i, scratch of the running thread) for i in [0, count): one task a thread, each drawing items until none is left.
+template <typename Body>
+void for_items(ThreadPool& pool, int64_t count, std::span<float> scratch, int64_t floats_per_thread, const Body& body) {
+  check(static_cast<int64_t>(scratch.size()) >= floats_per_thread * pool.threads(),
+        "attention scratch of {} floats, {} threads need {} each", scratch.size(), pool.threads(), floats_per_thread);
+  std::atomic<int64_t> next = 0;
+  const auto draw = [&](int64_t thread) {
+    float* mine = scratch.data() + thread * floats_per_thread;
+    for (int64_t i = next++; i < count; i = next++) body(i, mine);
+  };
+  pool.parallel_for(std::min<int64_t>(pool.threads(), count), std::ref(draw));
+}
+
+// Rounds a lane count up to whole vectors.
+template <int W>
+int64_t whole_vectors(int64_t lanes) {
+  return (lanes + W - 1) / W * W;
+}
+
+// v[i] lane j exchanges with v[j] lane i, by exchanging blocks of 1, 2, 4, ... lanes.
+template <int S, int W, size_t... L>
+[[gnu::always_inline]] inline void exchange(Floats<W>& a, Floats<W>& b, std::index_sequence<L...>) {
+  const Floats<W> low = __builtin_shufflevector(a, b, (L & S ? W + L - S : L)...);
+  b = __builtin_shufflevector(a, b, (L & S ? W + L : L + S)...);
+  a = low;
+}
+
+template <int W, int S = 1>
+[[gnu::always_inline]] inline void transpose(Floats<W> (&v)[W]) {
+  if constexpr (S < W) {
+#pragma GCC unroll 16
+    for (int i = 0; i < W; ++i)
+      if (!(i & S)) exchange<S, W>(v[i], v[i + S], std::make_index_sequence<W>{});
+    transpose<W, 2 * S>(v);
+  }
+}
+
+// to (D, kTile): column l is scale * the D elements at row(l), l < lanes; zero up to whole vectors.
+template <int W, typename Row>
+void load_transposed(float* to, int64_t D, int64_t lanes, float scale, const Row& row) {
+  for (int64_t l0 = 0; l0 < lanes; l0 += W)
+    for_columns<W>(D, [&](int64_t d, auto n) {
+      Floats<W> v[W];
+      for (int l = 0; l < W; ++l) v[l] = l0 + l < lanes ? load<W>(row(l0 + l) + d, n) * scale : Floats<W>{};
+      transpose<W>(v);
+#pragma GCC unroll 16
+      for (int i = 0; i < W; ++i)
+        if (i < n) store<W>(to + (d + i) * kTile + l0, v[i]);
+    });
+}
+
+// row(l)[d] = from(d, l) * scale(l / W's vector), l < lanes: the way back.
+template <int W, typename Row, typename Scale>
+void store_transposed(const float* from, int64_t D, int64_t lanes, const Row& row, const Scale& scale) {
+  for (int64_t l0 = 0; l0 < lanes; l0 += W)
+    for_columns<W>(D, [&](int64_t d, auto n) {
+      Floats<W> v[W] = {};
+#pragma GCC unroll 16
+      for (int i = 0; i < W; ++i)
+        if (i < n) v[i] = load<W>(from + (d + i) * kTile + l0) * scale(l0);
+      transpose<W>(v);
+      for (int l = 0; l < W; ++l)
+        if (l0 + l < lanes) store<W>(row(l0 + l) + d, v[l], n);
+    });
+}
+
+// to (rows, D): row r is scale * the D elements at row(r).
+template <int W, typename Row>
+void load_rows(float* to, int64_t D, int64_t rows, float scale, const Row& row) {
+  for (int64_t r = 0; r < rows; ++r)
+    for_columns<W>(D, [&](int64_t d, auto n) { store<W>(to + r * D + d, load<W>(row(r) + d, n) * scale, n); });
+}
+
+// Left operand of a small product: element (m, k) is data[m * row + k * col].
+struct Broadcast {
+  const float* data;
+  int64_t row, col;
+};
+
+// MR rows by NR vectors of c (=|+=) a b, sums in registers. b and c have kTile columns.
+template <int W, int MR, int NR, bool kAdd>
+[[gnu::always_inline]] inline void multiply_block(float* c, Broadcast a, const float* b, int64_t K) {
+  Floats<W> acc[MR][NR];
+#pragma GCC unroll 16
+  for (int m = 0; m < MR; ++m)
+#pragma GCC unroll 16
+    for (int n = 0; n < NR; ++n) acc[m][n] = kAdd ? load<W>(c + m * kTile + n * W) : Floats<W>{};
+  for (int64_t k = 0; k < K; ++k) {
+    Floats<W> right[NR];
+#pragma GCC unroll 16
+    for (int n = 0; n < NR; ++n) right[n] = load<W>(b + k * kTile + n * W);
+#pragma GCC unroll 16
+    for (int m = 0; m < MR; ++m) {
+      const float left = a.data[m * a.row + k * a.col];
+#pragma GCC unroll 16
+      for (int n = 0; n < NR; ++n) acc[m][n] += left * right[n];
+    }
+  }
+#pragma GCC unroll 16
+  for (int m = 0; m < MR; ++m)
+#pragma GCC unroll 16
+    for (int n = 0; n < NR; ++n) store<W>(c + m * kTile + n * W, acc[m][n]);
+}
+
+// All rows for NR vectors of columns: blocks of MR rows, then single rows.
+template <int W, int MR, int NR, bool kAdd>
+[[gnu::always_inline]] inline void multiply_columns(float* c, Broadcast a, const float* b, int64_t M, int64_t K) {
+  int64_t m = 0;
+  for (; m + MR <= M; m += MR)
+    multiply_block<W, MR, NR, kAdd>(c + m * kTile, {a.data + m * a.row, a.row, a.col}, b, K);
+  for (; m < M; ++m) multiply_block<W, 1, NR, kAdd>(c + m * kTile, {a.data + m * a.row, a.row, a.col}, b, K);
+}
+
+// c (M, lanes) (=|+=) a (M, K) b (K, lanes); lanes a multiple of W. An FMA takes 4 cycles and 2 start in each, so 8 or
+// more sums run side by side: 16 with the 32 registers of AVX-512, 8 with the 16 of the others.
+template <int W, bool kAdd>
+void multiply(float* c, Broadcast a, const float* b, int64_t M, int64_t K, int64_t lanes) {
+  constexpr int kWide = W == 16 ? 4 : 2;
+  int64_t l = 0;
+  for (; l + kWide * W <= lanes; l += kWide * W) multiply_columns<W, 4, kWide, kAdd>(c + l, a, b + l, M, K);
+  for (; l < lanes; l += W) multiply_columns<W, 8, 1, kAdd>(c + l, a, b + l, M, K);
+}
+
+}  // namespace lema::cpu
