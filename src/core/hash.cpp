@@ -84,9 +84,12 @@ std::string sha256(std::string_view bytes) {
   return digest.hex();
 }
 
-std::string sha256_file(const std::filesystem::path& path) {
+std::string sha256_file(const std::filesystem::path& path, const std::function<void(int64_t)>& report) {
   Sha256 digest;
-  for_each_chunk(path, [&](const char* data, int64_t bytes) { digest.update(data, static_cast<size_t>(bytes)); });
+  for_each_chunk(path, [&](const char* data, int64_t bytes) {
+    digest.update(data, static_cast<size_t>(bytes));
+    if (report) report(bytes);
+  });
   return digest.hex();
 }
 
