@@ -220,6 +220,12 @@ void embedding(const MatrixView& y, const TensorView& ids, const TensorView& tab
   weight_tensor("embedding", "table", table, {table.shape[0], y.cols});
 }
 
+void scatter_rows(const MatrixView& y, const MatrixView& x, const TensorView& rows) {
+  const DType X = activation("scatter_rows", "x", x);
+  matrix("scatter_rows", "y", y, X, y.rows, x.cols);
+  tensor("scatter_rows", "rows", rows, DType::I32, {x.rows});
+}
+
 void head_begin(const HeadState& state, const OpsLimits& limits) {
   at_most("head_begin", "number of rows", head_rows("head_begin", state), limits.rows);
 }

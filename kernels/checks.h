@@ -27,6 +27,7 @@ void gelu(const MatrixView& y, const MatrixView& x);
 void gelu_backward(const MatrixView& dx, const MatrixView& dy, const MatrixView& x);
 void add(const MatrixView& y, const MatrixView& a, const MatrixView& b);
 void embedding(const MatrixView& y, const TensorView& ids, const TensorView& table);
+void scatter_rows(const MatrixView& y, const MatrixView& x, const TensorView& rows);
 void head_begin(const HeadState& state, const OpsLimits& limits);
 void head_chunk(const HeadState& state, const MatrixView& x, const TensorView& weight, int64_t v_begin,
                 const TensorView& targets, const OpsLimits& limits);
