@@ -1,0 +1,97 @@
+// TOML text to Value through toml++, built without exceptions. Run configs come through here when they end in .toml.
+#include "formats/toml.h"
+
+#define TOML_EXCEPTIONS 0
+#define TOML_ENABLE_FORMATTERS 0
+#define TOML_MAX_NESTED_VALUES 64
+#include <toml++/toml.h>
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+#include <vector>
+
+#include "core/error.h"
+
+namespace lema {
+namespace {
+
+// A dotted key nests one table a dot, without a limit in the library; a key lies on one line.
+constexpr int kMaxDotsInLine = 100;
+
+class Converter {
+ public:
+  explicit Converter(const std::string& source) : source_(source) {}
+
+  // `line` is the parent's, for tables that exist only through a longer key.
+  Value convert(const toml::node& node, int line) const {
+    if (node.source().begin) line = static_cast<int>(node.source().begin.line);
+    Value value = content(node, line);
+    value.line = line;
+    return value;
+  }
+
+ private:
+  Value content(const toml::node& node, int line) const {
+    switch (node.type()) {
+      case toml::node_type::table: return table(*node.as_table(), line);
+      case toml::node_type::array: {
+        Value::Array elements;
+        for (const toml::node& element : *node.as_array()) elements.push_back(convert(element, line));
+        return elements;
+      }
+      case toml::node_type::string: return Value(node.as_string()->get());
+      case toml::node_type::integer: return Value(node.as_integer()->get());
+      case toml::node_type::boolean: return Value(node.as_boolean()->get());
+      case toml::node_type::floating_point: {
+        const double x = node.as_floating_point()->get();
+        if (!std::isfinite(x)) refuse(node, "infinity and NaN are not accepted");
+        return Value(x);
+      }
+      default: refuse(node, "dates and times are not accepted; write a string");
+    }
+  }
+
+  // The library sorts keys by name; places bring back the order of the file.
+  Value table(const toml::table& members, int line) const {
+    std::vector<std::pair<toml::source_position, std::pair<std::string, Value>>> placed;
+    for (const auto& [key, node] : members)
+      placed.push_back({key.source().begin, {std::string(key.str()), convert(node, line)}});
+    std::stable_sort(placed.begin(), placed.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+    Value::Object object;
+    for (auto& item : placed) object.push_back(std::move(item.second));
+    return object;
+  }
+
+  [[noreturn]] void refuse(const toml::node& node, std::string_view reason) const {
+    const auto& at = node.source().begin;
+    fail(ErrorCode::BadInput, "{}:{}:{}: {}", source_, at.line, at.column, reason);
+  }
+
+  const std::string& source_;
+};
+
+void check_dots(std::string_view text, const std::string& source) {
+  int line = 1, dots = 0;
+  for (const char c : text) {
+    if (c == '\n') ++line, dots = 0;
+    if (c == '.' && ++dots > kMaxDotsInLine)
+      fail(ErrorCode::BadInput, "{}:{}:1: more than {} dots in one line", source, line, kMaxDotsInLine);
+  }
+}
+
+}  // namespace
+
+Value parse_toml(std::string_view text, const std::string& source) {
+  if (text.starts_with("\xef\xbb\xbf"))
+    fail(ErrorCode::BadInput, "{}:1:1: the text starts with a byte order mark (BOM); remove it", source);
+  check_dots(text, source);
+  const toml::parse_result result = toml::parse(text);
+  if (!result) {
+    const auto& at = result.error().source().begin;
+    fail(ErrorCode::BadInput, "{}:{}:{}: {}", source, at.line, at.column, escaped(result.error().description()));
+  }
+  return Converter(source).convert(result.table(), 1);
+}
+
+}  // namespace lema
