@@ -1,5 +1,5 @@
 // RunConfig: every setting of `lema train`, from JSON, TOML, --set and defaults. Each option is declared once, in
-// visit_options (run_config.cpp); parsing, --set, --print-config, help and the JSON schema walk that declaration.
+// visit_options (run_options.h); parsing, --set, --print-config, help and the JSON schema walk that declaration.
 #pragma once
 
 #include <cstdint>
@@ -28,7 +28,7 @@ struct RunConfig {
     int64_t max_tokens = 2048;       // of one row
     bool packing = true;             // rows end to end, attention within each
     std::string too_long = "error";  // error | drop | truncate
-    std::optional<bool> append_eos;  // default: true for text
+    std::optional<bool> append_eos;  // unset, key `auto`: true for text
     std::string train_on = "completions";  // completions | all
     std::string chat_template;       // empty: the model's; else a file, or chatml | llama3
     bool shuffle = true;
@@ -76,7 +76,7 @@ struct RunConfig {
   struct Checkpoint {
     int64_t every_steps = 500;  // 0: at the end only
     int64_t keep = 3;
-    std::optional<bool> best;  // default: true when there is an eval set
+    std::optional<bool> best;  // unset, key `auto`: true when there is an eval set
   } checkpoint;
 
   struct Eval {
@@ -100,5 +100,8 @@ Value to_value(const RunConfig& config);
 
 // The JSON schema of configs/run.schema.json.
 Value run_config_schema();
+
+// One line an option: key, meaning, choices, [default].
+std::string run_config_help();
 
 }  // namespace lema
