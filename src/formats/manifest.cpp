@@ -1,0 +1,108 @@
+// Writing, reading and verifying checkpoint manifests. Saving writes one as its last file, resume trusts only folders
+// whose manifest verifies.
+#include "formats/manifest.h"
+
+#include <charconv>
+
+#include "core/error.h"
+#include "core/hash.h"
+#include "formats/json.h"
+
+namespace lema {
+namespace {
+
+constexpr int64_t kFormat = 1;
+constexpr int64_t kMaxManifestBytes = int64_t{1} << 20;
+
+// Sizes of all files of the folder but the manifest.
+std::map<std::string, int64_t> list_files(const fs::path& folder) {
+  std::map<std::string, int64_t> files;
+  std::error_code error;
+  fs::directory_iterator it(folder, error);
+  if (error) fail(ErrorCode::BadInput, "{}: cannot list: {}", folder.string(), error.message());
+  for (const fs::directory_entry& entry : it) {
+    const std::string name = entry.path().filename().string();
+    if (name == kManifestName) continue;
+    if (entry.symlink_status().type() != fs::file_type::regular)
+      fail(ErrorCode::BadInput, "{}: {} is not a regular file", folder.string(), escaped(name));
+    files[name] = File::open(entry.path()).size();
+  }
+  return files;
+}
+
+const Value& member(const Value& object, std::string_view key, const std::string& place) {
+  const Value* value = object.find(key);
+  if (!value) fail(ErrorCode::BadInput, "{}: no \"{}\"", place, key);
+  return *value;
+}
+
+Manifest::Item parse_item(const Value& value, const std::string& place) {
+  Manifest::Item item;
+  item.bytes = member(value, "bytes", place).as_int();
+  const std::string& hex = member(value, "crc32c", place).as_string();
+  const auto [end, error] = std::from_chars(hex.data(), hex.data() + hex.size(), item.crc32c, 16);
+  if (error != std::errc() || end != hex.data() + hex.size() || hex.size() != 8)
+    fail(ErrorCode::BadInput, "{}: crc32c \"{}\" is not 8 hex digits", place, escaped(hex));
+  return item;
+}
+
+}  // namespace
+
+void write_manifest(const fs::path& folder, int64_t step, const std::string& run_id) {
+  Value files = Value::Object{};
+  for (const auto& [name, bytes] : list_files(folder)) {
+    const std::string crc = fmt::format("{:08x}", crc32c_file(folder / name));
+    files.set(name, Value::Object{{"bytes", bytes}, {"crc32c", crc}});
+  }
+  const Value root = Value::Object{{"format", kFormat}, {"step", step}, {"run_id", run_id}, {"files", files}};
+  write_file(folder / kManifestName, dump_json(root, 2) + "\n");
+}
+
+Manifest read_manifest(const fs::path& folder) {
+  const std::string place = (folder / kManifestName).string();
+  const Value root = parse_json(read_text(folder / kManifestName, kMaxManifestBytes), place);
+  try {
+    const int64_t format = member(root, "format", place).as_int();
+    if (format != kFormat) fail(ErrorCode::BadInput, "{}: format {}, this lema reads {}", place, format, kFormat);
+    Manifest manifest;
+    manifest.step = member(root, "step", place).as_int();
+    manifest.run_id = member(root, "run_id", place).as_string();
+    for (const auto& [name, item] : member(root, "files", place).as_object()) {
+      if (name.empty() || name == "." || name == ".." || name.find('/') != name.npos || name.find('\0') != name.npos)
+        fail(ErrorCode::BadInput, "{}: \"{}\" is not a file name", place, escaped(name));
+      manifest.files[name] = parse_item(item, place + ": " + escaped(name));
+    }
+    return manifest;
+  } catch (const Error& e) {
+    const std::string_view reason = e.what();
+    if (reason.starts_with(place)) throw;
+    fail(ErrorCode::BadInput, "{}: {}", place, reason);
+  }
+}
+
+std::optional<std::string> verify_manifest(const fs::path& folder) {
+  try {
+    const Manifest manifest = read_manifest(folder);
+    std::map<std::string, int64_t> present = list_files(folder);
+    for (const auto& [name, item] : manifest.files) {
+      const auto it = present.find(name);
+      if (it == present.end()) return fmt::format("{}: {} is missing", folder.string(), escaped(name));
+      if (it->second != item.bytes)
+        return fmt::format("{}: {} has {} bytes, the manifest says {}", folder.string(), escaped(name), it->second,
+                           item.bytes);
+      const uint32_t crc = crc32c_file(folder / name);
+      if (crc != item.crc32c)
+        return fmt::format("{}: {} has checksum {:08x}, the manifest says {:08x}", folder.string(), escaped(name), crc,
+                           item.crc32c);
+      present.erase(it);
+    }
+    if (!present.empty())
+      return fmt::format("{}: {} is not in the manifest", folder.string(), escaped(present.begin()->first));
+    return std::nullopt;
+  } catch (const Error& e) {
+    if (e.code() != ErrorCode::BadInput) throw;
+    return e.what();
+  }
+}
+
+}  // namespace lema
