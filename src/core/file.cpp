@@ -44,6 +44,12 @@ File File::create(const fs::path& path) {
   return File(fd, path);
 }
 
+File File::append(const fs::path& path) {
+  const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+  if (fd < 0) io_failure("open", path);
+  return File(fd, path);
+}
+
 File::File(File&& other) noexcept : fd_(std::exchange(other.fd_, -1)), path_(std::move(other.path_)) {}
 
 File& File::operator=(File&& other) noexcept {

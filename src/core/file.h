@@ -19,6 +19,8 @@ class File {
   static File open(const fs::path& path);
   // New file for writing, exclusive and never through a symlink; mode 0666 less the umask.
   static File create(const fs::path& path);
+  // Existing or new file, writes go to its end.
+  static File append(const fs::path& path);
 
   File() = default;
   File(File&& other) noexcept;

@@ -14,6 +14,8 @@ using spdlog::warn;
 
 // Plain "message" lines on standard error; called once by main.
 void start(bool verbose);
+// A line of progress: on a terminal it replaces the previous one, elsewhere it is an ordinary line.
+void progress(const std::string& line);
 // Also appends to this file, with time stamps.
 void add_file(const std::string& path);
 

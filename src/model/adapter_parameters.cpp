@@ -19,9 +19,8 @@ std::string last_name(const std::string& module) { return module.substr(module.r
 
 }  // namespace
 
-AdapterParameters::AdapterParameters(Device& device, const PieceTable& table, const AdapterOptions& options,
-                                     bool trainable)
-    : device_(device), options_(options), transposed_(table.spec.linear_transposed) {
+AdapterParameters::AdapterParameters(const PieceTable& table, const AdapterOptions& options)
+    : options_(options), transposed_(table.spec.linear_transposed) {
   std::set<std::string> unmatched(options.targets.begin(), options.targets.end());
   const bool all = unmatched.erase("all-linear") > 0;
   std::set<std::string> known;
@@ -54,6 +53,10 @@ AdapterParameters::AdapterParameters(Device& device, const PieceTable& table, co
   if (!unmatched.empty())
     fail(ErrorCode::Usage, "lora.targets: \"{}\" is no linear of this model; it has {}, or all-linear",
          escaped(*unmatched.begin()), fmt::join(known, ", "));
+}
+
+void AdapterParameters::allocate(Device& device, bool trainable) {
+  device_ = &device;
   values_ = device.allocate(parameter_count_ * 4, "adapter");
   if (trainable) gradients_ = device.allocate(parameter_count_ * 4, "adapter gradients");
 }
@@ -68,8 +71,8 @@ void AdapterParameters::initialise(uint64_t seed) {
       values[static_cast<size_t>(slot.a_offset + i)] = bound * (2 * uniform(words[static_cast<size_t>(i % 4)]) - 1);
     }
   }
-  device_.copy_async(Queue::Compute, values_.data(), values.data(), parameter_count_ * 4);
-  device_.synchronize(Queue::Compute);
+  device_->copy_async(Queue::Compute, values_.data(), values.data(), parameter_count_ * 4);
+  device_->synchronize(Queue::Compute);
 }
 
 void AdapterParameters::load(const Adapter& adapter) {
@@ -90,14 +93,14 @@ void AdapterParameters::load(const Adapter& adapter) {
       if (std::none_of(slots_.begin(), slots_.end(), [&](const AdapterSlot& slot) { return slot.module == module; }))
         fail(ErrorCode::BadInput, "the adapter's {} is no adapted linear of this model", escaped(module));
   }
-  device_.copy_async(Queue::Compute, values_.data(), values.data(), parameter_count_ * 4);
-  device_.synchronize(Queue::Compute);
+  device_->copy_async(Queue::Compute, values_.data(), values.data(), parameter_count_ * 4);
+  device_->synchronize(Queue::Compute);
 }
 
 Adapter AdapterParameters::to_adapter(const std::string& base_model) const {
   std::vector<float> values(static_cast<size_t>(parameter_count_));
-  device_.copy_async(Queue::Compute, values.data(), values_.data(), parameter_count_ * 4);
-  device_.synchronize(Queue::Compute);
+  device_->copy_async(Queue::Compute, values.data(), values_.data(), parameter_count_ * 4);
+  device_->synchronize(Queue::Compute);
   Adapter adapter;
   adapter.config.base_model = base_model;
   adapter.config.rank = options_.rank;

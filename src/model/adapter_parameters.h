@@ -33,8 +33,10 @@ struct AdapterSlot {
 
 class AdapterParameters {
  public:
-  // Allocates values, and gradients when `trainable`. Usage error naming a target that matches no linear.
-  AdapterParameters(Device& device, const PieceTable& table, const AdapterOptions& options, bool trainable);
+  // Selects and lays out. Usage error naming a target that matches no linear.
+  AdapterParameters(const PieceTable& table, const AdapterOptions& options);
+  // Allocates values, and gradients when `trainable`; everything below needs it. `device` outlives this.
+  void allocate(Device& device, bool trainable);
 
   // A uniform in +-1/sqrt(in) (Kaiming, a = sqrt 5), B zero, from the seed alone.
   void initialise(uint64_t seed);
@@ -57,7 +59,7 @@ class AdapterParameters {
   const AdapterOptions& options() const { return options_; }
 
  private:
-  Device& device_;
+  Device* device_ = nullptr;
   AdapterOptions options_;
   bool transposed_ = false;  // Conv1D base: fan_in_fan_out in PEFT's config
   std::vector<std::string> linears_;  // every module that could be adapted

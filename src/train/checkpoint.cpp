@@ -1,0 +1,185 @@
+// Saving, finding and restoring checkpoints. Ref: the commit order is manifest last, sync, rename, sync, read back, prune.
+#include "train/checkpoint.h"
+
+#include <algorithm>
+#include <charconv>
+#include <vector>
+
+#include "core/hash.h"
+#include "core/log.h"
+#include "formats/json.h"
+#include "formats/manifest.h"
+#include "formats/peft_adapter.h"
+
+namespace lema {
+namespace {
+
+constexpr std::string_view kPrefix = "checkpoint-";
+constexpr int64_t kMaxStateBytes = int64_t{1} << 20;
+
+// The step in "checkpoint-000500"; nullopt for any other name.
+std::optional<int64_t> step_of(const fs::path& folder) {
+  const std::string name = folder.filename().string();
+  if (!name.starts_with(kPrefix)) return std::nullopt;
+  const char* begin = name.data() + kPrefix.size();
+  const char* end = name.data() + name.size();
+  int64_t step = 0;
+  const auto [stop, error] = std::from_chars(begin, end, step);
+  if (error != std::errc() || stop != end) return std::nullopt;
+  return step;
+}
+
+// Checkpoint folders, newest first.
+std::vector<fs::path> checkpoints(const fs::path& output_dir) {
+  std::vector<fs::path> found;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(output_dir, error))
+    if (entry.is_directory() && !entry.is_symlink() && step_of(entry.path())) found.push_back(entry.path());
+  std::sort(found.begin(), found.end(), [](const fs::path& a, const fs::path& b) { return *step_of(a) > *step_of(b); });
+  return found;
+}
+
+// A relative symlink that replaces an older one in one step.
+void point(const fs::path& link, const fs::path& target) {
+  const fs::path temporary = link.string() + ".tmp";
+  std::error_code error;
+  fs::remove(temporary, error);
+  fs::create_symlink(target.filename(), temporary, error);
+  if (!error) fs::rename(temporary, link, error);
+  if (error) fail(ErrorCode::Io, "{}: cannot point at {}: {}", link.string(), target.string(), error.message());
+  sync_folder(link.parent_path());
+}
+
+Value to_value(const TrainState& state, const RunIdentity& identity) {
+  Value value;
+  value.set("step", state.step);
+  value.set("epoch", state.cursor.epoch);
+  value.set("position", state.cursor.position);
+  value.set("tokens_seen", state.tokens_seen);
+  value.set("best_eval_loss", state.best_eval_loss ? Value(*state.best_eval_loss) : Value());
+  value.set("best_step", state.best_step);
+  value.set("run_id", state.run_id);
+  value.set("numeric_plan", identity.numeric_plan);
+  value.set("model_sha256", identity.model_sha256);
+  value.set("data_sha256", identity.data_sha256);
+  value.set("config_sha256", identity.config_sha256);
+  return value;
+}
+
+const Value& member(const Value& value, std::string_view key, const fs::path& path) {
+  const Value* found = value.find(key);
+  if (!found) fail(ErrorCode::BadInput, "{}: {} is missing", path.string(), key);
+  return *found;
+}
+
+void write_state_tensors(const fs::path& path, Trainer& trainer) {
+  const int64_t count = trainer.moment1().elements();
+  SafetensorsWriter writer(path, {{"moment1", DType::F32, {count}}, {"moment2", DType::F32, {count}}}, {});
+  std::vector<float> values(static_cast<size_t>(count));
+  for (const TensorView& moment : {trainer.moment1(), trainer.moment2()}) {
+    trainer.device().copy_async(Queue::Compute, values.data(), moment.data, count * 4);
+    trainer.device().synchronize(Queue::Compute);
+    writer.write(values.data(), count * 4);
+  }
+  writer.finish();
+}
+
+void read_state_tensors(const fs::path& path, Trainer& trainer) {
+  const SafetensorsFile file(path);
+  for (const auto& [tensor_name, moment] : {std::pair("moment1", trainer.moment1()), {"moment2", trainer.moment2()}}) {
+    const TensorEntry* entry = file.find(tensor_name);
+    if (!entry || entry->dtype != DType::F32 || !(entry->shape == moment.shape))
+      fail(ErrorCode::BadInput, "{}: {} is missing or not F32 {}", path.string(), tensor_name, moment.shape.str());
+    std::vector<float> values(static_cast<size_t>(moment.elements()));
+    file.read(*entry, values.data());
+    trainer.device().copy_async(Queue::Compute, moment.data, values.data(), moment.bytes());
+    trainer.device().synchronize(Queue::Compute);
+  }
+}
+
+}  // namespace
+
+RunIdentity run_identity(const RunConfig& config, const ModelFolder& folder, const NumericPlan& numeric) {
+  std::string model = dump_json(folder.config_json());
+  for (const auto& [tensor, stored] : folder.tensors())
+    model += fmt::format("{} {} {} {}\n", tensor, name(stored.entry.dtype), stored.entry.shape.str(), stored.entry.offset);
+  Value steering = lema::to_value(config);
+  // Where things lie and how often they are reported may change between runs; what is computed may not.
+  for (const char* section : {"memory", "checkpoint", "eval", "log", "output_dir", "threads", "model"})
+    if (steering.find(section)) steering.set(section, Value());
+  return {numeric.to_value(), sha256(model), sha256_file(config.data.train), sha256(dump_json(steering, -1, true))};
+}
+
+fs::path save_checkpoint(const fs::path& output_dir, Trainer& trainer, const TrainState& state,
+                         const RunIdentity& identity, const std::string& base_model) {
+  const fs::path folder = output_dir / fmt::format("{}{:06}", kPrefix, state.step);
+  if (fs::exists(folder)) {
+    if (!verify_manifest(folder)) return folder;  // a resumed run reached a step that is saved already
+    fs::remove_all(folder);
+  }
+  StagedFolder staged(folder);
+  write_adapter(staged.path(), trainer.adapter().to_adapter(base_model));
+  write_state_tensors(staged.path() / "state.safetensors", trainer);
+  write_file(staged.path() / "state.json", dump_json(to_value(state, identity), 2) + "\n");
+  write_manifest(staged.path(), state.step, state.run_id);
+  staged.commit();
+  if (const auto reason = verify_manifest(folder))
+    fail(ErrorCode::Io, "{}: reads back damaged: {}", folder.string(), *reason);
+  point(output_dir / "last", folder);
+  return folder;
+}
+
+void mark_best(const fs::path& output_dir, const fs::path& checkpoint) { point(output_dir / "best", checkpoint); }
+
+void prune_checkpoints(const fs::path& output_dir, int64_t keep) {
+  keep = std::max<int64_t>(2, keep);
+  const std::vector<fs::path> found = checkpoints(output_dir);
+  std::error_code error;
+  const fs::path best = fs::read_symlink(output_dir / "best", error);
+  for (size_t i = static_cast<size_t>(keep); i < found.size(); ++i) {
+    if (found[i].filename() == best) continue;
+    const fs::path trash = output_dir / fmt::format(".{}.trash", found[i].filename().string());
+    fs::rename(found[i], trash, error);
+    if (!error) fs::remove_all(trash, error);
+    if (error) log::warn("{}: cannot remove: {}", found[i].string(), error.message());
+  }
+}
+
+bool has_checkpoints(const fs::path& output_dir) { return !checkpoints(output_dir).empty(); }
+
+fs::path newest_checkpoint(const fs::path& output_dir) {
+  for (const fs::path& folder : checkpoints(output_dir)) {
+    const auto reason = verify_manifest(folder);
+    if (!reason) return folder;
+    log::warn("{}: passed over: {}", folder.string(), *reason);
+  }
+  fail(ErrorCode::BadInput, "{}: no complete checkpoint to resume from", output_dir.string());
+}
+
+TrainState load_checkpoint(const fs::path& checkpoint, Trainer& trainer, const RunIdentity& identity) {
+  if (const auto reason = verify_manifest(checkpoint))
+    fail(ErrorCode::BadInput, "{}: {}", checkpoint.string(), *reason);
+  const fs::path path = checkpoint / "state.json";
+  const Value value = parse_json(read_text(path, kMaxStateBytes), path.string());
+  const auto same = [&](std::string_view key, const Value& mine, const char* what) {
+    if (!(member(value, key, path) == mine))
+      fail(ErrorCode::Usage, "{}: saved with another {}: {}, now {}", checkpoint.string(), what,
+           dump_json(member(value, key, path)), dump_json(mine));
+  };
+  same("model_sha256", identity.model_sha256, "model");
+  same("data_sha256", identity.data_sha256, "training file");
+  same("numeric_plan", identity.numeric_plan, "numeric plan");
+  same("config_sha256", identity.config_sha256, "config");
+  trainer.adapter().load(read_adapter(checkpoint));
+  read_state_tensors(checkpoint / "state.safetensors", trainer);
+  TrainState state;
+  state.step = member(value, "step", path).as_int();
+  state.cursor = {member(value, "epoch", path).as_int(), member(value, "position", path).as_int()};
+  state.tokens_seen = member(value, "tokens_seen", path).as_int();
+  if (const Value& best = member(value, "best_eval_loss", path); !best.is_null()) state.best_eval_loss = best.as_number();
+  state.best_step = member(value, "best_step", path).as_int();
+  state.run_id = member(value, "run_id", path).as_string();
+  return state;
+}
+
+}  // namespace lema

@@ -1,0 +1,70 @@
+// Reporting of steps. Called by the training loop.
+#include "train/metrics.h"
+
+#include "core/log.h"
+#include "core/units.h"
+#include "formats/json.h"
+
+namespace lema {
+namespace {
+
+constexpr int64_t kMaxMetricsBytes = int64_t{1} << 32;
+
+}  // namespace
+
+Metrics::Metrics(const fs::path& output_dir, int64_t resumed_step) : path_(output_dir / "metrics.jsonl") {
+  if (!fs::exists(path_)) return;
+  const std::string text = read_text(path_, kMaxMetricsBytes);
+  std::string kept;
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = text.find('\n', begin);
+    if (end == std::string::npos) break;  // a line cut short by a crash
+    const std::string line = text.substr(begin, end - begin);
+    const Value value = parse_json(line, path_.string());
+    const Value* step = value.find("step");
+    if (step && step->as_int() <= resumed_step) kept += line + "\n";
+    begin = end + 1;
+  }
+  write_file(path_, kept);
+}
+
+void Metrics::append(const std::string& line) {
+  File file = File::append(path_);
+  file.write(line.data(), static_cast<int64_t>(line.size()));
+}
+
+void Metrics::step(const StepMetrics& m, bool show) {
+  const double seconds = m.step_ms / 1000;
+  const double rate = static_cast<double>(m.result.tokens) / seconds;
+  step_seconds_ = step_seconds_ == 0 ? seconds : 0.9 * step_seconds_ + 0.1 * seconds;
+  const ResidentMemory memory = resident_memory();
+  Value value;
+  value.set("step", m.step);
+  value.set("epoch", m.epoch);
+  value.set("loss", m.result.loss);
+  value.set("lr", m.lr);
+  value.set("grad_norm", m.result.grad_norm);
+  value.set("tokens", m.result.tokens);
+  value.set("trained_tokens", m.result.trained_tokens);
+  value.set("step_ms", m.step_ms);
+  value.set("tokens_per_s", rate);
+  value.set("ram_peak_bytes", memory.peak);
+  value.set("h2d_bytes", m.h2d_bytes);
+  value.set("d2h_bytes", m.d2h_bytes);
+  append(dump_json(value) + "\n");
+  if (!show) return;
+  log::progress(fmt::format("step {}/{}  loss {:.4f}  lr {:.2e}  grad {:.3f}  {:.0f} tok/s  memory {}  left {}", m.step,
+                            m.total_steps, m.result.loss, m.lr, m.result.grad_norm, rate, format_bytes(memory.total),
+                            format_duration(step_seconds_ * static_cast<double>(m.total_steps - m.step))));
+}
+
+void Metrics::evaluation(int64_t step, double eval_loss, int64_t targets) {
+  Value value;
+  value.set("step", step);
+  value.set("eval_loss", eval_loss);
+  value.set("eval_tokens", targets);
+  append(dump_json(value) + "\n");
+  log::info("step {}  eval loss {:.4f} over {} tokens", step, eval_loss, targets);
+}
+
+}  // namespace lema

@@ -1,0 +1,32 @@
+// Metrics: one JSON object per optimizer step in metrics.jsonl, and a line of progress for people.
+#pragma once
+
+#include <string>
+
+#include "core/file.h"
+#include "train/trainer.h"
+
+namespace lema {
+
+struct StepMetrics {
+  int64_t step = 0, total_steps = 0;  // 1-based, of all
+  double epoch = 0, lr = 0;
+  StepResult result;
+  double step_ms = 0;
+  int64_t h2d_bytes = 0, d2h_bytes = 0;  // of this step
+};
+
+class Metrics {
+ public:
+  // Appends to output_dir/metrics.jsonl; on resume, lines after `resumed_step` are dropped first.
+  Metrics(const fs::path& output_dir, int64_t resumed_step);
+  void step(const StepMetrics& m, bool show);
+  void evaluation(int64_t step, double eval_loss, int64_t targets);
+
+ private:
+  void append(const std::string& line);
+  fs::path path_;
+  double step_seconds_ = 0;  // smoothed, for the time left
+};
+
+}  // namespace lema

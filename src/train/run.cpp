@@ -1,0 +1,190 @@
+// The training loop around Trainer::train_step.
+#include "train/run.h"
+
+#include <chrono>
+#include <cmath>
+#include <random>
+
+#include "core/log.h"
+#include "core/signals.h"
+#include "core/units.h"
+#include "data/model_text.h"
+#include "formats/json.h"
+#include "train/checkpoint.h"
+#include "train/lr_schedule.h"
+#include "train/metrics.h"
+
+namespace lema {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double milliseconds_since(Clock::time_point start) {
+  return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+}
+
+std::unique_ptr<Device> make_device(const RunConfig& config) {
+  check(config.device == "auto" || config.device == "cpu", "device {}", config.device);
+  return make_cpu_device();
+}
+
+std::string make_run_id() {
+  std::random_device random;
+  return fmt::format("{:08x}{:08x}", random(), random());
+}
+
+class Run {
+ public:
+  Run(const RunConfig& config, const RunOptions& options)
+      : config_(config), options_(options), output_(config.output_dir), folder_(config.model),
+        text_(load_model_text(folder_, config.data.chat_template)),
+        train_(load_dataset(config.data.train, config.data, text_)),
+        batcher_(static_cast<int64_t>(train_.rows.size()), config.train.batch_size,
+                 static_cast<uint64_t>(config.seed), config.data.shuffle) {
+    if (!config.data.eval.empty()) eval_ = load_dataset(config.data.eval, config.data, text_);
+    schedule_ = {config.schedule.name, config.optimizer.lr, 0,
+                 batcher_.total_steps(config.train.epochs, config.train.max_steps), config.schedule.min_lr_ratio};
+    schedule_.warmup_steps = warmup_steps(config.schedule.warmup, schedule_.total_steps);
+    describe();
+  }
+
+  RunSummary run() {
+    const StopSignals signals;
+    trainer_ = std::make_unique<Trainer>(config_, folder_, make_device(config_), make_cpu_ops,
+                                         step_bounds(config_, &train_, eval_ ? &*eval_ : nullptr));
+    log::info("{} trained parameters on {}, compute {}", trainer_->adapter().parameter_count(),
+              trainer_->backend_name(), name(trainer_->numeric_plan().compute));
+    if (options_.dry_run) return {schedule_.total_steps, 0, ""};
+    identity_ = run_identity(config_, folder_, trainer_->numeric_plan());
+    open_output();
+    Metrics metrics(output_, state_.step);
+    loop(metrics);
+    return {state_.step, last_loss_, saved_.string()};
+  }
+
+ private:
+  void describe() const {
+    log::info("{}: {} rows ({}), {} tokens, {} of them trained; {} steps of {} rows", train_.path, train_.rows.size(),
+              train_.format, train_.tokens, train_.trained_tokens, schedule_.total_steps, config_.train.batch_size);
+  }
+
+  // The run folder: fresh, or continued from a checkpoint.
+  void open_output() {
+    std::error_code error;
+    fs::create_directories(output_, error);
+    if (error) fail(ErrorCode::Io, "{}: cannot create folder: {}", output_.string(), error.message());
+    if (options_.resume) {
+      saved_ = options_.resume->empty() ? newest_checkpoint(output_) : fs::path(*options_.resume);
+      state_ = load_checkpoint(saved_, *trainer_, identity_);
+      log::info("resumed from {} at step {}", saved_.string(), state_.step);
+    } else {
+      if (has_checkpoints(output_) || fs::exists(output_ / "run.json"))
+        fail(ErrorCode::Usage, "{}: holds a run already; continue it with --resume or name another output_dir",
+             output_.string());
+      state_.run_id = make_run_id();
+    }
+    write_file(output_ / "run.json", dump_json(to_value(config_), 2) + "\n");
+    Value plan = trainer_->plan().to_value();
+    plan.set("numeric", trainer_->numeric_plan().to_value());
+    write_file(output_ / "plan.json", dump_json(plan, 2) + "\n");
+    log::add_file(output_ / "train.log");
+  }
+
+  void loop(Metrics& metrics) {
+    const int64_t total = schedule_.total_steps;
+    if (StopSignals::requested()) fail(ErrorCode::InterruptedEmpty, "stopped before the first step");
+    while (state_.step < total) {
+      const auto start = Clock::now();
+      const int64_t h2d = trainer_->h2d_bytes(), d2h = trainer_->d2h_bytes();
+      const std::vector<int64_t> rows = batcher_.next(state_.cursor);
+      const StepBatch batch =
+          make_step_batch(train_, rows, trainer_->bounds().micro_rows, config_.data.packing);
+      StepMetrics m;
+      m.lr = schedule_.at(state_.step);
+      m.result = trainer_->train_step(batch, m.lr, state_.step);
+      check_finite(m.result, rows);
+      ++state_.step;
+      state_.tokens_seen += batch.tokens;
+      last_loss_ = m.result.loss;
+      m.step = state_.step;
+      m.total_steps = total;
+      m.epoch = static_cast<double>(state_.step) / static_cast<double>(batcher_.steps_per_epoch());
+      m.step_ms = milliseconds_since(start);
+      m.h2d_bytes = trainer_->h2d_bytes() - h2d;
+      m.d2h_bytes = trainer_->d2h_bytes() - d2h;
+      metrics.step(m, state_.step % config_.log.every_steps == 0 || state_.step == total);
+      after_step(metrics);
+    }
+    if (saved_.empty() || saved_step_ != state_.step) save(metrics);
+  }
+
+  void check_finite(const StepResult& result, const std::vector<int64_t>& rows) const {
+    if (std::isfinite(result.loss) && std::isfinite(result.grad_norm)) return;
+    std::string lines;
+    for (int64_t row : rows) lines += fmt::format(" {}", train_.rows[static_cast<size_t>(row)].line);
+    fail(ErrorCode::Numeric, "step {}: loss {}, gradient norm {}; rows of lines{} of {}; the last checkpoint stands",
+         state_.step + 1, result.loss, result.grad_norm, lines, train_.path);
+  }
+
+  void after_step(Metrics& metrics) {
+    const bool interrupted = StopSignals::requested();
+    const int64_t every = config_.checkpoint.every_steps;
+    const bool due = every > 0 && state_.step % every == 0;
+    if (config_.eval.every_steps > 0 && state_.step % config_.eval.every_steps == 0 && !due) evaluate(metrics);
+    if (due || interrupted) save(metrics);
+    if (interrupted && state_.step < schedule_.total_steps)
+      fail(ErrorCode::Interrupted, "stopped at step {}; continue with --resume", state_.step);
+  }
+
+  void save(Metrics& metrics) {
+    const bool improved = evaluate(metrics);
+    saved_ = save_checkpoint(output_, *trainer_, state_, identity_, config_.model);
+    saved_step_ = state_.step;
+    if (improved && config_.checkpoint.best.value_or(eval_.has_value())) mark_best(output_, saved_);
+    prune_checkpoints(output_, config_.checkpoint.keep);
+    log::info("saved {}", saved_.string());
+  }
+
+  // Mean loss over the evaluation set; true when it is the best so far.
+  bool evaluate(Metrics& metrics) {
+    if (!eval_) return false;
+    double sum = 0;
+    int64_t targets = 0;
+    Batcher order(static_cast<int64_t>(eval_->rows.size()), config_.train.batch_size, 0, false);
+    BatchCursor cursor;
+    for (int64_t step = 0; step < order.steps_per_epoch(); ++step) {
+      const StepBatch batch = make_step_batch(*eval_, order.next(cursor), trainer_->bounds().micro_rows,
+                                              config_.data.packing);
+      sum += trainer_->evaluate(batch);
+      targets += batch.trained_tokens;
+    }
+    const double loss = sum / static_cast<double>(targets);
+    metrics.evaluation(state_.step, loss, targets);
+    if (state_.best_eval_loss && loss >= *state_.best_eval_loss) return false;
+    state_.best_eval_loss = loss;
+    state_.best_step = state_.step;
+    return true;
+  }
+
+  const RunConfig& config_;
+  const RunOptions& options_;
+  fs::path output_;
+  ModelFolder folder_;
+  ModelText text_;
+  Dataset train_;
+  std::optional<Dataset> eval_;
+  Batcher batcher_;
+  LrSchedule schedule_;
+  std::unique_ptr<Trainer> trainer_;
+  RunIdentity identity_;
+  TrainState state_;
+  fs::path saved_;
+  int64_t saved_step_ = -1;
+  double last_loss_ = 0;
+};
+
+}  // namespace
+
+RunSummary run_training(const RunConfig& config, const RunOptions& options) { return Run(config, options).run(); }
+
+}  // namespace lema

@@ -1,0 +1,300 @@
+// The training step: forward block by block, loss in chunks, backward block by block, one update.
+#include "train/trainer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <numeric>
+
+#include "core/log.h"
+#include "formats/peft_adapter.h"
+
+namespace lema {
+namespace {
+
+// Tokens a micro-batch aims at when its size is left to us: weight-gradient products want at least these.
+constexpr int64_t kAutoMicroTokens = 8192;
+
+// The sum of the n largest values.
+int64_t largest(std::vector<int64_t> values, int64_t n) {
+  std::sort(values.begin(), values.end(), std::greater<>());
+  values.resize(std::min(values.size(), static_cast<size_t>(n)));
+  return std::accumulate(values.begin(), values.end(), int64_t{0});
+}
+
+DType compute_dtype(const RunConfig& config, DType stored) {
+  if (config.compute == "f32") return DType::F32;
+  if (config.compute == "bf16") return DType::BF16;
+  return stored == DType::BF16 && cpu_prefers_bf16() ? DType::BF16 : DType::F32;
+}
+
+}  // namespace
+
+StepBounds step_bounds(const RunConfig& config, const Dataset* train, const Dataset* eval) {
+  std::vector<int64_t> lengths, trained;
+  for (const Dataset* data : {train, eval}) {
+    if (!data) continue;
+    for (const Row& row : data->rows) {
+      lengths.push_back(static_cast<int64_t>(row.ids.size()));
+      trained.push_back(std::accumulate(row.trained.begin(), row.trained.end(), int64_t{0}));
+    }
+  }
+  StepBounds b;
+  b.rows = std::min(config.train.batch_size, static_cast<int64_t>(lengths.size()));
+  b.tokens = largest(lengths, b.rows);
+  b.target_rows = largest(trained, b.rows);
+  b.row_tokens = largest(lengths, 1);
+  b.micro_rows = config.train.micro_batch_size;
+  if (b.micro_rows == 0) {
+    b.micro_rows = b.rows;
+    while (b.micro_rows > 1 && largest(lengths, b.micro_rows) > kAutoMicroTokens) --b.micro_rows;
+  }
+  b.micro_rows = config.data.packing ? std::min(b.micro_rows, b.rows) : 1;
+  b.micro_tokens = largest(lengths, b.micro_rows);
+  return b;
+}
+
+Value NumericPlan::to_value() const {
+  Value value;
+  value.set("backend", backend);
+  value.set("compute", name(compute));
+  value.set("micro_rows", micro_rows);
+  value.set("token_tile", token_tile);
+  value.set("head_chunk_rows", head_chunk_rows);
+  return value;
+}
+
+Trainer::Trainer(const RunConfig& config, const ModelFolder& folder, std::unique_ptr<Device> device,
+                 OpsFactory make_ops, const StepBounds& bounds)
+    : run_(config), config_(folder.config()), bounds_(bounds), device_(std::move(device)),
+      table_(make_piece_table(folder)),
+      adapter_(table_, AdapterOptions{config.lora.rank, config.lora.alpha, config.lora.dropout, config.lora.targets}) {
+  numeric_ = {compute_dtype(config, table_.embed.dtype), bounds.micro_rows, config.train.token_tile,
+              table_.head_chunk_rows, device_->name()};
+  if (config_.family == Family::Gpt2 && bounds.row_tokens > config_.max_positions)
+    fail(ErrorCode::Usage, "a row of {} tokens; the model has {} positions (data.max_tokens)", bounds.row_tokens,
+         config_.max_positions);
+  block_limits_ = {bounds.micro_tokens, run_.train.token_tile, bounds.row_tokens, true};
+  OpsLimits limits;
+  limits.rows = std::min(run_.train.token_tile, std::max(bounds.micro_tokens, bounds.target_rows));
+  limits.tokens = bounds.micro_tokens;
+  limits.width = std::max({config_.C, config_.F, config_.H * config_.D, 3 * config_.C});
+  limits.rank = run_.lora.rank;
+  limits.vocab_chunk = table_.head_chunk_rows;
+  limits.heads = config_.H;
+  limits.head_size = config_.D;
+  ops_ = make_ops(static_cast<int>(run_.threads), limits);
+
+  // Where all head chunks are at hand a tile of rows passes them together; streamed chunks are passed by all rows.
+  const int64_t tile = run_.train.token_tile;
+  head_limits_ = {bounds.target_rows, tile, std::min(tile, bounds.target_rows), true};
+  plan_ = make_plan(plan_request(head_limits_));
+  const bool head_resident = std::all_of(plan_.weights.resident.begin() + config_.L, plan_.weights.resident.end(),
+                                         [](bool resident) { return resident; });
+  if (!head_resident) {
+    head_limits_.group_rows = bounds.target_rows;
+    plan_ = make_plan(plan_request(head_limits_));
+  }
+  log::info("memory plan\n{}", plan_.table());
+  const bool mapped = plan_.weights.in_place || run_.memory.disk != "buffered";
+  store_ = std::make_unique<HostStore>(folder, *device_, mapped ? DiskMode::Mmap : DiskMode::Buffered);
+  allocate();
+  if (run_.lora.init_from.empty()) adapter_.initialise(static_cast<uint64_t>(run_.seed));
+  else adapter_.load(read_adapter(run_.lora.init_from));
+}
+
+PlanRequest Trainer::plan_request(const HeadLimits& head) const {
+  const int64_t x = element_bytes(numeric_.compute), parameters = adapter_.parameter_count() * 4;
+  PlanRequest request;
+  for (int64_t u = 0; u < table_.unit_count(); ++u) request.unit_bytes.push_back(table_.unit(u).bytes);
+  request.block_count = config_.L;
+  request.fixed = {
+      {Tier::Device, "adapter, gradients, two moments", 4 * parameters},
+      {Tier::Device, "block workspace", Transformer::workspace_bytes(config_, numeric_.compute, block_limits_)},
+      {Tier::Device, "head workspace", HeadLoss::workspace_bytes(config_, numeric_.compute, head)},
+      {Tier::Device, "gradient of the block output", bounds_.tokens * config_.C * x},
+      {Tier::Device, "kernel scratch", ops_->scratch_bytes()},
+      {Tier::Device, "step inputs and losses",
+       StepInputs::bytes(bounds_.tokens, bounds_.rows) + bounds_.target_rows * 4},
+      {Tier::Pinned, "step inputs (host)", StepInputs::bytes(bounds_.tokens, bounds_.rows)}};
+  request.boundary_count = config_.L + 1;
+  request.boundary_bytes = bounds_.tokens * config_.C * x;
+  request.kept_bytes_per_block = kept_block_bytes();
+  request.device_budget = run_.memory.vram_bytes;
+  request.weights_in_place = device_->reads_host_memory() && weights_are_aligned();
+  request.residency = run_.memory.residency;
+  request.slots = run_.memory.slots;
+  request.activations = run_.memory.activations;
+  return request;
+}
+
+bool Trainer::weights_are_aligned() const {
+  for (int64_t u = 0; u < table_.unit_count(); ++u)
+    for (const Piece& piece : table_.unit(u).pieces)
+      for (const PlacedField& field : piece.fields)
+        if (!HostStore::is_aligned(field)) return false;
+  return true;
+}
+
+void Trainer::allocate() {
+  const int64_t x = element_bytes(numeric_.compute);
+  adapter_.allocate(*device_, true);
+  moments_ = device_->allocate(2 * adapter_.parameter_count() * 4, "optimizer moments");
+  ops_->fill({moments_.data(), DType::F32, {2 * adapter_.parameter_count()}}, 0);
+  stream_ = std::make_unique<LayerStream>(*device_, table_, *store_, plan_.weights);
+  saved_ = std::make_unique<SavedStore>(*device_, config_.L + 1, bounds_.tokens * config_.C * x,
+                                        plan_.offload_boundaries);
+  transformer_ = std::make_unique<Transformer>(*device_, *ops_, config_, table_.spec.linear_transposed,
+                                               numeric_.compute, block_limits_, &adapter_);
+  head_ = std::make_unique<HeadLoss>(*device_, *ops_, *transformer_, head_limits_);
+  inputs_ = std::make_unique<StepInputs>(*device_, bounds_.tokens, bounds_.rows);
+  dx_ = device_->allocate(bounds_.tokens * config_.C * x, "gradient of the block output");
+  losses_ = device_->allocate(std::max<int64_t>(1, bounds_.target_rows) * 4, "losses");
+  norm_ = device_->allocate(4, "gradient norm");
+  if (plan_.kept_blocks > 0) kept_ = device_->allocate(plan_.kept_blocks * kept_block_bytes(), "kept activations");
+}
+
+StepResult Trainer::train_step(const StepBatch& batch, double lr, int64_t step) {
+  const float grad_scale = 1.0f / static_cast<float>(batch.trained_tokens);
+  inputs_->upload(batch);
+  adapter_.set_step(static_cast<uint64_t>(run_.seed), step, true);
+  ops_->fill(adapter_.gradients(), 0);
+  stream_->begin_pass(visits(true));
+
+  forward(true);
+  head(true, grad_scale);
+  backward();
+  update(lr, step);
+
+  StepResult result;
+  float squared_norm = 0;
+  device_->copy_async(Queue::Compute, &squared_norm, norm_.data(), 4);
+  result.loss = sum_of_losses(nullptr) / static_cast<double>(batch.trained_tokens);
+  result.grad_norm = std::sqrt(static_cast<double>(squared_norm));
+  result.tokens = batch.tokens;
+  result.trained_tokens = batch.trained_tokens;
+  return result;
+}
+
+// Blocks 0 .. L-1: every micro-batch passes a block before the next block is needed.
+void Trainer::forward(bool keep) {
+  MatrixView x = boundary(saved_->begin_write(0));
+  const bool learned = config_.rope.kind == RopeConfig::Kind::None;
+  for (const TokenBatch& micro : inputs_->micro())
+    transformer_->embed(rows_of(x, micro), micro, stream_->table(Field::Embed),
+                        learned ? stream_->table(Field::Positions) : TensorView());
+  if (keep) saved_->finish_write(0, boundary_bytes());
+  for (int64_t block = 0; block < config_.L; ++block) {
+    const Lease w = stream_->acquire(block);
+    const MatrixView x_next = boundary(saved_->begin_write(block + 1));
+    for (const TokenBatch& micro : inputs_->micro())
+      transformer_->block_forward(rows_of(x_next, micro), rows_of(x, micro), w.weights(), block, micro,
+                                  keep ? kept(block, micro) : KeptActivations());
+    if (keep) saved_->finish_write(block + 1, boundary_bytes());
+    x = x_next;
+  }
+  output_ = x;
+}
+
+// Loss of the rows with a target; with `gradient`, dx_ = dLoss/d(output of the last block).
+void Trainer::head(bool gradient, float grad_scale) {
+  const MatrixView dx = gradient ? boundary(dx_.data()) : MatrixView();
+  head_->run(losses(), dx, output_, inputs_->target_rows(), inputs_->targets(), stream_->resident(Field::NormFinal),
+             stream_->resident(Field::NormFinalBias),
+             [&](const HeadLoss::UseChunk& use) {
+               for (size_t chunk = 0; chunk < table_.head_chunks.size(); ++chunk) {
+                 const auto i = static_cast<int64_t>(chunk);
+                 const Lease w = stream_->acquire(config_.L + i);
+                 use(w[Field::Head], i * table_.head_chunk_rows);
+               }
+             },
+             grad_scale);
+}
+
+// Blocks L-1 .. lowest trained; the gradient of a block's input takes the place of its output's.
+void Trainer::backward() {
+  const MatrixView dx = boundary(dx_.data());
+  const int64_t lowest = adapter_.lowest_block();
+  for (int64_t block = config_.L - 1; block >= lowest; --block) {
+    const Lease w = stream_->acquire(block);
+    const MatrixView x = boundary(saved_->begin_read(block, boundary_bytes()));
+    for (const TokenBatch& micro : inputs_->micro())
+      transformer_->block_backward(rows_of(dx, micro), rows_of(x, micro), w.weights(), block, micro,
+                                   kept(block, micro), block > lowest);
+  }
+}
+
+void Trainer::update(double lr, int64_t step) {
+  const TensorView norm(norm_.data(), DType::F32, {1});
+  ops_->squared_norm(norm, adapter_.gradients());
+  AdamWStep s;
+  s.lr = static_cast<float>(lr);
+  s.beta1 = static_cast<float>(run_.optimizer.beta1);
+  s.beta2 = static_cast<float>(run_.optimizer.beta2);
+  s.eps = static_cast<float>(run_.optimizer.eps);
+  s.weight_decay = static_cast<float>(run_.optimizer.weight_decay);
+  s.step = step + 1;
+  s.clip = static_cast<float>(run_.optimizer.clip);
+  ops_->adamw(adapter_.values(), adapter_.gradients(), moment1(), moment2(), norm, s);
+}
+
+double Trainer::evaluate(const StepBatch& batch, std::vector<float>* losses) {
+  inputs_->upload(batch);
+  adapter_.set_step(static_cast<uint64_t>(run_.seed), 0, false);
+  stream_->begin_pass(visits(false));
+  forward(false);
+  head(false, 0);
+  return sum_of_losses(losses);
+}
+
+double Trainer::sum_of_losses(std::vector<float>* out) {
+  std::vector<float> values(static_cast<size_t>(inputs_->targets().shape[0]));
+  device_->copy_async(Queue::Compute, values.data(), losses_.data(), static_cast<int64_t>(values.size()) * 4);
+  device_->synchronize(Queue::Compute);
+  double sum = 0;
+  for (float loss : values) sum += static_cast<double>(loss);
+  if (out) *out = std::move(values);
+  return sum;
+}
+
+std::vector<int64_t> Trainer::visits(bool training) const {
+  const auto chunks = static_cast<int64_t>(table_.head_chunks.size());
+  std::vector<int64_t> order = forward_visits(config_.L, 0);
+  for (int64_t group = 0; group < head_->visits(inputs_->targets().shape[0]); ++group)
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) order.push_back(config_.L + chunk);
+  for (int64_t block = config_.L - 1; training && block >= adapter_.lowest_block(); --block) order.push_back(block);
+  return order;
+}
+
+int64_t Trainer::kept_block_bytes() const {
+  const int64_t x = element_bytes(numeric_.compute), heads = config_.H * config_.D;
+  const int64_t mlp_in = config_.family == Family::Gpt2 ? config_.F : 2 * config_.F;
+  const int64_t columns = (config_.H + 2 * config_.Hkv) * config_.D + heads + config_.C + mlp_in;
+  return (bounds_.tokens * (columns * x + config_.H * 4) + 63) / 64 * 64;
+}
+
+// The last kept_blocks blocks keep their activations; each tensor of a block spans the whole step.
+KeptActivations Trainer::kept(int64_t block, const TokenBatch& micro) const {
+  const int64_t index = block - (config_.L - plan_.kept_blocks);
+  if (index < 0) return {};
+  std::byte* at = kept_.data() + index * kept_block_bytes();
+  const auto take = [&](int64_t cols, DType dtype) {
+    std::byte* base = at;
+    at += bounds_.tokens * cols * element_bytes(dtype);
+    return MatrixView(base, dtype, bounds_.tokens, cols).row_range(micro.first_row, micro.first_row + micro.tokens);
+  };
+  KeptActivations k;
+  k.lse = {take(config_.H, DType::F32).data, DType::F32, {micro.tokens, config_.H}};
+  k.qkv = take(transformer_->qkv_width(), numeric_.compute);
+  k.o = take(config_.H * config_.D, numeric_.compute);
+  k.x_mid = take(config_.C, numeric_.compute);
+  k.mlp_in = take(transformer_->mlp_in_width(), numeric_.compute);
+  return k;
+}
+
+TensorView Trainer::moment1() const { return {moments_.data(), DType::F32, {adapter_.parameter_count()}}; }
+TensorView Trainer::moment2() const {
+  return {moments_.data() + adapter_.parameter_count() * 4, DType::F32, {adapter_.parameter_count()}};
+}
+
+}  // namespace lema

@@ -1,0 +1,114 @@
+// Trainer: everything a training run holds on its device, and the step. A newcomer reads train_step first.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "data/batcher.h"
+#include "formats/run_config.h"
+#include "model/head_loss.h"
+#include "stream/layer_stream.h"
+#include "stream/plan.h"
+#include "stream/saved_store.h"
+#include "train/step_inputs.h"
+
+namespace lema {
+
+// The largest step to come, in every measure that sizes a buffer. A function of config and data alone.
+struct StepBounds {
+  int64_t rows = 0;            // sequences in a step
+  int64_t tokens = 0;          // tokens in a step
+  int64_t micro_rows = 0;      // rows per micro-batch, resolved from `auto`
+  int64_t micro_tokens = 0;    // tokens in a micro-batch
+  int64_t target_rows = 0;     // trained tokens in a step
+  int64_t row_tokens = 0;      // the longest row
+};
+
+// Over the data sets of a run (training and evaluation); a null one is skipped.
+StepBounds step_bounds(const RunConfig& config, const Dataset* train, const Dataset* eval);
+
+// The numeric plan: what may change bits. Fixed by model, config and data; saved in checkpoints.
+struct NumericPlan {
+  DType compute = DType::F32;
+  int64_t micro_rows = 0, token_tile = 0, head_chunk_rows = 0;
+  std::string backend;
+  Value to_value() const;
+};
+
+struct StepResult {
+  double loss = 0;       // mean over the step's trained tokens
+  double grad_norm = 0;  // before clipping
+  int64_t tokens = 0, trained_tokens = 0;
+};
+
+class Trainer {
+ public:
+  // Plans, allocates, and initialises the adapter (from lora.init_from, else from the seed). `device` and `ops_factory`
+  // come from outside so that tests can pass other devices. References outlive the trainer.
+  using OpsFactory = std::unique_ptr<Ops> (*)(int threads, const OpsLimits& limits);
+  Trainer(const RunConfig& config, const ModelFolder& folder, std::unique_ptr<Device> device, OpsFactory make_ops,
+          const StepBounds& bounds);
+
+  // One optimizer update at this rate. `step` is the 0-based index of the update.
+  StepResult train_step(const StepBatch& batch, double lr, int64_t step);
+
+  // Sum of the losses of the batch's targets, without dropout or gradient; per target (in row order) in `losses` when
+  // it is not null.
+  double evaluate(const StepBatch& batch, std::vector<float>* losses = nullptr);
+
+  const Plan& plan() const { return plan_; }
+  const NumericPlan& numeric_plan() const { return numeric_; }
+  AdapterParameters& adapter() { return adapter_; }
+  // First and second moments, (parameter_count) f32.
+  TensorView moment1() const;
+  TensorView moment2() const;
+  Device& device() { return *device_; }
+  const StepBounds& bounds() const { return bounds_; }
+  int64_t h2d_bytes() const { return stream_->h2d_bytes() + saved_->h2d_bytes(); }
+  int64_t d2h_bytes() const { return saved_->d2h_bytes(); }
+  std::string backend_name() const { return device_->name(); }
+
+ private:
+  PlanRequest plan_request(const HeadLimits& head) const;
+  bool weights_are_aligned() const;
+  int64_t kept_block_bytes() const;
+  void allocate();
+
+  void forward(bool keep);
+  void head(bool gradient, float grad_scale);
+  void backward();
+  void update(double lr, int64_t step);
+  double sum_of_losses(std::vector<float>* out);
+
+  std::vector<int64_t> visits(bool training) const;
+  KeptActivations kept(int64_t block, const TokenBatch& micro) const;
+  // A whole step's activations at `data`, and a micro-batch's rows of them.
+  MatrixView boundary(std::byte* data) const { return {data, numeric_.compute, inputs_->tokens(), config_.C}; }
+  MatrixView rows_of(MatrixView x, const TokenBatch& micro) const {
+    return x.row_range(micro.first_row, micro.first_row + micro.tokens);
+  }
+  int64_t boundary_bytes() const { return inputs_->tokens() * config_.C * element_bytes(numeric_.compute); }
+  TensorView losses() const { return {losses_.data(), DType::F32, {inputs_->targets().shape[0]}}; }
+
+  const RunConfig& run_;
+  const ModelConfig& config_;
+  StepBounds bounds_;
+  std::unique_ptr<Device> device_;
+  PieceTable table_;
+  NumericPlan numeric_;
+  AdapterParameters adapter_;
+  std::unique_ptr<Ops> ops_;
+  HeadLimits head_limits_;
+  TransformerLimits block_limits_;
+  Plan plan_;
+  std::unique_ptr<HostStore> store_;
+  std::unique_ptr<LayerStream> stream_;
+  std::unique_ptr<SavedStore> saved_;
+  std::unique_ptr<Transformer> transformer_;
+  std::unique_ptr<HeadLoss> head_;
+  std::unique_ptr<StepInputs> inputs_;
+  Buffer dx_, kept_, losses_, moments_, norm_;
+  MatrixView output_;  // of the last block
+};
+
+}  // namespace lema
