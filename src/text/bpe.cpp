@@ -1,5 +1,5 @@
 // Loading and running a BPE model. Symbols form a linked list; a heap holds the merges that are possible, an entry
-// that no longer fits is dropped when it comes up.
+// that its symbols have outgrown is dropped when it comes up.
 #include "text/bpe.h"
 
 #include <algorithm>
@@ -48,17 +48,15 @@ std::pair<std::string_view, std::string_view> merge_parts(const Value& merge, si
 
 MergeTable::MergeTable(size_t merges) {
   const size_t slots = std::bit_ceil(merges * 2 + 1);  // at most half full, so every search ends
-  keys_.resize(slots);
-  merges_.resize(slots);
+  slots_.resize(slots);
   mask_ = slots - 1;
 }
 
 bool MergeTable::add(int32_t left, int32_t right, Merge merge) {
-  size_t at = slot(left, right);
-  for (; merges_[at].rank >= 0; at = (at + 1) & mask_)
-    if (keys_[at] == key(left, right)) return false;
-  keys_[at] = key(left, right);
-  merges_[at] = merge;
+  size_t at = place(left, right);
+  for (; slots_[at].merge.rank >= 0; at = (at + 1) & mask_)
+    if (slots_[at].key == key(left, right)) return false;
+  slots_[at] = {key(left, right), merge};
   return true;
 }
 
@@ -174,7 +172,8 @@ void Bpe::merge(Scratch& scratch) const {
     if (right < 0) return false;
     const MergeTable::Merge merge = merges_.find(at(left).id, at(right).id);
     if (merge.rank < 0) return false;
-    heap.push_back({uint64_t{static_cast<uint32_t>(merge.rank)} << 32 | static_cast<uint32_t>(left), merge.product});
+    heap.push_back({uint64_t{static_cast<uint32_t>(merge.rank)} << 32 | static_cast<uint32_t>(left), at(left).id,
+                    at(right).id, merge.product});
     return true;
   };
 
@@ -188,8 +187,10 @@ void Bpe::merge(Scratch& scratch) const {
     const auto left = static_cast<int32_t>(best.order & 0xFFFFFFFFu);
     const int32_t right = at(left).next;
     if (at(left).id < 0 || right < 0) continue;
-    // As in the reference an entry fits when the pair that stands there has the same product.
-    if (merges_.find(at(left).id, at(right).id).product != best.product) continue;
+    // As in the reference an outgrown entry counts when the pair in its place has the same product.
+    if ((at(left).id != best.left || at(right).id != best.right) &&
+        merges_.find(at(left).id, at(right).id).product != best.product)
+      continue;
     at(left).id = best.product;
     at(left).next = at(right).next;
     at(right).id = -1;

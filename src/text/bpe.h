@@ -25,19 +25,22 @@ class MergeTable {
   // False when the pair is there already.
   bool add(int32_t left, int32_t right, Merge merge);
   Merge find(int32_t left, int32_t right) const {
-    for (size_t at = slot(left, right);; at = (at + 1) & mask_)
-      if (keys_[at] == key(left, right) || merges_[at].rank < 0) return merges_[at];
+    for (size_t at = place(left, right);; at = (at + 1) & mask_)
+      if (slots_[at].key == key(left, right) || slots_[at].merge.rank < 0) return slots_[at].merge;
   }
 
  private:
   static uint64_t key(int32_t left, int32_t right) {
     return uint64_t{static_cast<uint32_t>(left)} << 32 | static_cast<uint32_t>(right);
   }
-  size_t slot(int32_t left, int32_t right) const {
+  size_t place(int32_t left, int32_t right) const {
     return static_cast<size_t>((key(left, right) * 0x9E3779B97F4A7C15u) >> 20) & mask_;
   }
-  std::vector<uint64_t> keys_;
-  std::vector<Merge> merges_;
+  struct Slot {
+    uint64_t key = 0;
+    Merge merge;
+  };
+  std::vector<Slot> slots_;
   size_t mask_ = 0;
 };
 
@@ -60,8 +63,8 @@ class Bpe {
       int32_t id, begin, previous, next;  // id < 0: merged into its left neighbour; previous, next < 0: none
     };
     struct Candidate {
-      uint64_t order;  // rank << 32 | index of the left symbol
-      int32_t product;
+      uint64_t order;               // rank << 32 | index of the left symbol
+      int32_t left, right, product;  // ids
     };
     std::vector<Symbol> symbols;
     std::vector<Candidate> heap;

@@ -104,9 +104,9 @@ class Translator {
   }
 
   void options() {
-    for (size_t i = at_ + 2; i < in_.size() && std::string_view("imxWDSPay-").find(in_[i]) != std::string_view::npos; ++i)
-      if (std::string_view("imx-").find(in_[i]) == std::string_view::npos || in_[i] == 'm')
-        refuse(fmt::format("the option (?{})", in_[i]));
+    const std::string_view letters = in_.substr(at_ + 2, in_.find_first_not_of("imxWDSPay-", at_ + 2) - at_ - 2);
+    if (const size_t odd = letters.find_first_not_of("ix-"); odd != std::string_view::npos)
+      refuse(fmt::format("the option (?{})", letters[odd]));
     copy(2);
   }
 

@@ -1,4 +1,4 @@
-// Decoder steps as a pipeline: each passes on what can no longer change.
+// Decoder steps as a pipeline: each passes on what is final.
 #include "text/token_decoder.h"
 
 #include <optional>

@@ -119,42 +119,85 @@ void append_lower(std::string& out, char32_t code) {
   append_utf8(out, static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(code))));
 }
 
-std::string normal_form(std::string_view text, NormalForm form) {
-  const bool compatible = form == NormalForm::NFKC || form == NormalForm::NFKD;
-  const bool compose = form == NormalForm::NFC || form == NormalForm::NFKC;
-  const int decompose = UTF8PROC_STABLE | UTF8PROC_DECOMPOSE | (compatible ? UTF8PROC_COMPAT : 0);
-  std::vector<utf8proc_int32_t> codes;
-  codes.reserve(text.size());
-  for (size_t at = 0; at < text.size();) {
-    const Character c = character_at(text, at);
-    std::array<utf8proc_int32_t, 32> parts{};  // 18 is the longest decomposition
-    int last_boundary = 0;
-    const auto n =
-        utf8proc_decompose_char(static_cast<utf8proc_int32_t>(c.code), parts.data(), static_cast<int>(parts.size()),
-                                static_cast<utf8proc_option_t>(decompose), &last_boundary);
-    check(n >= 0 && n <= static_cast<utf8proc_ssize_t>(parts.size()), "decomposition of U+{:04X}",
-          static_cast<uint32_t>(c.code));
-    codes.insert(codes.end(), parts.begin(), parts.begin() + n);
-    at += c.bytes;
-  }
-  // Canonical ordering by a stable sort of each run of marks: utf8proc's own is quadratic in the run.
-  const auto marks = [](utf8proc_int32_t c) { return utf8proc_get_property(c)->combining_class; };
+namespace {
+
+// Characters with a decomposition, a combining class or a composition that Unicode assigned after version 9. The
+// normaliser of the `tokenizers` library knows Unicode 9: there they stand apart from their neighbours, unchanged.
+constexpr auto kAfterUnicode9 = std::to_array<std::pair<char32_t, char32_t>>({
+    {0x7FD, 0x7FD}, {0x897, 0x89F}, {0x8CA, 0x8D3}, {0x9FE, 0x9FE}, {0xC3C, 0xC3C}, {0xD3B, 0xD3C},
+    {0xEBA, 0xEBA}, {0x1715, 0x1715}, {0x1ABF, 0x1ACE}, {0x1DF6, 0x1DFA}, {0x32FF, 0x32FF}, {0xA7F2, 0xA7F4},
+    {0xA82C, 0xA82C}, {0xAB69, 0xAB69}, {0x105C0, 0x105F3}, {0x10781, 0x107BA}, {0x10D24, 0x10D27},
+    {0x10D69, 0x10D6D}, {0x10EAB, 0x10EAC}, {0x10EFD, 0x10EFF}, {0x10F46, 0x10F50}, {0x10F82, 0x10F85},
+    {0x11070, 0x11070}, {0x1133B, 0x1133B}, {0x11380, 0x113E2}, {0x1145E, 0x1145E}, {0x11839, 0x1183A},
+    {0x11930, 0x11943}, {0x119E0, 0x119E0}, {0x11A34, 0x11A34}, {0x11A47, 0x11A47}, {0x11A99, 0x11A99},
+    {0x11D42, 0x11D42}, {0x11D44, 0x11D45}, {0x11D97, 0x11D97}, {0x11F41, 0x11F42}, {0x16100, 0x1612F},
+    {0x16D40, 0x16D6A}, {0x16FF0, 0x16FF1}, {0x1CCD6, 0x1CCF9}, {0x1E030, 0x1E08F}, {0x1E130, 0x1E136},
+    {0x1E2AE, 0x1E2AE}, {0x1E2EC, 0x1E2EF}, {0x1E4EC, 0x1E4EF}, {0x1E5EE, 0x1E5EF}, {0x1F16C, 0x1F16C},
+    {0x1FBF0, 0x1FBF9},
+});
+
+bool is_inert(char32_t c) {
+  if (c < kAfterUnicode9.front().first) return false;
+  const auto range = std::lower_bound(kAfterUnicode9.begin(), kAfterUnicode9.end(), c,
+                                      [](const auto& r, char32_t x) { return r.second < x; });
+  return range != kAfterUnicode9.end() && range->first <= c;
+}
+
+void append_decomposed(std::vector<utf8proc_int32_t>& codes, char32_t code, bool compatible) {
+  const int options = UTF8PROC_STABLE | UTF8PROC_DECOMPOSE | (compatible ? UTF8PROC_COMPAT : 0);
+  std::array<utf8proc_int32_t, 32> parts{};  // 18 is the longest decomposition
+  int last_boundary = 0;
+  const auto n = utf8proc_decompose_char(static_cast<utf8proc_int32_t>(code), parts.data(),
+                                         static_cast<utf8proc_ssize_t>(parts.size()),
+                                         static_cast<utf8proc_option_t>(options), &last_boundary);
+  check(n >= 0 && n <= static_cast<utf8proc_ssize_t>(parts.size()), "decomposition of U+{:04X}",
+        static_cast<uint32_t>(code));
+  codes.insert(codes.end(), parts.begin(), parts.begin() + n);
+}
+
+// Canonical ordering by a stable sort of each run of marks: utf8proc's own is quadratic in the run.
+void order_marks(std::vector<utf8proc_int32_t>& codes) {
+  const auto mark = [](utf8proc_int32_t c) { return utf8proc_get_property(c)->combining_class; };
   for (auto begin = codes.begin(); begin != codes.end();) {
-    if (marks(*begin) == 0) {
+    if (mark(*begin) == 0) {
       ++begin;
       continue;
     }
-    const auto end = std::find_if(begin, codes.end(), [&](auto c) { return marks(c) == 0; });
-    std::stable_sort(begin, end, [&](auto a, auto b) { return marks(a) < marks(b); });
+    const auto end = std::find_if(begin, codes.end(), [&](auto c) { return mark(c) == 0; });
+    std::stable_sort(begin, end, [&](auto a, auto b) { return mark(a) < mark(b); });
     begin = end;
   }
-  auto count = static_cast<utf8proc_ssize_t>(codes.size());
-  if (compose)
-    count = utf8proc_normalize_utf32(codes.data(), count,
-                                     static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
+}
+
+}  // namespace
+
+std::string normal_form(std::string_view text, NormalForm form) {
+  const bool compatible = form == NormalForm::NFKC || form == NormalForm::NFKD;
+  const bool compose = form == NormalForm::NFC || form == NormalForm::NFKC;
   std::string out;
   out.reserve(text.size());
-  for (utf8proc_ssize_t i = 0; i < count; ++i) append_utf8(out, static_cast<char32_t>(codes[static_cast<size_t>(i)]));
+  std::vector<utf8proc_int32_t> codes;  // decomposed, since the last inert character
+  const auto flush = [&] {
+    order_marks(codes);
+    auto count = static_cast<utf8proc_ssize_t>(codes.size());
+    if (compose)
+      count = utf8proc_normalize_utf32(codes.data(), count,
+                                       static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
+    for (utf8proc_ssize_t i = 0; i < count; ++i)
+      append_utf8(out, static_cast<char32_t>(codes[static_cast<size_t>(i)]));
+    codes.clear();
+  };
+  for (size_t at = 0; at < text.size();) {
+    const Character c = character_at(text, at);
+    at += c.bytes;
+    if (!is_inert(c.code)) {
+      append_decomposed(codes, c.code, compatible);
+      continue;
+    }
+    flush();
+    append_utf8(out, c.code);
+  }
+  flush();
   return out;
 }
 

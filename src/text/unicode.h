@@ -44,10 +44,12 @@ bool is_space(char32_t code);
 bool is_word(char32_t code);
 
 // Full lower-case mapping of one character, without context rules.
+// LIMIT: is_word and this follow the Unicode version of the utf8proc at hand (2.6 and later: at least 13).
 void append_lower(std::string& out, char32_t code);
 
 enum class NormalForm { NFC, NFD, NFKC, NFKD };
-// Valid UTF-8 in and out; O(n log n) for any input.
+// Valid UTF-8 in and out; O(n log n) for any input. Characters assigned after Unicode 9 stay as they are, as in the
+// `tokenizers` library.
 std::string normal_form(std::string_view text, NormalForm form);
 
 }  // namespace lema
