@@ -50,8 +50,8 @@ struct MicroBatch {
   int64_t trained_tokens = 0;      // targets that are not -1
 };
 
-// `micro_batch_size` rows of the data set per micro-batch, in the order of `row_indices`; 0: all in one. Without `packing`
-// one row per micro-batch.
+// `micro_batch_size` rows of the data set per micro-batch, in the order of `row_indices`; 0: all in one. Without
+// `packing` one row per micro-batch.
 std::vector<MicroBatch> make_micro_batches(const Dataset& dataset, std::span<const int64_t> row_indices,
                                            int64_t micro_batch_size, bool packing);
 

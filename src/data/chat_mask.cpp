@@ -43,15 +43,16 @@ std::string difference(std::string_view start, std::string_view whole) {
 }
 
 // The tokens that a chat would see before this answer are the first tokens of the whole conversation.
-void check_prompt_tokens(std::string_view prompt, const Tokenizer::Encoding& whole, const ModelText& text, size_t message) {
+void check_prompt_tokens(std::string_view prompt, const Tokenizer::Encoding& whole, const ModelText& text,
+                         size_t message) {
   const Tokenizer::Encoding alone = text.tokenizer().encode(prompt, false);
   const size_t count = alone.ids.size();
   const bool same = count <= whole.ids.size() && std::equal(alone.ids.begin(), alone.ids.end(), whole.ids.begin()) &&
                     (count == whole.ids.size() || static_cast<size_t>(whole.begins[count]) == prompt.size());
   if (!same)
     fail(ErrorCode::BadInput,
-         "messages[{}]: the prompt before it has other tokens alone than with the answer after it (does the answer start "
-         "with white space, or the template's prompt end in it?)",
+         "messages[{}]: the prompt before it has other tokens alone than with the answer after it (does the answer "
+         "start with white space, or the template's prompt end in it?)",
          message);
 }
 

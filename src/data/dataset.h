@@ -33,12 +33,12 @@ struct Dataset {
 };
 
 // Reads the whole file. BadInput with up to 20 lines "PATH:LINE:COLUMN: reason" and the number of all bad rows when any
-// row is malformed, has nothing to train, an id outside the vocabulary, or is longer than max_tokens under `error`. Usage for
-// options that contradict the format.
+// row is malformed, has nothing to train, an id outside the vocabulary, or is longer than max_tokens under `error`.
+// Usage for options that contradict the format.
 Dataset load_dataset(const std::string& path, const RunConfig::Data& options, const ModelText& text);
 
-// One row's tokens and mask before the length rules. Errors: BadInput with the reason only, no place; Usage where no row could
-// be read: no chat template, no EOS token to append.
+// One row's tokens and mask before the length rules. Errors: BadInput with the reason only, no place; Usage where no
+// row could be read: no chat template, no EOS token to append.
 Row text_row(const Value& object, const RunConfig::Data& options, const ModelText& text);
 Row chat_row(const Value& object, const RunConfig::Data& options, const ModelText& text);
 Row tokens_row(const Value& object, const ModelText& text);

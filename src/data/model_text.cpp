@@ -194,7 +194,8 @@ std::string ModelText::render_chat(const Value& messages, const Value& tools, bo
   return template_for(tools).render(context(messages, tools, add_generation_prompt));
 }
 
-ChatTemplate::Rendered ModelText::render_chat_spans(const Value& messages, const Value& tools, bool add_generation_prompt) const {
+ChatTemplate::Rendered ModelText::render_chat_spans(const Value& messages, const Value& tools,
+                                                    bool add_generation_prompt) const {
   return template_for(tools).render_spans(context(messages, tools, add_generation_prompt));
 }
 

@@ -1,5 +1,5 @@
-// ModelText: what a model folder says about text: its tokenizer, its chat template, the special tokens the template prints and
-// the ids a reply ends on. Data sets, chat, evaluation and `lema tokenize` all turn text into ids through it.
+// ModelText: what a model folder says about text: its tokenizer, its chat template, the special tokens the template
+// prints and the ids a reply ends on. Data sets, chat, evaluation and `lema tokenize` turn text into ids through it.
 #pragma once
 
 #include <cstdint>
@@ -47,8 +47,8 @@ class ModelText {
   // The tokenizer's end-of-sequence token, else config.json's.
   std::optional<int32_t> eos_id() const { return eos_id_; }
 
-  // The conversation as the template writes it. messages: array of {role, content, ...}; tools: array or null. The text is
-  // to be encoded with add_special_tokens = false: templates print BOS themselves.
+  // The conversation as the template writes it. messages: array of {role, content, ...}; tools: array or null. The
+  // text is to be encoded with add_special_tokens = false: templates print BOS themselves.
   // Usage when there is no template, BadInput when it refuses the conversation.
   std::string render_chat(const Value& messages, const Value& tools, bool add_generation_prompt) const;
   // The same with the byte spans of {% generation %} blocks.

@@ -1,0 +1,248 @@
+// `lema inspect PATH`: what a model folder, a safetensors file, an adapter, a checkpoint or a GGUF file holds. Opening
+// one runs every check its reader has, so what is not sound fails with the reader's message and exit code 3.
+#include <algorithm>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "cli/commands.h"
+#include "core/error.h"
+#include "core/units.h"
+#include "data/model_text.h"
+#include "formats/gguf_import.h"
+#include "formats/hf_model.h"
+#include "formats/json.h"
+#include "formats/manifest.h"
+#include "formats/peft_adapter.h"
+#include "layout/piece_table.h"
+
+namespace lema {
+namespace {
+
+// What is printed: an object for --json; `key: value` lines and a list of tensors for people.
+struct Report {
+  Value facts{Value::Object{}};
+  Value::Array tensors;  // {name, dtype, shape, bytes}
+
+  void add(std::string_view key, Value value) { facts.set(key, std::move(value)); }
+};
+
+// Sums over tensors, and the list itself.
+class TensorCount {
+ public:
+  void add(Report& report, const std::string& name, std::string_view dtype, const Shape& shape, int64_t bytes) {
+    elements_ += shape.elements();
+    bytes_ += bytes;
+    bytes_by_dtype_[std::string(dtype)] += bytes;
+    Value::Array dims;
+    for (int i = 0; i < shape.rank(); ++i) dims.emplace_back(shape[i]);
+    report.tensors.push_back(
+        Value::Object{{"name", name}, {"dtype", dtype}, {"shape", std::move(dims)}, {"bytes", bytes}});
+  }
+  void finish(Report& report) const {
+    report.add("tensors", static_cast<int64_t>(report.tensors.size()));
+    report.add("parameters", elements_);
+    report.add("tensor_bytes", bytes_);
+    Value by_dtype{Value::Object{}};
+    for (const auto& [dtype, bytes] : bytes_by_dtype_) by_dtype.set(dtype, bytes);
+    report.add("bytes_by_dtype", std::move(by_dtype));
+  }
+
+ private:
+  int64_t elements_ = 0, bytes_ = 0;
+  std::map<std::string, int64_t> bytes_by_dtype_;
+};
+
+std::string_view name(RopeConfig::Kind kind) {
+  switch (kind) {
+    case RopeConfig::Kind::None: return "none (learned positions)";
+    case RopeConfig::Kind::Default: return "default";
+    case RopeConfig::Kind::Llama3: return "llama3";
+  }
+  return "?";
+}
+
+Report inspect_safetensors(const fs::path& path) {
+  const SafetensorsFile file(path);
+  Report report;
+  report.add("kind", "safetensors");
+  report.add("file_bytes", file.file().size());
+  report.add("data_offset", file.data_offset());
+  Value metadata{Value::Object{}};
+  for (const auto& [key, value] : file.metadata()) metadata.set(key, value);
+  report.add("metadata", std::move(metadata));
+  TensorCount count;
+  for (const TensorEntry& tensor : file.tensors())
+    count.add(report, tensor.name, name(tensor.dtype), tensor.shape, tensor.bytes);
+  count.finish(report);
+  return report;
+}
+
+void add_text(Report& report, const ModelFolder& folder) {
+  if (!folder.optional_json("tokenizer.json")) {
+    report.add("tokenizer", "none");
+    return;
+  }
+  const ModelText text = load_model_text(folder);
+  report.add("tokenizer", fmt::format("{} ids", text.tokenizer().vocab_size()));
+  report.add("chat_template", text.has_template() ? text.template_origin() : "none");
+  Value::Array stops;
+  for (const int64_t id : text.stop_ids())
+    stops.emplace_back(fmt::format("{} {}", id, text.tokenizer().token(static_cast<int32_t>(id))));
+  report.add("stop_tokens", std::move(stops));
+}
+
+Report inspect_model(const fs::path& path) {
+  const ModelFolder folder(path);
+  const ModelConfig& config = folder.config();
+  Report report;
+  report.add("kind", "model");
+  report.add("model_type", config.model_type);
+  report.add("blocks", config.L);
+  report.add("width", config.C);
+  report.add("feed_forward_width", config.F);
+  report.add("heads", config.H);
+  report.add("kv_heads", config.Hkv);
+  report.add("head_size", config.D);
+  report.add("vocabulary", config.V);
+  report.add("max_positions", config.max_positions);
+  report.add("rope", name(config.rope.kind));
+  report.add("tied_head", config.tied_head);
+  // Every tensor against config.json; whether each piece is one read is what `lema convert` is for.
+  const PieceTable table = make_piece_table(folder);
+  const bool is_contiguous = std::all_of(table.blocks.begin(), table.blocks.end(), [](const Unit& unit) {
+    return std::all_of(unit.pieces.begin(), unit.pieces.end(),
+                       [](const Piece& piece) { return piece.extents.size() == 1; });
+  });
+  report.add("files", static_cast<int64_t>(folder.files().size()));
+  report.add("one_read_per_piece", is_contiguous);
+  add_text(report, folder);
+  TensorCount count;
+  for (const auto& [tensor, stored] : folder.tensors())
+    count.add(report, tensor, name(stored.entry.dtype), stored.entry.shape, stored.entry.bytes);
+  count.finish(report);
+  return report;
+}
+
+void add_adapter(Report& report, const fs::path& path) {
+  const Adapter adapter = read_adapter(path);
+  report.add("base_model", adapter.config.base_model);
+  report.add("rank", adapter.config.rank);
+  report.add("alpha", adapter.config.alpha);
+  report.add("dropout", adapter.config.dropout);
+  report.add("modules", static_cast<int64_t>(adapter.modules.size()));
+  TensorCount count;
+  for (const auto& [module, pair] : adapter.modules) {
+    const auto add = [&](const char* suffix, const Shape& shape) {
+      count.add(report, module + suffix, "F32", shape, shape.elements() * 4);
+    };
+    add(".lora_A", {pair.rank, pair.in});
+    add(".lora_B", {pair.out, pair.rank});
+  }
+  count.finish(report);
+}
+
+Report inspect_adapter(const fs::path& path) {
+  Report report;
+  report.add("kind", "adapter");
+  add_adapter(report, path);
+  return report;
+}
+
+Report inspect_checkpoint(const fs::path& path) {
+  if (const auto reason = verify_manifest(path)) fail(ErrorCode::BadInput, "{}: {}", path.string(), *reason);
+  const Manifest manifest = read_manifest(path);
+  Report report;
+  report.add("kind", "checkpoint");
+  report.add("step", manifest.step);
+  report.add("run_id", manifest.run_id);
+  Value files{Value::Object{}};
+  for (const auto& [file, item] : manifest.files) files.set(file, item.bytes);
+  report.add("files", std::move(files));
+  if (manifest.files.contains("adapter_config.json")) add_adapter(report, path);
+  return report;
+}
+
+Report inspect_gguf(const fs::path& path) {
+  const GgufFile file(path);
+  Report report;
+  report.add("kind", "gguf");
+  report.add("version", int64_t{file.version()});
+  Value metadata{Value::Object{}};
+  for (const auto& [key, value] : file.metadata().as_object())
+    metadata.set(key, value.is_array() ? Value(fmt::format("{} elements", value.as_array().size())) : value);
+  report.add("metadata", std::move(metadata));
+  try {
+    import_gguf(file);
+    report.add("convertible", true);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::BadInput) throw;
+    report.add("convertible", false);
+    report.add("reason", error.what());
+  }
+  TensorCount count;
+  for (const GgufTensor& tensor : file.tensors())
+    count.add(report, tensor.name, tensor.type.name, tensor.shape, tensor.bytes);
+  count.finish(report);
+  return report;
+}
+
+Report inspect_folder(const fs::path& path) {
+  if (fs::exists(path / kManifestName)) return inspect_checkpoint(path);
+  if (fs::exists(path / "adapter_config.json")) return inspect_adapter(path);
+  if (fs::exists(path / "config.json")) return inspect_model(path);
+  fail(ErrorCode::BadInput, "{}: a folder without {}, adapter_config.json or config.json", path.string(),
+       kManifestName);
+}
+
+Report inspect(const fs::path& path) {
+  if (fs::is_directory(path)) return inspect_folder(path);
+  const File file = File::open(path);
+  char magic[4] = {};
+  if (file.size() >= 4) file.read_at(magic, 4, 0);
+  return std::string_view(magic, 4) == "GGUF" ? inspect_gguf(path) : inspect_safetensors(path);
+}
+
+// Untrusted text on one line of at most 200 bytes.
+std::string shown(std::string_view key, const Value& value) {
+  if (value.is_int() && key.ends_with("bytes")) return format_bytes(value.as_int());
+  return escaped(value.is_string() ? value.as_string() : dump_json(value));
+}
+
+void print_for_people(const Report& report, bool list_tensors) {
+  for (const auto& [key, value] : report.facts.as_object()) {
+    if (!value.is_object()) {
+      fmt::print("{:<20} {}\n", key, shown(key, value));
+      continue;
+    }
+    fmt::print("{}\n", key);
+    for (const auto& [inner, x] : value.as_object())
+      fmt::print("  {:<40} {}\n", escaped(inner), shown(key == "files" || key == "bytes_by_dtype" ? "bytes" : "", x));
+  }
+  if (!list_tensors) return;
+  for (const Value& tensor : report.tensors)
+    fmt::print("{:<5} {:<20} {}\n", tensor.find("dtype")->as_string(), dump_json(*tensor.find("shape")),
+               escaped(tensor.find("name")->as_string()));
+}
+
+}  // namespace
+
+void add_inspect(CLI::App& app) {
+  auto& command = *app.add_subcommand(
+      "inspect", "What a model folder, safetensors file, adapter, checkpoint or GGUF file holds, and whether it is sound");
+  command.add_option("path", "Folder or file")->required()->type_name("PATH");
+  command.add_flag("--json")->description("One JSON object");
+  command.add_flag("--tensors")->description("List every tensor");
+  command.callback([&command] {
+    Report report = inspect(command["path"]->as<std::string>());
+    const bool list_tensors = command.count("--tensors") > 0;
+    if (command.count("--json") == 0) {
+      print_for_people(report, list_tensors);
+      return;
+    }
+    if (list_tensors) report.add("tensor_list", report.tensors);
+    fmt::print("{}\n", dump_json(report.facts, 2));
+  });
+}
+
+}  // namespace lema
