@@ -10,11 +10,13 @@ namespace lema {
 void AddedTokenMatcher::add(std::string_view pattern, const AddedToken& token) {
   if (pattern.empty() || !tokens_.emplace(pattern, token).second) return;
   auto& lengths = lengths_[static_cast<unsigned char>(pattern[0])];
-  const auto place = std::lower_bound(lengths.begin(), lengths.end(), pattern.size(), std::greater<>());
+  const auto place =
+      std::lower_bound(lengths.begin(), lengths.end(), pattern.size(), std::greater<>());
   if (place == lengths.end() || *place != pattern.size()) lengths.insert(place, pattern.size());
 }
 
-const AddedToken* AddedTokenMatcher::longest_at(std::string_view text, size_t at, size_t& bytes) const {
+const AddedToken* AddedTokenMatcher::longest_at(std::string_view text, size_t at,
+                                                size_t& bytes) const {
   for (const size_t length : lengths_[static_cast<unsigned char>(text[at])]) {
     if (length > text.size() - at) continue;
     const auto it = tokens_.find(text.substr(at, length));

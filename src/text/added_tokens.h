@@ -24,8 +24,8 @@ struct AddedToken {
 
 class AddedTokenMatcher {
  public:
-  // Matches `pattern` (the content, normalised for normalized tokens) as `token`; an empty pattern matches nothing.
-  // Of two tokens with one pattern the first stays.
+  // Matches `pattern` (the content, normalised for normalized tokens) as `token`; an empty pattern
+  // matches nothing. Of two tokens with one pattern the first stays.
   void add(std::string_view pattern, const AddedToken& token);
 
   struct Match {
@@ -43,7 +43,8 @@ class AddedTokenMatcher {
   const AddedToken* longest_at(std::string_view text, size_t at, size_t& bytes) const;
 
   std::unordered_map<std::string, AddedToken, Hash, std::equal_to<>> tokens_;
-  std::array<std::vector<size_t>, 256> lengths_;  // by first byte: the lengths that occur, longest first
+  std::array<std::vector<size_t>, 256>
+      lengths_;  // by first byte: the lengths that occur, longest first
 };
 
 }  // namespace lema

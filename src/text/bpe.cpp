@@ -1,5 +1,5 @@
-// Loading and running a BPE model. Symbols form a linked list; a heap holds the merges that are possible, an entry
-// that its symbols have outgrown is dropped when it comes up.
+// Loading and running a BPE model. Symbols form a linked list; a heap holds the merges that are
+// possible, an entry that its symbols have outgrown is dropped when it comes up.
 #include "text/bpe.h"
 
 #include <algorithm>
@@ -17,7 +17,8 @@ const std::string kPlace = "tokenizer.json: model";
 void refuse_variants(const Value& model) {
   if (const Value* type = model.find("type"); type != nullptr) {
     fields::expect(*type, Value::Kind::String, kPlace + ".type");
-    if (type->as_string() != "BPE") fields::unsupported("model type", type->as_string(), "BPE", kPlace);
+    if (type->as_string() != "BPE")
+      fields::unsupported("model type", type->as_string(), "BPE", kPlace);
   }
   if (const Value* dropout = model.find("dropout"); dropout != nullptr && !dropout->is_null())
     if (!dropout->is_number() || dropout->as_number() != 0)
@@ -27,7 +28,8 @@ void refuse_variants(const Value& model) {
       if (!affix->is_string() || !affix->as_string().empty())
         fail(ErrorCode::BadInput, "{}: {} is not supported", kPlace, key);
   if (fields::flag(model, "byte_fallback", false, kPlace))
-    fail(ErrorCode::BadInput, "{}: byte_fallback (SentencePiece-style BPE) is not supported", kPlace);
+    fail(ErrorCode::BadInput, "{}: byte_fallback (SentencePiece-style BPE) is not supported",
+         kPlace);
 }
 
 // Both spellings: "a b", cut at the first space after the first character, and ["a", "b"].
@@ -67,8 +69,8 @@ Bpe::Bpe(const Value& model, bool byte_level, Vocabulary& vocabulary) : byte_lev
   fields::expect(vocab, Value::Kind::Object, kPlace + ".vocab");
   for (const auto& [token, id] : vocab.as_object()) {
     if (!id.is_int())
-      fail(ErrorCode::BadInput, "{}.vocab: token \"{}\": found {}, expected integer", kPlace, escaped(token),
-           name(id.kind()));
+      fail(ErrorCode::BadInput, "{}.vocab: token \"{}\": found {}, expected integer", kPlace,
+           escaped(token), name(id.kind()));
     vocabulary.add(token, id.as_int(), kPlace + ".vocab");
   }
   if (vocabulary.count() == 0) fail(ErrorCode::BadInput, "{}.vocab is empty", kPlace);
@@ -78,7 +80,8 @@ Bpe::Bpe(const Value& model, bool byte_level, Vocabulary& vocabulary) : byte_lev
   if (const Value* unknown = model.find("unk_token"); unknown != nullptr && !unknown->is_null()) {
     const std::string& token = fields::text(model, "unk_token", kPlace);
     const auto id = vocabulary.find(token);
-    if (!id) fail(ErrorCode::BadInput, "{}: unk_token \"{}\" is not in vocab", kPlace, escaped(token));
+    if (!id)
+      fail(ErrorCode::BadInput, "{}: unk_token \"{}\" is not in vocab", kPlace, escaped(token));
     unknown_ = *id;
   }
 
@@ -105,7 +108,8 @@ Bpe::Bpe(const Value& model, bool byte_level, Vocabulary& vocabulary) : byte_lev
 
 void Bpe::load_merges(const Value::Array& merges, const Vocabulary& vocabulary) {
   if (merges.size() > kMaxMerges)
-    fail(ErrorCode::BadInput, "{}: {} merges, at most {} are allowed", kPlace, merges.size(), kMaxMerges);
+    fail(ErrorCode::BadInput, "{}: {} merges, at most {} are allowed", kPlace, merges.size(),
+         kMaxMerges);
   merges_ = MergeTable(merges.size());
   std::string product;
   for (size_t i = 0; i < merges.size(); ++i) {
@@ -115,12 +119,13 @@ void Bpe::load_merges(const Value::Array& merges, const Vocabulary& vocabulary) 
     const auto id = [&](std::string_view token) {
       const auto found = vocabulary.find(token);
       if (!found)
-        fail(ErrorCode::BadInput, "{}.merges[{}]: \"{}\" is not in vocab", kPlace, i, escaped(token));
+        fail(ErrorCode::BadInput, "{}.merges[{}]: \"{}\" is not in vocab", kPlace, i,
+             escaped(token));
       return *found;
     };
     if (!merges_.add(id(left), id(right), {static_cast<int32_t>(i), id(product)}))
-      fail(ErrorCode::BadInput, "{}.merges[{}]: \"{}\" and \"{}\" are merged twice", kPlace, i, escaped(left),
-           escaped(right));
+      fail(ErrorCode::BadInput, "{}.merges[{}]: \"{}\" and \"{}\" are merged twice", kPlace, i,
+           escaped(left), escaped(right));
   }
 }
 
@@ -166,14 +171,16 @@ void Bpe::merge(Scratch& scratch) const {
   auto& symbols = scratch.symbols;
   auto& heap = scratch.heap;
   const auto at = [&](int32_t i) -> Scratch::Symbol& { return symbols[static_cast<size_t>(i)]; };
-  const auto later = [](const Scratch::Candidate& a, const Scratch::Candidate& b) { return a.order > b.order; };
+  const auto later = [](const Scratch::Candidate& a, const Scratch::Candidate& b) {
+    return a.order > b.order;
+  };
   const auto candidate = [&](int32_t left) {
     const int32_t right = at(left).next;
     if (right < 0) return false;
     const MergeTable::Merge merge = merges_.find(at(left).id, at(right).id);
     if (merge.rank < 0) return false;
-    heap.push_back({uint64_t{static_cast<uint32_t>(merge.rank)} << 32 | static_cast<uint32_t>(left), at(left).id,
-                    at(right).id, merge.product});
+    heap.push_back({uint64_t{static_cast<uint32_t>(merge.rank)} << 32 | static_cast<uint32_t>(left),
+                    at(left).id, at(right).id, merge.product});
     return true;
   };
 
@@ -195,7 +202,8 @@ void Bpe::merge(Scratch& scratch) const {
     at(left).next = at(right).next;
     at(right).id = -1;
     if (at(left).next >= 0) at(at(left).next).previous = left;
-    if (at(left).previous >= 0 && candidate(at(left).previous)) std::push_heap(heap.begin(), heap.end(), later);
+    if (at(left).previous >= 0 && candidate(at(left).previous))
+      std::push_heap(heap.begin(), heap.end(), later);
     if (candidate(left)) std::push_heap(heap.begin(), heap.end(), later);
   }
 }

@@ -1,5 +1,6 @@
-// Byte pair encoding of one word: the model of a tokenizer. Called by Tokenizer::encode for each pre-tokenized word.
-// Ref: Sennrich et al., arXiv:1508.07909; merge order as the `tokenizers` library: lowest rank first, then leftmost.
+// Byte pair encoding of one word: the model of a tokenizer. Called by Tokenizer::encode for each
+// pre-tokenized word. Ref: Sennrich et al., arXiv:1508.07909; merge order as the `tokenizers`
+// library: lowest rank first, then leftmost.
 #pragma once
 
 #include <array>
@@ -48,9 +49,10 @@ class Bpe {
  public:
   static constexpr size_t kMaxMerges = 8'000'000;
 
-  // `model` is tokenizer.json's; its vocabulary is added to `vocabulary`. byte_level: words come as raw bytes and
-  // the vocabulary spells them in the byte-level alphabet; else a word's characters are looked up as they are.
-  // BadInput: other models, dropout, affixes, byte fallback, merges of unknown tokens, a pair merged twice.
+  // `model` is tokenizer.json's; its vocabulary is added to `vocabulary`. byte_level: words come as
+  // raw bytes and the vocabulary spells them in the byte-level alphabet; else a word's characters
+  // are looked up as they are. BadInput: other models, dropout, affixes, byte fallback, merges of
+  // unknown tokens, a pair merged twice.
   Bpe(const Value& model, bool byte_level, Vocabulary& vocabulary);
 
   struct Token {
@@ -60,18 +62,20 @@ class Bpe {
   // Working memory of encode; one per thread, reused between words.
   struct Scratch {
     struct Symbol {
-      int32_t id, begin, previous, next;  // id < 0: merged into its left neighbour; previous, next < 0: none
+      int32_t id, begin, previous,
+          next;  // id < 0: merged into its left neighbour; previous, next < 0: none
     };
     struct Candidate {
-      uint64_t order;               // rank << 32 | index of the left symbol
+      uint64_t order;                // rank << 32 | index of the left symbol
       int32_t left, right, product;  // ids
     };
     std::vector<Symbol> symbols;
     std::vector<Candidate> heap;
     std::vector<Token> tokens;
   };
-  // The tokens of `word` (below 2 GiB) in scratch.tokens. O(n log n). Bytes or characters without a token become the
-  // unknown token, or vanish when the model has none. Threads: concurrent, with a scratch each.
+  // The tokens of `word` (below 2 GiB) in scratch.tokens. O(n log n). Bytes or characters without a
+  // token become the unknown token, or vanish when the model has none. Threads: concurrent, with a
+  // scratch each.
   void encode(std::string_view word, Scratch& scratch) const;
 
  private:
@@ -89,7 +93,8 @@ class Bpe {
   std::array<int32_t, 256> byte_ids_{};               // byte level; < 0: none
   std::unordered_map<char32_t, int32_t> characters_;  // else
   bool ignore_merges_ = false;
-  std::unordered_map<std::string, int32_t, Hash, std::equal_to<>> words_;  // ignore_merges: whole words, as encode gets
+  std::unordered_map<std::string, int32_t, Hash, std::equal_to<>>
+      words_;  // ignore_merges: whole words, as encode gets
   MergeTable merges_;
 };
 

@@ -1,4 +1,5 @@
-// The byte-level alphabet of GPT-2: each byte is written as one printable character in vocabularies.
+// The byte-level alphabet of GPT-2: each byte is written as one printable character in
+// vocabularies.
 #pragma once
 
 #include <cstdint>
@@ -7,11 +8,12 @@
 
 namespace lema {
 
-// The character that stands for `byte`: itself for 33-126, 161-172 and 174-255, the others from U+0100 on in order.
+// The character that stands for `byte`: itself for 33-126, 161-172 and 174-255, the others from
+// U+0100 on in order.
 char32_t byte_level_character(uint8_t byte);
 
-// Appends the bytes that `token` stands for and returns true; false, and nothing appended, when it holds a character
-// outside the alphabet.
+// Appends the bytes that `token` stands for and returns true; false, and nothing appended, when it
+// holds a character outside the alphabet.
 bool append_byte_level_bytes(std::string& out, std::string_view token);
 
 }  // namespace lema

@@ -43,7 +43,9 @@ bool is_continuation(char c) { return (static_cast<unsigned char>(c) & 0xC0) == 
 
 Normalizer::Normalizer(const Value& json) {
   fields::each_stage(json, "normalizers", "tokenizer.json: normalizer",
-                     [&](const Value& stage, const std::string& place) { steps_.push_back(make_step(stage, place)); });
+                     [&](const Value& stage, const std::string& place) {
+                       steps_.push_back(make_step(stage, place));
+                     });
 }
 
 Normalizer::Step Normalizer::make_step(const Value& json, const std::string& place) const {
@@ -55,16 +57,18 @@ Normalizer::Step Normalizer::make_step(const Value& json, const std::string& pla
   if (type == "Lowercase") return Lowercase{};
   if (type == "Prepend") return Prepend{fields::text(json, "prepend", place)};
   if (type == "Strip")
-    return Strip{fields::flag(json, "strip_left", true, place), fields::flag(json, "strip_right", true, place)};
+    return Strip{fields::flag(json, "strip_left", true, place),
+                 fields::flag(json, "strip_right", true, place)};
   if (type == "Replace") {
     const fields::Pattern pattern = fields::pattern(json, place);
     const std::string& content = fields::text(json, "content", place);
     if (pattern.regex && content.find('$') != std::string::npos)
       fail(ErrorCode::BadInput, "{}: a group reference in content is not supported", place);
-    return Replace{pattern.regex ? Regex(pattern.text, place) : Regex::literal(pattern.text, place), content};
+    return Replace{pattern.regex ? Regex(pattern.text, place) : Regex::literal(pattern.text, place),
+                   content};
   }
-  fields::unsupported("normalizer", type, "NFC, NFD, NFKC, NFKD, Lowercase, Prepend, Replace, Strip, Sequence",
-                      place);
+  fields::unsupported("normalizer", type,
+                      "NFC, NFD, NFKC, NFKD, Lowercase, Prepend, Replace, Strip, Sequence", place);
 }
 
 void Normalizer::apply(Text& text) const {
@@ -82,8 +86,8 @@ std::string Normalizer::apply(std::string_view text) const {
   return std::move(work.text);
 }
 
-// A character of ASCII never changes and nothing composes across its left side, so the text is normalised stretch by
-// stretch, each an ASCII character with what is not ASCII behind it.
+// A character of ASCII never changes and nothing composes across its left side, so the text is
+// normalised stretch by stretch, each an ASCII character with what is not ASCII behind it.
 void Normalizer::run(const Form& step, Text& text) {
   if (std::all_of(text.text.begin(), text.text.end(), is_ascii)) return;
   const std::string_view all = text.text;
@@ -105,7 +109,8 @@ void Normalizer::run(const Form& step, Text& text) {
                         (head < after.size() && is_continuation(after[head]))))
       --head;
     const size_t room = std::min(before.size(), after.size()) - head;
-    while (tail < room && before[before.size() - 1 - tail] == after[after.size() - 1 - tail]) ++tail;
+    while (tail < room && before[before.size() - 1 - tail] == after[after.size() - 1 - tail])
+      ++tail;
     out.keep(begin, begin + head);
     out.put(std::string_view(after).substr(head, after.size() - head - tail), begin + head);
     out.keep(end - tail, end);

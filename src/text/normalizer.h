@@ -24,8 +24,9 @@ class Normalizer {
     std::string text;
     std::vector<int64_t> origin;  // one per byte of text
   };
-  // Rewrites in place; origin follows: exact where a step keeps characters; characters that a step changed carry the
-  // offset where the changed stretch begins. BadInput when a text grows beyond 64 times itself and 1 MiB.
+  // Rewrites in place; origin follows: exact where a step keeps characters; characters that a step
+  // changed carry the offset where the changed stretch begins. BadInput when a text grows beyond 64
+  // times itself and 1 MiB.
   void apply(Text& text) const;
   std::string apply(std::string_view text) const;
 

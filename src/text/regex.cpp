@@ -13,7 +13,8 @@
 namespace lema {
 namespace {
 
-constexpr uint32_t kMatchLimit = 10'000'000;  // steps of one match; hostile patterns end here in well under a second
+constexpr uint32_t kMatchLimit =
+    10'000'000;  // steps of one match; hostile patterns end here in well under a second
 constexpr uint32_t kHeapLimitKib = 64 * 1024;
 constexpr size_t kMaxPatternBytes = 64 * 1024;
 
@@ -41,19 +42,21 @@ struct Regex::Program {
   Code code;
   MatchContext limits;
 
-  Program(std::string_view pattern, uint32_t options, std::string place_) : place(std::move(place_)) {
+  Program(std::string_view pattern, uint32_t options, std::string place_)
+      : place(std::move(place_)) {
     if (pattern.size() > kMaxPatternBytes)
-      fail(ErrorCode::BadInput, "{}: pattern of {} bytes, at most {} are allowed", place, pattern.size(),
-           kMaxPatternBytes);
+      fail(ErrorCode::BadInput, "{}: pattern of {} bytes, at most {} are allowed", place,
+           pattern.size(), kMaxPatternBytes);
     int error = 0;
     PCRE2_SIZE offset = 0;
     options |= PCRE2_UTF;
-    code.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(), options, &error, &offset,
-                             nullptr));
+    code.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(), options,
+                             &error, &offset, nullptr));
     if (!code)
-      fail(ErrorCode::BadInput, "{}: bad pattern \"{}\" at byte {}: {}", place, escaped(pattern), offset,
-           reason(error));
-    pcre2_jit_compile(code.get(), PCRE2_JIT_COMPLETE);  // without a just-in-time compiler the interpreter runs
+      fail(ErrorCode::BadInput, "{}: bad pattern \"{}\" at byte {}: {}", place, escaped(pattern),
+           offset, reason(error));
+    pcre2_jit_compile(code.get(),
+                      PCRE2_JIT_COMPLETE);  // without a just-in-time compiler the interpreter runs
     limits.reset(pcre2_match_context_create(nullptr));
     check(limits != nullptr, "no memory for a pattern");
     pcre2_set_match_limit(limits.get(), kMatchLimit);
@@ -65,7 +68,8 @@ Regex::Regex(std::unique_ptr<const Program> program) : program_(std::move(progra
 // MULTILINE: in Oniguruma's syntax ^ and $ always mean lines.
 Regex::Regex(std::string_view pattern, std::string place)
     : Regex(std::make_unique<const Program>(translate_oniguruma(pattern, place),
-                                            PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C, place)) {}
+                                            PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C,
+                                            place)) {}
 Regex Regex::literal(std::string_view text, std::string place) {
   return Regex(std::make_unique<const Program>(text, PCRE2_LITERAL, std::move(place)));
 }
@@ -73,22 +77,24 @@ Regex::Regex(Regex&&) noexcept = default;
 Regex& Regex::operator=(Regex&&) noexcept = default;
 Regex::~Regex() = default;
 
-void Regex::each_match(std::string_view text, const std::function<void(size_t, size_t)>& found) const {
+void Regex::each_match(std::string_view text,
+                       const std::function<void(size_t, size_t)>& found) const {
   const MatchData data(pcre2_match_data_create(1, nullptr));
   check(data != nullptr, "no memory for a match");
   const auto* subject = reinterpret_cast<PCRE2_SPTR>(text.data());
   size_t at = 0, last_end = std::string_view::npos;
   while (at <= text.size()) {
     const auto match = [&](uint32_t options) {
-      return pcre2_match(program_->code.get(), subject, text.size(), at, options | PCRE2_NO_UTF_CHECK, data.get(),
-                         program_->limits.get());
+      return pcre2_match(program_->code.get(), subject, text.size(), at,
+                         options | PCRE2_NO_UTF_CHECK, data.get(), program_->limits.get());
     };
     int result = match(0);
-    if (result == PCRE2_ERROR_JIT_STACKLIMIT) result = match(PCRE2_NO_JIT);  // its stack is on the heap, and bounded
+    if (result == PCRE2_ERROR_JIT_STACKLIMIT)
+      result = match(PCRE2_NO_JIT);  // its stack is on the heap, and bounded
     if (result == PCRE2_ERROR_NOMATCH) return;
     if (result < 0)
-      fail(ErrorCode::BadInput, "{}: the pattern gave up at byte {} of a text of {} bytes: {}", program_->place, at,
-           text.size(), reason(result));
+      fail(ErrorCode::BadInput, "{}: the pattern gave up at byte {} of a text of {} bytes: {}",
+           program_->place, at, text.size(), reason(result));
     const PCRE2_SIZE* span = pcre2_get_ovector_pointer(data.get());
     const size_t begin = span[0], end = span[1];
     if (begin == end && end == last_end) {

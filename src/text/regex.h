@@ -1,5 +1,6 @@
-// The regular expressions of tokenizer files. They are written for Oniguruma; this class runs them through PCRE2 with
-// the classes (\s, \w, \h, \p{..}) rewritten to mean what they mean there. Used by the pre-tokenizer and normalizer.
+// The regular expressions of tokenizer files. They are written for Oniguruma; this class runs them
+// through PCRE2 with the classes (\s, \w, \h, \p{..}) rewritten to mean what they mean there. Used
+// by the pre-tokenizer and normalizer.
 #pragma once
 
 #include <functional>
@@ -11,8 +12,8 @@ namespace lema {
 
 class Regex {
  public:
-  // `place` names the pattern in errors. BadInput for a pattern that PCRE2 rejects or that means something else there:
-  // class intersection (&&), nested sets, (?m), verbs.
+  // `place` names the pattern in errors. BadInput for a pattern that PCRE2 rejects or that means
+  // something else there: class intersection (&&), nested sets, (?m), verbs.
   Regex(std::string_view pattern, std::string place);
   // Matches exactly this text.
   static Regex literal(std::string_view text, std::string place);
@@ -20,8 +21,9 @@ class Regex {
   Regex& operator=(Regex&&) noexcept;
   ~Regex();
 
-  // Calls found(begin, end) for each match in `text` (valid UTF-8), left to right, not overlapping. An empty match
-  // right after a match is passed over. BadInput when one match takes more than ten million steps. Threads: concurrent.
+  // Calls found(begin, end) for each match in `text` (valid UTF-8), left to right, not overlapping.
+  // An empty match right after a match is passed over. BadInput when one match takes more than ten
+  // million steps. Threads: concurrent.
   void each_match(std::string_view text, const std::function<void(size_t, size_t)>& found) const;
 
  private:

@@ -1,5 +1,6 @@
-// What differs between the two engines: \s without U+180E, \w with marks, \h as a hex digit, nested sets, and the
-// Unicode version: Oniguruma 6.9.10 knows Unicode 16, distributions ship PCRE2 with Unicode 14.
+// What differs between the two engines: \s without U+180E, \w with marks, \h as a hex digit, nested
+// sets, and the Unicode version: Oniguruma 6.9.10 knows Unicode 16, distributions ship PCRE2 with
+// Unicode 14.
 #include "text/regex_dialect.h"
 
 #include <array>
@@ -70,8 +71,8 @@ class Translator {
   enum class Set { None, First, Inside };  // First: right after "[" or "[^", where "]" is a literal
 
   [[noreturn]] void refuse(std::string_view what) const {
-    fail(ErrorCode::BadInput, "{}: pattern \"{}\" has {} at byte {}, which is not supported", place_, escaped(in_),
-         what, at_);
+    fail(ErrorCode::BadInput, "{}: pattern \"{}\" has {} at byte {}, which is not supported",
+         place_, escaped(in_), what, at_);
   }
   bool starts(std::string_view text) const { return in_.substr(at_).starts_with(text); }
   void copy(size_t n) {
@@ -104,7 +105,8 @@ class Translator {
   }
 
   void options() {
-    const std::string_view letters = in_.substr(at_ + 2, in_.find_first_not_of("imxWDSPay-", at_ + 2) - at_ - 2);
+    const std::string_view letters =
+        in_.substr(at_ + 2, in_.find_first_not_of("imxWDSPay-", at_ + 2) - at_ - 2);
     if (const size_t odd = letters.find_first_not_of("ix-"); odd != std::string_view::npos)
       refuse(fmt::format("the option (?{})", letters[odd]));
     copy(2);
@@ -132,13 +134,15 @@ class Translator {
   void escape() {
     const char what = at_ + 1 < in_.size() ? in_[at_ + 1] : '\0';
     if (set_ == Set::First) set_ = Set::Inside;
-    // LIMIT: a negated class inside a set keeps PCRE2's meaning; only marks of rare scripts and U+180E differ.
+    // LIMIT: a negated class inside a set keeps PCRE2's meaning; only marks of rare scripts and
+    // U+180E differ.
     const bool plain = set_ == Set::None;
     if (what == 's' || (what == 'S' && plain)) {
       members("\\p{Z}\\t-\\r\\x{85}", what == 'S');
       at_ += 2;
     } else if (what == 'w' || (what == 'W' && plain)) {
-      members(with_newer("L") + with_newer("M") + "\\p{Nd}\\p{Nl}\\p{Pc}\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}",
+      members(with_newer("L") + with_newer("M") +
+                  "\\p{Nd}\\p{Nl}\\p{Pc}\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}",
               what == 'W');
       at_ += 2;
     } else if (what == 'h' || (what == 'H' && plain)) {
@@ -156,7 +160,8 @@ class Translator {
 
   void property(bool negated) {
     const size_t end = in_.find('}', at_);
-    if (at_ + 2 >= in_.size() || in_[at_ + 2] != '{' || end == std::string_view::npos) refuse("a \\p without {name}");
+    if (at_ + 2 >= in_.size() || in_[at_ + 2] != '{' || end == std::string_view::npos)
+      refuse("a \\p without {name}");
     std::string_view name = in_.substr(at_ + 3, end - at_ - 3);
     if (name.starts_with('^')) {
       negated = !negated;

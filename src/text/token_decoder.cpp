@@ -39,7 +39,8 @@ std::string replaced(std::string_view text, std::string_view from, std::string_v
   }
 }
 
-std::string_view stripped(std::string_view token, std::string_view character, int64_t start, int64_t stop) {
+std::string_view stripped(std::string_view token, std::string_view character, int64_t start,
+                          int64_t stop) {
   for (; start > 0 && token.starts_with(character); --start) token.remove_prefix(character.size());
   for (; stop > 0 && token.ends_with(character); --stop) token.remove_suffix(character.size());
   return token;
@@ -49,39 +50,48 @@ std::string_view stripped(std::string_view token, std::string_view character, in
 
 TokenDecoder::TokenDecoder(const Value& json) : spaced_(json.is_null()) {
   bool joined = false;
-  fields::each_stage(json, "decoders", "tokenizer.json: decoder", [&](const Value& stage, const std::string& place) {
-    const std::string& type = fields::text(stage, "type", place);
-    Step step{Kind::Fuse, joined, {}, {}, 0, 0};
-    if (type == "ByteLevel") {
-      step.kind = Kind::ByteLevel;
-    } else if (type == "ByteFallback") {
-      step.kind = Kind::ByteFallback;
-    } else if (type == "Replace") {
-      const fields::Pattern pattern = fields::pattern(stage, place);
-      if (pattern.regex) fail(ErrorCode::BadInput, "{}: Replace by a regular expression is not supported", place);
-      step.kind = Kind::Replace;
-      step.from = pattern.text;
-      step.to = fields::text(stage, "content", place);
-    } else if (type == "Strip") {
-      step.kind = Kind::Strip;
-      step.from = fields::text(stage, "content", place);
-      step.start = fields::integer(stage, "start", place);
-      step.stop = fields::integer(stage, "stop", place);
-      if (step.from.empty() || character_at(step.from, 0).bytes != step.from.size())
-        fail(ErrorCode::BadInput, "{}: content is \"{}\", expected one character", place, escaped(step.from));
-    } else if (type != "Fuse") {
-      fields::unsupported("decoder", type, "ByteLevel, ByteFallback, Fuse, Replace, Strip, Sequence", place);
-    }
-    const bool streams = step.kind == Kind::Fuse || (step.kind == Kind::Strip && step.stop == 0);
-    if (joined && !streams)
-      fail(ErrorCode::BadInput, "{}: {} after the tokens are joined is not supported", place, type);
-    joined = joined || step.kind == Kind::Fuse || step.kind == Kind::ByteLevel;
-    steps_.push_back(std::move(step));
-  });
+  fields::each_stage(
+      json, "decoders", "tokenizer.json: decoder",
+      [&](const Value& stage, const std::string& place) {
+        const std::string& type = fields::text(stage, "type", place);
+        Step step{Kind::Fuse, joined, {}, {}, 0, 0};
+        if (type == "ByteLevel") {
+          step.kind = Kind::ByteLevel;
+        } else if (type == "ByteFallback") {
+          step.kind = Kind::ByteFallback;
+        } else if (type == "Replace") {
+          const fields::Pattern pattern = fields::pattern(stage, place);
+          if (pattern.regex)
+            fail(ErrorCode::BadInput, "{}: Replace by a regular expression is not supported",
+                 place);
+          step.kind = Kind::Replace;
+          step.from = pattern.text;
+          step.to = fields::text(stage, "content", place);
+        } else if (type == "Strip") {
+          step.kind = Kind::Strip;
+          step.from = fields::text(stage, "content", place);
+          step.start = fields::integer(stage, "start", place);
+          step.stop = fields::integer(stage, "stop", place);
+          if (step.from.empty() || character_at(step.from, 0).bytes != step.from.size())
+            fail(ErrorCode::BadInput, "{}: content is \"{}\", expected one character", place,
+                 escaped(step.from));
+        } else if (type != "Fuse") {
+          fields::unsupported("decoder", type,
+                              "ByteLevel, ByteFallback, Fuse, Replace, Strip, Sequence", place);
+        }
+        const bool streams =
+            step.kind == Kind::Fuse || (step.kind == Kind::Strip && step.stop == 0);
+        if (joined && !streams)
+          fail(ErrorCode::BadInput, "{}: {} after the tokens are joined is not supported", place,
+               type);
+        joined = joined || step.kind == Kind::Fuse || step.kind == Kind::ByteLevel;
+        steps_.push_back(std::move(step));
+      });
   int64_t joined_strips = 0;
   for (const Step& step : steps_) joined_strips += step.joined && step.kind == Kind::Strip;
   if (joined_strips > 1)
-    fail(ErrorCode::BadInput, "tokenizer.json: decoder: more than one Strip of the joined text is not supported");
+    fail(ErrorCode::BadInput,
+         "tokenizer.json: decoder: more than one Strip of the joined text is not supported");
 }
 
 void TokenDecoder::push(State& state, std::string_view token, std::string& out) const {
@@ -94,15 +104,18 @@ void TokenDecoder::finish(State& state, std::string& out) const {
   for (size_t i = 0; i < steps_.size(); ++i) flush(state, i, out);
 }
 
-void TokenDecoder::feed(State& state, size_t index, std::string_view token, std::string& out) const {
+void TokenDecoder::feed(State& state, size_t index, std::string_view token,
+                        std::string& out) const {
   if (index == steps_.size()) {
     out += token;
     return;
   }
   const Step& step = steps_[index];
   switch (step.kind) {
-    case Kind::Fuse: return feed(state, index + 1, token, out);
-    case Kind::Replace: return feed(state, index + 1, replaced(token, step.from, step.to), out);
+    case Kind::Fuse:
+      return feed(state, index + 1, token, out);
+    case Kind::Replace:
+      return feed(state, index + 1, replaced(token, step.from, step.to), out);
     case Kind::Strip:
       if (step.joined) return feed(state, index + 1, strip_front(state, step, token), out);
       return feed(state, index + 1, stripped(token, step.from, step.start, step.stop), out);
@@ -113,7 +126,8 @@ void TokenDecoder::feed(State& state, size_t index, std::string_view token, std:
       }
       end_run(state, index, out);
       return feed(state, index + 1, token, out);
-    case Kind::ByteLevel: break;
+    case Kind::ByteLevel:
+      break;
   }
   if (!append_byte_level_bytes(state.cut, token)) state.cut += token;
   std::string text;
@@ -163,7 +177,8 @@ std::string TokenDecoder::bytes_of(std::string_view token) const {
   std::string text(token);
   for (const Step& step : steps_) {
     if (step.kind == Kind::Replace) text = replaced(text, step.from, step.to);
-    if (step.kind == Kind::Strip && !step.joined) text = stripped(text, step.from, step.start, step.stop);
+    if (step.kind == Kind::Strip && !step.joined)
+      text = stripped(text, step.from, step.start, step.stop);
     if (step.kind == Kind::ByteFallback)
       if (const auto byte = fallback_byte(text)) text.assign(1, *byte);
     if (step.kind == Kind::ByteLevel)

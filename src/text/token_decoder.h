@@ -17,10 +17,10 @@ class TokenDecoder {
   explicit TokenDecoder(const Value& json);
 
   struct State {
-    bool first = true;        // no token came yet
-    std::string cut;          // ByteLevel: bytes of an unfinished character
-    std::string run;          // ByteFallback: the bytes of <0xHH> tokens so far
-    int64_t stripped = 0;     // Strip of the joined text: characters taken off its front
+    bool first = true;     // no token came yet
+    std::string cut;       // ByteLevel: bytes of an unfinished character
+    std::string run;       // ByteFallback: the bytes of <0xHH> tokens so far
+    int64_t stripped = 0;  // Strip of the joined text: characters taken off its front
     bool strip_ended = false;
   };
   // Appends to `out` what is certain after `token`, always whole characters of valid UTF-8.
@@ -35,8 +35,8 @@ class TokenDecoder {
   enum class Kind { ByteLevel, ByteFallback, Fuse, Replace, Strip };
   struct Step {
     Kind kind;
-    bool joined = false;  // the step sees one text instead of tokens
-    std::string from, to;  // Replace; Strip: `from` is the character
+    bool joined = false;          // the step sees one text instead of tokens
+    std::string from, to;         // Replace; Strip: `from` is the character
     int64_t start = 0, stop = 0;  // Strip: at most so many characters off each end
   };
   void feed(State& state, size_t index, std::string_view token, std::string& out) const;

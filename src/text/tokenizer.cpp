@@ -58,7 +58,8 @@ std::map<int32_t, AddedToken> parse_added_tokens(const Value& json, const Value*
   if (extra == nullptr || extra->is_null()) return tokens;
   fields::expect(*extra, Value::Kind::Object, "tokenizer_config.json: added_tokens_decoder");
   for (const auto& [key, entry] : extra->as_object()) {
-    const std::string place = fmt::format("tokenizer_config.json: added_tokens_decoder[\"{}\"]", escaped(key));
+    const std::string place =
+        fmt::format("tokenizer_config.json: added_tokens_decoder[\"{}\"]", escaped(key));
     if (key.empty() || key.size() > 9 || key.find_first_not_of("0123456789") != std::string::npos)
       fail(ErrorCode::BadInput, "{}: the key is no token id", place);
     AddedToken token = parse_added(entry, std::stoll(key), place);
@@ -73,7 +74,8 @@ struct Frame {
   std::vector<int32_t> before, after;
 };
 
-void read_template(const Value& json, const std::string& place, const Vocabulary& vocabulary, Frame& frame) {
+void read_template(const Value& json, const std::string& place, const Vocabulary& vocabulary,
+                   Frame& frame) {
   const Value& specials = fields::member(json, "special_tokens", place);
   std::vector<int32_t> before, after;
   bool seen_text = false;
@@ -109,7 +111,8 @@ Frame parse_post_processor(const Value& json, const Vocabulary& vocabulary) {
                        if (type == "TemplateProcessing")
                          read_template(stage, place, vocabulary, frame);
                        else if (type != "ByteLevel")  // which only trims offsets
-                         fields::unsupported("post-processor", type, "TemplateProcessing, ByteLevel, Sequence", place);
+                         fields::unsupported("post-processor", type,
+                                             "TemplateProcessing, ByteLevel, Sequence", place);
                      });
   return frame;
 }
@@ -124,7 +127,8 @@ struct Tokenizer::Parts {
   TokenDecoder decoder;
   AddedTokenMatcher raw, normalized;
   std::unordered_set<int32_t> special;
-  std::unordered_map<int32_t, std::string> respelled;  // added tokens that decode to their normalised content
+  std::unordered_map<int32_t, std::string>
+      respelled;  // added tokens that decode to their normalised content
   Frame frame;
 
   Parts(const Value& json, const Value* config)
@@ -134,7 +138,8 @@ struct Tokenizer::Parts {
         decoder(section(json, "decoder")) {
     for (const auto& [id, token] : parse_added_tokens(json, config)) add(token);
     if (vocabulary.limit() > 2 * vocabulary.count())
-      fail(ErrorCode::BadInput, "tokenizer.json: the largest id is {} with {} tokens, expected less than twice as many",
+      fail(ErrorCode::BadInput,
+           "tokenizer.json: the largest id is {} with {} tokens, expected less than twice as many",
            vocabulary.limit() - 1, vocabulary.count());
     frame = parse_post_processor(section(json, "post_processor"), vocabulary);
   }
@@ -144,8 +149,8 @@ struct Tokenizer::Parts {
     if (const auto known = vocabulary.find(token.content); !known)
       vocabulary.add(token.content, token.id, place);
     else if (*known != token.id)
-      fail(ErrorCode::BadInput, "{}: \"{}\" has id {}, but {} in vocab", place, escaped(token.content), token.id,
-           *known);
+      fail(ErrorCode::BadInput, "{}: \"{}\" has id {}, but {} in vocab", place,
+           escaped(token.content), token.id, *known);
     if (token.special) special.insert(token.id);
     if (!token.normalized) return raw.add(token.content, token);
     const std::string content = normalizer.apply(token.content);
@@ -177,7 +182,8 @@ class Run {
   void words(const Piece& piece) {
     pre_tokenizer_.split(piece, [&](const Piece& word) {
       model_.encode(word.text, scratch_);
-      for (const Bpe::Token& token : scratch_.tokens) emit(token.id, word.offset(static_cast<size_t>(token.begin)));
+      for (const Bpe::Token& token : scratch_.tokens)
+        emit(token.id, word.offset(static_cast<size_t>(token.begin)));
     });
   }
 
@@ -250,13 +256,16 @@ std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special) c
   std::string out;
   TokenDecoder::State state;
   for (const int32_t id : ids)
-    if (const std::string* token = shown(id, skip_special)) parts_->decoder.push(state, *token, out);
+    if (const std::string* token = shown(id, skip_special))
+      parts_->decoder.push(state, *token, out);
   parts_->decoder.finish(state, out);
   return out;
 }
 
 int64_t Tokenizer::vocab_size() const { return parts_->vocabulary.limit(); }
-std::optional<int32_t> Tokenizer::id_of(std::string_view token) const { return parts_->vocabulary.find(token); }
+std::optional<int32_t> Tokenizer::id_of(std::string_view token) const {
+  return parts_->vocabulary.find(token);
+}
 bool Tokenizer::is_special(int32_t id) const { return parts_->special.contains(id); }
 
 std::string Tokenizer::token(int32_t id) const {
@@ -274,7 +283,8 @@ StreamDecoder::StreamDecoder(const Tokenizer& tokenizer, bool skip_special)
 
 std::string StreamDecoder::push(int32_t id) {
   std::string out;
-  if (const std::string* token = tokenizer_.shown(id, skip_special_)) tokenizer_.decoder().push(state_, *token, out);
+  if (const std::string* token = tokenizer_.shown(id, skip_special_))
+    tokenizer_.decoder().push(state_, *token, out);
   return out;
 }
 

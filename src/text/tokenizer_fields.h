@@ -1,5 +1,6 @@
 // Checked access to the members of tokenizer.json: every error names the place, e.g.
-// "tokenizer.json: decoder.decoders[1]: content is missing". Used by the loaders of the tokenizer's stages.
+// "tokenizer.json: decoder.decoders[1]: content is missing". Used by the loaders of the tokenizer's
+// stages.
 #pragma once
 
 #include <optional>
@@ -26,13 +27,15 @@ inline void expect(const Value& value, Value::Kind kind, const std::string& plac
     fail(ErrorCode::BadInput, "{}: found {}, expected {}", place, name(value.kind()), name(kind));
 }
 
-inline const std::string& text(const Value& object, std::string_view key, const std::string& place) {
+inline const std::string& text(const Value& object, std::string_view key,
+                               const std::string& place) {
   const Value& value = member(object, key, place);
   expect(value, Value::Kind::String, fmt::format("{}.{}", place, key));
   return value.as_string();
 }
 
-inline const Value::Array& array(const Value& object, std::string_view key, const std::string& place) {
+inline const Value::Array& array(const Value& object, std::string_view key,
+                                 const std::string& place) {
   const Value& value = member(object, key, place);
   expect(value, Value::Kind::Array, fmt::format("{}.{}", place, key));
   return value.as_array();
@@ -45,7 +48,8 @@ inline int64_t integer(const Value& object, std::string_view key, const std::str
 }
 
 // A missing or null member gives `otherwise`.
-inline bool flag(const Value& object, std::string_view key, bool otherwise, const std::string& place) {
+inline bool flag(const Value& object, std::string_view key, bool otherwise,
+                 const std::string& place) {
   const Value* value = object.find(key);
   if (value == nullptr || value->is_null()) return otherwise;
   expect(*value, Value::Kind::Bool, fmt::format("{}.{}", place, key));
@@ -67,19 +71,21 @@ inline Pattern pattern(const Value& object, const std::string& place) {
   return {string, regex};
 }
 
-[[noreturn]] inline void unsupported(std::string_view what, std::string_view type, std::string_view known,
-                                     const std::string& place) {
-  fail(ErrorCode::BadInput, "{}: {} \"{}\" is not supported; supported are {}", place, what, escaped(type), known);
+[[noreturn]] inline void unsupported(std::string_view what, std::string_view type,
+                                     std::string_view known, const std::string& place) {
+  fail(ErrorCode::BadInput, "{}: {} \"{}\" is not supported; supported are {}", place, what,
+       escaped(type), known);
 }
 
-// Calls visit(stage, place) for the stage `value`, or, when its type is Sequence, for each stage of its list `list_key`
-// in order; null gives no call.
+// Calls visit(stage, place) for the stage `value`, or, when its type is Sequence, for each stage of
+// its list `list_key` in order; null gives no call.
 template <typename Visit>
-void each_stage(const Value& value, std::string_view list_key, const std::string& place, const Visit& visit,
-                int depth = 0) {
+void each_stage(const Value& value, std::string_view list_key, const std::string& place,
+                const Visit& visit, int depth = 0) {
   if (value.is_null()) return;
   if (text(value, "type", place) != "Sequence") return visit(value, place);
-  if (depth == kMaxDepth) fail(ErrorCode::BadInput, "{}: Sequence is nested more than {} deep", place, kMaxDepth);
+  if (depth == kMaxDepth)
+    fail(ErrorCode::BadInput, "{}: Sequence is nested more than {} deep", place, kMaxDepth);
   const Value::Array& stages = array(value, list_key, place);
   for (size_t i = 0; i < stages.size(); ++i)
     each_stage(stages[i], list_key, fmt::format("{}.{}[{}]", place, list_key, i), visit, depth + 1);

@@ -1,5 +1,5 @@
-// UTF-8 and the Unicode facts that tokenizers need: validation, replacement of invalid bytes, character classes and
-// normal forms. Used by the tokenizer's stages; utf8proc stays behind it.
+// UTF-8 and the Unicode facts that tokenizers need: validation, replacement of invalid bytes,
+// character classes and normal forms. Used by the tokenizer's stages; utf8proc stays behind it.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,8 @@ namespace lema {
 struct Utf8Unit {
   enum class Kind {
     Character,  // one whole character
-    Invalid,    // bytes that begin no character: one U+FFFD (Unicode 3.9, "maximal subpart", as Rust's lossy decoding)
+    Invalid,    // bytes that begin no character: one U+FFFD (Unicode 3.9, "maximal subpart", as
+                // Rust's lossy decoding)
     Cut,        // a proper prefix of a character that the end of the string cuts off
   };
   Kind kind;
@@ -24,8 +25,8 @@ Utf8Unit first_unit(std::string_view bytes);
 inline constexpr std::string_view kReplacementCharacter = "\xEF\xBF\xBD";
 
 bool is_valid_utf8(std::string_view bytes);
-// `bytes` with each invalid or cut unit replaced by U+FFFD. origin[i] = offset in `bytes` of the unit that byte i of
-// the result comes from (for a kept character its own byte).
+// `bytes` with each invalid or cut unit replaced by U+FFFD. origin[i] = offset in `bytes` of the
+// unit that byte i of the result comes from (for a kept character its own byte).
 std::string replace_invalid_utf8(std::string_view bytes, std::vector<int64_t>& origin);
 
 // The character that begins at text[at] of valid UTF-8, and its length.
@@ -44,12 +45,13 @@ bool is_space(char32_t code);
 bool is_word(char32_t code);
 
 // Full lower-case mapping of one character, without context rules.
-// LIMIT: is_word and this follow the Unicode version of the utf8proc at hand (2.6 and later: at least 13).
+// LIMIT: is_word and this follow the Unicode version of the utf8proc at hand (2.6 and later: at
+// least 13).
 void append_lower(std::string& out, char32_t code);
 
 enum class NormalForm { NFC, NFD, NFKC, NFKD };
-// Valid UTF-8 in and out; O(n log n) for any input. Characters assigned after Unicode 9 stay as they are, as in the
-// `tokenizers` library.
+// Valid UTF-8 in and out; O(n log n) for any input. Characters assigned after Unicode 9 stay as
+// they are, as in the `tokenizers` library.
 std::string normal_form(std::string_view text, NormalForm form);
 
 }  // namespace lema

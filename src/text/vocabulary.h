@@ -22,19 +22,20 @@ class Vocabulary {
   Vocabulary(Vocabulary&&) = default;  // move-only: ids_ views the strings
   Vocabulary& operator=(Vocabulary&&) = default;
 
-  // BadInput at `place` when the id is out of range or taken, the string is taken, empty or too long.
+  // BadInput at `place` when the id is out of range or taken, the string is taken, empty or too
+  // long.
   void add(std::string_view token, int64_t id, const std::string& place) {
     if (id < 0 || id >= kMaxTokens)
-      fail(ErrorCode::BadInput, "{}: token \"{}\" has id {}, expected 0 to {}", place, escaped(token), id,
-           kMaxTokens - 1);
+      fail(ErrorCode::BadInput, "{}: token \"{}\" has id {}, expected 0 to {}", place,
+           escaped(token), id, kMaxTokens - 1);
     if (token.size() > kMaxTokenBytes)
-      fail(ErrorCode::BadInput, "{}: the token of id {} has {} bytes, at most {} are allowed", place, id, token.size(),
-           kMaxTokenBytes);
+      fail(ErrorCode::BadInput, "{}: the token of id {} has {} bytes, at most {} are allowed",
+           place, id, token.size(), kMaxTokenBytes);
     const auto at = static_cast<size_t>(id);
     if (at >= by_id_.size()) by_id_.resize(at + 1, nullptr);
     if (by_id_[at] != nullptr)
-      fail(ErrorCode::BadInput, "{}: id {} is given to \"{}\" and to \"{}\"", place, id, escaped(*by_id_[at]),
-           escaped(token));
+      fail(ErrorCode::BadInput, "{}: id {} is given to \"{}\" and to \"{}\"", place, id,
+           escaped(*by_id_[at]), escaped(token));
     const std::string& kept = strings_.emplace_back(token);
     if (!ids_.emplace(kept, static_cast<int32_t>(id)).second)
       fail(ErrorCode::BadInput, "{}: token \"{}\" is given twice", place, escaped(token));
