@@ -3,14 +3,14 @@
 
 #include "text/jinja_eval.h"
 #include "text/jinja_parser.h"
-#include "text/jinja_unicode.h"
+#include "text/unicode.h"
 
 namespace lema {
 
 ChatTemplate::ChatTemplate(std::string source) : source_(std::move(source)) {
   if (static_cast<int64_t>(source_.size()) > jinja::kMaxSource)
     fail(ErrorCode::BadInput, "chat template: line 1: {} bytes, at most {}", source_.size(), jinja::kMaxSource);
-  if (!jinja::is_valid_utf8(source_)) fail(ErrorCode::BadInput, "chat template: line 1: not valid UTF-8");
+  if (!is_valid_utf8(source_)) fail(ErrorCode::BadInput, "chat template: line 1: not valid UTF-8");
   tree_ = std::make_unique<const jinja::Template>(jinja::parse_template(source_));
 }
 

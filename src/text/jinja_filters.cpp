@@ -120,7 +120,8 @@ Obj indent(Interpreter& in, const Obj& x, const Args& args) {
   const bool by_text = b.has(0) && b[0].is(Type::String);
   const int64_t width = by_text ? 0 : b.integer(0, 4);
   in.check_size(width);
-  const std::string pad = by_text ? std::string(b[0].str()) : std::string(static_cast<size_t>(std::max<int64_t>(width, 0)), ' ');
+  std::string pad(static_cast<size_t>(std::max<int64_t>(width, 0)), ' ');
+  if (by_text) pad = b[0].str();
   const std::string text = std::string(x.str()) + "\n";
   std::string out = b.flag(1) ? pad : "";
   bool is_first = true;

@@ -154,35 +154,40 @@ std::string format_percent(Runtime& rt, std::string_view format, const Obj& args
   return PercentFormat(rt, format, args).run();
 }
 
+namespace {
+
+// The argument of a field "{}", "{2}" or "{name}".
+Obj field_value(Runtime& rt, std::string_view field, size_t& automatic, const Args& args) {
+  if (field.find_first_of(":!.[{") != field.npos) rt.error("format: the field '{}' is not supported", escaped(field));
+  size_t index = 0;
+  const auto [stop, code] = std::from_chars(field.data(), field.data() + field.size(), index);
+  if (field.empty()) index = automatic++;
+  if (field.empty() || (code == std::errc{} && stop == field.data() + field.size())) {
+    if (index >= args.positional.size()) rt.error("format: there is no argument {}", index);
+    return args.positional[index];
+  }
+  for (const auto& [name, value] : args.named)
+    if (name == field) return value;
+  rt.error("format: there is no argument '{}'", escaped(field));
+}
+
+}  // namespace
+
 std::string format_braces(Runtime& rt, std::string_view format, const Args& args) {
   std::string out;
   size_t automatic = 0;
   for (size_t at = 0; at < format.size(); ++at) {
     const char c = format[at];
     const bool doubled = at + 1 < format.size() && format[at + 1] == c;
-    if ((c == '{' || c == '}') && doubled) {
+    if (c != '{' && c != '}') {
+      out += c;
+    } else if (doubled) {
       out += c;
       ++at;
-    } else if (c == '}') {
-      rt.error("format: a single '}}'");
-    } else if (c != '{') {
-      out += c;
     } else {
       const size_t end = format.find('}', at);
-      if (end == format.npos) rt.error("format: a single '{{'");
-      const std::string_view field = format.substr(at + 1, end - at - 1);
-      if (field.find_first_of(":!.[{") != field.npos) rt.error("format: the field '{}' is not supported", escaped(field));
-      size_t index = automatic;
-      const auto [stop, code] = std::from_chars(field.data(), field.data() + field.size(), index);
-      if (field.empty()) ++automatic;
-      if (field.empty() || (code == std::errc{} && stop == field.data() + field.size())) {
-        if (index >= args.positional.size()) rt.error("format: there is no argument {}", index);
-        append_str(rt, out, args.positional[index]);
-      } else {
-        const auto found = std::find_if(args.named.begin(), args.named.end(), [&](auto& a) { return a.first == field; });
-        if (found == args.named.end()) rt.error("format: there is no argument '{}'", escaped(field));
-        append_str(rt, out, found->second);
-      }
+      if (c == '}' || end == format.npos) rt.error("format: a single '{}'", c);
+      append_str(rt, out, field_value(rt, format.substr(at + 1, end - at - 1), automatic, args));
       at = end;
     }
     rt.check_size(static_cast<int64_t>(out.size()));

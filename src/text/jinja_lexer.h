@@ -8,7 +8,9 @@
 
 namespace lema::jinja {
 
-enum class TokenKind { Text, VariableBegin, VariableEnd, BlockBegin, BlockEnd, Name, String, Integer, Float, Operator, End };
+enum class TokenKind {
+  Text, VariableBegin, VariableEnd, BlockBegin, BlockEnd, Name, String, Integer, Float, Operator, End
+};
 
 struct Token {
   TokenKind kind = TokenKind::End;

@@ -33,18 +33,6 @@ void append_code_point(std::string& out, int32_t code_point) {
   out.append(reinterpret_cast<const char*>(bytes.data()), static_cast<size_t>(n));
 }
 
-bool is_valid_utf8(std::string_view text) {
-  for (size_t at = 0; at < text.size();) {
-    utf8proc_int32_t out = -1;
-    const auto rest = static_cast<utf8proc_ssize_t>(text.size() - at);
-    const auto* p = reinterpret_cast<const utf8proc_uint8_t*>(text.data() + at);
-    const utf8proc_ssize_t used = utf8proc_iterate(p, rest, &out);
-    if (used <= 0) return false;
-    at += static_cast<size_t>(used);
-  }
-  return true;
-}
-
 bool is_ascii(std::string_view text) {
   return std::all_of(text.begin(), text.end(), [](char c) { return static_cast<signed char>(c) >= 0; });
 }

@@ -12,7 +12,6 @@ namespace lema::jinja {
 // Decodes the code point at `at` and moves past it; a byte that is not UTF-8 counts as one code point (U+FFFD).
 int32_t next_code_point(std::string_view text, size_t& at);
 void append_code_point(std::string& out, int32_t code_point);
-bool is_valid_utf8(std::string_view text);
 
 bool is_ascii(std::string_view text);
 int64_t code_points(std::string_view text);

@@ -77,7 +77,8 @@ TEST_CASE("strings count in code points") {
 }
 
 TEST_CASE("values print as Python prints them") {
-  CHECK(render("{{ [1, 1.0, 1e16, none, true, \"it's\", ('a',)] }}") == "[1, 1.0, 1e+16, None, True, \"it's\", ('a',)]");
+  CHECK(render("{{ [1, 1.0, 1e16, none, true, \"it's\", ('a',)] }}") ==
+        "[1, 1.0, 1e+16, None, True, \"it's\", ('a',)]");
   CHECK(render("{{ {'a': '<é>\\n', 'b': [1.5, none]} | tojson }}") == "{\"a\": \"<é>\\n\", \"b\": [1.5, null]}");
   CHECK(render("{{ {'a': [1]} | tojson(indent=1) }}") == "{\n \"a\": [\n  1\n ]\n}");
 }
@@ -123,7 +124,7 @@ TEST_CASE("errors name the line") {
   CHECK(refusal("a\n{{ raise_exception('bad role ' + messages[0].role) }}") == "chat template: line 2: bad role user");
   CHECK(begins(refusal("\n\n{% if %}"), "chat template: line 3: "));
   CHECK(begins(refusal("{% set x =\n 1 / 0 %}"), "chat template: line 2: division by zero"));
-  CHECK(begins(refusal("{% for x in y %}\n"), "chat template: line 2: found the end of the template"));
+  CHECK(begins(refusal("{% for x in y %}\nz"), "chat template: line 2: found the end of the template"));
   CHECK(begins(refusal("{{ 'a' + 1 }}"), "chat template: line 1: '+' not supported between str and int"));
   CHECK(begins(refusal("{{ 'a' | nope }}"), "chat template: line 1: there is no filter 'nope'"));
   CHECK(begins(refusal("\xff"), "chat template: line 1: not valid UTF-8"));
@@ -137,7 +138,8 @@ TEST_CASE("attributes beyond the data are refused or undefined") {
         "{{ messages[0].pop('role') }}", "{{ messages[0].update({}) }}", "{{ range.__globals__['x'] }}",
         "{{ cycler.__init__.__globals__.os }}", "{{ self._TemplateReference__context }}", "{{ config.items() }}",
         "{{ lipsum.__globals__ }}", "{{ ('' | attr('__class__')).x }}", "{{ '{0.__class__}'.format('') }}",
-        "{% set n = namespace() %}{% set n.__class__ = 1 %}", "{{ namespace(__x=1) }}", "{% set ns = {} %}{% set ns.a = 1 %}",
+        "{% set n = namespace() %}{% set n.__class__ = 1 %}", "{{ namespace(__x=1) }}",
+        "{% set ns = {} %}{% set ns.a = 1 %}",
         "{{ ['__class__', 'x'] | map('attr') | list }}", "{{ messages | map(attribute='__class__.x') | list }}"})
     CHECK(begins(refusal(attack), "chat template: line 1: "));
   CHECK(render("{{ ''.__class__ }}{{ messages.__len__ is defined }}{{ messages[0].pop is defined }}") == "FalseFalse");
