@@ -14,7 +14,7 @@ Buffer& Buffer::operator=(Buffer&& other) noexcept {
 }
 
 Buffer::~Buffer() {
-  if (device_ != nullptr && data_ != nullptr) device_->free(data_, pinned_);
+  if (device_ != nullptr && data_ != nullptr) device_->deallocate(data_, pinned_);
 }
 
 }  // namespace lema

@@ -73,7 +73,7 @@ class Device {
 
  private:
   friend class Buffer;
-  virtual void free(void* data, bool pinned) noexcept = 0;
+  virtual void deallocate(void* data, bool pinned) noexcept = 0;
 };
 
 std::unique_ptr<Device> make_cpu_device();

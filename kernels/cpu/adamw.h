@@ -1,5 +1,5 @@
-// The optimizer's arithmetic on the CPU; contract in Ops::adamw, Ops::squared_norm and Ops::fill. Called by CpuOps, shapes
-// checked before.
+// The optimizer's arithmetic on the CPU; contract in Ops::adamw, Ops::squared_norm and Ops::fill. Called by CpuOps,
+// shapes checked before.
 #pragma once
 
 #include "core/thread_pool.h"

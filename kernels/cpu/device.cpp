@@ -39,7 +39,7 @@ class CpuDevice final : public Device {
     ++allocation_count_;
     return Buffer(this, data, bytes, pinned);
   }
-  void free(void* data, bool) noexcept override {
+  void deallocate(void* data, bool) noexcept override {
     const std::lock_guard lock(mutex_);
     const auto it = bytes_of_.find(data);
     cpu::unmap_memory(data, it->second);

@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "core/rng.h"
-#include "cpu/clones.h"
+#include "cpu/simd.h"
 
 namespace lema::cpu {
 namespace {
@@ -12,7 +12,7 @@ namespace {
 constexpr int kBlocks = 64;  // counters of one batch: 256 words
 
 // words[4 i + w] = philox(key, Dropout, first + i)[w]; rounds outside, counters inside, so that the loop vectorises.
-LEMA_CLONES void draw(uint32_t* words, uint64_t key, uint64_t first) {
+[[gnu::always_inline]] inline void draw(uint32_t* words, uint64_t key, uint64_t first) {
   uint32_t c[4][kBlocks];
   for (int i = 0; i < kBlocks; ++i) {
     const uint64_t counter = first + static_cast<uint64_t>(i);
@@ -37,7 +37,7 @@ LEMA_CLONES void draw(uint32_t* words, uint64_t key, uint64_t first) {
     for (int w = 0; w < 4; ++w) words[4 * i + w] = c[w][i];
 }
 
-LEMA_CLONES void keep(float* x, const uint32_t* words, int64_t n, float dropout) {
+[[gnu::always_inline]] inline void keep(float* x, const uint32_t* words, int64_t n, float dropout) {
   for (int64_t i = 0; i < n; ++i) x[i] = uniform(words[i]) >= dropout ? x[i] : 0.f;
 }
 
@@ -50,8 +50,11 @@ void drop(float* x, int64_t stride, int64_t rows, int64_t cols, const LoraView& 
     const int64_t begin = (lora.first_row + row + i) * width + col;  // linear index of the row's first element
     for (int64_t at = begin; at < begin + cols;) {
       const int64_t base = at / 4 * 4, end = std::min(begin + cols, base + 4 * kBlocks);
-      draw(words, lora.dropout_key, static_cast<uint64_t>(base / 4));
-      keep(x + i * stride + (at - begin), words + (at - base), end - at, lora.dropout);
+      float* to = x + i * stride + (at - begin);
+      vectorised([&](auto) {
+        draw(words, lora.dropout_key, static_cast<uint64_t>(base / 4));
+        keep(to, words + (at - base), end - at, lora.dropout);
+      });
       at = end;
     }
   }

@@ -1,5 +1,5 @@
-// The blocked matrix product: panels of 48 columns against 8 rows at a time, accumulators in registers, one inner kernel
-// per vector width chosen at start-up. Called by linear and head through pack_panel and multiply.
+// The blocked matrix product: panels of 48 columns against 8 rows at a time, accumulators in registers, one inner
+// kernel per instruction set. Called by linear and head through pack_panel and multiply.
 #include "cpu/gemm.h"
 
 #include <immintrin.h>

@@ -105,7 +105,7 @@ void head_chunk(ThreadPool& pool, Workspace& workspace, const HeadState& state, 
                 int64_t v_begin, TensorView targets) {
   const DType X = x.dtype;
   const int64_t N = x.rows, C = x.cols, V = weight.shape[0], step = sub_chunk(workspace, C, V);
-  const int32_t* target = targets.as<int32_t>();
+  const auto* target = static_cast<const int32_t*>(targets.data);
   const Panel columns = {workspace.take(panel_floats(C, step)), C};  // weight^T: (C, v), for the logits
   float* rows_data = workspace.take(panel_floats(step, C));          // weight: (v, C), for acc
   for (int64_t v0 = 0; v0 < V; v0 += step) {

@@ -1,5 +1,5 @@
-// Linear cross-entropy over vocabulary chunks on the CPU; contract in Ops::head_begin, head_chunk and head_finish. Called by
-// CpuOps, shapes checked before.
+// Linear cross-entropy over vocabulary chunks on the CPU; contract in Ops::head_begin, head_chunk and head_finish.
+// Called by CpuOps, shapes checked before.
 #pragma once
 
 #include "core/thread_pool.h"

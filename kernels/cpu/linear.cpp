@@ -159,9 +159,11 @@ void adapter_gradients(ThreadPool& pool, Workspace& workspace, Adapters& adapter
     for (const Adapter& adapter : adapters.span()) {
       if (!adapter.lora->da) continue;
       const int64_t b_tasks = tile_count(adapter.O, kStep), a_tasks = tile_count(adapter.I, kStep);
-      if (task < b_tasks) return accumulate_db(adapter, dy, task * kStep, std::min(kStep, adapter.O - task * kStep), tiles);
+      const int64_t begin = task * kStep;
+      if (task < b_tasks) return accumulate_db(adapter, dy, begin, std::min(kStep, adapter.O - begin), tiles);
       task -= b_tasks;
-      if (task < a_tasks) return accumulate_da(adapter, x, task * kStep, std::min(kStep, adapter.I - task * kStep), tiles);
+      const int64_t a_begin = task * kStep;
+      if (task < a_tasks) return accumulate_da(adapter, x, a_begin, std::min(kStep, adapter.I - a_begin), tiles);
       task -= a_tasks;
     }
   });
@@ -228,8 +230,8 @@ void linear(ThreadPool& pool, Workspace& workspace, MatrixView y, MatrixView x, 
       const Chunk chunk = chunk_at(parts, first + i / slivers, chunk_cols);
       const int64_t begin = i % slivers * kSliver;
       if (begin >= chunk.n) return;
-      const Operand w = weight_operand(parts[static_cast<size_t>(chunk.part)], true);
-      pack_panel(panels.columns_from(i * kSliver), w.from(0, chunk.begin + begin), std::min(kSliver, chunk.n - begin), X);
+      const Operand w = weight_operand(parts[static_cast<size_t>(chunk.part)], true).from(0, chunk.begin + begin);
+      pack_panel(panels.columns_from(i * kSliver), w, std::min(kSliver, chunk.n - begin), X);
     });
     run(pool, count * row_tiles, [&](int64_t i) {
       const Workspace::Lease tiles(workspace);

@@ -3,22 +3,27 @@
 
 #include <algorithm>
 
-#include "cpu/clones.h"
 #include "cpu/convert.h"
+#include "cpu/simd.h"
 #include "cpu/workspace.h"
 
 namespace lema::cpu {
 
-LEMA_CLONES void add_row(float* a, const float* b, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) a[i] += b[i];
-}
-
-LEMA_CLONES static void scale_row(float* a, float factor, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) a[i] *= factor;
+void add_row(float* a, const float* b, int64_t n) {
+  vectorised([&](auto lanes) {
+    constexpr int W = lanes.kCount;
+    for_columns<W>(n, [&](int64_t i, auto count) {
+      store<W>(a + i, load<W>(a + i, count) + load<W>(b + i, count), count);
+    });
+  });
 }
 
 void scale_tile(float* tile, int64_t stride, int64_t rows, int64_t cols, float factor) {
-  for (int64_t i = 0; i < rows; ++i) scale_row(tile + i * stride, factor, cols);
+  vectorised([&](auto lanes) {
+    constexpr int W = lanes.kCount;
+    for (float* row = tile; row < tile + rows * stride; row += stride)
+      for_columns<W>(cols, [&](int64_t i, auto count) { store<W>(row + i, load<W>(row + i, count) * factor, count); });
+  });
 }
 
 void widen_tile(float* tile, int64_t stride, const MatrixView& m) {

@@ -1,5 +1,5 @@
-// Scratch of the CPU kernels, sized once from OpsLimits: one arena that the threads share (panels, low-rank products) and
-// one slot per running task (tiles). Held by CpuOps, used by linear and head.
+// Scratch of the CPU kernels, sized once from OpsLimits: one arena that the threads share (panels, low-rank products)
+// and one slot per running task (tiles). Held by CpuOps, used by linear and head.
 #pragma once
 
 #include <mutex>
