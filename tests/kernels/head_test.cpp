@@ -1,0 +1,160 @@
+// Ops::head_begin, head_chunk and head_finish on the CPU against the reference, in any cut of the vocabulary.
+#include <cmath>
+
+#include "ref/head.h"
+#include "support/catch.h"
+#include "support/complex_step.h"
+#include "support/random_tensor.h"
+
+using namespace lema;
+using namespace lema::test;
+
+namespace {
+
+constexpr OpsLimits kLimits = {.rows = 200, .tokens = 16, .width = 600, .rank = 8, .vocab_chunk = 2500, .heads = 1,
+                               .head_size = 8};
+
+struct Case {
+  int64_t N, C, V, chunk;
+  DType X = DType::F32, W = DType::F32;
+  double logit_scale = 3;
+  bool gradient = true;
+};
+
+struct Setup {
+  Case c;
+  Matrix x, weight, targets, max, sum, target_logit, acc, target_rows, loss, dx;
+
+  explicit Setup(const Case& in)
+      : c(in), x(Matrix::random(c.N, c.C, c.X, 1, c.logit_scale, c.C + 5)),
+        weight(Matrix::random(c.V, c.C, c.W, 2, 1 / std::sqrt(static_cast<double>(c.C)))), targets(1, c.N, DType::I32),
+        max(1, c.N, DType::F32), sum(1, c.N, DType::F32), target_logit(1, c.N, DType::F32), acc(c.N, c.C, DType::F32),
+        target_rows(c.N, c.C, c.X), loss(1, c.N, DType::F32), dx(c.N, c.C, c.X, c.C + 2) {
+    for (int64_t n = 0; n < c.N; ++n) targets.set(0, n, static_cast<double>((n * 7919 + c.V - 1) % c.V));
+  }
+
+  void run(int threads, float grad_scale) {
+    const auto ops = make_cpu_ops(threads, kLimits);
+    HeadState state{max.vector(), sum.vector(), target_logit.vector(), {}, {}};
+    if (c.gradient) state.acc = acc.tensor(), state.target_rows = target_rows.tensor();
+    ops->head_begin(state);
+    for (int64_t v = 0; v < c.V; v += c.chunk)
+      ops->head_chunk(state, x, weight.tensor().rows(v, std::min(c.V, v + c.chunk)), v, targets.vector());
+    ops->head_finish(loss.vector(), c.gradient ? dx.view() : MatrixView(), state, grad_scale);
+    CHECK(dx.gaps_intact());
+  }
+
+  ref::Head<double> reference() const {
+    ref::Head<double> r;
+    r.N = c.N, r.C = c.C, r.V = c.V;
+    r.x = x.values(), r.w = weight.values();
+    if (c.X == DType::BF16)
+      for (double& w : r.w) w = to_f32(to_bf16(static_cast<float>(w)));
+    for (double t : targets.values()) r.targets.push_back(static_cast<int32_t>(t));
+    return r;
+  }
+};
+
+// A logit is a sum of C terms, off by e_n = bound(C, max_v sum |x w|) at most: so is the loss, twice (lse and target),
+// and a probability by the factor 2 e_n. dx sums V rows of such weights; in bf16 each is rounded (2^-8) as well.
+void check_case(const Case& c) {
+  INFO(fmt::format("N={} C={} V={} chunk={} X={} W={} scale={}", c.N, c.C, c.V, c.chunk, name(c.X), name(c.W),
+                   c.logit_scale));
+  Setup s(c);
+  const double grad_scale = 0.5;
+  s.run(2, static_cast<float>(grad_scale));
+  const ref::Head<double> r = s.reference();
+  const Values loss = r.loss(), dx = r.dx(Values(static_cast<size_t>(c.N), grad_scale));
+  Values loss_bound, dx_bound;
+  for (int64_t n = 0; n < c.N; ++n) {
+    double largest = 0;
+    for (int64_t v = 0; v < c.V; ++v) {
+      double terms = 0;
+      for (int64_t i = 0; i < c.C; ++i)
+        terms += std::abs(r.x[static_cast<size_t>(n * c.C + i)] * r.w[static_cast<size_t>(v * c.C + i)]);
+      largest = std::max(largest, terms);
+    }
+    const double logit = reduction_bound(c.C, largest);
+    loss_bound.push_back(2 * logit + reduction_bound(c.V, 1) +
+                         4 * unit_roundoff(DType::F32) * std::abs(loss[static_cast<size_t>(n)]));
+    const auto z = r.logits(n);
+    const auto target = static_cast<size_t>(r.targets[static_cast<size_t>(n)]);
+    const double lse = loss[static_cast<size_t>(n)] + z[target];
+    for (int64_t i = 0; i < c.C; ++i) {
+      double terms = std::abs(r.w[target * static_cast<size_t>(c.C) + static_cast<size_t>(i)]);
+      const double target_term = terms;
+      for (int64_t v = 0; v < c.V; ++v)
+        terms += std::exp(z[static_cast<size_t>(v)] - lse) * std::abs(r.w[static_cast<size_t>(v * c.C + i)]);
+      const double rounding = c.X == DType::F32 ? 0 : unit_roundoff(c.X) * (terms - target_term);
+      dx_bound.push_back(grad_scale * ((2 * logit) * terms + reduction_bound(c.V, terms) + rounding) +
+                         2 * unit_roundoff(c.X) * std::abs(dx[static_cast<size_t>(n * c.C + i)]));
+    }
+  }
+  expect_close("loss", s.loss.values(), loss, loss_bound);
+  if (c.gradient) expect_close("dx", s.dx.values(), dx, dx_bound);
+}
+
+}  // namespace
+
+TEST_CASE("the reference head's gradient is its derivative") {
+  ref::Head<Complex> r;
+  r.N = 3, r.C = 4, r.V = 6, r.targets = {5, 0, 3};
+  r.w = complexes(Matrix::random(6, 4, DType::F32, 2).values());
+  const Values x = Matrix::random(3, 4, DType::F32, 1).values(), g = Matrix::random(1, 3, DType::F32, 3).values();
+  const auto loss = [&](const Complexes& point) {
+    r.x = point;
+    return r.loss();
+  };
+  const Values expected = complex_step_gradient(loss, x, g);
+  Values found;
+  r.x = complexes(x);
+  for (const Complex& value : r.dx(complexes(g))) found.push_back(value.real());
+  expect_same_gradient("dx", found, expected);
+}
+
+TEST_CASE("head: odd shapes and chunks") {
+  for (int64_t N : {1, 7, 65})
+    for (int64_t C : {1, 33, 64})
+      for (int64_t V : {1, 49, 131}) check_case({.N = N, .C = C, .V = V, .chunk = 40});
+  check_case({.N = 70, .C = 96, .V = 2100, .chunk = 2500});
+  check_case({.N = 70, .C = 96, .V = 2100, .chunk = 777});
+  check_case({.N = 5, .C = 600, .V = 900, .chunk = 899});
+}
+
+TEST_CASE("head: storage types") {
+  for (DType X : {DType::F32, DType::BF16})
+    for (DType W : {DType::F32, DType::BF16, DType::F16})
+      check_case({.N = 20, .C = 50, .V = 300, .chunk = 128, .X = X, .W = W});
+}
+
+TEST_CASE("head: large logits neither overflow nor lose the loss") {
+  check_case({.N = 12, .C = 40, .V = 500, .chunk = 100, .logit_scale = 200});
+}
+
+TEST_CASE("head: without a gradient") {
+  check_case({.N = 9, .C = 40, .V = 500, .chunk = 100, .gradient = false});
+}
+
+TEST_CASE("head: the same bits with 1, 2 and 3 threads") {
+  for (DType X : {DType::F32, DType::BF16}) {
+    Setup one({.N = 150, .C = 70, .V = 1000, .chunk = 600, .X = X, .W = DType::BF16});
+    one.run(1, 1);
+    for (int threads : {2, 3}) {
+      Setup many(one.c);
+      many.run(threads, 1);
+      CHECK(many.loss.same_bytes(one.loss));
+      CHECK(many.dx.same_bytes(one.dx));
+    }
+  }
+}
+
+TEST_CASE("head: a NaN in x reaches the loss and the gradient of its row only") {
+  Setup s({.N = 4, .C = 30, .V = 100, .chunk = 60});
+  s.x.set(2, 11, NAN);
+  s.run(1, 1);
+  const Values loss = s.loss.values(), dx = s.dx.values();
+  for (size_t n = 0; n < 4; ++n) {
+    CHECK(std::isnan(loss[n]) == (n == 2));
+    CHECK(std::isnan(dx[n * 30]) == (n == 2));
+  }
+}
