@@ -13,7 +13,8 @@ bool is_hex(std::string_view text) {
   return !text.empty() && text.find_first_not_of("0123456789abcdef") == std::string_view::npos;
 }
 
-// The parts of a relative path inside the folder; empty for anything that could leave it or name one file twice.
+// The parts of a relative path inside the folder; empty for anything that could leave it or name
+// one file twice.
 std::vector<std::string> path_parts(std::string_view name) {
   std::vector<std::string> parts;
   if (name.find_first_of(std::string_view("\\\0", 2)) != std::string_view::npos) return {};
@@ -27,8 +28,8 @@ std::vector<std::string> path_parts(std::string_view name) {
   return parts;
 }
 
-// `link` points as the hub cache's snapshots do: up to the repository (two levels above the snapshot's root), then
-// blobs/HEX, itself a regular file.
+// `link` points as the hub cache's snapshots do: up to the repository (two levels above the
+// snapshot's root), then blobs/HEX, itself a regular file.
 bool is_hub_blob_link(const fs::path& link, size_t depth) {
   std::string up;
   for (size_t i = 0; i < depth + 1; ++i) up += "../";
@@ -40,10 +41,12 @@ bool is_hub_blob_link(const fs::path& link, size_t depth) {
 
 }  // namespace
 
-std::optional<fs::path> confined_path(const fs::path& folder, std::string_view name, const std::string& source) {
+std::optional<fs::path> confined_path(const fs::path& folder, std::string_view name,
+                                      const std::string& source) {
   const std::vector<std::string> parts = path_parts(name);
   if (parts.empty())
-    fail(ErrorCode::BadInput, "{}: \"{}\" is not a plain relative path inside the model folder", source, escaped(name));
+    fail(ErrorCode::BadInput, "{}: \"{}\" is not a plain relative path inside the model folder",
+         source, escaped(name));
   fs::path path = folder;
   for (size_t i = 0; i < parts.size(); ++i) {
     path /= parts[i];
@@ -53,9 +56,11 @@ std::optional<fs::path> confined_path(const fs::path& folder, std::string_view n
     if (type == (last ? fs::file_type::regular : fs::file_type::directory)) continue;
     if (last && type == fs::file_type::symlink && is_hub_blob_link(path, parts.size())) continue;
     if (type == fs::file_type::symlink)
-      fail(ErrorCode::BadInput, "{}: symbolic link to {}; only the hub cache's links to ../../blobs/HEX are followed",
+      fail(ErrorCode::BadInput,
+           "{}: symbolic link to {}; only the hub cache's links to ../../blobs/HEX are followed",
            escaped(path.string()), escaped(fs::read_symlink(path).string()));
-    fail(ErrorCode::BadInput, "{}: not a {}", escaped(path.string()), last ? "regular file" : "folder");
+    fail(ErrorCode::BadInput, "{}: not a {}", escaped(path.string()),
+         last ? "regular file" : "folder");
   }
   return path;
 }

@@ -1,5 +1,6 @@
-// Dequantisation of GGUF blocks to f32. Every product here is exact in f32 (an 11-bit scale times at most 8 bits), so
-// the one rounding is that of the sum with the minimum and fused multiply-add changes no bit.
+// Dequantisation of GGUF blocks to f32. Every product here is exact in f32 (an 11-bit scale times
+// at most 8 bits), so the one rounding is that of the sum with the minimum and fused multiply-add
+// changes no bit.
 #include <array>
 #include <bit>
 #include <cstring>
@@ -11,10 +12,20 @@
 namespace lema {
 namespace {
 
-static_assert(std::endian::native == std::endian::little, "blocks are read as they lie in the file");
+static_assert(std::endian::native == std::endian::little,
+              "blocks are read as they lie in the file");
 
 // Type ids of ggml that this file decodes.
-enum class Id : uint32_t { F32 = 0, F16 = 1, Q4_0 = 2, Q4_1 = 3, Q5_0 = 6, Q5_1 = 7, Q8_0 = 8, BF16 = 30 };
+enum class Id : uint32_t {
+  F32 = 0,
+  F16 = 1,
+  Q4_0 = 2,
+  Q4_1 = 3,
+  Q5_0 = 6,
+  Q5_1 = 7,
+  Q8_0 = 8,
+  BF16 = 30
+};
 
 template <typename T>
 T load(const std::byte* at) {
@@ -36,8 +47,8 @@ void dequantise_q8_0(const std::byte* block, float* out) {
   for (int i = 0; i < 32; ++i) out[i] = d * static_cast<float>(load<int8_t>(block + 2 + i));
 }
 
-// d, [m,] [u32 fifth bits,] 16 bytes whose low nibbles are values 0-15 and whose high nibbles are 16-31.
-// With m: q * d + m; without: (q - half the range) * d.
+// d, [m,] [u32 fifth bits,] 16 bytes whose low nibbles are values 0-15 and whose high nibbles are
+// 16-31. With m: q * d + m; without: (q - half the range) * d.
 template <bool kMinimum, bool kFifthBit>
 void dequantise_nibbles(const std::byte* block, float* out) {
   const float d = half(block);
@@ -65,8 +76,8 @@ void dequantise_nibbles(const std::byte* block, float* out) {
   }
 }
 
-void dequantise_blocks(void (*one)(const std::byte*, float*), const GgmlType& type, const std::byte* in, int64_t blocks,
-                       float* out) {
+void dequantise_blocks(void (*one)(const std::byte*, float*), const GgmlType& type,
+                       const std::byte* in, int64_t blocks, float* out) {
   for (int64_t i = 0; i < blocks; ++i) one(in + i * type.bytes, out + i * type.values);
 }
 
@@ -83,21 +94,31 @@ bool can_dequantise(const GgmlType& type) {
     case Id::Q4_0:
     case Id::Q4_1:
     case Id::Q5_0:
-    case Id::Q5_1: return true;
+    case Id::Q5_1:
+      return true;
   }
   return false;
 }
 
 void dequantise(const GgmlType& type, const std::byte* in, int64_t blocks, float* out) {
   switch (static_cast<Id>(type.id)) {
-    case Id::F32: std::memcpy(out, in, static_cast<size_t>(blocks) * sizeof(float)); return;
-    case Id::F16: return widen<f16>(in, blocks, out);
-    case Id::BF16: return widen<bf16>(in, blocks, out);
-    case Id::Q8_0: return dequantise_blocks(dequantise_q8_0, type, in, blocks, out);
-    case Id::Q4_0: return dequantise_blocks(dequantise_nibbles<false, false>, type, in, blocks, out);
-    case Id::Q4_1: return dequantise_blocks(dequantise_nibbles<true, false>, type, in, blocks, out);
-    case Id::Q5_0: return dequantise_blocks(dequantise_nibbles<false, true>, type, in, blocks, out);
-    case Id::Q5_1: return dequantise_blocks(dequantise_nibbles<true, true>, type, in, blocks, out);
+    case Id::F32:
+      std::memcpy(out, in, static_cast<size_t>(blocks) * sizeof(float));
+      return;
+    case Id::F16:
+      return widen<f16>(in, blocks, out);
+    case Id::BF16:
+      return widen<bf16>(in, blocks, out);
+    case Id::Q8_0:
+      return dequantise_blocks(dequantise_q8_0, type, in, blocks, out);
+    case Id::Q4_0:
+      return dequantise_blocks(dequantise_nibbles<false, false>, type, in, blocks, out);
+    case Id::Q4_1:
+      return dequantise_blocks(dequantise_nibbles<true, false>, type, in, blocks, out);
+    case Id::Q5_0:
+      return dequantise_blocks(dequantise_nibbles<false, true>, type, in, blocks, out);
+    case Id::Q5_1:
+      return dequantise_blocks(dequantise_nibbles<true, true>, type, in, blocks, out);
   }
   fail(ErrorCode::Internal, "no dequantisation of {}", type.name);
 }

@@ -1,5 +1,6 @@
-// The llama architecture of GGUF as LlamaConfig and Hugging Face tensors: key by key, tensor by tensor, with every key
-// that would change the arithmetic and that LlamaConfig cannot express refused.
+// The llama architecture of GGUF as LlamaConfig and Hugging Face tensors: key by key, tensor by
+// tensor, with every key that would change the arithmetic and that LlamaConfig cannot express
+// refused.
 #include "formats/gguf_import.h"
 
 #include <algorithm>
@@ -60,12 +61,15 @@ void refuse_extensions(const JsonFields& metadata, const LlamaSizes& sizes) {
       window != 0 && window < sizes.max_positions)
     refuse("llama.attention.sliding_window");
   for (std::string_view key : {"llama.logit_scale", "llama.embedding_scale", "llama.residual_scale",
-                               "llama.attention.scale", "llama.rope.scale_linear", "llama.rope.scaling.factor",
-                               "llama.rope.scaling.attn_factor"}) {
-    if (const Value* value = metadata.find(key); value && !(value->is_number() && value->as_number() == 1)) refuse(key);
+                               "llama.attention.scale", "llama.rope.scale_linear",
+                               "llama.rope.scaling.factor", "llama.rope.scaling.attn_factor"}) {
+    if (const Value* value = metadata.find(key);
+        value && !(value->is_number() && value->as_number() == 1))
+      refuse(key);
   }
   if (const std::string type = metadata.text("llama.rope.scaling.type", "none"); type != "none")
-    fail(ErrorCode::BadInput, "{}: RoPE type \"{}\" is not supported; supported: none, and llama3 by rope_freqs.weight",
+    fail(ErrorCode::BadInput,
+         "{}: RoPE type \"{}\" is not supported; supported: none, and llama3 by rope_freqs.weight",
          metadata.place("llama.rope.scaling.type"), escaped(type));
 }
 
@@ -80,13 +84,16 @@ LlamaSizes read_sizes(const GgufFile& file, const JsonFields& metadata) {
   sizes.D = metadata.integer("llama.attention.key_length", sizes.C / sizes.H, 1, kMaxSize);
   for (std::string_view key : {"llama.attention.value_length", "llama.rope.dimension_count"})
     if (metadata.integer(key, sizes.D, 1, kMaxSize) != sizes.D)
-      fail(ErrorCode::BadInput, "{}: only the head size {} is supported", metadata.place(key), sizes.D);
+      fail(ErrorCode::BadInput, "{}: only the head size {} is supported", metadata.place(key),
+           sizes.D);
 
   const GgufTensor* embedding = file.find("token_embd.weight");
-  if (!embedding) fail(ErrorCode::BadInput, "{}: no tensor token_embd.weight", file.path().string());
+  if (!embedding)
+    fail(ErrorCode::BadInput, "{}: no tensor token_embd.weight", file.path().string());
   sizes.V = embedding->shape[0];
   if (metadata.integer("llama.vocab_size", sizes.V, 1, kMaxSize) != sizes.V)
-    fail(ErrorCode::BadInput, "{}: the embedding has {} rows", metadata.place("llama.vocab_size"), sizes.V);
+    fail(ErrorCode::BadInput, "{}: the embedding has {} rows", metadata.place("llama.vocab_size"),
+         sizes.V);
   return sizes;
 }
 
@@ -105,7 +112,7 @@ std::string_view torch_name(DType dtype) {
   return dtype == DType::BF16 ? "bfloat16" : dtype == DType::F16 ? "float16" : "float32";
 }
 
-// eos_token_id as config.json has it, and in generation_config.json with the other ids that end a turn.
+// config.json has eos_token_id; generation_config.json also the other ids that end a turn.
 void set_token_ids(const JsonFields& metadata, int64_t V, Value& config, Value& generation) {
   const auto id = [&](std::string_view key) -> Value {
     return metadata.find(key) ? Value(metadata.required_integer(key, 0, V - 1)) : Value();
@@ -113,17 +120,20 @@ void set_token_ids(const JsonFields& metadata, int64_t V, Value& config, Value& 
   Value::Array stops;
   for (std::string_view key : {"eos_token_id", "eot_token_id", "eom_token_id"}) {
     const Value stop = id(fmt::format("tokenizer.ggml.{}", key));
-    if (!stop.is_null() && std::find(stops.begin(), stops.end(), stop) == stops.end()) stops.push_back(stop);
+    if (!stop.is_null() && std::find(stops.begin(), stops.end(), stop) == stops.end())
+      stops.push_back(stop);
   }
   for (Value* out : {&config, &generation}) {
     out->set("bos_token_id", id("tokenizer.ggml.bos_token_id"));
     out->set("eos_token_id", id("tokenizer.ggml.eos_token_id"));
     out->set("pad_token_id", id("tokenizer.ggml.padding_token_id"));
   }
-  if (!stops.empty()) generation.set("eos_token_id", stops.size() == 1 ? stops.front() : Value(stops));
+  if (!stops.empty())
+    generation.set("eos_token_id", stops.size() == 1 ? stops.front() : Value(stops));
 }
 
-Value config_json(const GgufFile& file, const JsonFields& metadata, const LlamaSizes& sizes, DType dtype) {
+Value config_json(const GgufFile& file, const JsonFields& metadata, const LlamaSizes& sizes,
+                  DType dtype) {
   Value config = Value::Object{
       {"architectures", Value::Array{"LlamaForCausalLM"}},
       {"model_type", "llama"},
@@ -146,7 +156,8 @@ Value config_json(const GgufFile& file, const JsonFields& metadata, const LlamaS
   if (const GgufTensor* factors = file.find(kRopeFactors)) {
     std::vector<float> values(static_cast<size_t>(sizes.D / 2));
     if (factors->shape != Shape{sizes.D / 2})
-      fail(ErrorCode::BadInput, "{} is {}, expected [{}]", file.place(*factors), factors->shape.str(), sizes.D / 2);
+      fail(ErrorCode::BadInput, "{} is {}, expected [{}]", file.place(*factors),
+           factors->shape.str(), sizes.D / 2);
     file.read(*factors, 0, std::ssize(values), values.data());
     if (auto scaling = llama3_scaling(values, theta, sizes.max_positions, file.place(*factors)))
       config.set("rope_scaling", std::move(*scaling));
@@ -157,7 +168,9 @@ Value config_json(const GgufFile& file, const JsonFields& metadata, const LlamaS
 
 // The rows of q and k, weight or bias, are interleaved by head.
 int64_t interleaved_heads(std::string_view gguf_name, const LlamaSizes& sizes) {
-  return gguf_name.starts_with("attn_q.") ? sizes.H : gguf_name.starts_with("attn_k.") ? sizes.Hkv : 0;
+  return gguf_name.starts_with("attn_q.")   ? sizes.H
+         : gguf_name.starts_with("attn_k.") ? sizes.Hkv
+                                            : 0;
 }
 
 class TensorMapper {
@@ -165,14 +178,17 @@ class TensorMapper {
   TensorMapper(const GgufFile& file, const LlamaSizes& sizes) : file_(file), sizes_(sizes) {}
 
   std::vector<GgufTensorMap> map() {
-    for (const TensorName& name : kModelNames) add(std::string(name.gguf), std::string(name.hugging_face), 0);
+    for (const TensorName& name : kModelNames)
+      add(std::string(name.gguf), std::string(name.hugging_face), 0);
     for (int64_t block = 0; block < sizes_.L; ++block)
       for (const TensorName& name : kBlockNames)
-        add(fmt::format("blk.{}.{}", block, name.gguf), fmt::format("model.layers.{}.{}", block, name.hugging_face),
+        add(fmt::format("blk.{}.{}", block, name.gguf),
+            fmt::format("model.layers.{}.{}", block, name.hugging_face),
             interleaved_heads(name.gguf, sizes_));
     for (const GgufTensor& tensor : file_.tensors())
       if (tensor.name != kRopeFactors && !used_.contains(tensor.name))
-        fail(ErrorCode::BadInput, "{} belongs to no part of a llama model of {} blocks", file_.place(tensor), sizes_.L);
+        fail(ErrorCode::BadInput, "{} belongs to no part of a llama model of {} blocks",
+             file_.place(tensor), sizes_.L);
     return std::move(tensors_);
   }
 
@@ -183,13 +199,14 @@ class TensorMapper {
     if (!source) return;
     const std::string place = file_.place(*source);
     if (!can_dequantise(source->type))
-      fail(ErrorCode::BadInput, "{} is {}; supported: {}", place, source->type.name, dequantisable_types());
+      fail(ErrorCode::BadInput, "{} is {}; supported: {}", place, source->type.name,
+           dequantisable_types());
     if (source->shape.rank() > 2 || (source->shape.rank() == 1 && source->type.values > 1))
-      fail(ErrorCode::BadInput, "{} is {} {}, expected a matrix or a vector of floats", place, source->type.name,
-           source->shape.str());
+      fail(ErrorCode::BadInput, "{} is {} {}, expected a matrix or a vector of floats", place,
+           source->type.name, source->shape.str());
     if (heads > 0 && (sizes_.D % 2 != 0 || source->shape[0] != heads * sizes_.D))
-      fail(ErrorCode::BadInput, "{} has {} rows, expected {} heads of {}, an even number", place, source->shape[0],
-           heads, sizes_.D);
+      fail(ErrorCode::BadInput, "{} has {} rows, expected {} heads of {}, an even number", place,
+           source->shape[0], heads, sizes_.D);
     used_.insert(gguf_name);
     tensors_.push_back({std::move(name), source->shape, source, heads});
   }
@@ -206,8 +223,8 @@ GgufModel import_gguf(const GgufFile& file) {
   const JsonFields metadata(file.metadata(), file.path().string());
   const std::string architecture = metadata.text("general.architecture", "");
   if (architecture != "llama")
-    fail(ErrorCode::BadInput, "{}: \"{}\" is not supported; supported: llama", metadata.place("general.architecture"),
-         escaped(architecture));
+    fail(ErrorCode::BadInput, "{}: \"{}\" is not supported; supported: llama",
+         metadata.place("general.architecture"), escaped(architecture));
   const LlamaSizes sizes = read_sizes(file, metadata);
   refuse_extensions(metadata, sizes);
 
@@ -220,18 +237,20 @@ GgufModel import_gguf(const GgufFile& file) {
   GgufTokenizer tokenizer = rebuild_tokenizer(file, sizes.max_positions);
   const auto token_count = std::ssize(metadata.required("tokenizer.ggml.tokens").as_array());
   if (token_count > sizes.V)
-    fail(ErrorCode::BadInput, "{}: {} tokens, the embedding has {} rows", metadata.place("tokenizer.ggml.tokens"),
-         token_count, sizes.V);
+    fail(ErrorCode::BadInput, "{}: {} tokens, the embedding has {} rows",
+         metadata.place("tokenizer.ggml.tokens"), token_count, sizes.V);
   model.tokenizer_json = std::move(tokenizer.tokenizer_json);
   model.tokenizer_config = std::move(tokenizer.tokenizer_config);
   model.chat_template = metadata.text("tokenizer.chat_template", "");
   return model;
 }
 
-void read_tensor_rows(const GgufFile& file, const GgufTensorMap& tensor, int64_t row_begin, int64_t row_end, float* out) {
+void read_tensor_rows(const GgufFile& file, const GgufTensorMap& tensor, int64_t row_begin,
+                      int64_t row_end, float* out) {
   const int64_t rows = tensor.shape[0];
   const int64_t row = tensor.shape.elements() / rows;
-  check(row_begin >= 0 && row_begin <= row_end && row_end <= rows, "{}: rows {} to {}", tensor.name, row_begin, row_end);
+  check(row_begin >= 0 && row_begin <= row_end && row_end <= rows, "{}: rows {} to {}", tensor.name,
+        row_begin, row_end);
   if (tensor.interleaved_heads == 0) {
     file.read(*tensor.source, row_begin * row, (row_end - row_begin) * row, out);
     return;

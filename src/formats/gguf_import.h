@@ -1,5 +1,5 @@
-// A GGUF file as a Hugging Face model: config, tokenizer, template, and the tensors under their Hugging Face names and in
-// their row order. `lema convert` writes a folder from this.
+// A GGUF file as a Hugging Face model: config, tokenizer, template, and the tensors under their
+// Hugging Face names and in their row order. `lema convert` writes a folder from this.
 #pragma once
 
 #include <string>
@@ -16,8 +16,8 @@ struct GgufTensorMap {
   std::string name;  // Hugging Face, e.g. "model.layers.0.self_attn.q_proj.weight"
   Shape shape;       // Hugging Face's; equal to source->shape
   const GgufTensor* source = nullptr;  // lives as long as the GgufFile
-  // Heads whose rows lie interleaved in the file (pairs i, i+1 of llama.cpp's RoPE) and are read in rotate-half order;
-  // 0: rows as they lie.
+  // Heads whose rows lie interleaved in the file (pairs i, i+1 of llama.cpp's RoPE) and are read in
+  // rotate-half order; 0: rows as they lie.
   int64_t interleaved_heads = 0;
 };
 
@@ -29,17 +29,20 @@ struct GgufModel {
   std::vector<GgufTensorMap> tensors;
 };
 
-// BadInput, naming file and key or tensor, for an architecture other than llama, for metadata that LlamaConfig cannot
-// express, for a tokenizer that cannot be rebuilt, for tensors left over and for types that cannot be dequantised.
-// Shapes against the config are the layout's to check, but for the q and k rows that the order here depends on.
+// BadInput, naming file and key or tensor, for an architecture other than llama, for metadata that
+// LlamaConfig cannot express, for a tokenizer that cannot be rebuilt, for tensors left over and for
+// types that cannot be dequantised. Shapes against the config are the layout's to check, but for
+// the q and k rows that the order here depends on.
 GgufModel import_gguf(const GgufFile& file);
 
-// Rows [row_begin, row_end) of the first dimension in Hugging Face's order, dequantised to f32; a vector's rows are its
-// elements. out (row_end - row_begin, elements of a row). Holds one head's rows at most. Threads: concurrent.
-void read_tensor_rows(const GgufFile& file, const GgufTensorMap& tensor, int64_t row_begin, int64_t row_end, float* out);
+// Rows [row_begin, row_end) of the first dimension in Hugging Face's order, dequantised to f32; a
+// vector's rows are its elements. out (row_end - row_begin, elements of a row). Holds one head's
+// rows at most. Threads: concurrent.
+void read_tensor_rows(const GgufFile& file, const GgufTensorMap& tensor, int64_t row_begin,
+                      int64_t row_end, float* out);
 
-// tokenizer.json and tokenizer_config.json from the tokenizer.ggml.* keys; called by import_gguf. `max_positions`
-// becomes model_max_length.
+// tokenizer.json and tokenizer_config.json from the tokenizer.ggml.* keys; called by import_gguf.
+// `max_positions` becomes model_max_length.
 struct GgufTokenizer {
   Value tokenizer_json, tokenizer_config;
 };

@@ -1,4 +1,5 @@
-// Llama-3 RoPE scaling out of the factors a GGUF file stores instead of its settings. Called by gguf_import.
+// Llama-3 RoPE scaling out of the factors a GGUF file stores instead of its settings. Called by
+// gguf_import.
 #pragma once
 
 #include <cstdint>
@@ -13,10 +14,11 @@ namespace lema {
 
 inline constexpr const char* kRopeFactors = "rope_freqs.weight";
 
-// The rope_scaling object (rope_type llama3) that gives these divisors of the inverse frequencies theta^(-2i/dim);
-// nullopt when every divisor is 1. factors (dim/2). The divisors fix factor, original/low and original/high only, so
-// low_freq_factor is 1 wherever it is free. BadInput, starting with `place`, when no such settings give the divisors.
-std::optional<Value> llama3_scaling(const std::vector<float>& factors, double theta, int64_t max_positions,
-                                    const std::string& place);
+// The rope_scaling object (rope_type llama3) that gives these divisors of the inverse frequencies
+// theta^(-2i/dim); nullopt when every divisor is 1. factors (dim/2). The divisors fix factor,
+// original/low and original/high only, so low_freq_factor is 1 wherever it is free. BadInput,
+// starting with `place`, when no such settings give the divisors.
+std::optional<Value> llama3_scaling(const std::vector<float>& factors, double theta,
+                                    int64_t max_positions, const std::string& place);
 
 }  // namespace lema

@@ -1,5 +1,6 @@
-// tokenizer.json of a byte-level BPE vocabulary that a GGUF file carries as lists. The file names the way the text is cut
-// into words (tokenizer.ggml.pre); the regular expressions are those of the tokenizers it names.
+// tokenizer.json of a byte-level BPE vocabulary that a GGUF file carries as lists. The file names
+// the way the text is cut into words (tokenizer.ggml.pre); the regular expressions are those of the
+// tokenizers it names.
 #include <array>
 #include <unordered_set>
 
@@ -10,9 +11,11 @@ namespace lema {
 namespace {
 
 constexpr std::string_view kLlama3Split =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|)"
+    R"( ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 constexpr std::string_view kQwen2Split =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|)"
+    R"( ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 constexpr std::string_view kQwen35Split =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|)"
     R"(\s*[\r\n]+|\s+(?!\S)|\s+)";
@@ -25,7 +28,8 @@ constexpr std::string_view kGpt4oSplit =
     R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|)"
     R"(\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 
-// How one value of tokenizer.ggml.pre cuts text. No split: the GPT-2 regex inside ByteLevel, digits singled out before.
+// How one value of tokenizer.ggml.pre cuts text. No split: the GPT-2 regex inside ByteLevel, digits
+// singled out before.
 struct PreTokenizer {
   std::string_view name;
   std::string_view split = "";
@@ -62,8 +66,8 @@ const PreTokenizer& pre_tokenizer(const JsonFields& metadata) {
     if (pre.name == name) return pre;
     known += fmt::format("{}{}", known.empty() ? "" : ", ", pre.name);
   }
-  fail(ErrorCode::BadInput, "{}: \"{}\" is not supported; supported: {}", metadata.place("tokenizer.ggml.pre"),
-       escaped(name), known);
+  fail(ErrorCode::BadInput, "{}: \"{}\" is not supported; supported: {}",
+       metadata.place("tokenizer.ggml.pre"), escaped(name), known);
 }
 
 const Value::Array& array(const JsonFields& metadata, std::string_view key, Value::Kind kind) {
@@ -71,7 +75,8 @@ const Value::Array& array(const JsonFields& metadata, std::string_view key, Valu
   if (!value.is_array()) metadata.wrong(key, value, "array");
   for (const Value& element : value.as_array())
     if (element.kind() != kind)
-      fail(ErrorCode::BadInput, "{}: array of {}, expected {}", metadata.place(key), name(element.kind()), name(kind));
+      fail(ErrorCode::BadInput, "{}: array of {}, expected {}", metadata.place(key),
+           name(element.kind()), name(kind));
   return value.as_array();
 }
 
@@ -88,8 +93,9 @@ Value pre_tokenizer_json(const PreTokenizer& pre) {
                                 {"pattern", Value::Object{{"Regex", pre.split}}},
                                 {"behavior", "Isolated"},
                                 {"invert", false}};
-    return Value::Object{{"type", "Sequence"},
-                         {"pretokenizers", Value::Array{std::move(split), byte_level(false, false)}}};
+    return Value::Object{
+        {"type", "Sequence"},
+        {"pretokenizers", Value::Array{std::move(split), byte_level(false, false)}}};
   }
   if (!pre.digits) return byte_level(false, true);
   Value digits = Value::Object{{"type", "Digits"}, {"individual_digits", true}};
@@ -98,15 +104,16 @@ Value pre_tokenizer_json(const PreTokenizer& pre) {
 }
 
 // The token of an id key, nullptr when the key is absent.
-const std::string* special_token(const JsonFields& metadata, const Value::Array& tokens, std::string_view key,
-                                 int64_t& id) {
+const std::string* special_token(const JsonFields& metadata, const Value::Array& tokens,
+                                 std::string_view key, int64_t& id) {
   if (!metadata.find(key)) return nullptr;
   id = metadata.required_integer(key, 0, std::ssize(tokens) - 1);
   return &tokens[static_cast<size_t>(id)].as_string();
 }
 
 // [BOS] text [EOS], as the add_bos_token and add_eos_token keys say; null when neither is added.
-Value post_processor_json(const JsonFields& metadata, const Value::Array& tokens, bool add_bos_default) {
+Value post_processor_json(const JsonFields& metadata, const Value::Array& tokens,
+                          bool add_bos_default) {
   const bool add_bos = metadata.boolean("tokenizer.ggml.add_bos_token", add_bos_default);
   const bool add_eos = metadata.boolean("tokenizer.ggml.add_eos_token", false);
   Value::Array single, pair;
@@ -114,17 +121,22 @@ Value post_processor_json(const JsonFields& metadata, const Value::Array& tokens
   const auto add_special = [&](std::string_view key, int type_id, bool to_single) {
     int64_t id = 0;
     const std::string* token = special_token(metadata, tokens, key, id);
-    if (!token) fail(ErrorCode::BadInput, "{}: no key, but the token is to be added", metadata.place(key));
-    const Value entry = Value::Object{{"SpecialToken", Value::Object{{"id", *token}, {"type_id", type_id}}}};
+    if (!token)
+      fail(ErrorCode::BadInput, "{}: no key, but the token is to be added", metadata.place(key));
+    const Value entry =
+        Value::Object{{"SpecialToken", Value::Object{{"id", *token}, {"type_id", type_id}}}};
     if (to_single) single.push_back(entry);
     pair.push_back(entry);
     for (const auto& [name, value] : specials)
       if (name == *token) return;
-    specials.emplace_back(*token, Value::Object{{"id", *token}, {"ids", Value::Array{id}}, {"tokens", Value::Array{*token}}});
+    specials.emplace_back(
+        *token,
+        Value::Object{{"id", *token}, {"ids", Value::Array{id}}, {"tokens", Value::Array{*token}}});
   };
   for (int part = 0; part < 2; ++part) {
     if (add_bos) add_special("tokenizer.ggml.bos_token_id", part, part == 0);
-    const Value text = Value::Object{{"Sequence", Value::Object{{"id", part == 0 ? "A" : "B"}, {"type_id", part}}}};
+    const Value text = Value::Object{
+        {"Sequence", Value::Object{{"id", part == 0 ? "A" : "B"}, {"type_id", part}}}};
     if (part == 0) single.push_back(text);
     pair.push_back(text);
     if (add_eos) add_special("tokenizer.ggml.eos_token_id", part, part == 0);
@@ -136,15 +148,16 @@ Value post_processor_json(const JsonFields& metadata, const Value::Array& tokens
                        {"special_tokens", std::move(specials)}};
 }
 
-// Control tokens are special, user-defined ones are matched whole but printed; the file knows no lstrip, rstrip or
-// single_word.
+// Control tokens are special, user-defined ones are matched whole but printed; the file knows no
+// lstrip, rstrip or single_word.
 Value::Array added_tokens(const JsonFields& metadata, const Value::Array& tokens) {
   constexpr std::string_view key = "tokenizer.ggml.token_type";
   Value::Array added;
   if (!metadata.find(key)) return added;
   const Value::Array& types = array(metadata, key, Value::Kind::Int);
   if (types.size() != tokens.size())
-    fail(ErrorCode::BadInput, "{}: {} entries for {} tokens", metadata.place(key), types.size(), tokens.size());
+    fail(ErrorCode::BadInput, "{}: {} entries for {} tokens", metadata.place(key), types.size(),
+         tokens.size());
   for (size_t id = 0; id < tokens.size(); ++id) {
     const int64_t type = types[id].as_int();
     if (type != kControl && type != kUserDefined) continue;
@@ -161,15 +174,16 @@ Value::Array added_tokens(const JsonFields& metadata, const Value::Array& tokens
   return added;
 }
 
-// Every merge joins two tokens into a third: checked here, where the message can name the file's key.
+// Every merge joins two tokens into a third: checked here, where the message can name the file's
+// key.
 Value bpe_model(const JsonFields& metadata, const Value::Array& tokens, bool ignore_merges) {
   std::unordered_set<std::string_view> known;
   Value::Object vocab;
   vocab.reserve(tokens.size());
   for (const Value& token : tokens) {
     if (!known.insert(token.as_string()).second)
-      fail(ErrorCode::BadInput, "{}: token \"{}\" occurs twice", metadata.place("tokenizer.ggml.tokens"),
-           escaped(token.as_string()));
+      fail(ErrorCode::BadInput, "{}: token \"{}\" occurs twice",
+           metadata.place("tokenizer.ggml.tokens"), escaped(token.as_string()));
     vocab.emplace_back(token.as_string(), std::ssize(vocab));
   }
   const Value::Array& merges = array(metadata, "tokenizer.ggml.merges", Value::Kind::String);
@@ -177,7 +191,8 @@ Value bpe_model(const JsonFields& metadata, const Value::Array& tokens, bool ign
     const std::string& merge = merges[i].as_string();
     const size_t space = merge.find(' ', 1);
     const std::string_view left = std::string_view(merge).substr(0, space);
-    const std::string_view right = space < merge.size() ? std::string_view(merge).substr(space + 1) : "";
+    const std::string_view right =
+        space < merge.size() ? std::string_view(merge).substr(space + 1) : "";
     if (right.empty() || !known.contains(left) || !known.contains(right) ||
         !known.contains(std::string(left) + std::string(right)))
       fail(ErrorCode::BadInput, "{}: entry {} \"{}\" does not join two tokens into a third",
@@ -195,7 +210,8 @@ Value bpe_model(const JsonFields& metadata, const Value::Array& tokens, bool ign
                        {"merges", merges}};
 }
 
-Value tokenizer_config_json(const JsonFields& metadata, const Value::Array& tokens, int64_t max_positions) {
+Value tokenizer_config_json(const JsonFields& metadata, const Value::Array& tokens,
+                            int64_t max_positions) {
   Value config = Value::Object{{"tokenizer_class", "PreTrainedTokenizerFast"},
                                {"clean_up_tokenization_spaces", false},
                                {"model_max_length", max_positions}};
@@ -207,7 +223,8 @@ Value tokenizer_config_json(const JsonFields& metadata, const Value::Array& toke
   }};
   for (const auto& [role, key] : kRoles) {
     int64_t id = 0;
-    if (const std::string* token = special_token(metadata, tokens, key, id)) config.set(role, *token);
+    if (const std::string* token = special_token(metadata, tokens, key, id))
+      config.set(role, *token);
   }
   return config;
 }
@@ -223,7 +240,8 @@ GgufTokenizer rebuild_tokenizer(const GgufFile& file, int64_t max_positions) {
   const PreTokenizer& pre = pre_tokenizer(metadata);
   const Value::Array& tokens = array(metadata, "tokenizer.ggml.tokens", Value::Kind::String);
   if (tokens.empty() || std::ssize(tokens) > kMaxTokenId)
-    fail(ErrorCode::BadInput, "{}: {} tokens", metadata.place("tokenizer.ggml.tokens"), tokens.size());
+    fail(ErrorCode::BadInput, "{}: {} tokens", metadata.place("tokenizer.ggml.tokens"),
+         tokens.size());
 
   GgufTokenizer tokenizer;
   tokenizer.tokenizer_json = Value::Object{

@@ -1,5 +1,6 @@
-// config.json to ModelConfig: v4 and v5 key spellings, the defaults of transformers' config classes, and the refusal of
-// everything that would change the arithmetic. Called by ModelFolder (hf_model.cpp) and by the GGUF import's tests.
+// config.json to ModelConfig: v4 and v5 key spellings, the defaults of transformers' config
+// classes, and the refusal of everything that would change the arithmetic. Called by ModelFolder
+// (hf_model.cpp).
 #include <algorithm>
 
 #include "core/log.h"
@@ -19,9 +20,10 @@ constexpr double kMaxNumber = 1e15;
 
 constexpr std::string_view kSupported = "llama (LlamaForCausalLM), gpt2 (GPT2LMHeadModel)";
 
-// Ids outside the vocabulary (tiny test models keep the class defaults) can never be produced: they are left out.
-std::vector<int64_t> token_ids(const JsonFields& fields, std::string_view key, std::vector<int64_t> missing, int64_t V,
-                               const Value& config) {
+// Ids outside the vocabulary (tiny test models keep the class defaults) can never be produced: they
+// are left out.
+std::vector<int64_t> token_ids(const JsonFields& fields, std::string_view key,
+                               std::vector<int64_t> missing, int64_t V, const Value& config) {
   const Value* value = config.find(key);
   std::vector<int64_t> ids = std::move(missing);
   if (value) {
@@ -46,8 +48,8 @@ std::vector<int64_t> token_ids(const JsonFields& fields, std::string_view key, s
   return ids;
 }
 
-std::optional<int64_t> token_id(const JsonFields& fields, std::string_view key, std::vector<int64_t> missing, int64_t V,
-                                const Value& config) {
+std::optional<int64_t> token_id(const JsonFields& fields, std::string_view key,
+                                std::vector<int64_t> missing, int64_t V, const Value& config) {
   const std::vector<int64_t> ids = token_ids(fields, key, std::move(missing), V, config);
   return ids.empty() ? std::nullopt : std::optional(ids.front());
 }
@@ -56,8 +58,8 @@ void require_text(const JsonFields& fields, std::string_view key, std::string_vi
                   std::initializer_list<std::string_view> supported) {
   const std::string found = fields.text(key, missing);
   if (std::find(supported.begin(), supported.end(), found) == supported.end())
-    fail(ErrorCode::BadInput, "{}: \"{}\" is not supported; supported: {}", fields.place(key), escaped(found),
-         fmt::join(supported, ", "));
+    fail(ErrorCode::BadInput, "{}: \"{}\" is not supported; supported: {}", fields.place(key),
+         escaped(found), fmt::join(supported, ", "));
 }
 
 void require_flag(const JsonFields& fields, std::string_view key, bool supported) {
@@ -75,8 +77,8 @@ const Value* rope_dictionary(const JsonFields& fields) {
     if (value->as_object().empty()) continue;
     for (const auto& [member, x] : value->as_object())
       if (x.is_object())
-        fail(ErrorCode::BadInput, "{}: settings per layer type (\"{}\") are not supported", fields.place(key),
-             escaped(member));
+        fail(ErrorCode::BadInput, "{}: settings per layer type (\"{}\") are not supported",
+             fields.place(key), escaped(member));
     return value;
   }
   return nullptr;
@@ -87,7 +89,8 @@ RopeConfig parse_rope(const JsonFields& fields, int64_t max_positions) {
   const Value* found = rope_dictionary(fields);
   const JsonFields rope(found ? *found : empty, fields.source());
   RopeConfig config;
-  config.theta = rope.number("rope_theta", fields.number("rope_theta", config.theta, 1e-6, kMaxNumber), 1e-6, kMaxNumber);
+  config.theta = rope.number(
+      "rope_theta", fields.number("rope_theta", config.theta, 1e-6, kMaxNumber), 1e-6, kMaxNumber);
   for (const JsonFields* where : {&fields, &rope})
     if (where->number("partial_rotary_factor", 1, 0, kMaxNumber) != 1)
       fail(ErrorCode::BadInput, "{}: only 1 is supported", where->place("partial_rotary_factor"));
@@ -96,31 +99,31 @@ RopeConfig parse_rope(const JsonFields& fields, int64_t max_positions) {
   const std::string type = rope.text(key, "default");
   if (type == "default") return config;
   if (type != "llama3")
-    fail(ErrorCode::BadInput, "{}: RoPE type \"{}\" is not supported; supported: default, llama3", rope.place(key),
-         escaped(type));
+    fail(ErrorCode::BadInput, "{}: RoPE type \"{}\" is not supported; supported: default, llama3",
+         rope.place(key), escaped(type));
   config.kind = RopeConfig::Kind::Llama3;
   config.factor = rope.required_number("factor", 1, kMaxNumber);
   config.low_freq_factor = rope.required_number("low_freq_factor", 1e-6, kMaxNumber);
   config.high_freq_factor = rope.required_number("high_freq_factor", 1e-6, kMaxNumber);
   if (config.high_freq_factor <= config.low_freq_factor)
-    fail(ErrorCode::BadInput, "{}: found {}, expected more than low_freq_factor {}", rope.place("high_freq_factor"),
-         config.high_freq_factor, config.low_freq_factor);
+    fail(ErrorCode::BadInput, "{}: found {}, expected more than low_freq_factor {}",
+         rope.place("high_freq_factor"), config.high_freq_factor, config.low_freq_factor);
   // A value at the top level wins over the dictionary's, as in standardize_rope_params.
   const char* original = "original_max_position_embeddings";
-  config.original_max_positions =
-      fields.integer(original, rope.integer(original, max_positions, 1, kMaxPositions), 1, kMaxPositions);
+  config.original_max_positions = fields.integer(
+      original, rope.integer(original, max_positions, 1, kMaxPositions), 1, kMaxPositions);
   return config;
 }
 
-void parse_ids(const JsonFields& fields, const Value& json, std::vector<int64_t> bos, std::vector<int64_t> eos,
-               ModelConfig& config) {
+void parse_ids(const JsonFields& fields, const Value& json, std::vector<int64_t> bos,
+               std::vector<int64_t> eos, ModelConfig& config) {
   config.bos_id = token_id(fields, "bos_token_id", std::move(bos), config.V, json);
   config.eos_ids = token_ids(fields, "eos_token_id", std::move(eos), config.V, json);
   config.pad_id = token_id(fields, "pad_token_id", {}, config.V, json);
 }
 
-// LlamaConfig. pretraining_tp only reordered sums in old transformers and is ignored by v5, as here; attention_dropout
-// acts in training alone and base-model dropout is not applied.
+// LlamaConfig. pretraining_tp only reordered sums in old transformers and is ignored by v5, as
+// here; attention_dropout acts in training alone and base-model dropout is not applied.
 void parse_llama(const JsonFields& fields, const Value& json, ModelConfig& config) {
   config.family = Family::Llama;
   config.C = fields.integer("hidden_size", 4096, 1, kMaxWidth);
@@ -136,14 +139,15 @@ void parse_llama(const JsonFields& fields, const Value& json, ModelConfig& confi
   config.tied_head = fields.boolean("tie_word_embeddings", false);
   require_text(fields, "hidden_act", "silu", {"silu", "swish"});
   if (!fields.find("head_dim") && config.C % config.H != 0)
-    fail(ErrorCode::BadInput, "{}: {} is not a multiple of num_attention_heads {}", fields.place("hidden_size"),
-         config.C, config.H);
+    fail(ErrorCode::BadInput, "{}: {} is not a multiple of num_attention_heads {}",
+         fields.place("hidden_size"), config.C, config.H);
   config.D = fields.integer("head_dim", config.C / config.H, 1, kMaxWidth);
   if (config.D % 2 != 0)
-    fail(ErrorCode::BadInput, "{}: {} is odd; RoPE turns pairs", fields.place("head_dim"), config.D);
+    fail(ErrorCode::BadInput, "{}: {} is odd; RoPE turns pairs", fields.place("head_dim"),
+         config.D);
   if (config.H % config.Hkv != 0)
-    fail(ErrorCode::BadInput, "{}: {} is not a multiple of num_key_value_heads {}", fields.place("num_attention_heads"),
-         config.H, config.Hkv);
+    fail(ErrorCode::BadInput, "{}: {} is not a multiple of num_key_value_heads {}",
+         fields.place("num_attention_heads"), config.H, config.Hkv);
   config.rope = parse_rope(fields, config.max_positions);
   parse_ids(fields, json, {1}, {2}, config);
 }
@@ -168,12 +172,13 @@ void parse_gpt2(const JsonFields& fields, const Value& json, ModelConfig& config
   require_flag(fields, "reorder_and_upcast_attn", false);
   require_flag(fields, "add_cross_attention", false);
   if (config.C % config.H != 0)
-    fail(ErrorCode::BadInput, "{}: {} is not a multiple of n_head {}", fields.place("n_embd"), config.C, config.H);
+    fail(ErrorCode::BadInput, "{}: {} is not a multiple of n_head {}", fields.place("n_embd"),
+         config.C, config.H);
   config.D = config.C / config.H;
   parse_ids(fields, json, {50256}, {50256}, config);
 }
 
-// `architectures` may be absent; when it is there the class that this program mirrors must be in it.
+// `architectures` may be absent; else the class that this program mirrors must be in it.
 void check_architecture(const JsonFields& fields, std::string_view wanted) {
   const Value* list = fields.find("architectures");
   if (!list) return;
@@ -196,7 +201,8 @@ ModelConfig parse_model_config(const Value& config, const std::string& source) {
   parsed.model_type = fields.text("model_type", "");
   if (const Value* quantised = fields.find("quantization_config")) {
     const Value* method = quantised->find("quant_method");
-    fail(ErrorCode::BadInput, "{}: quantised weights ({}) are not supported", fields.place("quantization_config"),
+    fail(ErrorCode::BadInput, "{}: quantised weights ({}) are not supported",
+         fields.place("quantization_config"),
          method && method->is_string() ? escaped(method->as_string()) : "no quant_method");
   }
   if (parsed.model_type == "llama") {
@@ -208,8 +214,8 @@ ModelConfig parse_model_config(const Value& config, const std::string& source) {
   } else if (parsed.model_type.empty()) {
     fail(ErrorCode::BadInput, "{}: no key \"model_type\"; supported: {}", source, kSupported);
   } else {
-    fail(ErrorCode::BadInput, "{}: \"{}\" is not supported; supported: {}", fields.place("model_type"),
-         escaped(parsed.model_type), kSupported);
+    fail(ErrorCode::BadInput, "{}: \"{}\" is not supported; supported: {}",
+         fields.place("model_type"), escaped(parsed.model_type), kSupported);
   }
   return parsed;
 }

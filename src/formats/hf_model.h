@@ -1,4 +1,5 @@
-// A Hugging Face model folder: config.json as plain numbers and the index of its tensors, single file or shards.
+// A Hugging Face model folder: config.json as plain numbers and the index of its tensors, single
+// file or shards.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +16,8 @@ namespace lema {
 enum class Family { Llama, Gpt2 };
 enum class Activation { Silu, GeluTanh };
 
-// Rotary position embedding; formats differ in key names only (rope_scaling of v4, rope_parameters of v5).
+// Rotary position embedding; formats differ in key names only (rope_scaling of v4, rope_parameters
+// of v5).
 struct RopeConfig {
   enum class Kind { None, Default, Llama3 };  // None: learned positions
   Kind kind = Kind::Default;
@@ -40,13 +42,14 @@ struct ModelConfig {
   Activation activation = Activation::Silu;
   bool attention_bias = false;  // q, k, v and o (Llama family)
   bool mlp_bias = false;
-  bool tied_head = false;       // the head is the embedding matrix
+  bool tied_head = false;  // the head is the embedding matrix
   std::optional<int64_t> bos_id, pad_id;
   std::vector<int64_t> eos_ids;  // config.json's eos_token_id, int or list
 };
 
-// Values missing in `config` take transformers' class defaults. BadInput "SOURCE:LINE: ..." for an unsupported
-// architecture, RoPE type, activation or option that changes the arithmetic (listing what is supported), and for numbers out of range.
+// Values missing in `config` take transformers' class defaults; token ids outside the vocabulary
+// are left out. BadInput "SOURCE:LINE: ..." for an unsupported architecture, RoPE type, activation
+// or option that changes the arithmetic (listing what is supported), and for numbers out of range.
 ModelConfig parse_model_config(const Value& config, const std::string& source);
 
 // Where one tensor lies.
@@ -55,8 +58,8 @@ struct StoredTensor {
   TensorEntry entry;
 };
 
-// An opened model folder. Every path is confined to the folder (hub-cache symlinks to ../../blobs/HEX allowed), each shard
-// holds exactly what the index claims.
+// An opened model folder. Every path is confined to the folder (confined_path.h), each shard holds
+// exactly what the index claims.
 class ModelFolder {
  public:
   explicit ModelFolder(const fs::path& folder);

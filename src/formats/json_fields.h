@@ -1,5 +1,5 @@
-// Typed access to the members of a parsed JSON object, with the place in every message: what the readers of config.json,
-// adapter_config.json and generation_config.json share.
+// Typed access to the members of a parsed JSON object, with the place in every message: what the
+// readers of config.json, adapter_config.json and generation_config.json share.
 #pragma once
 
 #include <cstdint>
@@ -12,12 +12,14 @@
 
 namespace lema {
 
-// Borrows the object. Errors: BadInput "SOURCE:LINE: key: found X, expected Y". A member that is null counts as absent
-// unless a function says otherwise.
+// Borrows the object. Errors: BadInput "SOURCE:LINE: key: found X, expected Y". A member that is
+// null counts as absent unless a function says otherwise.
 class JsonFields {
  public:
-  JsonFields(const Value& object, std::string source) : object_(object), source_(std::move(source)) {
-    if (!object.is_object()) fail(ErrorCode::BadInput, "{}: found {}, expected an object", source_, name(object.kind()));
+  JsonFields(const Value& object, std::string source)
+      : object_(object), source_(std::move(source)) {
+    if (!object.is_object())
+      fail(ErrorCode::BadInput, "{}: found {}, expected an object", source_, name(object.kind()));
   }
 
   // The member, nullptr when absent or null.
@@ -66,8 +68,10 @@ class JsonFields {
   }
   const std::string& source() const { return source_; }
 
-  [[noreturn]] void wrong(std::string_view key, const Value& found, std::string_view expected) const {
-    fail(ErrorCode::BadInput, "{}: found {}, expected {}", place(key), name(found.kind()), expected);
+  [[noreturn]] void wrong(std::string_view key, const Value& found,
+                          std::string_view expected) const {
+    fail(ErrorCode::BadInput, "{}: found {}, expected {}", place(key), name(found.kind()),
+         expected);
   }
 
  private:

@@ -10,8 +10,8 @@
 
 namespace lema {
 
-// adapter_config.json of a plain LoRA adapter. Options that change the arithmetic and are not listed here (DoRA, bias,
-// patterns, ...) make reading fail by name until lema has them.
+// adapter_config.json of a plain LoRA adapter. Options that change the arithmetic and are not
+// listed here (DoRA, bias, patterns, ...) make reading fail by name until lema has them.
 struct AdapterConfig {
   std::string base_model;  // base_model_name_or_path
   int64_t rank = 0;
@@ -31,15 +31,16 @@ struct AdapterModule {
 
 struct Adapter {
   AdapterConfig config;
-  std::map<std::string, AdapterModule> modules;  // by module path, e.g. "model.layers.0.self_attn.q_proj"
+  std::map<std::string, AdapterModule>
+      modules;  // by module path, e.g. "model.layers.0.self_attn.q_proj"
 };
 
-// Reads a folder; F16, BF16 and F32 tensors become f32. BadInput for what is missing, left over, non-finite or of a
-// shape that contradicts the config.
+// Reads a folder; F16, BF16 and F32 tensors become f32. BadInput for what is missing, left over,
+// non-finite or of a shape that contradicts the config.
 Adapter read_adapter(const fs::path& folder);
 
-// Writes adapter_config.json (the 24 keys every PEFT version reads), adapter_model.safetensors (F32, {"format": "pt"}) and a model card
-// into an existing folder; each file is synced.
+// Writes adapter_config.json (the 24 keys every PEFT version reads), adapter_model.safetensors
+// (F32, {"format": "pt"}) and a model card into an existing folder; each file is synced.
 void write_adapter(const fs::path& folder, const Adapter& adapter);
 
 }  // namespace lema

@@ -30,7 +30,9 @@ class GgufBuilder {
   GgufBuilder& u32(std::string_view name, uint32_t x) { return key(name, U32, raw(x)); }
   GgufBuilder& f32(std::string_view name, float x) { return key(name, F32, raw(x)); }
   GgufBuilder& boolean(std::string_view name, bool x) { return key(name, Bool, raw(uint8_t{x})); }
-  GgufBuilder& string(std::string_view name, std::string_view x) { return key(name, String, text(x)); }
+  GgufBuilder& string(std::string_view name, std::string_view x) {
+    return key(name, String, text(x));
+  }
   GgufBuilder& strings(std::string_view name, const std::vector<std::string>& list) {
     std::string value = raw(uint32_t{String}) + raw(uint64_t{list.size()});
     for (const std::string& s : list) value += text(s);
@@ -43,19 +45,22 @@ class GgufBuilder {
   }
 
   // A tensor entry, dims innermost first, with its data appended at the next multiple of 32.
-  GgufBuilder& tensor(std::string_view name, const std::vector<uint64_t>& dims, uint32_t type, const std::string& data) {
+  GgufBuilder& tensor(std::string_view name, const std::vector<uint64_t>& dims, uint32_t type,
+                      const std::string& data) {
     entry(name, dims, type, data_.size());
     data_ += data;
     data_.resize((data_.size() + 31) / 32 * 32);
     return *this;
   }
-  GgufBuilder& floats(std::string_view name, const std::vector<uint64_t>& dims, const std::vector<float>& values) {
+  GgufBuilder& floats(std::string_view name, const std::vector<uint64_t>& dims,
+                      const std::vector<float>& values) {
     std::string data;
     for (float x : values) data += raw(x);
     return tensor(name, dims, 0, data);
   }
   // An entry alone, with any offset.
-  GgufBuilder& entry(std::string_view name, const std::vector<uint64_t>& dims, uint32_t type, uint64_t offset) {
+  GgufBuilder& entry(std::string_view name, const std::vector<uint64_t>& dims, uint32_t type,
+                     uint64_t offset) {
     entries_ += text(name) + raw(static_cast<uint32_t>(dims.size()));
     for (uint64_t d : dims) entries_ += raw(d);
     entries_ += raw(type) + raw(offset);

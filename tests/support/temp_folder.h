@@ -50,14 +50,16 @@ std::string message_of(ErrorCode code, Body&& body) {
   return "";
 }
 
-inline bool contains(std::string_view text, std::string_view part) { return text.find(part) != text.npos; }
+inline bool contains(std::string_view text, std::string_view part) {
+  return text.find(part) != text.npos;
+}
 
 }  // namespace lema
 
 // CHECK that body throws BadInput and that its message holds the text.
-#define CHECK_BAD_INPUT(body, text)                                                                   \
-  do {                                                                                                \
-    const std::string message = ::lema::message_of(::lema::ErrorCode::BadInput, [&] { body; });       \
-    INFO(message);                                                                                    \
-    CHECK(::lema::contains(message, text));                                                           \
+#define CHECK_BAD_INPUT(body, text)                                                             \
+  do {                                                                                          \
+    const std::string message = ::lema::message_of(::lema::ErrorCode::BadInput, [&] { body; }); \
+    INFO(message);                                                                              \
+    CHECK(::lema::contains(message, text));                                                     \
   } while (false)

@@ -1,8 +1,8 @@
-// A GGUF file as a Hugging Face model: config, names, row order, RoPE settings, tokenizer, and what is refused.
-#include "formats/gguf_import.h"
-
+// A GGUF file as a Hugging Face model: config, names, row order, RoPE settings, tokenizer, and what
+// is refused.
 #include <cmath>
 
+#include "formats/gguf_import.h"
 #include "formats/hf_model.h"
 #include "formats/json.h"
 #include "support/gguf_builder.h"
@@ -15,7 +15,7 @@ namespace {
 
 struct Options {
   std::string architecture = "llama", pre = "smollm", tokenizer = "gpt2";
-  std::string without = "";      // a key or tensor that is left out
+  std::string without = "";  // a key or tensor that is left out
   bool head = false, biases = false;
   uint64_t D = 4;
   std::vector<float> rope_factors = {};
@@ -38,14 +38,17 @@ B tiny(const Options& o) {
     if (key != o.without) b.u32(key, x);
   };
   b.string("general.architecture", o.architecture);
-  u32("llama.embedding_length", 6), u32("llama.feed_forward_length", 3), u32("llama.block_count", 1);
-  u32("llama.attention.head_count", 2), u32("llama.attention.head_count_kv", 1), u32("llama.context_length", 64);
+  u32("llama.embedding_length", 6), u32("llama.feed_forward_length", 3),
+      u32("llama.block_count", 1);
+  u32("llama.attention.head_count", 2), u32("llama.attention.head_count_kv", 1),
+      u32("llama.context_length", 64);
   u32("llama.attention.key_length", static_cast<uint32_t>(o.D));
   b.f32("llama.attention.layer_norm_rms_epsilon", 1e-5f).f32("llama.rope.freq_base", 500000);
   b.string("tokenizer.ggml.model", o.tokenizer).string("tokenizer.ggml.pre", o.pre);
   b.strings("tokenizer.ggml.tokens", o.tokens).strings("tokenizer.ggml.merges", o.merges);
   b.ints("tokenizer.ggml.token_type", o.types);
-  u32("tokenizer.ggml.bos_token_id", 0), u32("tokenizer.ggml.eos_token_id", 3), u32("tokenizer.ggml.eot_token_id", 4);
+  u32("tokenizer.ggml.bos_token_id", 0), u32("tokenizer.ggml.eos_token_id", 3),
+      u32("tokenizer.ggml.eot_token_id", 4);
   b.string("tokenizer.chat_template", "{{ messages }}");
   const auto floats = [&](std::string_view name, std::vector<uint64_t> dims, float start = 0) {
     uint64_t count = 1;
@@ -57,13 +60,17 @@ B tiny(const Options& o) {
   floats("blk.0.attn_norm.weight", {6}), floats("blk.0.attn_q.weight", {6, 2 * o.D});
   floats("blk.0.attn_k.weight", {6, o.D}), floats("blk.0.attn_v.weight", {6, o.D});
   floats("blk.0.attn_output.weight", {2 * o.D, 6}), floats("blk.0.ffn_norm.weight", {6});
-  floats("blk.0.ffn_gate.weight", {6, 3}), floats("blk.0.ffn_up.weight", {6, 3}), floats("blk.0.ffn_down.weight", {3, 6});
+  floats("blk.0.ffn_gate.weight", {6, 3}), floats("blk.0.ffn_up.weight", {6, 3}),
+      floats("blk.0.ffn_down.weight", {3, 6});
   if (o.biases) floats("blk.0.attn_q.bias", {2 * o.D}), floats("blk.0.attn_k.bias", {o.D});
-  if (!o.rope_factors.empty()) b.floats("rope_freqs.weight", {o.rope_factors.size()}, o.rope_factors);
+  if (!o.rope_factors.empty())
+    b.floats("rope_freqs.weight", {o.rope_factors.size()}, o.rope_factors);
   return b;
 }
 
-GgufFile open(const TempFolder& folder, const B& builder) { return GgufFile(folder.file("m.gguf", builder.bytes())); }
+GgufFile open(const TempFolder& folder, const B& builder) {
+  return GgufFile(folder.file("m.gguf", builder.bytes()));
+}
 
 const GgufTensorMap& tensor(const GgufModel& model, std::string_view name) {
   for (const GgufTensorMap& t : model.tensors)
@@ -79,12 +86,16 @@ std::vector<float> rows(const GgufFile& file, const GgufTensorMap& t, int64_t be
 }
 
 // Llama-3's divisors as a converter computes them, in f32.
-std::vector<float> llama3_factors(int D, float theta, float factor, float low, float high, float original) {
+std::vector<float> llama3_factors(int D, float theta, float factor, float low, float high,
+                                  float original) {
   std::vector<float> factors;
   for (int i = 0; i < D; i += 2) {
-    const float wave = 2 * 3.14159265358979f * std::pow(theta, static_cast<float>(i) / static_cast<float>(D));
+    const float wave =
+        2 * 3.14159265358979f * std::pow(theta, static_cast<float>(i) / static_cast<float>(D));
     const float smooth = (original / wave - low) / (high - low);
-    factors.push_back(wave < original / high ? 1 : wave > original / low ? factor : 1 / ((1 - smooth) / factor + smooth));
+    factors.push_back(wave < original / high  ? 1
+                      : wave > original / low ? factor
+                                              : 1 / ((1 - smooth) / factor + smooth));
   }
   return factors;
 }
@@ -96,7 +107,8 @@ TEST_CASE("config.json parses to the numbers of the file") {
   const GgufFile file = open(folder, tiny({}));
   const GgufModel model = import_gguf(file);
   const ModelConfig config = parse_model_config(model.config_json, "config.json");
-  CHECK((config.C == 6 && config.F == 3 && config.L == 1 && config.H == 2 && config.Hkv == 1 && config.D == 4));
+  CHECK((config.C == 6 && config.F == 3 && config.L == 1 && config.H == 2 && config.Hkv == 1 &&
+         config.D == 4));
   CHECK((config.V == 5 && config.max_positions == 64 && config.norm_eps == 1e-5));
   CHECK((config.rope.kind == RopeConfig::Kind::Default && config.rope.theta == 500000));
   CHECK((config.tied_head && !config.attention_bias && !config.mlp_bias));
@@ -128,7 +140,8 @@ TEST_CASE("q and k rows return to rotate-half order, weights and biases") {
   const GgufTensorMap& q = tensor(model, "model.layers.0.self_attn.q_proj.weight");
   CHECK(q.interleaved_heads == 2);
   const std::vector<float> all = rows(file, q, 0, 8);
-  // Row r of the file starts with 6 r. Heads of 4: file order (0, half) (0, other) (1, half) (1, other).
+  // Row r of the file starts with 6 r. Heads of 4: file order (0, half) (0, other) (1, half) (1,
+  // other).
   const std::vector<float> first = {0, 12, 6, 18, 24, 36, 30, 42};
   for (size_t r = 0; r < 8; ++r) {
     CHECK(all[6 * r] == first[r]);
@@ -137,7 +150,8 @@ TEST_CASE("q and k rows return to rotate-half order, weights and biases") {
   // Any range gives the same rows.
   for (int64_t begin = 0; begin <= 8; ++begin)
     for (int64_t end = begin; end <= 8; ++end)
-      CHECK(rows(file, q, begin, end) == std::vector<float>(all.begin() + 6 * begin, all.begin() + 6 * end));
+      CHECK(rows(file, q, begin, end) ==
+            std::vector<float>(all.begin() + 6 * begin, all.begin() + 6 * end));
   const GgufTensorMap& bias = tensor(model, "model.layers.0.self_attn.k_proj.bias");
   CHECK(rows(file, bias, 0, 4) == std::vector<float>{0, 2, 1, 3});
   CHECK(rows(file, tensor(model, "model.layers.0.self_attn.v_proj.weight"), 1, 2) == ramp(6, 6));
@@ -146,18 +160,24 @@ TEST_CASE("q and k rows return to rotate-half order, weights and biases") {
 TEST_CASE("Llama-3 RoPE settings come back from their factors") {
   const TempFolder folder("gguf_rope");
   const auto scaling = [&](const std::vector<float>& factors) {
-    return parse_model_config(import_gguf(open(folder, tiny({.D = 2 * factors.size(), .rope_factors = factors}))).config_json,
-                              "config.json").rope;
+    return parse_model_config(
+               import_gguf(open(folder, tiny({.D = 2 * factors.size(), .rope_factors = factors})))
+                   .config_json,
+               "config.json")
+        .rope;
   };
   const RopeConfig published = scaling(llama3_factors(64, 500000, 32, 1, 4, 8192));
-  CHECK((published.kind == RopeConfig::Kind::Llama3 && published.factor == 32 && published.low_freq_factor == 1));
+  CHECK((published.kind == RopeConfig::Kind::Llama3 && published.factor == 32 &&
+         published.low_freq_factor == 1));
   CHECK((published.high_freq_factor == 4 && published.original_max_positions == 8192));
   const RopeConfig fitted = scaling(llama3_factors(128, 500000, 8, 1, 6, 4096));
-  CHECK((fitted.factor == 8 && fitted.high_freq_factor == 6 && fitted.original_max_positions == 4096));
+  CHECK((fitted.factor == 8 && fitted.high_freq_factor == 6 &&
+         fitted.original_max_positions == 4096));
   CHECK(scaling(std::vector<float>(32, 1.0f)).kind == RopeConfig::Kind::Default);
   std::vector<float> wrong = llama3_factors(64, 500000, 32, 1, 4, 8192);
   wrong[3] = 1.5f;
-  CHECK_BAD_INPUT(scaling(wrong), "tensor rope_freqs.weight: these factors are not those of llama3");
+  CHECK_BAD_INPUT(scaling(wrong),
+                  "tensor rope_freqs.weight: these factors are not those of llama3");
   wrong[3] = std::nanf("");
   CHECK_BAD_INPUT(scaling(wrong), "not those of llama3");
 }
@@ -166,57 +186,77 @@ TEST_CASE("tokenizer.json is rebuilt") {
   const TempFolder folder("gguf_tokenizer");
   const GgufModel model = import_gguf(open(folder, tiny({})));
   const Value& json = model.tokenizer_json;
-  CHECK(dump_json(*json.find("model")->find("vocab")) == R"({"a": 0, "b": 1, "ab": 2, "<|end|>": 3, "<tool>": 4})");
+  CHECK(dump_json(*json.find("model")->find("vocab")) ==
+        R"({"a": 0, "b": 1, "ab": 2, "<|end|>": 3, "<tool>": 4})");
   CHECK(dump_json(*json.find("model")->find("merges")) == R"(["a b"])");
   const auto& added = json.find("added_tokens")->as_array();
   REQUIRE(added.size() == 2);
-  CHECK(dump_json(added[0]) == R"({"id": 3, "content": "<|end|>", "single_word": false, "lstrip": false, )"
-                               R"("rstrip": false, "normalized": false, "special": true})");
+  CHECK(dump_json(added[0]) ==
+        R"({"id": 3, "content": "<|end|>", "single_word": false, "lstrip": false, )"
+        R"("rstrip": false, "normalized": false, "special": true})");
   CHECK(*added[1].find("special") == Value(false));
-  CHECK(dump_json(*json.find("pre_tokenizer")) ==
-        R"({"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": true}, )"
-        R"({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true}]})");
+  CHECK(
+      dump_json(*json.find("pre_tokenizer")) ==
+      R"({"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": true}, )"
+      R"({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true}]})");
   CHECK(json.find("post_processor")->is_null());
   CHECK(*model.tokenizer_config.find("eos_token") == Value("<|end|>"));
 
   const GgufModel llama3 = import_gguf(open(folder, tiny({.pre = "llama-bpe"})));
   CHECK(*llama3.tokenizer_json.find("model")->find("ignore_merges") == Value(true));
-  CHECK(contains(dump_json(*llama3.tokenizer_json.find("post_processor")),
-                 R"("single": [{"SpecialToken": {"id": "a", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}])"));
+  CHECK(contains(
+      dump_json(*llama3.tokenizer_json.find("post_processor")),
+      R"("single": [{"SpecialToken": {"id": "a", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}])"));
   B builder = tiny({.pre = "llama-bpe"});
-  builder.boolean("tokenizer.ggml.add_bos_token", false).boolean("tokenizer.ggml.add_eos_token", true);
-  const std::string eos = dump_json(*import_gguf(open(folder, builder)).tokenizer_json.find("post_processor"));
-  CHECK(contains(eos, R"("single": [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "<|end|>")"));
+  builder.boolean("tokenizer.ggml.add_bos_token", false)
+      .boolean("tokenizer.ggml.add_eos_token", true);
+  const std::string eos =
+      dump_json(*import_gguf(open(folder, builder)).tokenizer_json.find("post_processor"));
+  CHECK(contains(
+      eos,
+      R"("single": [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "<|end|>")"));
   CHECK(contains(eos, R"("<|end|>": {"id": "<|end|>", "ids": [3], "tokens": ["<|end|>"]})"));
-  CHECK(*import_gguf(open(folder, tiny({.pre = "qwen2"}))).tokenizer_json.find("normalizer")->find("type") == Value("NFC"));
+  CHECK(*import_gguf(open(folder, tiny({.pre = "qwen2"})))
+             .tokenizer_json.find("normalizer")
+             ->find("type") == Value("NFC"));
 }
 
 TEST_CASE("what cannot be imported is refused by name") {
   const TempFolder folder("gguf_refused");
-  const auto refused = [&](const B& b, std::string_view text) { CHECK_BAD_INPUT(import_gguf(open(folder, b)), text); };
-  refused(tiny({.architecture = "qwen2"}), "general.architecture: \"qwen2\" is not supported; supported: llama");
+  const auto refused = [&](const B& b, std::string_view text) {
+    CHECK_BAD_INPUT(import_gguf(open(folder, b)), text);
+  };
+  refused(tiny({.architecture = "qwen2"}),
+          "general.architecture: \"qwen2\" is not supported; supported: llama");
   refused(tiny({.tokenizer = "llama"}), "tokenizer.ggml.model: \"llama\" is not supported");
-  refused(tiny({.pre = "default"}), "tokenizer.ggml.pre: \"default\" is not supported; supported: gpt-2");
+  refused(tiny({.pre = "default"}),
+          "tokenizer.ggml.pre: \"default\" is not supported; supported: gpt-2");
   refused(tiny({.without = "llama.block_count"}), "no key \"llama.block_count\"");
   refused(tiny({.without = "token_embd.weight"}), "no tensor token_embd.weight");
   refused(tiny({}).u32("llama.expert_count", 8), "llama.expert_count is not supported");
   refused(tiny({}).u32("llama.attention.sliding_window", 32), "llama.attention.sliding_window");
   refused(tiny({}).u32("llama.rope.dimension_count", 2), "only the head size 4");
   refused(tiny({}).u32("llama.vocab_size", 6), "the embedding has 5 rows");
-  refused(tiny({}).string("llama.rope.scaling.type", "yarn"), "RoPE type \"yarn\" is not supported");
+  refused(tiny({}).string("llama.rope.scaling.type", "yarn"),
+          "RoPE type \"yarn\" is not supported");
   refused(tiny({}).f32("llama.rope.scaling.factor", 4), "llama.rope.scaling.factor");
   refused(tiny({}).string("general.type", "adapter"), "general.type");
   refused(tiny({}).u32("split.count", 2), "split.count");
-  refused(tiny({}).floats("blk.1.attn_q.weight", {2}, {1, 2}), "tensor blk.1.attn_q.weight belongs to no part");
+  refused(tiny({}).floats("blk.1.attn_q.weight", {2}, {1, 2}),
+          "tensor blk.1.attn_q.weight belongs to no part");
   refused(tiny({}).floats("blk.00.attn_q.weight", {2}, {1, 2}), "belongs to no part");
-  refused(tiny({.without = "blk.0.attn_k.weight"}).floats("blk.0.attn_k.weight", {6, 1}, ramp(6)), "expected 1 heads of 4");
-  refused(tiny({.without = "blk.0.ffn_up.weight"}).tensor("blk.0.ffn_up.weight", {256}, 14, std::string(210, '\0')),
+  refused(tiny({.without = "blk.0.attn_k.weight"}).floats("blk.0.attn_k.weight", {6, 1}, ramp(6)),
+          "expected 1 heads of 4");
+  refused(tiny({.without = "blk.0.ffn_up.weight"})
+              .tensor("blk.0.ffn_up.weight", {256}, 14, std::string(210, '\0')),
           "tensor blk.0.ffn_up.weight is Q6_K; supported");
   refused(tiny({.tokens = {"a", "b", "ab", "a", "<tool>"}}), "token \"a\" occurs twice");
   refused(tiny({.merges = {"a b", "b a"}}), "tokenizer.ggml.merges: entry 1 \"b a\" does not join");
   refused(tiny({.merges = {"ab"}}), "entry 0 \"ab\"");
   refused(tiny({.merges = {""}}), "entry 0 \"\"");
   refused(tiny({.types = {1, 1}}), "2 entries for 5 tokens");
-  refused(tiny({.without = "tokenizer.ggml.eos_token_id"}).u32("tokenizer.ggml.eos_token_id", 5), "eos_token_id: found 5");
-  refused(tiny({.tokens = {"a", "b", "ab", "c", "d", "e"}, .types = {1, 1, 1, 1, 1, 1}}), "6 tokens, the embedding has 5");
+  refused(tiny({.without = "tokenizer.ggml.eos_token_id"}).u32("tokenizer.ggml.eos_token_id", 5),
+          "eos_token_id: found 5");
+  refused(tiny({.tokens = {"a", "b", "ab", "c", "d", "e"}, .types = {1, 1, 1, 1, 1, 1}}),
+          "6 tokens, the embedding has 5");
 }

@@ -1,10 +1,10 @@
-// GGUF: metadata, dequantisation against values worked out by hand, and one malformed file for each way to be wrong.
-#include "formats/gguf.h"
-
+// GGUF: metadata, dequantisation against values worked out by hand, and one malformed file for each
+// way to be wrong.
 #include <cmath>
 #include <limits>
 
 #include "core/dtype.h"
+#include "formats/gguf.h"
 #include "support/gguf_builder.h"
 #include "support/temp_folder.h"
 
@@ -13,12 +13,16 @@ using B = GgufBuilder;
 
 namespace {
 
-GgufFile open(const TempFolder& folder, const std::string& bytes) { return GgufFile(folder.file("a.gguf", bytes)); }
+GgufFile open(const TempFolder& folder, const std::string& bytes) {
+  return GgufFile(folder.file("a.gguf", bytes));
+}
 
 std::string half(float x) { return B::raw(to_f16(x).bits); }
 
-// One row of 64 values (two blocks, of which `block` is the second) as f32; the first block has scale 0.
-std::vector<float> dequantised(const TempFolder& folder, uint32_t type, const std::string& block, uint64_t values = 32) {
+// One row of 64 values (two blocks, of which `block` is the second) as f32; the first block has
+// scale 0.
+std::vector<float> dequantised(const TempFolder& folder, uint32_t type, const std::string& block,
+                               uint64_t values = 32) {
   B builder;
   builder.tensor("t", {2 * values}, type, std::string(block.size(), '\0') + block);
   const GgufFile file = open(folder, builder.bytes());
@@ -46,7 +50,10 @@ TEST_CASE("metadata of every kind") {
   builder.key("u16", B::U16, B::raw(uint16_t{60000})).key("i16", B::I16, B::raw(int16_t{-300}));
   builder.u32("u32", 4000000000u).key("i32", B::I32, B::raw(int32_t{-70000}));
   builder.key("u64", B::U64, B::raw(uint64_t{1} << 62)).key("i64", B::I64, B::raw(int64_t{-5}));
-  builder.f32("f32", 1e-5f).key("f64", B::F64, B::raw(0.1)).boolean("bool", true).string("string", "gr\xc3\xbc\xc3\x9f");
+  builder.f32("f32", 1e-5f)
+      .key("f64", B::F64, B::raw(0.1))
+      .boolean("bool", true)
+      .string("string", "gr\xc3\xbc\xc3\x9f");
   builder.strings("strings", {"a", ""}).ints("ints", {}).floats("t", {3, 2}, {1, 2, 3, 4, 5, 6});
   for (const uint32_t version : {2u, 3u}) {
     builder.version = version;
@@ -57,10 +64,12 @@ TEST_CASE("metadata of every kind") {
       const Value* found = file.metadata().find(key);
       CHECK((found != nullptr && *found == value));
     };
-    is("u8", 200), is("i8", -3), is("u16", 60000), is("i16", -300), is("i32", -70000), is("i64", -5);
+    is("u8", 200), is("i8", -3), is("u16", 60000), is("i16", -300), is("i32", -70000),
+        is("i64", -5);
     is("u32", int64_t{4000000000}), is("u64", int64_t{1} << 62), is("f64", 0.1), is("bool", true);
     is("f32", 1e-5);  // the shortest decimal of the float, not its exact value
-    is("string", "gr\xc3\xbc\xc3\x9f"), is("strings", Value::Array{"a", ""}), is("ints", Value::Array{});
+    is("string", "gr\xc3\xbc\xc3\x9f"), is("strings", Value::Array{"a", ""}),
+        is("ints", Value::Array{});
     REQUIRE(file.find("t") != nullptr);
     CHECK(file.find("t")->shape == Shape{2, 3});
     std::vector<float> row(3);
@@ -71,7 +80,8 @@ TEST_CASE("metadata of every kind") {
 
 TEST_CASE("dequantisation of each type, by hand") {
   const TempFolder folder("gguf_types");
-  const std::vector<float> q8 = dequantised(folder, 8, half(0.5f) + "\x80\x7f\xff" + std::string(28, '\0') + "\x02");
+  const std::vector<float> q8 =
+      dequantised(folder, 8, half(0.5f) + "\x80\x7f\xff" + std::string(28, '\0') + "\x02");
   CHECK((q8[0] == -64 && q8[1] == 63.5f && q8[2] == -0.5f && q8[3] == 0 && q8[31] == 1));
 
   const std::vector<float> q4_0 = dequantised(folder, 2, half(-2) + nibbles());
@@ -86,7 +96,8 @@ TEST_CASE("dequantisation of each type, by hand") {
   const std::vector<float> q5_0 = dequantised(folder, 6, half(1) + fifth + nibbles());
   CHECK((q5_0[0] == 0 && q5_0[1] == -15 && q5_0[15] == 15 && q5_0[16] == -1 && q5_0[31] == 0));
   const std::vector<float> q5_1 = dequantised(folder, 7, half(2) + half(0.5f) + fifth + nibbles());
-  CHECK((q5_1[0] == 32.5f && q5_1[1] == 2.5f && q5_1[15] == 62.5f && q5_1[16] == 30.5f && q5_1[31] == 32.5f));
+  CHECK((q5_1[0] == 32.5f && q5_1[1] == 2.5f && q5_1[15] == 62.5f && q5_1[16] == 30.5f &&
+         q5_1[31] == 32.5f));
 
   CHECK(dequantised(folder, 1, half(-6e-8f), 1)[0] == to_f32(to_f16(-6e-8f)));  // a denormal
   CHECK(dequantised(folder, 30, B::raw(to_bf16(3.140625f).bits), 1)[0] == 3.140625f);
@@ -101,12 +112,15 @@ TEST_CASE("types that are not decoded are named when read, with their place") {
   const GgufFile file = open(folder, builder.bytes());
   CHECK(file.tensors()[0].bytes == 144);
   std::vector<float> out(256);
-  CHECK_BAD_INPUT(file.read(file.tensors()[0], 0, 256, out.data()), "a.gguf: tensor blk.0.x is Q4_K; supported: F32, F16");
+  CHECK_BAD_INPUT(file.read(file.tensors()[0], 0, 256, out.data()),
+                  "a.gguf: tensor blk.0.x is Q4_K; supported: F32, F16");
 }
 
 TEST_CASE("malformed headers") {
   const TempFolder folder("gguf_header");
-  const auto refused = [&](const std::string& bytes, std::string_view text) { CHECK_BAD_INPUT(open(folder, bytes), text); };
+  const auto refused = [&](const std::string& bytes, std::string_view text) {
+    CHECK_BAD_INPUT(open(folder, bytes), text);
+  };
   const std::string good = B().u32("k", 1).floats("t", {2}, {1, 2}).bytes();
   CHECK_NOTHROW(open(folder, good));
   refused("", "0 bytes, too short");
@@ -175,7 +189,8 @@ TEST_CASE("malformed tensor tables") {
   refused(B().entry("t", {2, 0}, 0, 0), "tensor t: dimension 0");
   refused(B().entry("t", {~uint64_t{0}}, 0, 0), "a dimension is 18446744073709551615");
   refused(B().entry("t", {big, 4}, 0, 0), "number of values overflows");
-  refused(B().entry("t", {uint64_t{1} << 32, uint64_t{1} << 32}, 0, 0), "number of values overflows");
+  refused(B().entry("t", {uint64_t{1} << 32, uint64_t{1} << 32}, 0, 0),
+          "number of values overflows");
   refused(B().entry("t", {big}, 0, 0), "number of bytes overflows");
   refused(B().entry("t", {4}, 99, 0), "type 99 is unknown");
   refused(B().entry("t", {4}, 4, 0), "type 4 is unknown");  // a removed type has no block size
@@ -193,5 +208,6 @@ TEST_CASE("data that ends early") {
   const TempFolder folder("gguf_data");
   const std::string good = B().floats("t", {8}, {1, 2, 3, 4, 5, 6, 7, 8}).bytes();
   CHECK_NOTHROW(open(folder, good));
-  CHECK_BAD_INPUT(open(folder, good.substr(0, good.size() - 1)), "32 bytes at offset 0 end beyond the file");
+  CHECK_BAD_INPUT(open(folder, good.substr(0, good.size() - 1)),
+                  "32 bytes at offset 0 end beyond the file");
 }

@@ -1,6 +1,6 @@
-// Hugging Face folders: config.json in both spellings, defaults, refusals, shards, and paths that try to leave.
+// Hugging Face folders: config.json in both spellings, defaults, refusals, shards, and paths that
+// try to leave.
 #include "formats/hf_model.h"
-
 #include "formats/json.h"
 #include "support/temp_folder.h"
 
@@ -8,9 +8,12 @@ using namespace lema;
 
 namespace {
 
-ModelConfig parse(std::string_view json) { return parse_model_config(parse_json(json, "config.json"), "config.json"); }
+ModelConfig parse(std::string_view json) {
+  return parse_model_config(parse_json(json, "config.json"), "config.json");
+}
 
-const std::string kTiny = R"({"model_type": "llama", "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1,
+const std::string kTiny =
+    R"({"model_type": "llama", "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1,
   "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 16, "eos_token_id": [3, 5]})";
 
 // A safetensors file of F32 vectors, each of `count` elements.
@@ -23,7 +26,8 @@ void write_vectors(const fs::path& path, const std::vector<std::string>& names, 
   writer.finish();
 }
 
-std::string index_of(const std::vector<std::pair<std::string, std::string>>& entries, int64_t total_size = -1) {
+std::string index_of(const std::vector<std::pair<std::string, std::string>>& entries,
+                     int64_t total_size = -1) {
   Value map{Value::Object{}};
   for (const auto& [tensor, file] : entries) map.set(tensor, file);
   Value index = Value::Object{{"weight_map", map}};
@@ -36,7 +40,8 @@ std::string index_of(const std::vector<std::pair<std::string, std::string>>& ent
 TEST_CASE("llama config takes the class defaults") {
   const ModelConfig config = parse(R"({"model_type": "llama"})");
   CHECK(config.family == Family::Llama);
-  CHECK((config.C == 4096 && config.F == 11008 && config.L == 32 && config.H == 32 && config.Hkv == 32));
+  CHECK((config.C == 4096 && config.F == 11008 && config.L == 32 && config.H == 32 &&
+         config.Hkv == 32));
   CHECK((config.D == 128 && config.V == 32000 && config.max_positions == 2048));
   CHECK(config.norm_eps == 1e-6);
   CHECK((config.rope.kind == RopeConfig::Kind::Default && config.rope.theta == 10000));
@@ -47,9 +52,11 @@ TEST_CASE("llama config takes the class defaults") {
 }
 
 TEST_CASE("gpt2 config takes the class defaults") {
-  const ModelConfig config = parse(R"({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]})");
+  const ModelConfig config =
+      parse(R"({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]})");
   CHECK((config.family == Family::Gpt2 && config.activation == Activation::GeluTanh));
-  CHECK((config.C == 768 && config.F == 3072 && config.L == 12 && config.H == 12 && config.Hkv == 12 && config.D == 64));
+  CHECK((config.C == 768 && config.F == 3072 && config.L == 12 && config.H == 12 &&
+         config.Hkv == 12 && config.D == 64));
   CHECK((config.V == 50257 && config.max_positions == 1024 && config.norm_eps == 1e-5));
   CHECK((config.attention_bias && config.mlp_bias && config.tied_head));
   CHECK(config.rope.kind == RopeConfig::Kind::None);
@@ -58,44 +65,70 @@ TEST_CASE("gpt2 config takes the class defaults") {
 }
 
 TEST_CASE("RoPE of v4 and v5 give the same numbers") {
-  const std::string llama3 = R"("rope_type": "llama3", "factor": 8, "low_freq_factor": 1, "high_freq_factor": 4.0,
+  const std::string llama3 =
+      R"("rope_type": "llama3", "factor": 8, "low_freq_factor": 1, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 8192)";
   const auto check_rope = [](const RopeConfig& rope) {
     CHECK((rope.kind == RopeConfig::Kind::Llama3 && rope.theta == 500000 && rope.factor == 8));
-    CHECK((rope.low_freq_factor == 1 && rope.high_freq_factor == 4 && rope.original_max_positions == 8192));
+    CHECK((rope.low_freq_factor == 1 && rope.high_freq_factor == 4 &&
+           rope.original_max_positions == 8192));
   };
-  check_rope(parse(R"({"model_type": "llama", "rope_theta": 500000.0, "rope_scaling": {)" + llama3 + "}}").rope);
-  check_rope(parse(R"({"model_type": "llama", "rope_parameters": {"rope_theta": 500000.0, )" + llama3 + "}}").rope);
+  check_rope(
+      parse(R"({"model_type": "llama", "rope_theta": 500000.0, "rope_scaling": {)" + llama3 + "}}")
+          .rope);
+  check_rope(parse(R"({"model_type": "llama", "rope_parameters": {"rope_theta": 500000.0, )" +
+                   llama3 + "}}")
+                 .rope);
   // rope_scaling hides rope_parameters; the top-level theta only fills a gap.
-  check_rope(parse(R"({"model_type": "llama", "rope_theta": 5.0, "rope_parameters": {"rope_type": "default"},
-    "rope_scaling": {"rope_theta": 500000, )" + llama3 + "}}").rope);
+  check_rope(
+      parse(
+          R"({"model_type": "llama", "rope_theta": 5.0, "rope_parameters": {"rope_type": "default"},
+    "rope_scaling": {"rope_theta": 500000, )" +
+          llama3 + "}}")
+          .rope);
   CHECK(parse(R"({"model_type": "llama", "rope_theta": 7, "rope_scaling": null})").rope.theta == 7);
-  // original_max_position_embeddings: the top level wins, max_position_embeddings is the last resort.
-  const std::string gap = R"("rope_scaling": {"type": "llama3", "factor": 2, "low_freq_factor": 1, "high_freq_factor": 4)";
-  CHECK(parse(R"({"model_type": "llama", "max_position_embeddings": 99, )" + gap + "}}").rope.original_max_positions == 99);
+  // original_max_position_embeddings: the top level wins, max_position_embeddings is the last
+  // resort.
+  const std::string gap =
+      R"("rope_scaling": {"type": "llama3", "factor": 2, "low_freq_factor": 1, "high_freq_factor": 4)";
+  CHECK(parse(R"({"model_type": "llama", "max_position_embeddings": 99, )" + gap + "}}")
+            .rope.original_max_positions == 99);
   CHECK(parse(R"({"model_type": "llama", "original_max_position_embeddings": 7, )" + gap +
-              R"(, "original_max_position_embeddings": 5}})").rope.original_max_positions == 7);
+              R"(, "original_max_position_embeddings": 5}})")
+            .rope.original_max_positions == 7);
 }
 
 TEST_CASE("token ids: int, list, null, and ids outside the vocabulary left out") {
   CHECK(parse(kTiny).eos_ids == std::vector<int64_t>{3, 5});
-  CHECK(parse(R"({"model_type": "llama", "eos_token_id": null, "bos_token_id": null})").eos_ids.empty());
+  CHECK(parse(R"({"model_type": "llama", "eos_token_id": null, "bos_token_id": null})")
+            .eos_ids.empty());
   CHECK(!parse(R"({"model_type": "llama", "bos_token_id": null})").bos_id);
-  CHECK(parse(R"({"model_type": "gpt2", "n_embd": 8, "n_head": 2, "vocab_size": 20})").eos_ids.empty());
+  CHECK(parse(R"({"model_type": "gpt2", "n_embd": 8, "n_head": 2, "vocab_size": 20})")
+            .eos_ids.empty());
   CHECK(!parse(R"({"model_type": "llama", "pad_token_id": -1})").pad_id);
 }
 
 TEST_CASE("config: everything unsupported or out of range is refused with its place") {
-  const auto refused = [](const std::string& json, std::string_view text) { CHECK_BAD_INPUT(parse(json), text); };
-  const auto llama = [](const std::string& rest) { return "{\"model_type\": \"llama\",\n" + rest + "}"; };
-  const auto gpt2 = [](const std::string& rest) { return "{\"model_type\": \"gpt2\",\n" + rest + "}"; };
+  const auto refused = [](const std::string& json, std::string_view text) {
+    CHECK_BAD_INPUT(parse(json), text);
+  };
+  const auto llama = [](const std::string& rest) {
+    return "{\"model_type\": \"llama\",\n" + rest + "}";
+  };
+  const auto gpt2 = [](const std::string& rest) {
+    return "{\"model_type\": \"gpt2\",\n" + rest + "}";
+  };
   refused("[]", "found array, expected an object");
   refused("{}", "no key \"model_type\"; supported: llama");
-  refused(R"({"model_type": "mistral"})", "config.json:1: model_type: \"mistral\" is not supported; supported: llama");
-  refused(llama(R"("architectures": ["LlamaForSequenceClassification"])"), "config.json:2: architectures");
-  refused(llama(R"("quantization_config": {"quant_method": "bitsandbytes"})"), "quantised weights (bitsandbytes)");
+  refused(R"({"model_type": "mistral"})",
+          "config.json:1: model_type: \"mistral\" is not supported; supported: llama");
+  refused(llama(R"("architectures": ["LlamaForSequenceClassification"])"),
+          "config.json:2: architectures");
+  refused(llama(R"("quantization_config": {"quant_method": "bitsandbytes"})"),
+          "quantised weights (bitsandbytes)");
   refused(llama(R"("hidden_act": "gelu")"), "\"gelu\" is not supported; supported: silu");
-  refused(llama(R"("hidden_size": "8")"), "config.json:2: hidden_size: found string, expected integer");
+  refused(llama(R"("hidden_size": "8")"),
+          "config.json:2: hidden_size: found string, expected integer");
   refused(llama(R"("hidden_size": 0)"), "hidden_size: found 0");
   refused(llama(R"("hidden_size": 4611686018427387904)"), "hidden_size: found 4611686018427387904");
   refused(llama(R"("vocab_size": -5)"), "vocab_size: found -5");
@@ -104,16 +137,21 @@ TEST_CASE("config: everything unsupported or out of range is refused with its pl
   refused(llama(R"("head_dim": 3)"), "3 is odd");
   refused(llama(R"("rms_norm_eps": -1)"), "rms_norm_eps: found -1");
   refused(llama(R"("eos_token_id": "2")"), "expected integer or list of integers");
-  refused(llama(R"("rope_scaling": {"type": "linear", "factor": 2})"), "\"linear\" is not supported; supported: default");
+  refused(llama(R"("rope_scaling": {"type": "linear", "factor": 2})"),
+          "\"linear\" is not supported; supported: default");
   refused(llama(R"("rope_scaling": {"rope_type": "yarn"})"), "\"yarn\"");
   refused(llama(R"("rope_scaling": {"rope_type": "llama3"})"), "no key \"factor\"");
-  refused(llama(R"("rope_scaling": {"rope_type": "llama3", "factor": 2, "low_freq_factor": 4, "high_freq_factor": 4})"),
-          "expected more than low_freq_factor");
-  refused(llama(R"("rope_parameters": {"full_attention": {"rope_type": "default"}})"), "per layer type");
+  refused(
+      llama(
+          R"("rope_scaling": {"rope_type": "llama3", "factor": 2, "low_freq_factor": 4, "high_freq_factor": 4})"),
+      "expected more than low_freq_factor");
+  refused(llama(R"("rope_parameters": {"full_attention": {"rope_type": "default"}})"),
+          "per layer type");
   refused(llama(R"("partial_rotary_factor": 0.5)"), "partial_rotary_factor: only 1");
   refused(llama(R"("rope_theta": 0)"), "rope_theta: found 0");
   refused(gpt2(R"("activation_function": "relu")"), "\"relu\" is not supported");
-  refused(gpt2(R"("scale_attn_by_inverse_layer_idx": true)"), "scale_attn_by_inverse_layer_idx: true is not supported");
+  refused(gpt2(R"("scale_attn_by_inverse_layer_idx": true)"),
+          "scale_attn_by_inverse_layer_idx: true is not supported");
   refused(gpt2(R"("reorder_and_upcast_attn": true)"), "reorder_and_upcast_attn: true");
   refused(gpt2(R"("scale_attn_weights": false)"), "scale_attn_weights: false");
   refused(gpt2(R"("n_embd": 770)"), "not a multiple of n_head");
@@ -154,12 +192,14 @@ TEST_CASE("a folder with shards: exactly what the index claims") {
 
   CHECK_BAD_INPUT(open(index_of(good, 23)), "total_size is 23, the shards hold 24 bytes");
   CHECK_BAD_INPUT(open(index_of({{"a", "s1.safetensors"}})), "tensor b is not listed");
-  CHECK_BAD_INPUT(open(index_of({{"a", "s1.safetensors"}, {"b", "s1.safetensors"}, {"d", "s1.safetensors"}})),
-                  "no tensor d");
+  CHECK_BAD_INPUT(
+      open(index_of({{"a", "s1.safetensors"}, {"b", "s1.safetensors"}, {"d", "s1.safetensors"}})),
+      "no tensor d");
   // A tensor in two shards is an extra one in the shard that the index does not name.
   write_vectors(folder.path() / "s3.safetensors", {"c", "a"});
-  CHECK_BAD_INPUT(open(index_of({{"a", "s1.safetensors"}, {"b", "s1.safetensors"}, {"c", "s3.safetensors"}})),
-                  "s3.safetensors: tensor a is not listed");
+  CHECK_BAD_INPUT(
+      open(index_of({{"a", "s1.safetensors"}, {"b", "s1.safetensors"}, {"c", "s3.safetensors"}})),
+      "s3.safetensors: tensor a is not listed");
   CHECK_BAD_INPUT(open(index_of({{"a", "gone.safetensors"}})), "shard gone.safetensors is missing");
   CHECK_BAD_INPUT(open(R"({"weight_map": {}})"), "weight_map is empty");
   CHECK_BAD_INPUT(open(R"({"weight_map": {"a": 1}})"), "found integer, expected a file name");
@@ -176,11 +216,13 @@ TEST_CASE("weight_map cannot leave the folder") {
     return ModelFolder(folder);
   };
   const std::string absolute = (outer.path() / "secret.safetensors").string();
-  for (const std::string& name : {std::string("../secret.safetensors"), absolute, std::string("./a.safetensors"),
-                                  std::string("x//a.safetensors"), std::string("..\\secret.safetensors"),
-                                  std::string(""), std::string("x/"), std::string("x/../../secret.safetensors")})
+  for (const std::string& name :
+       {std::string("../secret.safetensors"), absolute, std::string("./a.safetensors"),
+        std::string("x//a.safetensors"), std::string("..\\secret.safetensors"), std::string(""),
+        std::string("x/"), std::string("x/../../secret.safetensors")})
     CHECK_BAD_INPUT(open(name), "is not a plain relative path");
-  outer.file("model/model.safetensors.index.json", R"({"weight_map": {"a": "b\u0000.safetensors"}})");
+  outer.file("model/model.safetensors.index.json",
+             R"({"weight_map": {"a": "b\u0000.safetensors"}})");
   CHECK_BAD_INPUT(ModelFolder{folder}, "not a plain relative path");
 
   fs::create_symlink("../secret.safetensors", folder / "link.safetensors");
@@ -205,7 +247,8 @@ TEST_CASE("the hub cache's links to blobs are followed") {
     fs::remove(snapshot / "model.safetensors");
     fs::create_symlink(target, snapshot / "model.safetensors");
   };
-  for (std::string_view target : {"../../blobs/../blobs/ffee", "../../blobs/gone", "../blobs/ffee", "/etc/passwd"}) {
+  for (std::string_view target :
+       {"../../blobs/../blobs/ffee", "../../blobs/gone", "../blobs/ffee", "/etc/passwd"}) {
     relink(target);
     CHECK_BAD_INPUT(ModelFolder{snapshot}, "symbolic link to");
   }
@@ -221,7 +264,8 @@ TEST_CASE("a folder without safetensors weights says what is there") {
   fs::remove(folder.path() / "m.gguf");
   CHECK_BAD_INPUT(ModelFolder{folder.path()}, "no config.json");
   folder.file("config.json", kTiny);
-  CHECK_BAD_INPUT(ModelFolder{folder.path()}, "neither model.safetensors nor model.safetensors.index.json");
+  CHECK_BAD_INPUT(ModelFolder{folder.path()},
+                  "neither model.safetensors nor model.safetensors.index.json");
   folder.file("pytorch_model.bin", "x");
   CHECK_BAD_INPUT(ModelFolder{folder.path()}, "found pytorch_model.bin");
   folder.file("model-q4.gguf", "x");

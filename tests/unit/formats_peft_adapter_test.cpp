@@ -1,11 +1,10 @@
 // PEFT adapters: what is written, what is read back, and every refusal.
-#include "formats/peft_adapter.h"
-
 #include <cmath>
 #include <cstring>
 #include <limits>
 
 #include "formats/json.h"
+#include "formats/peft_adapter.h"
 #include "support/temp_folder.h"
 
 using namespace lema;
@@ -34,7 +33,8 @@ Adapter small_adapter() {
 
 const std::string kConfig = R"({"peft_type": "LORA", "r": 1, "target_modules": ["q"])";
 
-// A folder with this config and a pair for module "m.q" (A [1, 2], B [2, 1]) unless other tensors are given.
+// A folder with this config and a pair for module "m.q" (A [1, 2], B [2, 1]) unless other tensors
+// are given.
 void make(const TempFolder& folder, const std::string& config, std::vector<TensorSpec> specs = {},
           const std::vector<float>& values = {1, 2, 3, 4}) {
   folder.file("adapter_config.json", config);
@@ -106,8 +106,10 @@ TEST_CASE("the written files are PEFT's") {
 })");
   const SafetensorsFile file(folder.path() / "adapter_model.safetensors");
   CHECK(file.metadata() == Metadata{{"format", "pt"}});
-  const TensorEntry* a = file.find("base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight");
-  const TensorEntry* b = file.find("base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight");
+  const TensorEntry* a =
+      file.find("base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight");
+  const TensorEntry* b =
+      file.find("base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight");
   REQUIRE((a != nullptr && b != nullptr));
   CHECK((a->shape == Shape{2, 3} && b->shape == Shape{4, 2} && a->dtype == DType::F32));
   const std::string card = read_text(folder.path() / "README.md", 10000);
@@ -118,7 +120,8 @@ TEST_CASE("half-precision tensors become f32") {
   const TempFolder folder("peft_half");
   const std::vector<TensorSpec> specs = {{"base_model.model.m.lora_A.weight", DType::BF16, {1, 2}},
                                          {"base_model.model.m.lora_B.weight", DType::F16, {2, 1}}};
-  const std::vector<uint16_t> bits = {to_bf16(1.5f).bits, to_bf16(-2).bits, to_f16(0.25f).bits, to_f16(3).bits};
+  const std::vector<uint16_t> bits = {to_bf16(1.5f).bits, to_bf16(-2).bits, to_f16(0.25f).bits,
+                                      to_f16(3).bits};
   std::vector<float> raw(2);
   std::memcpy(raw.data(), bits.data(), 8);
   make(folder, kConfig + "}", specs, raw);
@@ -135,7 +138,9 @@ TEST_CASE("keys that are absent take LoraConfig's defaults; selections become mo
   Adapter adapter = read_adapter(folder.path());
   CHECK((adapter.config.rank == 8 && adapter.config.alpha == 8 && adapter.config.dropout == 0));
   CHECK(adapter.config.target_regex == "all-linear");
-  make(folder, kConfig + R"(, "layers_to_transform": [0], "lora_bias": false, "kasa_config": null, "shiny": 1})");
+  make(folder,
+       kConfig +
+           R"(, "layers_to_transform": [0], "lora_bias": false, "kasa_config": null, "shiny": 1})");
   adapter = read_adapter(folder.path());
   CHECK(adapter.config.target_modules == std::vector<std::string>{"m.q"});
   make(folder, R"({"peft_type": "LORA", "r": 1, "target_modules": null})");
@@ -146,8 +151,9 @@ TEST_CASE("options that change the arithmetic are refused by name") {
   const TempFolder folder("peft_options");
   for (const std::string option :
        {R"("use_dora": true)", R"("use_rslora": true)", R"("bias": "all")", R"("lora_bias": true)",
-        R"("modules_to_save": ["lm_head"])", R"("rank_pattern": {"q": 4})", R"("alpha_pattern": {"q": 4})",
-        R"("layer_replication": [[0, 1]])", R"("trainable_token_indices": [1])", R"("target_parameters": ["x"])",
+        R"("modules_to_save": ["lm_head"])", R"("rank_pattern": {"q": 4})",
+        R"("alpha_pattern": {"q": 4})", R"("layer_replication": [[0, 1]])",
+        R"("trainable_token_indices": [1])", R"("target_parameters": ["x"])",
         R"("use_qalora": true)", R"("alora_invocation_tokens": [1])", R"("arrow_config": {"a": 1})",
         R"("use_bdlora": true)", R"("megatron_config": {"a": 1})"}) {
     make(folder, kConfig + ", " + option + "}");
@@ -171,18 +177,22 @@ TEST_CASE("options that change the arithmetic are refused by name") {
 TEST_CASE("tensors that contradict the config or each other are refused") {
   const TempFolder folder("peft_tensors");
   const std::string front = "base_model.model.m.q";
-  const auto refused = [&](std::vector<TensorSpec> specs, std::string_view text, std::vector<float> values = {}) {
+  const auto refused = [&](std::vector<TensorSpec> specs, std::string_view text,
+                           std::vector<float> values = {}) {
     make(folder, kConfig + "}", std::move(specs), values);
     CHECK_BAD_INPUT(read_adapter(folder.path()), text);
   };
-  const TensorSpec a{front + ".lora_A.weight", DType::F32, {1, 2}}, b{front + ".lora_B.weight", DType::F32, {2, 1}};
+  const TensorSpec a{front + ".lora_A.weight", DType::F32, {1, 2}},
+      b{front + ".lora_B.weight", DType::F32, {2, 1}};
   refused({a}, "module m.q has no lora_B");
   refused({b}, "module m.q has no lora_A");
-  refused({{front + ".lora_A.weight", DType::F32, {2, 2}}, b}, "r = 1 of adapter_config.json needs [1, in]");
+  refused({{front + ".lora_A.weight", DType::F32, {2, 2}}, b},
+          "r = 1 of adapter_config.json needs [1, in]");
   refused({a, {front + ".lora_B.weight", DType::F32, {2, 2}}}, "needs [out, 1]");
   refused({a, {front + ".lora_B.weight", DType::F32, {2}}}, "is [2]");
   refused({a, {front + ".lora_B.weight", DType::I32, {2, 1}}}, "is I32, expected F32");
-  refused({a, b, {front + ".lora_magnitude_vector", DType::F32, {2}}}, "lora_magnitude_vector is not supported");
+  refused({a, b, {front + ".lora_magnitude_vector", DType::F32, {2}}},
+          "lora_magnitude_vector is not supported");
   refused({a, b, {"m.lora_A.weight", DType::F32, {1, 2}}}, "m.lora_A.weight is not supported");
   refused({a, b}, "lora_B.weight: element 1 is", {1, 2, 3, std::numeric_limits<float>::infinity()});
   refused({a, b}, "lora_A.weight: element 0 is nan", {std::nanf(""), 2, 3, 4});
