@@ -1,0 +1,18 @@
+// Options that several commands take.
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+#include <optional>
+#include <string>
+
+#include "core/dtype.h"
+
+namespace lema {
+
+// --dtype bf16|f16|f32.
+void add_float_dtype(CLI::App& command, const std::string& help);
+// nullopt when it was not given.
+std::optional<DType> float_dtype(const CLI::App& command);
+
+}  // namespace lema

@@ -1,0 +1,46 @@
+// Text and pace of the progress line.
+#include "cli/progress_line.h"
+
+#include <unistd.h>
+
+#include <cstdio>
+
+#include "core/error.h"
+#include "core/signals.h"
+#include "core/units.h"
+
+namespace lema {
+
+ProgressLine::ProgressLine() : terminal_(::isatty(STDERR_FILENO) == 1) {}
+
+ProgressLine::~ProgressLine() {
+  if (terminal_ && shown_) std::fputc('\n', stderr);
+}
+
+void ProgressLine::operator()(const Progress& progress) {
+  if (StopSignals::requested()) fail(ErrorCode::InterruptedEmpty, "interrupted; nothing was written");
+  const auto now = Clock::now();
+  const auto pace = terminal_ ? std::chrono::milliseconds(100) : std::chrono::milliseconds(10'000);
+  if (stage_ != progress.stage) {
+    stage_ = progress.stage;
+    start_ = now;
+    next_ = now + pace;
+  }
+  const bool last = terminal_ && shown_ && progress.done == progress.total;
+  if (now < next_ && !last) return;
+  next_ = now + pace;
+  const double seconds = std::chrono::duration<double>(now - start_).count();
+  const auto done = static_cast<double>(progress.done), total = static_cast<double>(progress.total);
+  const double left = done > 0 ? seconds * (total - done) / done : 0;
+  const std::string text =
+      fmt::format("{} {} of {} ({:.0f} %), {} left", stage_, format_bytes(progress.done), format_bytes(progress.total),
+                  total > 0 ? 100 * done / total : 100, format_duration(left));
+  if (terminal_)
+    fmt::print(stderr, "\r{:<70}", text);
+  else
+    fmt::print(stderr, "{}\n", text);
+  std::fflush(stderr);
+  shown_ = true;
+}
+
+}  // namespace lema

@@ -1,0 +1,196 @@
+// The products B A in tiles of rows over the CPU's matrix kernel, added to the weights as they stream by.
+#include "convert/merge.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+
+#include "convert/convert.h"
+#include "convert/model_folder_copy.h"
+#include "core/error.h"
+#include "core/hash.h"
+#include "core/thread_pool.h"
+#include "cpu/convert.h"
+#include "cpu/gemm.h"
+#include "formats/peft_adapter.h"
+#include "layout/piece_table.h"
+
+namespace lema {
+namespace {
+
+// What one matrix's merge measured.
+struct Change {
+  float max_weight = 0, max_delta = 0;
+  double squared_delta = 0, squared_rounding = 0;
+
+  void add(const Change& other) {
+    max_weight = std::max(max_weight, other.max_weight);
+    max_delta = std::max(max_delta, other.max_delta);
+    squared_delta += other.squared_delta;
+    squared_rounding += other.squared_rounding;
+  }
+};
+
+// Adds scale * B A to the rows of one matrix. The matrix is (out, in), or (in, out) where `transposed`.
+class LowRankUpdate {
+ public:
+  LowRankUpdate(const AdapterModule& module, double scale, bool transposed, DType output, ThreadPool& pool)
+      : scale_(static_cast<float>(scale)), rank_(module.rank), output_(output), pool_(pool) {
+    cols_ = transposed ? module.out : module.in;
+    const cpu::Operand a = cpu::operand(module.a.data(), module.in), b = cpu::operand(module.b.data(), rank_);
+    left_ = transposed ? a.transposed() : b;
+    panel_.resize(static_cast<size_t>(cpu::panel_floats(rank_, cols_)));
+    cpu::pack_panel({panel_.data(), rank_, 0}, transposed ? b.transposed() : a, cols_, DType::F32);
+  }
+
+  // values ((end - begin), cols) f32: W on entry, W + scale * B A on return.
+  void apply(float* values, int64_t begin, int64_t end) {
+    const int64_t tiles = (end - begin + kTile - 1) / kTile;
+    std::vector<Change> changes(static_cast<size_t>(tiles));
+    pool_.parallel_for(tiles, [&](int64_t tile) {
+      const int64_t first = begin + tile * kTile, rows = std::min(kTile, end - first);
+      changes[static_cast<size_t>(tile)] = apply_tile(values + tile * kTile * cols_, first, rows);
+    });
+    for (const Change& change : changes) change_.add(change);
+  }
+
+  const Change& change() const { return change_; }
+
+ private:
+  static constexpr int64_t kTile = 32;  // rows; fixed, so that sums do not depend on the thread count
+
+  Change apply_tile(float* values, int64_t first, int64_t rows) {
+    const auto count = static_cast<size_t>(rows * cols_);
+    std::vector<float> delta(count), rounded(count), scratch(cpu::kMultiplyScratch);
+    cpu::multiply(delta.data(), cols_, left_.from(first, 0), {panel_.data(), rank_, 0}, rows, cols_, rank_,
+                  Write::Overwrite, DType::F32, scratch.data());
+    Change change;
+    for (size_t i = 0; i < count; ++i) {
+      delta[i] *= scale_;
+      change.max_weight = std::max(change.max_weight, std::abs(values[i]));
+      change.max_delta = std::max(change.max_delta, std::abs(delta[i]));
+      change.squared_delta += double{delta[i]} * delta[i];
+      values[i] += delta[i];
+    }
+    std::vector<std::byte> stored(count * static_cast<size_t>(element_bytes(output_)));
+    cpu::narrow(stored.data(), output_, values, static_cast<int64_t>(count));
+    cpu::widen(rounded.data(), stored.data(), output_, static_cast<int64_t>(count));
+    for (size_t i = 0; i < count; ++i) {
+      const double moved = double{rounded[i]} - values[i];
+      change.squared_rounding += moved * moved;
+    }
+    return change;
+  }
+
+  float scale_;
+  int64_t rank_, cols_ = 0;
+  DType output_;
+  ThreadPool& pool_;
+  cpu::Operand left_;         // (rows, rank)
+  std::vector<float> panel_;  // (rank, cols), packed
+  Change change_;
+};
+
+// Tensor name -> the adapter's pair. Every module finds its linear, and fits it.
+std::map<std::string, const AdapterModule*> match_modules(const Adapter& adapter, const ModelSpec& spec,
+                                                          const fs::path& adapter_path) {
+  const bool tied = spec.head.tensor == spec.embed.tensor;
+  std::map<std::string, const FieldSpec*> linears;
+  for (const FieldSpec* field : model_file_order(spec))
+    if (!field->module.empty()) linears.emplace(field->module, field);
+  std::map<std::string, const AdapterModule*> matched;
+  for (const auto& [path, module] : adapter.modules) {
+    const std::string place = fmt::format("{}: module {}", adapter_path.string(), escaped(path));
+    if (tied && path == spec.head.module)
+      fail(ErrorCode::BadInput, "{} is the embedding's own matrix in this model; merging it would change the embedding",
+           place);
+    const auto found = linears.find(path);
+    if (found == linears.end()) fail(ErrorCode::BadInput, "{} is no linear of the model", place);
+    const Shape& shape = found->second->shape;
+    // The head is a plain linear in every family.
+    const int in_axis = spec.linear_transposed && path != spec.head.module ? 0 : 1;
+    if (shape[in_axis] != module.in || shape[1 - in_axis] != module.out)
+      fail(ErrorCode::BadInput, "{} maps {} to {} numbers; the model's maps {} to {}", place, module.in, module.out,
+           shape[in_axis], shape[1 - in_axis]);
+    matched.emplace(found->second->tensor, &module);
+  }
+  return matched;
+}
+
+Metadata merge_metadata(const MergeOptions& options) {
+  return {{"format", "pt"},
+          {"lema_format", kModelFileVersion},
+          {"lema_base", fs::canonical(options.model).filename().string()},
+          {"lema_adapter_sha256", sha256_file(options.adapter / "adapter_model.safetensors")}};
+}
+
+class Merger {
+ public:
+  Merger(const ModelSpec& spec, const Adapter& adapter, ShardedWriter& writer, const ReportProgress& report)
+      : spec_(spec), adapter_(adapter), pool_(available_cpus()), copier_(writer, report) {}
+
+  void copy(const WeightSource& weight, const AdapterModule* module, DType to) {
+    ++result_.tensors;
+    if (!module) return copier_.copy(weight);
+    const bool transposed = spec_.linear_transposed && weight.name != spec_.head.tensor;
+    LowRankUpdate update(*module, adapter_.config.scaling(), transposed, to, pool_);
+    copier_.copy(weight, [&](float* values, int64_t begin, int64_t end) { update.apply(values, begin, end); });
+    const Change& change = update.change();
+    const double relative = change.max_weight > 0 ? double{change.max_delta} / change.max_weight : 0;
+    if (relative >= result_.largest_change) {
+      result_.largest_change = relative;
+      result_.most_changed = weight.name;
+    }
+    total_.add(change);
+    adapted_elements_ += weight.shape.elements();
+    ++result_.adapted;
+  }
+
+  MergeResult result() const {
+    MergeResult result = result_;
+    const double n = std::max(1.0, static_cast<double>(adapted_elements_));
+    result.change_rms = std::sqrt(total_.squared_delta / n);
+    result.rounding_rms = std::sqrt(total_.squared_rounding / n);
+    return result;
+  }
+
+ private:
+  const ModelSpec& spec_;
+  const Adapter& adapter_;
+  ThreadPool pool_;
+  WeightCopier copier_;
+  MergeResult result_;
+  Change total_;
+  int64_t adapted_elements_ = 0;
+};
+
+}  // namespace
+
+MergeResult merge(const MergeOptions& options, const ReportProgress& report) {
+  const fs::path inputs[] = {options.model, options.adapter};
+  const fs::path output = output_folder(options.output, inputs);
+  const ModelFolder folder(options.model);
+  const PieceTable table = make_piece_table(folder);
+  const Adapter adapter = read_adapter(options.adapter);
+  const auto modules = match_modules(adapter, table.spec, options.adapter);
+  const std::vector<WeightSource> weights = folder_weights(folder, table.spec);
+
+  StagedFolder staged(output);
+  ShardedWriter writer(staged.path(), output_tensors(weights, options.dtype), merge_metadata(options),
+                       options.shard_bytes);
+  check_free_space(output, writer.total_bytes());
+  copy_side_files(folder, staged.path(), options.dtype);
+  Merger merger(table.spec, adapter, writer, report);
+  for (size_t i = 0; i < weights.size(); ++i) {
+    const auto found = modules.find(weights[i].name);
+    merger.copy(weights[i], found == modules.end() ? nullptr : found->second, writer.tensors()[i].dtype);
+  }
+  writer.finish();
+  staged.commit();
+  MergeResult result = merger.result();
+  result.bytes = writer.total_bytes();
+  result.shards = static_cast<int64_t>(writer.shard_count());
+  return result;
+}
+
+}  // namespace lema
