@@ -90,6 +90,7 @@ TEST_CASE("lengths that do not fit the file are refused before anything is alloc
       {"7 bytes", "1234567", "7 bytes; a safetensors file has at least 8"},
       {"length without header", with_length(20, ""), "header of 20 bytes, but only 0 follow"},
       {"header cut short", with_length(20, "{\"a\":"), "header of 20 bytes, but only 5 follow"},
+      {"header short of one byte", with_length(20, std::string(19, ' ')), "header of 20 bytes, but only 19 follow"},
       {"length 1000 on a small file", with_length(1000, "{}"), "header of 1000 bytes, but only 2 follow"},
       {"above 100 MB", with_length(100'000'001, "{}"), "header of 100000001 bytes, at most 100000000"},
       {"100 MB, small file", with_length(100'000'000, "{}"), "header of 100000000 bytes, but only 2 follow"},
@@ -113,11 +114,13 @@ TEST_CASE("headers that are not the JSON of the format are refused") {
       {"NUL after the JSON", file_of(std::string("{}\0", 3)), "NUL byte"},
       {"deep", file_of("{\"a\":" + std::string(100, '[')), "deeper than 64 levels"},
       {"metadata not an object", file_of("{\"__metadata__\":[]}"), "__metadata__: found array, expected object"},
-      {"metadata number", file_of("{\"__metadata__\":{\"k\":1}}"), "__metadata__ \"k\": found integer, expected string"},
+      {"metadata number", file_of("{\"__metadata__\":{\"k\":1}}"),
+       "__metadata__ \"k\": found integer, expected string"},
       {"metadata null", file_of("{\"__metadata__\":{\"k\":null}}"), "__metadata__ \"k\": found null"},
       {"duplicate metadata key", file_of(R"({"__metadata__":{"k":"1","k":"2"}})"), "duplicate key \"k\""},
       {"duplicate metadata", file_of(R"({"__metadata__":{},"__metadata__":{}})"), "duplicate key \"__metadata__\""},
-      {"duplicate tensor", file_of("{" + entry("a", "U8", "[0]", "[0,0]") + "," + entry("a", "U8", "[0]", "[0,0]") + "}"),
+      {"duplicate tensor",
+       file_of("{" + entry("a", "U8", "[0]", "[0,0]") + "," + entry("a", "U8", "[0]", "[0,0]") + "}"),
        "duplicate key \"a\""},
       {"duplicate field", file_of(R"({"a":{"dtype":"U8","dtype":"I8","shape":[0],"data_offsets":[0,0]}})"),
        "duplicate key \"dtype\""},
@@ -167,7 +170,8 @@ TEST_CASE("sizes that contradict each other are refused, without overflow") {
     return file_of("{" + entry("a", "U8", "[4]", first) + "," + entry("b", "U8", "[4]", second) + "}", data);
   };
   expect_refused({
-      {"shape/offset mismatch", one("F32", "[2,3]", "[0,20]", 20), "tensor a: 20 bytes, but F32 of shape [2, 3] takes 24"},
+      {"shape/offset mismatch", one("F32", "[2,3]", "[0,20]", 20),
+       "tensor a: 20 bytes, but F32 of shape [2, 3] takes 24"},
       {"scalar of 8 bytes", one("F32", "[]", "[0,8]", 8), "8 bytes, but F32 of shape [] takes 4"},
       {"product overflow", one("U8", "[4294967296,4294967296]", "[0,0]", 0), "has no whole 63-bit number of bytes"},
       {"product overflow to a small number", one("U8", "[4611686018427387905,4]", "[0,4]", 4), "no whole 63-bit"},
@@ -202,7 +206,8 @@ TEST_CASE("10 M tensors on one region and 1 M + 1 tensors stop at a cap") {
 TEST_CASE("what is not a safetensors file at all is named") {
   expect_refused({
       {"git-LFS pointer",
-       "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24\n"
+       "version https://git-lfs.github.com/spec/v1\n"
+       "oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24\n"
        "size 268435456\n", "not a safetensors file but a git-LFS pointer"},
       {"HTML page", "<!DOCTYPE html>\n<html><body>404</body></html>", "not a safetensors file but an HTML page"},
       {"HTML page after blank lines", "\n\n<html lang=en>", "an HTML page"},
@@ -222,13 +227,15 @@ TEST_CASE("valid files of every shape are accepted") {
   CHECK(open_bytes(file_of("{" + entry("a", "U8", "[1,1,1,1,1,1,1,3]", "[0,3]") + "}", 3)).tensors().size() == 1);
   CHECK(open_bytes(file_of("{" + entry(std::string(1024, 'n'), "U8", "[1]", "[0,1]") + "}", 1)).tensors().size() == 1);
   // Zero-size tensors share an offset with their neighbours.
-  const auto zero = open_bytes(file_of("{" + entry("z", "F32", "[0,3]", "[4,4]") + "," + entry("a", "U8", "[4]", "[0,4]") +
+  const auto zero = open_bytes(
+      file_of("{" + entry("z", "F32", "[0,3]", "[4,4]") + "," + entry("a", "U8", "[4]", "[0,4]") +
                                            "," + entry("b", "U8", "[1]", "[4,5]") + "}", 5));
   CHECK(zero.tensors()[0].name == "a");
   CHECK(zero.tensors()[1].name == "z");
   CHECK(zero.tensors()[2].name == "b");
   // Header order is free; tensors come in file order with offsets from the start of the file.
-  const std::string swapped = "{" + entry("b", "U8", "[5]", "[24,29]") + "," + entry("a", "F32", "[2,3]", "[0,24]") + "}";
+  const std::string swapped =
+      "{" + entry("b", "U8", "[5]", "[24,29]") + "," + entry("a", "F32", "[2,3]", "[0,24]") + "}";
   const auto file = open_bytes(file_of(swapped, 29));
   CHECK(file.tensors()[0].name == "a");
   CHECK(file.find("b")->offset == file.data_offset() + 24);
