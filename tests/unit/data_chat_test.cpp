@@ -1,0 +1,155 @@
+// Chat: which template a model has, what ends a reply, and label masks by position.
+#include <algorithm>
+
+#include "data/chat_mask.h"
+#include "data/model_text.h"
+#include "support/catch.h"
+#include "support/message_of.h"
+#include "support/tiny_text.h"
+
+using namespace lema;
+using namespace lema::testing;
+
+namespace {
+
+template <typename Call>
+void expect_failure(Call call, const std::string& part) {
+  const std::string message = message_of(call);
+  INFO("message: " << message);
+  INFO("wanted: " << part);
+  CHECK(contains(message, part));
+}
+
+Value message(const char* role, const char* content) {
+  return Value::Object{{"role", role}, {"content", content}};
+}
+
+const Value kTwoTurns = Value::Array{message("system", "be brief"), message("user", "hello"),
+                                     message("assistant", "hello \xc3\xa4\xf0\x9f\x98\x80"),
+                                     message("user", "<|im_end|> again"), message("assistant", "")};
+
+// The trained tokens as text, turns separated by '|'.
+std::string trained_text(const ChatEncoding& chat, const ModelText& text) {
+  std::string out;
+  std::vector<int32_t> run;
+  for (size_t t = 0; t <= chat.ids.size(); ++t) {
+    if (t < chat.ids.size() && chat.trained[t]) {
+      run.push_back(chat.ids[t]);
+    } else if (!run.empty()) {
+      out += text.tokenizer().decode(run, false) + "|";
+      run.clear();
+    }
+  }
+  return out;
+}
+
+std::string trained(const Value& messages, const std::string& chat_template) {
+  const ModelText text(tiny_sources(chat_template));
+  return trained_text(encode_chat(messages, Value(), false, "completions", text), text);
+}
+
+}  // namespace
+
+TEST_CASE("an answer is trained with its end token and what follows up to the next message") {
+  CHECK(trained(kTwoTurns, kChatMl) == "hello \xc3\xa4\xf0\x9f\x98\x80<|im_end|>\n|<|im_end|>\n|");
+}
+
+TEST_CASE("train_on all trains everything") {
+  const ModelText text(tiny_sources());
+  const ChatEncoding chat = encode_chat(kTwoTurns, Value(), false, "all", text);
+  CHECK(std::count(chat.trained.begin(), chat.trained.end(), 1) == static_cast<int64_t>(chat.ids.size()));
+  CHECK(text.tokenizer().decode(chat.ids, false) == chat.text);
+}
+
+TEST_CASE("the stop id inside a user's text is not trained: positions decide") {
+  const ModelText text(tiny_sources());
+  const ChatEncoding chat = encode_chat(kTwoTurns, Value(), false, "completions", text);
+  int64_t stops = 0, trained_stops = 0;
+  for (size_t t = 0; t < chat.ids.size(); ++t) {
+    stops += chat.ids[t] == kImEnd;
+    trained_stops += chat.ids[t] == kImEnd && chat.trained[t];
+  }
+  CHECK(stops == 6);
+  CHECK(trained_stops == 2);
+}
+
+TEST_CASE("generation blocks of a template are its mask") {
+  const char* tagged =
+      "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}{% if m.role == 'assistant' %}"
+      "{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}{% else %}{{ m.content }}<|im_end|>{% endif %}"
+      "{{ '\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
+  CHECK(trained(kTwoTurns, tagged) == "hello \xc3\xa4\xf0\x9f\x98\x80<|im_end|>|<|im_end|>|");
+}
+
+TEST_CASE("templates whose masks would not be what a chat sees are refused") {
+  // Drops the first answer once another turn follows.
+  const char* forgetful =
+      "{% for m in messages %}{% if m.role != 'assistant' or loop.last %}"
+      "{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>' }}{% endif %}{% endfor %}"
+      "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
+  expect_failure([&] { trained(kTwoTurns, forgetful); }, "messages[2]: the template writes this turn differently");
+  // Its prompt is not what it writes before an answer.
+  const char* other_prompt =
+      "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>' }}{% endfor %}"
+      "{% if add_generation_prompt %}{{ '<|im_start|>bot\\n' }}{% endif %}";
+  expect_failure([&] { trained(kTwoTurns, other_prompt); },
+                 "messages[2]: the template does not continue its own prompt: \"bot");
+  // A prompt that ends in a space: " w" becomes one token.
+  const char* space = "{% for m in messages %}{{ m.role + ': ' + m.content + '<|im_end|>' }}{% endfor %}"
+                      "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}";
+  const Value world = Value::Array{message("user", "x"), message("assistant", "world")};
+  expect_failure([&] { trained(world, space); }, "other tokens alone");
+  const char* tagged_space =
+      "{% for m in messages %}{{ m.role + ': ' }}{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}"
+      "{% endfor %}";
+  expect_failure([&] { trained(world, tagged_space); }, "begins inside a token");
+}
+
+TEST_CASE("a generation prompt at the end is not trained") {
+  const ModelText text(tiny_sources());
+  const Value question = Value::Array{message("user", "hello")};
+  const ChatEncoding chat = encode_chat(question, Value(), true, "completions", text);
+  CHECK(chat.text == "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n");
+  CHECK(trained_text(chat, text).empty());
+}
+
+TEST_CASE("which template a model has") {
+  TextSources sources = tiny_sources("");
+  CHECK_FALSE(ModelText(sources).has_template());
+  CHECK(ModelText(sources).template_origin().empty());
+  const Value messages = Value::Array{message("user", "x")};
+  expect_failure([&] { ModelText(sources).render_chat(messages, Value(), false); }, "no chat template");
+
+  sources.tokenizer_config->set("chat_template", "config");
+  CHECK(ModelText(sources).render_chat(messages, Value(), false) == "config");
+  const Value list = Value::Array{Value::Object{{"name", "tool_use"}, {"template", "tools"}},
+                                  Value::Object{{"name", "default"}, {"template", "plain"}}};
+  sources.tokenizer_config->set("chat_template", list);
+  const Value tools = Value::Array{Value::Object{{"type", "function"}}};
+  CHECK(ModelText(sources).render_chat(messages, Value(), false) == "plain");
+  CHECK(ModelText(sources).render_chat(messages, Value(Value::Array{}), false) == "plain");
+  CHECK(ModelText(sources).render_chat(messages, tools, false) == "tools");
+  sources.template_file = "file {{ bos_token }} {{ tools is none }} {{ unk_token is defined }}";
+  CHECK(ModelText(sources).render_chat(messages, Value(), false) == "file <|bos|> True False");
+  CHECK(ModelText(sources).template_origin() == "chat_template.jinja");
+  CHECK(ModelText(sources, "chatml").render_chat(messages, Value(), true) ==
+        "<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\n");
+  expect_failure([&] { const ModelText text(sources, "llama3"); }, "has no token <|start_header_id|>");
+  expect_failure([&] { const ModelText text(sources, "/nonexistent.jinja"); }, "/nonexistent.jinja");
+}
+
+TEST_CASE("a reply stops on the config's ids, the EOS token and the template's end of turn") {
+  const ModelText text(tiny_sources());
+  CHECK(text.stop_ids() == std::vector<int64_t>{kEndOfText, kImEnd});
+  CHECK(text.eos_id() == kEndOfText);
+  TextSources sources = tiny_sources("{{ raise_exception('no') }}");
+  sources.stop_ids.clear();
+  CHECK(ModelText(sources).stop_ids() == std::vector<int64_t>{kEndOfText});
+  sources.tokenizer_config.reset();
+  sources.eos_id = kImStart;  // config.json's, where no file names the token
+  CHECK(ModelText(sources).eos_id() == kImStart);
+  sources.special_tokens = Value(Value::Object{{"eos_token", Value::Object{{"content", "<|im_end|>"}}}});
+  CHECK(ModelText(sources).eos_id() == kImEnd);
+  sources.special_tokens = Value(Value::Object{{"eos_token", "<|nothing|>"}});
+  expect_failure([&] { const ModelText unknown_eos(sources); }, "eos_token \"<|nothing|>\" is not in the tokenizer");
+}
