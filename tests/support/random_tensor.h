@@ -59,6 +59,11 @@ class Matrix {
         view_(bytes_.data(), dtype, rows, cols, std::max(cols, stride)) {}
   Matrix(Matrix&&) = default;
   Matrix(const Matrix& other) : bytes_(other.bytes_), view_(other.view_) { view_.data = bytes_.data(); }
+  Matrix& operator=(Matrix other) {
+    bytes_ = std::move(other.bytes_);
+    view_ = other.view_;
+    return *this;
+  }
 
   static Matrix random(int64_t rows, int64_t cols, DType dtype, uint64_t seed, double scale = 1, int64_t stride = 0) {
     Matrix m(rows, cols, dtype, stride);

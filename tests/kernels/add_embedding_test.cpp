@@ -1,0 +1,81 @@
+// add and embedding: both are exact up to the one rounding of the result.
+#include "cpu/add.h"
+#include "cpu/embedding.h"
+#include "ref/embedding.h"
+#include "support/cpu_kernel.h"
+
+namespace lema::test {
+
+TEST_CASE("add: one rounding, in place on either side, in columns of a wider matrix") {
+  on_each_isa([] {
+    for (const int64_t N : kRows)
+      for (const int64_t C : kWidths)
+        for (const DType X : kActivations) {
+          INFO("N " << N << ", C " << C << ", " << name(X));
+          const Matrix a = Matrix::random(N, C, X, 1, 1, C + 2), b = Matrix::random(N, C, X, 2, 1, C + 3);
+          Matrix expected(N, C, X);
+          const Values sum = a.values() + b.values();
+          for (int64_t i = 0; i < N * C; ++i) store(expected.view().data, X, i, sum[static_cast<size_t>(i)]);
+          const auto apart = [&](ThreadPool& pool, const Matrix& y) { cpu::add(pool, y, a, b); };
+          const auto left = [&](ThreadPool& pool, const Matrix& y) { cpu::add(pool, y, y, b); };
+          const auto right = [&](ThreadPool& pool, const Matrix& y) { cpu::add(pool, y, a, y); };
+          CHECK(result_of(Matrix(N, C, X, C + 1), apart).values() == expected.values());
+          CHECK(result_of(a, left).values() == expected.values());
+          CHECK(result_of(b, right).values() == expected.values());
+        }
+  });
+}
+
+TEST_CASE("embedding: rows of the table, rounded to X, written or added") {
+  on_each_isa([] {
+    for (const int64_t N : kRows)
+      for (const int64_t C : kWidths)
+        for (const DType X : kActivations)
+          for (const DType G : kWeights) {
+            INFO("N " << N << ", C " << C << ", " << name(X) << ", table " << name(G));
+            const Matrix table = Matrix::random(19, C, G, 1), before = Matrix::random(N, C, X, 2, 1, C + 3);
+            Matrix ids(1, N, DType::I32);
+            for (int64_t n = 0; n < N; ++n) ids.set(0, n, static_cast<double>(n * 7 % 19));
+            const Values rows = ref::embedding(ids.values(), table.values(), static_cast<size_t>(C));
+            for (const Write write : {Write::Overwrite, Write::Accumulate}) {
+              Values sum = write == Write::Accumulate ? rows + before.values() : rows;
+              for (double& x : sum) {
+                const auto rounded = static_cast<float>(x);
+                x = X == DType::BF16 ? to_f32(to_bf16(rounded)) : rounded;
+              }
+              const Matrix y = result_of(before, [&](ThreadPool& pool, const Matrix& out) {
+                cpu::embedding(pool, out, ids.vector(), table.tensor(), write);
+              });
+              CHECK(y.values() == sum);
+            }
+          }
+  });
+}
+
+TEST_CASE("conversions of vectors equal those of scalars for every 16-bit pattern") {
+  Matrix halves(1, 65536, DType::F16), brains(1, 65536, DType::BF16), y(1, 65536, DType::F32);
+  for (int i = 0; i < 65536; ++i) {
+    static_cast<f16*>(halves.view().data)[i] = f16{static_cast<uint16_t>(i)};
+    static_cast<bf16*>(brains.view().data)[i] = bf16{static_cast<uint16_t>(i)};
+  }
+  const Matrix zero = int_matrix(1, 1, {0});
+  on_each_isa([&] {
+    ThreadPool pool(1);
+    for (const Matrix* table : {&halves, &brains}) {
+      cpu::embedding(pool, y, zero.vector(), table->tensor(), Write::Overwrite);
+      int different = 0;
+      const Values found = y.values(), expected = table->values();
+      for (size_t i = 0; i < found.size(); ++i)
+        different += found[i] != expected[i] && !(std::isnan(found[i]) && std::isnan(expected[i]));
+      CHECK(different == 0);
+    }
+    // f32 to bf16: ties, overflow to infinity and NaN through a table of f32.
+    Matrix exact(1, 8, DType::F32), rounded(1, 8, DType::BF16);
+    const std::vector<float> values = {1.00390625f, 1.01171875f, 3.4e38f, -3.4e38f, INFINITY, NAN, 1e-40f, -0.0f};
+    for (int64_t c = 0; c < 8; ++c) exact.set(0, c, values[static_cast<size_t>(c)]);
+    cpu::embedding(pool, rounded, zero.vector(), exact.tensor(), Write::Overwrite);
+    for (size_t c = 0; c < 8; ++c) CHECK(static_cast<bf16*>(rounded.view().data)[c].bits == to_bf16(values[c]).bits);
+  });
+}
+
+}  // namespace lema::test
