@@ -14,8 +14,9 @@ std::string strip(std::string_view text, const Obj& chars, bool left, bool right
     if (right) text = rstrip(text);
     return std::string(text);
   }
-  const std::vector<int32_t> set = decode(chars.str());
-  const auto in_set = [&](int32_t c) { return std::find(set.begin(), set.end(), c) != set.end(); };
+  std::vector<int32_t> set = decode(chars.str());
+  std::sort(set.begin(), set.end());
+  const auto in_set = [&](int32_t c) { return std::binary_search(set.begin(), set.end(), c); };
   while (left && !text.empty()) {
     size_t end = 0;
     if (!in_set(next_code_point(text, end))) break;
@@ -37,7 +38,7 @@ std::string replace(Runtime& rt, std::string_view text, std::string_view from, s
   rt.scan(text.size());
   size_t at = 0;
   while (count > 0 && at <= text.size()) {
-    const size_t found = from.empty() ? at : text.find(from, at);
+    const size_t found = from.empty() ? at : find_first(text, from, at);
     if (found == text.npos) break;
     out += text.substr(at, found - at);
     out += to;
@@ -109,7 +110,7 @@ Obj split(Runtime& rt, const Obj& self, const Args& args) {
   std::vector<std::string_view> parts;
   for (;;) {
     rt.charge(sizeof(Obj) * 2);
-    const size_t found = limit == 0 ? text.npos : text.find(separator);
+    const size_t found = limit == 0 ? text.npos : find_first(text, separator);
     parts.push_back(text.substr(0, found));
     if (found == text.npos) break;
     text.remove_prefix(found + separator.size());
@@ -126,14 +127,16 @@ Obj rsplit(Runtime& rt, const Obj& self, const Args& args) {
   if (!b.has(0) || b[0].is(Type::None)) return list_of(rt, self, rsplit_space(rt, text, limit));
   const std::string_view separator = b.text(0, "");
   if (separator.empty()) rt.error("rsplit: the separator is empty");
+  rt.charge(int64_t{self.size});
+  const std::string back(text.rbegin(), text.rend()), back_separator(separator.rbegin(), separator.rend());
   std::vector<std::string_view> parts;
-  for (;;) {
+  for (size_t at = 0;; --limit) {  // offsets from the end
     rt.charge(sizeof(Obj) * 2);
-    const size_t found = limit == 0 ? text.npos : text.rfind(separator);
-    parts.push_back(found == text.npos ? text : text.substr(found + separator.size()));
+    const size_t found = limit == 0 ? text.npos : find_first(back, back_separator, at);
+    const size_t start = found == text.npos ? 0 : text.size() - found;
+    parts.push_back(text.substr(start, text.size() - at - start));
     if (found == text.npos) break;
-    text = text.substr(0, found);
-    --limit;
+    at = found + separator.size();
   }
   std::reverse(parts.begin(), parts.end());
   return list_of(rt, self, parts);
@@ -179,7 +182,7 @@ Obj find_text(Runtime& rt, const Obj& self, const Args& args) {
   int64_t start = 0;
   rt.scan(self.size);
   const std::string_view text = window(self, b, start), sub = b.text(0, "");
-  size_t found = kLast ? text.rfind(sub) : text.find(sub);
+  size_t found = kLast ? find_last(text, sub) : find_first(text, sub);
   if (text.data() == nullptr) found = text.npos;
   if (found == text.npos) {
     if (kMustBe) rt.error("the substring was not found");
@@ -194,7 +197,7 @@ Obj count_text(Runtime& rt, const Obj& self, const Args& args) {
   rt.scan(self.size);
   const std::string_view text = window(self, b, start), sub = b.text(0, "");
   if (sub.empty()) return Obj::integer(code_points(text) + 1);
-  for (size_t at = 0; (at = text.find(sub, at)) != text.npos; at += sub.size()) ++n;
+  for (size_t at = 0; (at = find_first(text, sub, at)) != text.npos; at += sub.size()) ++n;
   return Obj::integer(n);
 }
 
@@ -248,7 +251,7 @@ Obj partition(Runtime& rt, const Obj& self, const Args& args) {
   const Bound b(rt, "partition", args, {"sep"}, 1);
   const std::string_view text = self.str(), separator = b.text(0, "");
   if (separator.empty()) rt.error("partition: the separator is empty");
-  const size_t found = kLast ? text.rfind(separator) : text.find(separator);
+  const size_t found = kLast ? find_last(text, separator) : find_first(text, separator);
   const Obj whole = Obj::string(text, self.markup), empty = Obj::string("", self.markup);
   std::vector<Obj> parts = {whole, empty, empty};
   if (found != text.npos) {

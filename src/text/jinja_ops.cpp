@@ -198,7 +198,7 @@ bool contains(Runtime& rt, const Obj& container, const Obj& item) {
     case Type::String:
       if (!item.is(Type::String)) rt.error("'in <string>' needs a string, not {}", type_name(item));
       rt.scan(container.size);
-      return container.str().find(item.str()) != std::string_view::npos;
+      return find_first(container.str(), item.str()) != std::string_view::npos;
     case Type::Dict: return find(rt, *container.dict, item) != nullptr;
     case Type::Sequence: break;
     default: rt.error("'in' is not supported by a {}", type_name(container));

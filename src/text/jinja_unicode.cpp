@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 
 namespace lema::jinja {
 
@@ -55,6 +56,19 @@ std::vector<int32_t> decode(std::string_view text) {
   std::vector<int32_t> out;
   for (size_t at = 0; at < text.size();) out.push_back(next_code_point(text, at));
   return out;
+}
+
+size_t find_first(std::string_view text, std::string_view part, size_t from) {
+  if (part.empty() || from >= text.size()) return text.find(part, from);
+  const void* found = memmem(text.data() + from, text.size() - from, part.data(), part.size());
+  return found ? static_cast<size_t>(static_cast<const char*>(found) - text.data()) : text.npos;
+}
+
+size_t find_last(std::string_view text, std::string_view part) {
+  if (part.size() > text.size()) return text.npos;
+  const std::string back(text.rbegin(), text.rend()), back_part(part.rbegin(), part.rend());
+  const size_t found = find_first(back, back_part);
+  return found == text.npos ? text.npos : text.size() - part.size() - found;
 }
 
 bool is_space(int32_t c) {

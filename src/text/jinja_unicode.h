@@ -19,6 +19,11 @@ int64_t code_points(std::string_view text);
 size_t byte_offset(std::string_view text, int64_t index);
 std::vector<int32_t> decode(std::string_view text);
 
+// Offset of the first or last `part` in `text`, or npos. Linear in any case, unlike string_view::find, since a template
+// chooses both.
+size_t find_first(std::string_view text, std::string_view part, size_t from = 0);
+size_t find_last(std::string_view text, std::string_view part);
+
 // str.isspace of one code point, which is also what strip() removes and `\s` matches.
 bool is_space(int32_t code_point);
 std::string_view lstrip(std::string_view text);

@@ -165,6 +165,7 @@ FEATURES = r"""
 {{ 'ß ŉ ﬁ ΑΣ ΣΑΣ. İ ǆ'.upper() }} {{ 'ß ŉ ﬁ ΑΣ ΣΑΣ. İ ǆ'.lower() }} {{ 'ß hELLO wORLD ﬁx ǆ it\'s'.title() }} {{ 'ßA éB ǆ'.capitalize() }} {{ 'aBß'.swapcase() }}
 {{ 'hello world-foo (bar) [x] {y}' | title }} {{ 'ÉCOLE' | lower }} {{ 'école' | upper }} {{ 'hELLO' | capitalize }} {{ none | upper }} {{ 12 | title }}
 {{ 'a-b-a'.replace('a', 'x') }} {{ 'aaa'.replace('a', 'b', 2) }} {{ 'abc'.replace('', '-') }} {{ 'aaa' | replace('a', 'b', 1) }} {{ 'é'.replace('', '.') }}
+{{ 'a,b,,c'.rsplit(',') }} {{ ',a,'.rsplit(',', 1) }} {{ 'aaa'.rsplit('aa') }} {{ ''.rfind('') }} {{ 'abab'.rfind('') }} {{ 'aéaé'.rfind('é') }} {{ 'abc'.find('') }} {{ 'abc'.find('', 3) }} {{ 'abc'.find('', 4) }} {{ ''.count('') }}
 {{ ', '.join(['a', 'b']) }} {{ [1, none, 'x'] | join('-') }} {{ messages | map(attribute='role') | join(',') }} {{ 'abc' | join('.') }} {{ {'a': 1} | join }}
 {{ 'a{}b{}'.format(1, 'x') }} {{ '{0}{1}{0} {n} {{}}'.format('a', 2, n=none) }} {{ '%s=%d %.2f %5s|%-5s|%05d %x %%' % ('a', 3, 1.239, 'é', 'b', -42, 255) }} {{ '%s' % 'one' }} {{ '%(a)s' % {'a': [1]} }} {{ '%s-%s' | format('x', 1) }}
 {{ 'abc'.isdigit() }} {{ '12'.isdigit() }} {{ 'é'.isalpha() }} {{ 'a1'.isalnum() }} {{ ' '.isspace() }} {{ 'Ab'.isupper() }} {{ 'AB1'.isupper() }} {{ 'ab'.islower() }} {{ ''.isdigit() }}

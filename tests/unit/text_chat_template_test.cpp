@@ -2,6 +2,7 @@
 // jinja2's is the business of tests/parity/chat_template_test.py.
 #include "text/chat_template.h"
 
+#include <chrono>
 #include <ctime>
 #include <string>
 #include <thread>
@@ -169,6 +170,16 @@ TEST_CASE("work, memory and depth are limited") {
   CHECK(holds(refusal("{{ 9223372036854775807 + 1 }}"), "beyond 64 bits"));
   CHECK(holds(refusal("{{ 2 ** 99999999 }}"), "beyond 64 bits"));
   CHECK(render("{{ 'b' * 3 }}{{ range(100000) | length }}") == "bbb100000");
+}
+
+TEST_CASE("searching text takes linear time") {
+  const auto start = std::chrono::steady_clock::now();
+  CHECK(render("{% set s = 'a' * 1000000 %}{{ (s ~ 'b') in (s ~ s ~ 'c') }}{{ (s ~ s).rfind('b' ~ s) }}"
+               "{{ (s ~ s).count(s ~ 'b') }}{{ ('b' * 1000000).strip(s ~ 'c') | length }}"
+               "{{ (s ~ s).rsplit('b' ~ s) | length }}") == "False-1010000001");
+  CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(4));
+  CHECK(render("{{ 'a,b,,c'.rsplit(',') }}{{ ',a,'.rsplit(',', 1) }}{{ 'aaa'.rsplit('aa') }}{{ ''.rfind('') }}") ==
+        "['a', 'b', '', 'c'][',a', '']['a', '']0");
 }
 
 TEST_CASE("the source's size and nesting are limited") {
