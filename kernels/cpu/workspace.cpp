@@ -9,21 +9,21 @@ namespace lema::cpu {
 namespace {
 
 // Panels: 16 MiB hold the weights of most chunks; at least one sliver of the widest backward product, whose inner size
-// is the sum of the parts' outputs. Adapters: panels of A and B, h and u and their panels.
+// is the sum of the parts' outputs. Adapters: A side by side, panels of A twice and of B, h and u.
 int64_t arena_floats(const OpsLimits& limits) {
   const int64_t rank = round_up(std::max<int64_t>(limits.rank, 1), kLane);
   const int64_t panels = std::max<int64_t>(int64_t{4} << 20, 2 * kSliver * kMaxAdapters * limits.width);
   const int64_t adapters =
-      limits.rank == 0 ? 0 : kMaxAdapters * rank * (3 * round_up(limits.width, kSliver) + 4 * limits.rows);
+      limits.rank == 0 ? 0 : kMaxAdapters * rank * (4 * round_up(limits.width, kSliver) + 2 * limits.rows);
   return panels + adapters;
 }
 
 }  // namespace
 
 Workspace::Workspace(const OpsLimits& limits, int threads)
-    : tile_width_(std::max(kTileCols, round_up(limits.rank, kLane))),
+    : slot_floats_(kMultiplyScratch + kTileRows * (kWideCols + kMaskCols) + kMaxAdapters * limits.rank * kTileCols),
       arena_(arena_floats(limits) * kFloatBytes, "CPU kernels' panels"),
-      slots_(threads * slot_floats() * kFloatBytes, "CPU kernels' tiles") {
+      slots_(threads * slot_floats_ * kFloatBytes, "CPU kernels' tiles") {
   for (int i = 0; i < threads; ++i) free_.push_back(i);
 }
 
@@ -42,10 +42,11 @@ Workspace::Lease::Lease(Workspace& workspace) : workspace_(workspace) {
     index_ = workspace_.free_.back();
     workspace_.free_.pop_back();
   }
-  const int64_t tile = kTileRows * workspace_.tile_width_;
-  float* base = workspace_.slots_.floats() + index_ * workspace_.slot_floats();
+  constexpr int64_t kTile = kTileRows * kTileCols, kMask = kTileRows * kMaskCols;
+  float* base = workspace_.slots_.floats() + index_ * workspace_.slot_floats_;
   float* out = base + kMultiplyScratch;
-  tiles_ = {base, out, out + tile, out + 2 * tile, out};
+  float* panel = out + kTileRows * kWideCols;
+  tiles_ = {base, out, out + kTile, out + 2 * kTile, panel, panel + kMask, out};
 }
 
 Workspace::Lease::~Lease() {

@@ -34,13 +34,13 @@ class Workspace {
   // What one task works in. The contents survive nothing.
   struct Tiles {
     float* product;  // kMultiplyScratch
-    float* out;      // kTileRows * tile_width
-    float* second;   // kTileRows * tile_width
+    float* out;      // kTileRows * kTileCols
+    float* second;   // kTileRows * kTileCols
     float* masked;   // kTileRows * kMaskCols
+    float* panel;    // kTileRows * kMaskCols
+    float* thin;     // kMaxAdapters * rank * kTileCols
     float* wide;     // kTileRows * kWideCols, in place of out, second and masked
   };
-  // Columns of `out` and `second`: at least kTileCols and the padded rank.
-  int64_t tile_width() const { return tile_width_; }
 
   // A free slot for the lifetime of the lease; there are as many as threads. Threads: concurrent.
   class Lease {
@@ -58,9 +58,8 @@ class Workspace {
 
  private:
   static constexpr int64_t kFloatBytes = sizeof(float);
-  int64_t slot_floats() const { return kMultiplyScratch + kTileRows * (2 * tile_width_ + kMaskCols); }
 
-  int64_t tile_width_;
+  int64_t slot_floats_;
   HostMemory arena_, slots_;
   int64_t used_ = 0;
   std::mutex mutex_;

@@ -1,0 +1,66 @@
+// The low-rank side of a linear: h and u of all adapters of a call, their gradients, and the panels that the output tiles
+// add. Adapters without dropout read the same x, so they are stacked and run as one of the summed rank.
+#pragma once
+
+#include <array>
+#include <span>
+
+#include "core/thread_pool.h"
+#include "cpu/workspace.h"
+#include "ops.h"
+
+namespace lema::cpu {
+
+// One part's adapter. With f = scale / (1 - dropout) and m the dropout mask:
+// h = f (m x) A^T, so y += h B^T and dB += dy^T h; u = f dy B, so dA += u^T (m x) and dx += m (u A).
+struct Adapter {
+  const LoraView* lora = nullptr;
+  int64_t part = 0, column = 0;  // which part, and where it begins in y
+  int64_t O = 0, R = 0;
+  int64_t stack = 0, offset = 0;  // which stack, and where its R columns begin there
+  Panel b_transposed, b;          // (R, O) and (O, R): for y and for u
+  float factor() const { return lora->scale / (1 - lora->dropout); }
+};
+
+// Adapters side by side; one alone when it has dropout.
+struct Stack {
+  const LoraView* dropout = nullptr;  // null: nothing is masked
+  int64_t R = 0, stride = 0;          // summed rank; columns of h and u, padded
+  float *rows = nullptr;              // (R, I) the A of all
+  float *h = nullptr, *u = nullptr;   // (N, R) f32
+  Panel a_transposed, a;              // (I, R) and (R, I): for h and for dx
+};
+
+class Adapters {
+ public:
+  explicit Adapters(std::span<const LinearPart> parts);
+
+  std::span<const Adapter> all() const { return {adapters_.data(), adapter_count_}; }
+  std::span<const Stack> stacks() const { return {stacks_.data(), stack_count_}; }
+  const Adapter* of_part(int64_t part) const;
+  Operand h(const Adapter& adapter, int64_t row) const;
+
+  // h, and the panels that y needs.
+  void forward(ThreadPool& pool, Workspace& workspace, const MatrixView& x);
+  // h and u, dA += and dB += where they are wanted, and the panels that dx needs.
+  void backward(ThreadPool& pool, Workspace& workspace, const MatrixView& dy, const MatrixView& x);
+
+ private:
+  void take_stacks(Workspace& workspace, const MatrixView& x, bool with_u);
+  // Of a range of rows; a row is counted within the call.
+  struct Rows {
+    int64_t begin, end;
+  };
+  void products(ThreadPool& pool, Workspace& workspace, const MatrixView& x, const MatrixView& dy, Rows range) const;
+  void gradients(ThreadPool& pool, Workspace& workspace, const MatrixView& dy, const MatrixView& x, Rows range) const;
+  void add_db(const Adapter& adapter, const MatrixView& dy, Rows range, int64_t begin, int64_t n,
+              const Workspace::Lease& tiles) const;
+  void add_da(int64_t stack, const MatrixView& x, Rows range, int64_t begin, int64_t n,
+              const Workspace::Lease& tiles) const;
+
+  std::array<Adapter, kMaxAdapters> adapters_;
+  std::array<Stack, kMaxAdapters> stacks_;
+  size_t adapter_count_ = 0, stack_count_ = 0;
+};
+
+}  // namespace lema::cpu
