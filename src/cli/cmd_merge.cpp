@@ -30,6 +30,10 @@ void run_merge(const MergeOptions& options) {
              format_bytes(result.bytes), result.shards, result.shards == 1 ? "file" : "files", result.adapted);
   fmt::print("largest change: max |dW| / max |W| = {:.3g} ({})\n", result.largest_change, result.most_changed);
   fmt::print("rounding: RMS {:.3g}; of the change itself: {:.3g}\n", result.rounding_rms, result.change_rms);
+  if (result.verified)
+    fmt::print("verified on {} tokens: logits differ by {:.3g} at most, relative RMS {:.3g} (tolerance {:.3g})\n",
+               result.verified->tokens, result.verified->max_abs, result.verified->relative_rms,
+               result.verified->tolerance);
 }
 
 }  // namespace
@@ -41,9 +45,12 @@ void add_merge(CLI::App& app) {
   command.add_option("--output", "Folder to write; must not exist")->required()->type_name("DIR");
   add_float_dtype(command, "Type of every tensor (default: as stored)");
   command.add_option("--shard-size", "Largest file, e.g. 5GB (default: one file)")->type_name("SIZE");
+  command.add_flag("--verify")->description(
+      "Compare the logits of base and adapter with those of the merged weights first");
   command.callback([&command] {
     run_merge({command["--model"]->as<std::string>(), command["--adapter"]->as<std::string>(),
-               command["--output"]->as<std::string>(), float_dtype(command), shard_bytes(command)});
+               command["--output"]->as<std::string>(), float_dtype(command), shard_bytes(command),
+               command.count("--verify") > 0});
   });
 }
 

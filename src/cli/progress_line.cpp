@@ -32,11 +32,10 @@ void ProgressLine::operator()(const Progress& progress) {
   const double seconds = std::chrono::duration<double>(now - start_).count();
   const auto done = static_cast<double>(progress.done), total = static_cast<double>(progress.total);
   const double left = done > 0 ? seconds * (total - done) / done : 0;
-  const std::string text =
-      fmt::format("{} {} of {} ({:.0f} %), {} left", stage_, format_bytes(progress.done), format_bytes(progress.total),
-                  total > 0 ? 100 * done / total : 100, format_duration(left));
+  const std::string text = fmt::format("{} {:.0f} %, {} left", stage_, total > 0 ? 100 * done / total : 100,
+                                       format_duration(left));
   if (terminal_)
-    fmt::print(stderr, "\r{:<70}", text);
+    fmt::print(stderr, "\r{:<40}", text);
   else
     fmt::print(stderr, "{}\n", text);
   std::fflush(stderr);

@@ -124,6 +124,21 @@ Metadata merge_metadata(const MergeOptions& options) {
           {"lema_adapter_sha256", sha256_file(options.adapter / "adapter_model.safetensors")}};
 }
 
+VerifyResult verify(const ModelFolder& base, const Adapter& adapter, const fs::path& merged,
+                    const std::vector<TensorSpec>& tensors, const ReportProgress& report) {
+  // BF16 has the fewest digits, then F16.
+  DType coarsest = DType::F32;
+  for (const TensorSpec& tensor : tensors)
+    if (tensor.dtype == DType::BF16 || coarsest == DType::F32) coarsest = tensor.dtype;
+  const VerifyResult result = compare_logits(base, adapter, ModelFolder(merged), coarsest, report);
+  if (!(result.relative_rms <= result.tolerance))
+    fail(ErrorCode::Numeric,
+         "the merged model's logits differ from base and adapter's by {:.3g} (relative RMS; max {:.3g}), beyond {:.3g} "
+         "for {}; nothing was written",
+         result.relative_rms, result.max_abs, result.tolerance, name(coarsest));
+  return result;
+}
+
 class Merger {
  public:
   Merger(const ModelSpec& spec, const Adapter& adapter, ShardedWriter& writer, const ReportProgress& report)
@@ -186,8 +201,9 @@ MergeResult merge(const MergeOptions& options, const ReportProgress& report) {
     merger.copy(weights[i], found == modules.end() ? nullptr : found->second, writer.tensors()[i].dtype);
   }
   writer.finish();
-  staged.commit();
   MergeResult result = merger.result();
+  if (options.verify) result.verified = verify(folder, adapter, staged.path(), writer.tensors(), report);
+  staged.commit();
   result.bytes = writer.total_bytes();
   result.shards = static_cast<int64_t>(writer.shard_count());
   return result;

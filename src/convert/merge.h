@@ -9,7 +9,7 @@
 #include <optional>
 #include <string>
 
-#include "convert/progress.h"
+#include "convert/verify.h"
 #include "core/dtype.h"
 #include "core/file.h"
 
@@ -19,6 +19,7 @@ struct MergeOptions {
   fs::path model, adapter, output;
   std::optional<DType> dtype;  // of every tensor; absent: each tensor keeps its own
   int64_t shard_bytes = 0;     // largest shard; 0: one file
+  bool verify = false;         // compare logits before the folder gets its name
 };
 
 struct MergeResult {
@@ -30,10 +31,12 @@ struct MergeResult {
   std::string most_changed;
   // Root mean square over all adapted matrices of what rounding W + dW to the output's type moved, and of dW.
   double rounding_rms = 0, change_rms = 0;
+  std::optional<VerifyResult> verified;
 };
 
 // Errors: Usage as convert(); BadInput when the adapter names a module that the model has not, has another shape, or adapts
-// a head that is the embedding; else as convert().
+// a head that is the embedding; Numeric when verification finds the logits further apart than its tolerance; else as
+// convert().
 MergeResult merge(const MergeOptions& options, const ReportProgress& report);
 
 }  // namespace lema

@@ -1,0 +1,173 @@
+// A forward pass over all blocks and the head, with and without an adapter, and the comparison.
+#include "convert/verify.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <vector>
+
+#include "core/error.h"
+#include "model/transformer.h"
+#include "stream/layer_stream.h"
+
+namespace lema {
+namespace {
+
+constexpr int64_t kTokens = 32;
+
+// Ids that lie all over the vocabulary, the same for every run.
+std::vector<int32_t> fixed_tokens(const ModelConfig& config) {
+  std::vector<int32_t> ids(static_cast<size_t>(std::min(kTokens, config.max_positions)));
+  for (size_t i = 0; i < ids.size(); ++i)
+    ids[i] = static_cast<int32_t>(static_cast<int64_t>(i + 1) * 7919 % config.V);
+  return ids;
+}
+
+// One model's forward pass over one sequence, in f32.
+class LogitsRun {
+ public:
+  // adapter may be null. References outlive the object.
+  LogitsRun(const ModelFolder& folder, const Adapter* adapter, int64_t tokens)
+      : config_(folder.config()), adapter_(adapter), tokens_(tokens), table_(make_piece_table(folder)),
+        device_(make_cpu_device()), parameters_(table_, adapter_options()), store_(folder, *device_, DiskMode::Mmap),
+        stream_(*device_, table_, store_, {false, std::vector<bool>(static_cast<size_t>(table_.unit_count())), 2}),
+        ops_(make_cpu_ops(0, ops_limits())) {
+    if (adapter_) {
+      parameters_.allocate(*device_, false);
+      Adapter blocks = *adapter_;
+      blocks.modules.erase(table_.spec.head.module);
+      parameters_.load(blocks);
+    }
+  }
+
+  // (tokens, V)
+  std::vector<float> logits(std::vector<int32_t> ids, const std::function<void()>& block_done) {
+    std::vector<int32_t> positions(ids.size());
+    std::iota(positions.begin(), positions.end(), 0);
+    const auto n = static_cast<int32_t>(tokens_);
+    std::vector<int32_t> sequence = {0, n, 0, n};
+    TokenBatch batch;
+    batch.ids = {ids.data(), DType::I32, {tokens_}};
+    batch.positions = {positions.data(), DType::I32, {tokens_}};
+    batch.sequences = {sequence.data(), DType::I32, {1, 4}};
+    batch.tokens = tokens_;
+
+    Transformer transformer(*device_, *ops_, config_, table_.spec.linear_transposed, DType::F32,
+                            {tokens_, tokens_, tokens_, false}, adapter_ ? &parameters_ : nullptr);
+    std::vector<float> x(static_cast<size_t>(tokens_ * config_.C)), x_next(x.size());
+    const auto matrix = [&](std::vector<float>& data) {
+      return MatrixView(data.data(), DType::F32, tokens_, config_.C);
+    };
+    const bool learned = config_.rope.kind == RopeConfig::Kind::None;
+    transformer.embed(matrix(x), batch, stream_.table(Field::Embed),
+                      learned ? stream_.table(Field::Positions) : TensorView());
+    stream_.begin_pass(forward_visits(config_.L, std::ssize(table_.head_chunks)));
+    for (int64_t block = 0; block < config_.L; ++block) {
+      const Lease w = stream_.acquire(block);
+      transformer.block_forward(matrix(x_next), matrix(x), w.weights(), block, batch);
+      std::swap(x, x_next);
+      block_done();
+    }
+    transformer.norm(matrix(x), matrix(x), stream_.resident(Field::NormFinal), stream_.resident(Field::NormFinalBias));
+    return head(matrix(x));
+  }
+
+ private:
+  // Every module of the adapter by its path, but for the head, which no AdapterParameters holds.
+  AdapterOptions adapter_options() const {
+    AdapterOptions options{1, 1, 0, {}};
+    if (!adapter_) return options;
+    options.rank = adapter_->config.rank;
+    options.alpha = adapter_->config.alpha;
+    for (const auto& [path, module] : adapter_->modules)
+      if (path != table_.spec.head.module) options.targets.push_back(path);
+    return options;
+  }
+
+  OpsLimits ops_limits() const {
+    OpsLimits limits;
+    limits.rows = limits.tokens = tokens_;
+    limits.width = std::max({3 * config_.C, config_.F, config_.H * config_.D, table_.head_chunk_rows});
+    limits.rank = adapter_ ? adapter_->config.rank : 0;
+    limits.vocab_chunk = table_.head_chunk_rows;
+    limits.heads = config_.H;
+    limits.head_size = config_.D;
+    return limits;
+  }
+
+  std::vector<float> head(MatrixView x) {
+    std::vector<float> logits(static_cast<size_t>(tokens_ * config_.V));
+    for (int64_t chunk = 0; chunk < std::ssize(table_.head_chunks); ++chunk) {
+      const Lease w = stream_.acquire(config_.L + chunk);
+      const TensorView& weight = w[Field::Head];
+      const int64_t begin = chunk * table_.head_chunk_rows, rows = weight.shape[0];
+      const LoraView lora = head_adapter(begin, rows);
+      const LinearPart part{weight, false, {}, lora.a ? &lora : nullptr};
+      ops_->linear({logits.data() + begin, DType::F32, tokens_, rows, config_.V}, x, {&part, 1}, Write::Overwrite);
+    }
+    device_->synchronize(Queue::Compute);
+    return logits;
+  }
+
+  // Rows [begin, begin + rows) of the head's pair; null where the head is not adapted.
+  LoraView head_adapter(int64_t begin, int64_t rows) {
+    LoraView view;
+    if (!adapter_) return view;
+    const auto found = adapter_->modules.find(table_.spec.head.module);
+    if (found == adapter_->modules.end()) return view;
+    const AdapterModule& module = found->second;
+    head_a_ = module.a;
+    head_b_.assign(module.b.begin() + begin * module.rank, module.b.begin() + (begin + rows) * module.rank);
+    view.a = {head_a_.data(), DType::F32, {module.rank, module.in}};
+    view.b = {head_b_.data(), DType::F32, {rows, module.rank}};
+    view.scale = static_cast<float>(adapter_->config.scaling());
+    return view;
+  }
+
+  const ModelConfig& config_;
+  const Adapter* adapter_;
+  int64_t tokens_;
+  PieceTable table_;
+  std::unique_ptr<Device> device_;  // first in, last out: buffers of the others are its
+  AdapterParameters parameters_;
+  HostStore store_;
+  LayerStream stream_;
+  std::unique_ptr<Ops> ops_;
+  std::vector<float> head_a_, head_b_;
+};
+
+// A weight of type t is off by up to half a unit in the last place u = 2^-24, 2^-11, 2^-8 (relative). Over the depth of a
+// model the errors of single products mostly cancel; 16 u leaves room where they do not.
+double tolerance_of(DType dtype) {
+  return 16 * (dtype == DType::F32 ? 0x1p-24 * 16 : dtype == DType::F16 ? 0x1p-11 : 0x1p-8);
+}
+
+}  // namespace
+
+VerifyResult compare_logits(const ModelFolder& base, const Adapter& adapter, const ModelFolder& merged, DType coarsest,
+                            const ReportProgress& report) {
+  const std::vector<int32_t> ids = fixed_tokens(base.config());
+  VerifyResult result;
+  result.tokens = std::ssize(ids);
+  result.tolerance = tolerance_of(coarsest);
+  int64_t done = 0;
+  const auto block_done = [&] { report({"comparing", ++done, 2 * base.config().L}); };
+  const std::vector<float> expected = LogitsRun(base, &adapter, result.tokens).logits(ids, block_done);
+  const std::vector<float> found = LogitsRun(merged, nullptr, result.tokens).logits(ids, block_done);
+  check(expected.size() == found.size(), "{} and {} logits", expected.size(), found.size());
+  double squared_difference = 0, squared = 0;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    const double difference = std::abs(double{found[i]} - expected[i]);
+    if (!std::isfinite(difference)) {
+      result.max_abs = result.relative_rms = std::numeric_limits<double>::infinity();
+      return result;
+    }
+    result.max_abs = std::max(result.max_abs, difference);
+    squared_difference += difference * difference;
+    squared += double{expected[i]} * expected[i];
+  }
+  result.relative_rms = std::sqrt(squared_difference / std::max(squared, std::numeric_limits<double>::min()));
+  return result;
+}
+
+}  // namespace lema
