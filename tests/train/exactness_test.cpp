@@ -1,0 +1,154 @@
+// What must never change a bit: where weights lie, how many slots the ring has, what is recomputed or offloaded, how many
+// threads work, whether a run was interrupted. All on a device whose copies arrive late.
+#include <cmath>
+#include <cstring>
+
+#include "data/model_text.h"
+#include "support/catch.h"
+#include "support/late_device.h"
+#include "support/temp_folder.h"
+#include "support/tiny_model.h"
+#include "train/trainer.h"
+
+using namespace lema;
+using namespace lema::test;
+
+namespace {
+
+struct Outcome {
+  std::vector<double> losses;
+  std::vector<float> adapter, gradients, moments;
+  int64_t h2d_bytes = 0, allocations_in_steps = 0, device_bytes = 0;
+  bool operator==(const Outcome& o) const {
+    const auto same = [](const std::vector<float>& a, const std::vector<float>& b) {
+      return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * 4) == 0;
+    };
+    return losses == o.losses && same(adapter, o.adapter) && same(gradients, o.gradients) && same(moments, o.moments);
+  }
+};
+
+std::vector<float> floats(const TensorView& view) {
+  std::vector<float> values(static_cast<size_t>(view.elements()));
+  std::memcpy(values.data(), view.data, values.size() * 4);
+  return values;
+}
+
+class Bench {
+ public:
+  Bench(const TinyModelOptions& model, int64_t rows) : folder_("lema_exactness") {
+    write_tiny_model(folder_.path() / "model", model);
+    write_random_rows(folder_.path() / "rows.jsonl", rows);
+  }
+
+  RunConfig config(const std::vector<std::string>& settings = {}) const {
+    std::vector<std::string> all = {"model=" + (folder_.path() / "model").string(),
+                                    "data.train=" + (folder_.path() / "rows.jsonl").string(),
+                                    "output_dir=" + (folder_.path() / "run").string(),
+                                    "data.format=tokens", "lora.rank=3", "lora.dropout=0.2", "train.batch_size=5",
+                                    "train.max_steps=4", "train.token_tile=16", "optimizer.lr=0.01", "threads=2"};
+    all.insert(all.end(), settings.begin(), settings.end());
+    return make_run_config(all);
+  }
+
+  Outcome run(const RunConfig& config, bool in_place = false, int64_t steps = 4) const {
+    const ModelFolder model(config.model);
+    const Dataset data = load_dataset(config.data.train, config.data, load_model_text(model));
+    Trainer trainer(config, model, std::make_unique<LateDevice>(in_place), make_cpu_ops,
+                    step_bounds(config, &data, nullptr));
+    Batcher batcher(static_cast<int64_t>(data.rows.size()), config.train.batch_size, 1, true);
+    BatchCursor cursor;
+    Outcome out;
+    const int64_t before = trainer.device().allocation_count();
+    for (int64_t step = 0; step < steps; ++step) {
+      const StepBatch batch = make_step_batch(data, batcher.next(cursor), trainer.bounds().micro_rows, config.data.packing);
+      const StepResult result = trainer.train_step(batch, config.optimizer.lr, step);
+      REQUIRE(std::isfinite(result.loss));
+      out.losses.push_back(result.loss);
+      out.losses.push_back(result.grad_norm);
+    }
+    out.losses.push_back(trainer.evaluate(make_step_batch(data, batcher.next(cursor), trainer.bounds().micro_rows, true)));
+    out.allocations_in_steps = trainer.device().allocation_count() - before;
+    out.adapter = floats(trainer.adapter().values());
+    out.gradients = floats(trainer.adapter().gradients());
+    out.moments = floats(trainer.moment1());
+    const std::vector<float> second = floats(trainer.moment2());
+    out.moments.insert(out.moments.end(), second.begin(), second.end());
+    out.h2d_bytes = trainer.h2d_bytes();
+    out.device_bytes = trainer.plan().bytes(Tier::Device);
+    return out;
+  }
+
+ private:
+  TempFolder folder_;
+};
+
+}  // namespace
+
+TEST_CASE("placement, slots, recompute, offload and threads change no bit") {
+  const auto family = GENERATE(Family::Llama, Family::Gpt2);
+  const auto blocks = GENERATE(int64_t{3}, int64_t{4});
+  const auto dtype = GENERATE(DType::F32, DType::BF16);
+  const Bench bench({family, blocks, dtype, blocks == 4}, 23);
+  const std::string compute = dtype == DType::BF16 ? "compute=bf16" : "compute=f32";
+  const Outcome reference = bench.run(bench.config({compute, "memory.residency=resident", "memory.activations=keep"}));
+  CHECK(reference.h2d_bytes == 0);
+  CHECK(reference.allocations_in_steps == 0);
+  const std::vector<std::vector<std::string>> variants = {
+      {"memory.residency=resident", "memory.activations=recompute"},
+      {"memory.residency=resident", "memory.activations=offload"},
+      {"memory.residency=stream", "memory.slots=2"},
+      {"memory.residency=stream", "memory.slots=2", "memory.activations=offload", "threads=1"},
+      {"memory.residency=stream", "memory.slots=3", "memory.activations=recompute", "threads=3"},
+      {"memory.residency=stream", "memory.slots=7", "memory.activations=offload"},
+      {"memory.residency=stream", "memory.disk=buffered"},
+  };
+  for (const auto& variant : variants) {
+    std::vector<std::string> settings = {compute};
+    settings.insert(settings.end(), variant.begin(), variant.end());
+    INFO(fmt::format("{}", fmt::join(settings, " ")));
+    const Outcome outcome = bench.run(bench.config(settings));
+    CHECK(outcome == reference);
+    CHECK(outcome.allocations_in_steps == 0);
+    CHECK((outcome.h2d_bytes > 0) == (settings[1] == "memory.residency=stream" || settings[2].ends_with("offload")));
+  }
+  CHECK(bench.run(bench.config({compute}), true) == reference);  // weights where they are mapped
+}
+
+TEST_CASE("a budget between streaming and residence changes no bit and is kept") {
+  const Bench bench({Family::Llama, 6, DType::F32, false}, 11);
+  const Outcome reference = bench.run(bench.config({"compute=f32", "memory.residency=resident"}));
+  const int64_t least = bench.run(bench.config({"compute=f32", "memory.residency=stream", "memory.slots=2",
+                                                "memory.activations=offload"})).device_bytes;
+  int64_t fewest = INT64_MAX;
+  for (const int64_t budget : {least - 4096, least, least + 60'000, least + 120'000, least + 250'000, least + 2'000'000}) {
+    INFO(fmt::format("least {}, budget {}", least, budget));
+    const RunConfig config = bench.config({"compute=f32", fmt::format("memory.vram={}", budget)});
+    if (budget < least) {
+      CHECK(contains(message_of(ErrorCode::DoesNotFit, [&] { bench.run(config); }), fmt::format("at least {}", least)));
+      continue;
+    }
+    const Outcome outcome = bench.run(config);
+    CHECK(outcome == reference);
+    CHECK(outcome.device_bytes <= budget);
+    CHECK(outcome.h2d_bytes <= fewest);  // more memory, no more copies
+    fewest = outcome.h2d_bytes;
+  }
+  CHECK(fewest == 0);
+}
+
+TEST_CASE("micro-batches and packing agree to rounding") {
+  const auto family = GENERATE(Family::Llama, Family::Gpt2);
+  const Bench bench({family, 3, DType::F32, false}, 23);
+  const Outcome one = bench.run(bench.config({"compute=f32", "lora.dropout=0"}), false, 1);
+  for (const char* setting : {"train.micro_batch_size=1", "train.micro_batch_size=2", "data.packing=false"}) {
+    INFO(setting);
+    const Outcome other = bench.run(bench.config({"compute=f32", "lora.dropout=0", setting}), false, 1);
+    CHECK(std::abs(other.losses[0] - one.losses[0]) <= 1e-6 * one.losses[0]);
+    double difference = 0, norm = 0;
+    for (size_t i = 0; i < one.gradients.size(); ++i) {
+      difference += std::pow(static_cast<double>(one.gradients[i]) - static_cast<double>(other.gradients[i]), 2);
+      norm += std::pow(static_cast<double>(one.gradients[i]), 2);
+    }
+    CHECK(!(std::sqrt(difference / norm) > 1e-5));
+  }
+}
