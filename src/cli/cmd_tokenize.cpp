@@ -2,6 +2,7 @@
 // sees. Called by main; the work is data/model_text and data/chat_mask.
 #include <cstdio>
 #include <iostream>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -41,9 +42,8 @@ Value decode_line(const TokenizeOptions& options, const ModelText& text, const s
     fail(ErrorCode::BadInput, "{}:{}: found {}, expected a JSON array of ids", kSource, number, name(json.kind()));
   std::vector<int32_t> ids;
   for (const Value& id : json.as_array()) {
-    if (!id.is_int() || id.as_int() < 0 || id.as_int() >= text.V())
-      fail(ErrorCode::BadInput, "{}:{}: element {} is not an id from 0 to {}", kSource, number, ids.size(),
-           text.V() - 1);
+    if (!id.is_int() || id.as_int() < 0 || id.as_int() > std::numeric_limits<int32_t>::max())
+      fail(ErrorCode::BadInput, "{}:{}: element {} is not a token id", kSource, number, ids.size());
     ids.push_back(static_cast<int32_t>(id.as_int()));
   }
   return text.tokenizer().decode(ids, options.skip_special);
@@ -77,7 +77,7 @@ Value chat_line(const TokenizeOptions& options, const ModelText& text, const std
 }
 
 void tokenize(const TokenizeOptions& options) {
-  const ModelText text = load_model_text(ModelFolder(options.model), options.chat_template);
+  const ModelText text(read_text_sources(options.model), options.chat_template);
   std::string line;
   for (int number = 1; std::getline(std::cin, line); ++number) {
     const Value result = options.chat     ? chat_line(options, text, line, number)
@@ -93,8 +93,9 @@ void tokenize(const TokenizeOptions& options) {
 void add_tokenize(CLI::App& app) {
   auto& command = *app.add_subcommand("tokenize", "Lines of text in, a JSON array of token ids a line out");
   command.add_option("--model", "Model folder")->required()->type_name("DIR");
-  auto* json_lines = command.add_flag("--json-lines")->description("Each input line is a JSON string");
-  auto* no_special = command.add_flag("--no-special")->description("Do not add BOS and the like");
+  command.add_flag("--json-lines")->description(
+      "Each input line is a JSON string (--decode and --chat read JSON without it)");
+  command.add_flag("--no-special")->description("Do not add BOS and the like");
   auto* decode = command.add_flag("--decode")->description("Each input line is a JSON array of ids; JSON strings out");
   command.add_flag("--skip-special")->description("With --decode: leave out special tokens")->needs(decode);
   auto* chat = command.add_flag("--chat")->description(
@@ -108,8 +109,7 @@ void add_tokenize(CLI::App& app) {
   command.add_option("--chat-template", "With --chat: a template file, chatml or llama3; else the model's")
       ->needs(chat)
       ->type_name("TEMPLATE");
-  decode->excludes(json_lines)->excludes(no_special)->excludes(chat);
-  chat->excludes(json_lines)->excludes(no_special);
+  decode->excludes(chat);
   command.callback([&command] {
     TokenizeOptions options;
     options.model = command["--model"]->as<std::string>();

@@ -28,7 +28,8 @@ int report_usage(const CLI::App& app, const CLI::ParseError& error) {
   if (error.get_exit_code() == static_cast<int>(CLI::ExitCodes::Success)) return app.exit(error);
   const auto used = app.get_subcommands();
   if (!used.empty())
-    return report(lema::ErrorCode::Usage, fmt::format("{} (see lema {} --help)", error.what(), used.front()->get_name()));
+    return report(lema::ErrorCode::Usage,
+                  fmt::format("{} (see lema {} --help)", error.what(), used.front()->get_name()));
   std::string commands;
   for (const CLI::App* command : app.get_subcommands(nullptr)) commands += " " + command->get_name();
   const auto rest = app.remaining();
@@ -40,6 +41,8 @@ void add_commands(CLI::App& app) {
   lema::add_train(app);
   lema::add_convert(app);
   lema::add_merge(app);
+  lema::add_chat(app);
+  lema::add_eval(app);
   lema::add_tokenize(app);
   lema::add_inspect(app);
 }

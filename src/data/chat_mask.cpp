@@ -34,12 +34,23 @@ void check_message(const Value& message, const std::string& place) {
   fail(ErrorCode::BadInput, "{}.content: found {}, expected string", place, name(content->kind()));
 }
 
+bool continues_character(std::string_view text, size_t at) {
+  return at < text.size() && (static_cast<unsigned char>(text[at]) & 0xc0) == 0x80;
+}
+
+// About 40 bytes of `text` from `at`, whole characters, for messages.
+std::string excerpt(std::string_view text, size_t at) {
+  size_t end = std::min(at + 40, text.size());
+  while (continues_character(text, end)) ++end;
+  return escaped(text.substr(at, end - at));
+}
+
 // The place where a rendering stops being the start of the longer one, for messages.
 std::string difference(std::string_view start, std::string_view whole) {
-  constexpr size_t kShown = 40;
-  const auto at = static_cast<size_t>(std::mismatch(start.begin(), start.end(), whole.begin(), whole.end()).first -
-                                      start.begin());
-  return fmt::format("\"{}\" became \"{}\"", escaped(start.substr(at, kShown)), escaped(whole.substr(at, kShown)));
+  auto at = static_cast<size_t>(std::mismatch(start.begin(), start.end(), whole.begin(), whole.end()).first -
+                                start.begin());
+  while (at > 0 && (continues_character(start, at) || continues_character(whole, at))) --at;
+  return fmt::format("\"{}\" became \"{}\"", excerpt(start, at), excerpt(whole, at));
 }
 
 // The tokens that a chat would see before this answer are the first tokens of the whole conversation.

@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "formats/confined_path.h"
+#include "formats/json.h"
 
 namespace lema {
 namespace {
@@ -77,11 +78,24 @@ std::string optional_text(const fs::path& folder, const char* name) {
   return path ? read_text(*path, kMaxTemplateBytes) : "";
 }
 
+std::optional<Value> optional_json(const fs::path& folder, const char* name) {
+  const auto path = confined_path(folder, name, folder.string());
+  if (!path) return std::nullopt;
+  return parse_json(read_text(*path, kTokenizerJsonLimits.max_bytes), path->string(), kTokenizerJsonLimits);
+}
+
+// An integer member, or the first of a list of them: eos_token_id may be either.
+std::optional<int64_t> integer_of(const Value& object, std::string_view key) {
+  const Value* value = object.find(key);
+  if (value && value->is_array() && !value->as_array().empty()) value = &value->as_array().front();
+  return value && value->is_int() ? std::optional(value->as_int()) : std::nullopt;
+}
+
 // The ids are the vocabulary's and the added tokens' alike.
 Tokenizer open_tokenizer(const TextSources& sources) {
   Tokenizer tokenizer = Tokenizer::from_json(
       sources.tokenizer, sources.tokenizer_config ? &*sources.tokenizer_config : nullptr);
-  if (tokenizer.vocab_size() > sources.V)
+  if (sources.V > 0 && tokenizer.vocab_size() > sources.V)
     fail(ErrorCode::BadInput, "{}: tokenizer.json has ids up to {}, the model's embedding has {} rows", sources.place,
          tokenizer.vocab_size() - 1, sources.V);
   return tokenizer;
@@ -90,7 +104,9 @@ Tokenizer open_tokenizer(const TextSources& sources) {
 }  // namespace
 
 ModelText::ModelText(const TextSources& sources, const std::string& template_override)
-    : place_(sources.place), tokenizer_(open_tokenizer(sources)), V_(sources.V) {
+    : place_(sources.place),
+      tokenizer_(open_tokenizer(sources)),
+      V_(sources.V > 0 ? sources.V : tokenizer_.vocab_size()) {
   take_special_tokens(sources);
   take_templates(sources, template_override);
   take_stop_ids(sources);
@@ -199,22 +215,31 @@ ChatTemplate::Rendered ModelText::render_chat_spans(const Value& messages, const
   return template_for(tools).render_spans(context(messages, tools, add_generation_prompt));
 }
 
-ModelText load_model_text(const ModelFolder& folder, const std::string& template_override) {
+TextSources read_text_sources(const fs::path& folder) {
   TextSources sources;
-  sources.place = folder.path().string();
-  auto tokenizer = folder.optional_json("tokenizer.json");
+  sources.place = folder.string();
+  if (!fs::is_directory(folder)) fail(ErrorCode::BadInput, "{}: no such folder", sources.place);
+  auto tokenizer = optional_json(folder, "tokenizer.json");
   if (!tokenizer)
     fail(ErrorCode::BadInput, "{}: no tokenizer.json{}", sources.place,
-         fs::exists(folder.path() / "tokenizer.model") ? "; tokenizer.model alone is not supported" : "");
+         fs::exists(folder / "tokenizer.model") ? "; tokenizer.model alone is not supported" : "");
   sources.tokenizer = std::move(*tokenizer);
-  sources.tokenizer_config = folder.optional_json("tokenizer_config.json");
-  sources.special_tokens = folder.optional_json("special_tokens_map.json");
-  sources.template_file = optional_text(folder.path(), kTemplateFile);
-  sources.tool_template_file = optional_text(folder.path(), kToolTemplateFile);
+  sources.tokenizer_config = optional_json(folder, "tokenizer_config.json");
+  sources.special_tokens = optional_json(folder, "special_tokens_map.json");
+  sources.template_file = optional_text(folder, kTemplateFile);
+  sources.tool_template_file = optional_text(folder, kToolTemplateFile);
+  if (const auto config = optional_json(folder, "config.json")) {
+    sources.V = integer_of(*config, "vocab_size").value_or(0);
+    sources.bos_id = integer_of(*config, "bos_token_id");
+    sources.eos_id = integer_of(*config, "eos_token_id");
+  }
+  return sources;
+}
+
+ModelText load_model_text(const ModelFolder& folder, const std::string& template_override) {
+  TextSources sources = read_text_sources(folder.path());
   sources.V = folder.config().V;
   sources.stop_ids = folder.stop_ids();
-  sources.bos_id = folder.config().bos_id;
-  if (!folder.config().eos_ids.empty()) sources.eos_id = folder.config().eos_ids.front();
   return ModelText(sources, template_override);
 }
 

@@ -14,7 +14,8 @@
 
 namespace lema {
 
-// The folder's text files, parsed. load_model_text fills it; tests make one by hand.
+// A folder's text files, parsed, with what its configs say about ids. read_text_sources fills it; tests make one by
+// hand.
 struct TextSources {
   std::string place;                      // the folder, for messages
   Value tokenizer;                        // tokenizer.json
@@ -22,7 +23,7 @@ struct TextSources {
   std::optional<Value> special_tokens;    // special_tokens_map.json, read where tokenizer_config.json lacks a token
   std::string template_file;              // chat_template.jinja, "" when absent
   std::string tool_template_file;         // additional_chat_templates/tool_use.jinja, "" when absent
-  int64_t V = 0;                          // rows of the embedding
+  int64_t V = 0;                          // rows of the embedding; 0: not known, the tokenizer's ids are all there are
   std::vector<int64_t> stop_ids;          // eos_token_id of generation_config.json and config.json
   std::optional<int64_t> bos_id, eos_id;  // config.json's
 };
@@ -72,7 +73,11 @@ class ModelText {
   int64_t V_ = 0;
 };
 
-// Reads the folder's tokenizer.json, tokenizer_config.json, special_tokens_map.json and templates.
+// Reads tokenizer.json, tokenizer_config.json, special_tokens_map.json, the templates and, where it is there,
+// config.json: the folder needs no weights. stop_ids stay empty.
+TextSources read_text_sources(const fs::path& folder);
+
+// The text of a model that is trained or run: every id is checked against its embedding.
 ModelText load_model_text(const ModelFolder& folder, const std::string& template_override = "");
 
 }  // namespace lema

@@ -131,7 +131,7 @@ class Tokenize(Case):
         model = ("tokenize", "--model", self.model)
         self.refused(3, "standard input:2:", *model, "--json-lines", text="\"a\"\nb\n")
         self.refused(3, "standard input:1: found integer, expected a JSON string", *model, "--json-lines", text="3\n")
-        self.refused(3, "standard input:1: element 1 is not an id from 0 to 258", *model, "--decode", text="[1, 259]")
+        self.refused(3, "standard input:1: element 1 is not a token id", *model, "--decode", text="[1, -1]")
         self.refused(3, "standard input:1: no field \"messages\"", *model, "--chat", text="{}\n")
         self.refused(3, "/nonexistent", "tokenize", "--model", "/nonexistent")
         self.refused(2, "has no token <|start_header_id|>", *model, "--chat", "--chat-template", "llama3", text="{}\n")
@@ -140,6 +140,10 @@ class Tokenize(Case):
         small = tiny_folder.write_llama(self.folder / "small", 200)
         (small / "tokenizer.json").write_text(json.dumps(tiny_folder.byte_tokenizer()))
         self.refused(3, "ids up to 258, the model's embedding has 200 rows", "tokenize", "--model", small)
+        (small / "model.safetensors").unlink()  # text needs no weights, nor a config
+        self.refused(3, "has 200 rows", "tokenize", "--model", small)
+        (small / "config.json").unlink()
+        self.assertEqual(lema("tokenize", "--model", small, text="a").stdout, "[97]\n")
         (small / "tokenizer.json").unlink()
         self.refused(3, "no tokenizer.json", "tokenize", "--model", small)
 
