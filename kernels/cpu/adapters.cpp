@@ -15,7 +15,7 @@ namespace {
 constexpr int64_t kGradientRows = 256;
 // Rows of one task of h and u: tasks enough for the threads in each such range.
 constexpr int64_t kThinRows = 64;
-static_assert(kGradientRows * kTileCols <= kTileRows * kMaskCols);
+static_assert(kGradientRows * kTileCols <= kTileRows * kMaskCols && kGradientRows <= kPanelRows);
 
 Panel take_panel(Workspace& workspace, int64_t K, int64_t N) { return {workspace.take(panel_floats(K, N)), K}; }
 
@@ -37,8 +37,8 @@ void project_down(float* c, const Stack& stack, const MatrixView& x, int64_t row
   }
 }
 
-// tiles->thin (R, n) = thin^T wide for columns [begin, begin + n) of wide, whose row 0 is row `row` of the call; masked by
-// `dropout` where it is not null. thin (N, R) f32, N at most kGradientRows.
+// tiles->thin (R, n) = thin^T wide for columns [begin, begin + n) of wide, whose row 0 is row `row` of the call; masked
+// by `dropout` where it is not null. thin (N, R) f32, N at most kGradientRows.
 void multiply_thin(const Operand& thin, int64_t R, const MatrixView& wide, int64_t row, int64_t begin, int64_t n,
                    const LoraView* dropout, const Workspace::Lease& tiles) {
   const MatrixView block = wide.col_range(begin, begin + n);
@@ -63,7 +63,7 @@ Adapters::Adapters(std::span<const LinearPart> parts) {
     if (const LoraView* lora = parts[p].lora) {
       check(adapter_count_ < adapters_.size(), "linear: more than {} adapters in one call", kMaxAdapters);
       Adapter& adapter = adapters_[adapter_count_++];
-      adapter = {lora, static_cast<int64_t>(p), column, parts[p].out(), lora->a.shape[0], 0, 0, {}, {}};
+      adapter = {lora, static_cast<int64_t>(p), column, parts[p].out(), lora->a.shape[0], 0, 0, {}};
       // The open stack is the last one without dropout.
       size_t s = 0;
       while (s < stack_count_ && (stacks_[s].dropout != nullptr || lora->dropout > 0)) ++s;
@@ -124,10 +124,6 @@ void Adapters::products(ThreadPool& pool, Workspace& workspace, const MatrixView
 void Adapters::forward(ThreadPool& pool, Workspace& workspace, const MatrixView& x) {
   if (adapter_count_ == 0) return;
   take_stacks(workspace, x, false);
-  for (Adapter& adapter : std::span(adapters_.data(), adapter_count_)) {
-    adapter.b_transposed = take_panel(workspace, adapter.R, adapter.O);
-    pack_panel(adapter.b_transposed, operand(adapter.lora->b).transposed(), adapter.O, x.dtype);
-  }
   products(pool, workspace, x, {}, {0, x.rows});
 }
 
@@ -137,10 +133,6 @@ void Adapters::backward(ThreadPool& pool, Workspace& workspace, const MatrixView
   for (Adapter& adapter : std::span(adapters_.data(), adapter_count_)) {
     adapter.b = take_panel(workspace, adapter.O, adapter.R);
     pack_panel(adapter.b, operand(adapter.lora->b), adapter.R, x.dtype);
-  }
-  for (Stack& stack : std::span(stacks_.data(), stack_count_)) {
-    stack.a = take_panel(workspace, stack.R, x.cols);
-    pack_panel(stack.a, operand(stack.rows, x.cols), x.cols, x.dtype);
   }
   for (int64_t row = 0; row < x.rows; row += kGradientRows) {
     const Rows range = {row, std::min(x.rows, row + kGradientRows)};

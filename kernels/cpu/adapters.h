@@ -1,5 +1,5 @@
-// The low-rank side of a linear: h and u of all adapters of a call, their gradients, and the panels that the output tiles
-// add. Adapters without dropout read the same x, so they are stacked and run as one of the summed rank.
+// The low-rank side of a linear: h and u of all adapters of a call, and the adapters' gradients. Those without dropout
+// read the same x, so they are stacked and run as one of the summed rank. Used by linear.
 #pragma once
 
 #include <array>
@@ -18,7 +18,7 @@ struct Adapter {
   int64_t part = 0, column = 0;  // which part, and where it begins in y
   int64_t O = 0, R = 0;
   int64_t stack = 0, offset = 0;  // which stack, and where its R columns begin there
-  Panel b_transposed, b;          // (R, O) and (O, R): for y and for u
+  Panel b;                        // (O, R), for u
   float factor() const { return lora->scale / (1 - lora->dropout); }
 };
 
@@ -28,7 +28,7 @@ struct Stack {
   int64_t R = 0, stride = 0;          // summed rank; columns of h and u, padded
   float *rows = nullptr;              // (R, I) the A of all
   float *h = nullptr, *u = nullptr;   // (N, R) f32
-  Panel a_transposed, a;              // (I, R) and (R, I): for h and for dx
+  Panel a_transposed;                 // (I, R), for h
 };
 
 class Adapters {
@@ -40,9 +40,9 @@ class Adapters {
   const Adapter* of_part(int64_t part) const;
   Operand h(const Adapter& adapter, int64_t row) const;
 
-  // h, and the panels that y needs.
+  // h.
   void forward(ThreadPool& pool, Workspace& workspace, const MatrixView& x);
-  // h and u, dA += and dB += where they are wanted, and the panels that dx needs.
+  // h and u; dA += and dB += where they are wanted.
   void backward(ThreadPool& pool, Workspace& workspace, const MatrixView& dy, const MatrixView& x);
 
  private:

@@ -17,7 +17,7 @@ namespace {
 
 constexpr int64_t kHeadRows = 64;             // rows of a tile: tasks enough for short batches
 constexpr int64_t kHeadCols = 16 * kSliver;   // vocabulary rows at a time, at most
-static_assert(kHeadCols <= kWideCols);
+static_assert(kHeadRows * kHeadCols <= kBlockRows * kTileCols);
 
 struct Rows {
   float *max, *sum, *target_logit;
@@ -124,19 +124,19 @@ void head_chunk(ThreadPool& pool, Workspace& workspace, const HeadState& state, 
     run(pool, tile_count(N, kHeadRows), [&](int64_t i) {
       const Workspace::Lease tiles(workspace);
       const int64_t first = i * kHeadRows, rows = std::min(kHeadRows, N - first);
-      multiply(tiles->wide, kHeadCols, operand(x.row_range(first, first + rows)), columns, rows, v, C,
+      multiply(tiles->out, kHeadCols, operand(x.row_range(first, first + rows)), columns, rows, v, C,
                Write::Overwrite, X, tiles->product);
       for (int64_t n = first; n < first + rows; ++n) {
         const int64_t t = target[n] - v_begin - v0;
-        update_row(state, n, tiles->wide + (n - first) * kHeadCols, v, t);
+        update_row(state, n, tiles->out + (n - first) * kHeadCols, v, t);
         if (state.acc && t >= 0 && t < v) copy_target(state, n, weight, v0 + t);
       }
       if (state.acc)
-        multiply(state.acc.as<float>() + first * C, C, operand(tiles->wide, kHeadCols), rows_panel, rows, C, v,
+        multiply(state.acc.as<float>() + first * C, C, operand(tiles->out, kHeadCols), rows_panel, rows, C, v,
                  Write::Accumulate, X, tiles->product);
     });
   }
-  workspace.release();
+  workspace.release_to(0);
 }
 
 void head_finish(ThreadPool& pool, TensorView loss, MatrixView dx, const HeadState& state, float grad_scale) {

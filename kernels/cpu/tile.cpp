@@ -31,18 +31,23 @@ void widen_tile(float* tile, int64_t stride, const MatrixView& m) {
 }
 
 void store_tile(const MatrixView& y, float* tile, int64_t stride, const TensorView& bias, int64_t begin, Write write) {
-  float row_bias[kTileCols], before[kTileCols];
-  if (bias)
-    widen(row_bias, static_cast<const char*>(bias.data) + begin * element_bytes(bias.dtype), bias.dtype, y.cols);
-  for (int64_t i = 0; i < y.rows; ++i) {
-    float* row = tile + i * stride;
-    void* out = y.row_range(i, i + 1).data;
-    if (bias) add_row(row, row_bias, y.cols);
-    if (write == Write::Accumulate) {
-      widen(before, out, y.dtype, y.cols);
-      add_row(row, before, y.cols);
+  float part_bias[kTileCols], before[kTileCols];
+  for (int64_t c = 0; c < y.cols; c += kTileCols) {
+    const int64_t n = std::min(kTileCols, y.cols - c);
+    if (bias) {
+      const auto* first = static_cast<const char*>(bias.data) + (begin + c) * element_bytes(bias.dtype);
+      widen(part_bias, first, bias.dtype, n);
     }
-    narrow(out, y.dtype, row, y.cols);
+    for (int64_t i = 0; i < y.rows; ++i) {
+      float* part = tile + i * stride + c;
+      void* out = y.row_range(i, i + 1).col_range(c, c + n).data;
+      if (bias) add_row(part, part_bias, n);
+      if (write == Write::Accumulate) {
+        widen(before, out, y.dtype, n);
+        add_row(part, before, n);
+      }
+      narrow(out, y.dtype, part, n);
+    }
   }
 }
 

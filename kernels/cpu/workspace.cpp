@@ -2,26 +2,31 @@
 #include "cpu/workspace.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "core/error.h"
+#include "cpu/matvec.h"
 
 namespace lema::cpu {
 namespace {
 
-// Panels: 16 MiB hold the weights of most chunks; at least one sliver of the widest backward product, whose inner size
-// is the sum of the parts' outputs. Adapters: A side by side, panels of A twice and of B, h and u.
+// What each kernel takes at most: adapters A side by side, its panel, that of B, h and u; few rows x, y and h; the
+// head two panels of its sub-chunk, 8 MiB or one sliver each.
 int64_t arena_floats(const OpsLimits& limits) {
-  const int64_t rank = round_up(std::max<int64_t>(limits.rank, 1), kLane);
-  const int64_t panels = std::max<int64_t>(int64_t{4} << 20, 2 * kSliver * kMaxAdapters * limits.width);
-  const int64_t adapters =
-      limits.rank == 0 ? 0 : kMaxAdapters * rank * (4 * round_up(limits.width, kSliver) + 2 * limits.rows);
-  return panels + adapters;
+  const int64_t width = round_up(limits.width, kSliver), rank = kMaxAdapters * round_up(limits.rank, kLane);
+  const int64_t adapters = rank * (3 * width + 2 * limits.rows);
+  const int64_t few_rows = kFewRows * (2 * width + rank);
+  const int64_t head = limits.vocab_chunk == 0 ? 0 : std::max<int64_t>(int64_t{2} << 20, 2 * kSliver * width);
+  return std::max({adapters, few_rows, head}) + 1024;  // 1,024: each piece is rounded up to a cache line
 }
+
+constexpr int64_t kSlotFloats = kMultiplyScratch + (kBlockRows + kTileRows + kPanelRows) * kTileCols +
+                                kTileRows * kMaskCols;
 
 }  // namespace
 
 Workspace::Workspace(const OpsLimits& limits, int threads)
-    : slot_floats_(kMultiplyScratch + kTileRows * (kWideCols + kMaskCols) + kMaxAdapters * limits.rank * kTileCols),
+    : slot_floats_(kSlotFloats + kMaxAdapters * limits.rank * kTileCols),
       arena_(arena_floats(limits) * kFloatBytes, "CPU kernels' panels"),
       slots_(threads * slot_floats_ * kFloatBytes, "CPU kernels' tiles") {
   for (int i = 0; i < threads; ++i) free_.push_back(i);
@@ -42,11 +47,14 @@ Workspace::Lease::Lease(Workspace& workspace) : workspace_(workspace) {
     index_ = workspace_.free_.back();
     workspace_.free_.pop_back();
   }
-  constexpr int64_t kTile = kTileRows * kTileCols, kMask = kTileRows * kMaskCols;
-  float* base = workspace_.slots_.floats() + index_ * workspace_.slot_floats_;
-  float* out = base + kMultiplyScratch;
-  float* panel = out + kTileRows * kWideCols;
-  tiles_ = {base, out, out + kTile, out + 2 * kTile, panel, panel + kMask, out};
+  float* at = workspace_.slots_.floats() + index_ * workspace_.slot_floats_;
+  const auto next = [&](int64_t floats) { return std::exchange(at, at + floats); };
+  tiles_.product = next(kMultiplyScratch);
+  tiles_.out = next(kBlockRows * kTileCols);
+  tiles_.second = next(kTileRows * kTileCols);
+  tiles_.panel = next(kPanelRows * kTileCols);
+  tiles_.masked = next(kTileRows * kMaskCols);
+  tiles_.thin = at;
 }
 
 Workspace::Lease::~Lease() {

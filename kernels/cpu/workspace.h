@@ -11,12 +11,11 @@
 
 namespace lema::cpu {
 
-// Columns of an output tile: a tile is kTileRows x kTileCols and stays in the L2 cache.
-inline constexpr int64_t kTileCols = 4 * kSliver;
+// An output tile of a linear: at most kBlockRows x kTileCols, 768 KiB. With a panel of kPanelRows x kTileCols it stays in
+// a 2 MiB L2 cache, and the rows pay for packing.
+inline constexpr int64_t kBlockRows = 8 * kTileRows, kTileCols = 4 * kSliver, kPanelRows = 3 * kInnerBlock;
 // Columns of x that a thread masks for dropout at a time.
 inline constexpr int64_t kMaskCols = 512;
-// Columns of the three side by side.
-inline constexpr int64_t kWideCols = 2 * kTileCols + kMaskCols;
 // Parts of one linear with an adapter each: q, k, v at most.
 inline constexpr int64_t kMaxAdapters = 4;
 
@@ -26,20 +25,20 @@ class Workspace {
 
   int64_t bytes() const { return arena_.bytes() + slots_.bytes(); }
 
-  // Bump allocation from the shared arena; release() forgets everything taken. Threads: the submitting one.
+  // Bump allocation from the shared arena; release_to() forgets what was taken since. Threads: the submitting one.
   float* take(int64_t floats);
+  int64_t taken() const { return used_; }
   int64_t available() const { return arena_.bytes() / kFloatBytes - used_; }
-  void release() { used_ = 0; }
+  void release_to(int64_t taken) { used_ = taken; }
 
   // What one task works in. The contents survive nothing.
   struct Tiles {
     float* product;  // kMultiplyScratch
-    float* out;      // kTileRows * kTileCols
+    float* out;      // kBlockRows * kTileCols
     float* second;   // kTileRows * kTileCols
     float* masked;   // kTileRows * kMaskCols
-    float* panel;    // kTileRows * kMaskCols
+    float* panel;    // kPanelRows * kTileCols
     float* thin;     // kMaxAdapters * rank * kTileCols
-    float* wide;     // kTileRows * kWideCols, in place of out, second and masked
   };
 
   // A free slot for the lifetime of the lease; there are as many as threads. Threads: concurrent.
