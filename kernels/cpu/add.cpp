@@ -10,8 +10,10 @@ void add(ThreadPool& pool, MatrixView y, MatrixView a, MatrixView b) {
   with_activation(y.dtype, [&]<typename X>(Type<X>) {
     for_rows(pool, y.rows, y.cols, [&](int64_t r, auto lanes) {
       constexpr int W = lanes.kCount;
+      const X *left = row<X>(a, r), *right = row<X>(b, r);
+      X* out = row<X>(y, r);
       for_columns<W>(y.cols, [&](int64_t c, auto n) {
-        store<W>(row<X>(y, r) + c, load<W>(row<X>(a, r) + c, n) + load<W>(row<X>(b, r) + c, n), n);
+        store<W>(out + c, load<W>(left + c, n) + load<W>(right + c, n), n);
       });
     });
   });

@@ -16,15 +16,14 @@ struct Call {
   MatrixView o, q, k, v;
   float* lse;
   AttentionShape shape;
-  int64_t G;  // query heads of a key-value head
 };
 
 struct Scratch {
   float *q, *o, *keys, *scores, *max, *sum;
   Scratch(float* data, int64_t D)
-      : q(data), o(q + D * kTile), keys(o + D * kTile), scores(keys + D * kTile), max(scores + kTile * kTile),
-        sum(max + kTile) {}
-  static int64_t floats(int64_t D) { return 3 * D * kTile + kTile * kTile + 2 * kTile; }
+      : q(data), o(q + tile_floats(D)), keys(o + tile_floats(D)), scores(keys + tile_floats(D)),
+        max(scores + kTile * kTile), sum(max + kTile) {}
+  static int64_t floats(int64_t D) { return 3 * tile_floats(D) + kTile * kTile + 2 * kTile; }
 };
 
 // Scores of keys past the last one that a lane's query sees become -inf.
@@ -64,23 +63,19 @@ void online_softmax(const Scratch& s, int64_t keys, int64_t D, int64_t lanes) {
   }
 }
 
-template <int W, typename X>
-void forward_tile(const Call& call, const WorkItem& item, float* scratch) {
-  const auto [H, Hkv, D, scale] = call.shape;
-  const Sequence& sequence = item.sequence;
-  const int64_t r0 = item.tile * kTile, rows = std::min(kTile, sequence.q_len * call.G - r0);
-  const int64_t lanes = whole_vectors<W>(rows);
-  const auto element = [&](const MatrixView& m, int64_t l) {
-    const int64_t r = r0 + l;
-    return row<X>(m, sequence.q_begin + r / call.G) + (item.kv_head * call.G + r % call.G) * D;
-  };
-  const auto key = [&](const MatrixView& m, int64_t j) { return row<X>(m, sequence.kv_begin + j) + item.kv_head * D; };
+template <typename X>
+void store_lse(const Call& call, const Rows<X>& at, const Scratch& s, int64_t r0, int64_t rows) {
+  if (!call.lse) return;
+  for (int64_t r = 0; r < rows; ++r) call.lse[at.index(r0 + r)] = s.max[r] + std::log(s.sum[r]);
+}
 
-  const Scratch s(scratch, D);
+// o, and lse where wanted, of rows [r0, r0 + rows), which lie across the lanes.
+template <int W, typename X>
+void forward_tile(const Call& call, const Rows<X>& at, const Scratch& s, int64_t r0, int64_t rows) {
+  const int64_t D = at.D, lanes = whole_vectors<W>(rows), pitch = whole_vectors<W>(D);
   int32_t last_key[kTile];  // lanes past the rows see what the last row sees
-  for (int64_t l = 0; l < lanes; ++l)
-    last_key[l] = static_cast<int32_t>(sequence.last_key((r0 + std::min(l, rows - 1)) / call.G));
-  load_transposed<W>(s.q, D, rows, scale, [&](int64_t l) { return element(call.q, l); });
+  for (int64_t l = 0; l < lanes; ++l) last_key[l] = static_cast<int32_t>(at.last_key(r0 + std::min(l, rows - 1)));
+  load_transposed<W>(s.q, D, rows, call.shape.scale, [&](int64_t l) { return at.of_query(call.q, r0 + l); });
   std::fill(s.o, s.o + D * kTile, 0.0f);
   std::fill(s.max, s.max + kTile, -std::numeric_limits<float>::infinity());
   std::fill(s.sum, s.sum + kTile, 0.0f);
@@ -88,32 +83,116 @@ void forward_tile(const Call& call, const WorkItem& item, float* scratch) {
   const int64_t visible = last_key[lanes - 1] + 1;
   for (int64_t j0 = 0; j0 < visible; j0 += kTile) {
     const int64_t keys = std::min(kTile, visible - j0);
-    load_rows<W>(s.keys, D, keys, 1.0f, [&](int64_t j) { return key(call.k, j0 + j); });
-    multiply<W, false>(s.scores, {s.keys, D, 1}, s.q, keys, D, lanes);
+    load_rows<W>(s.keys, D, keys, 1.0f, [&](int64_t j) { return at.of_key(call.k, j0 + j); });
+    multiply<W, false>(s.scores, {s.keys, pitch, 1}, s.q, keys, D, lanes);
     if (j0 + keys - 1 > last_key[0]) mask_scores<W>(s.scores, keys, j0, last_key, lanes);
     online_softmax<W>(s, keys, D, lanes);
-    load_rows<W>(s.keys, D, keys, 1.0f, [&](int64_t j) { return key(call.v, j0 + j); });
-    multiply<W, true>(s.o, {s.keys, 1, D}, s.scores, D, keys, lanes);
+    load_rows<W>(s.keys, D, keys, 1.0f, [&](int64_t j) { return at.of_key(call.v, j0 + j); });
+    multiply<W, true>(s.o, {s.keys, 1, pitch}, s.scores, D, keys, lanes);
   }
-  store_transposed<W>(s.o, D, rows, [&](int64_t l) { return element(call.o, l); },
+  store_transposed<W>(s.o, D, rows, [&](int64_t l) { return at.of_query(call.o, r0 + l); },
                       [&](int64_t l) { return 1.0f / load<W>(s.sum + l); });
-  if (call.lse)
-    for (int64_t l = 0; l < rows; ++l) {
-      const int64_t r = r0 + l, head = item.kv_head * call.G + r % call.G;
-      call.lse[(sequence.q_begin + r / call.G) * H + head] = s.max[l] + std::log(s.sum[l]);
-    }
+  store_lse(call, at, s, r0, rows);
 }
+
+// Lane j is the product of a row of q and row j of W rows of keys; all rows are `pitch` elements.
+template <int W>
+Floats<W> dot_products(const float* q, const float* keys, int64_t pitch) {
+  Floats<W> sums[W] = {};
+  for (int64_t d = 0; d < pitch; d += W) {
+    const Floats<W> part = load<W>(q + d);
+#pragma GCC unroll 16
+    for (int j = 0; j < W; ++j) sums[j] += part * load<W>(keys + j * pitch + d);
+  }
+  return sum_each<W>(sums);
+}
+
+// One row's step of the online softmax: its scores with the keys in s.keys, of which it sees [0, last], become
+// exp(score - max); its o and sum are brought to the maximum with them.
+template <int W>
+void online_softmax_of_row(const Scratch& s, int64_t r, int64_t keys, int64_t last, int64_t pitch) {
+  float *scores = s.scores + r * kTile, *o = s.o + r * pitch, max = s.max[r];
+  Floats<W> largest = broadcast<W>(max), sums{};
+  for (int64_t j = 0; j < keys; j += W) {
+    const Floats<W> dots = dot_products<W>(s.q + r * pitch, s.keys + j * pitch, pitch);
+    const Floats<W> hidden = broadcast<W>(-std::numeric_limits<float>::infinity());
+    const Floats<W> score = lane_index<W>() + static_cast<int32_t>(j) > static_cast<int32_t>(last) ? hidden : dots;
+    store<W>(scores + j, score);
+    largest = score > largest ? score : largest;
+  }
+  for (int l = 0; l < W; ++l) max = std::max(max, largest[l]);
+  for (int64_t j = 0; j < keys; j += W) {
+    const Floats<W> p = exp<W>(load<W>(scores + j) - max);
+    store<W>(scores + j, p);
+    sums += p;
+  }
+  const Floats<W> shrink = exp<W>(broadcast<W>(s.max[r] - max));
+  for (int64_t d = 0; d < pitch; d += W) store<W>(o + d, load<W>(o + d) * shrink);
+  s.sum[r] = s.sum[r] * shrink[0] + sum<W>(sums);
+  s.max[r] = max;
+}
+
+// Asks for n elements to come into the cache.
+template <typename X>
+void prefetch(const X* p, int64_t n) {
+  for (int64_t i = 0; i < n; i += 64 / static_cast<int64_t>(sizeof(X))) __builtin_prefetch(p + i);
+}
+
+// As forward_tile for few rows, as when one token is decoded: lanes are keys, then elements of v, so that little is
+// computed for each key and memory sets the speed; a tile ahead, the keys are fetched while these are worked on.
+template <int W, typename X>
+void forward_few_rows(const Call& call, const Rows<X>& at, const Scratch& s, int64_t r0, int64_t rows) {
+  const int64_t D = at.D, pitch = whole_vectors<W>(D);
+  const int64_t padded_rows = (rows + 3) / 4 * 4;  // multiply() takes four at a time
+  load_rows<W>(s.q, D, rows, call.shape.scale, [&](int64_t r) { return at.of_query(call.q, r0 + r); });
+  std::fill(s.o, s.o + padded_rows * pitch, 0.0f);
+  std::fill(s.scores, s.scores + padded_rows * kTile, 0.0f);
+  std::fill(s.max, s.max + rows, -std::numeric_limits<float>::infinity());
+  std::fill(s.sum, s.sum + rows, 0.0f);
+
+  const int64_t visible = at.last_key(r0 + rows - 1) + 1;
+  for (int64_t j0 = 0; j0 < visible; j0 += kTile) {
+    const int64_t keys = std::min(kTile, visible - j0);
+    const auto key_row = [&](const MatrixView& m, int64_t j) {
+      prefetch(at.of_key(m, std::min(j0 + j + kTile, visible - 1)), D);
+      return at.of_key(m, j0 + j);
+    };
+    load_rows<W>(s.keys, D, keys, 1.0f, [&](int64_t j) { return key_row(call.k, j); });
+    for (int64_t r = 0; r < rows; ++r)
+      online_softmax_of_row<W>(s, r, keys, std::min(at.last_key(r0 + r) - j0, keys - 1), pitch);
+    load_rows<W>(s.keys, D, keys, 1.0f, [&](int64_t j) { return key_row(call.v, j); });
+    multiply<W, true>(s.o, {s.scores, kTile, 1}, s.keys, padded_rows, keys, pitch, pitch);
+  }
+  for (int64_t r = 0; r < rows; ++r)
+    for_columns<W>(D, [&](int64_t d, auto n) {
+      store<W>(at.of_query(call.o, r0 + r) + d, load<W>(s.o + r * pitch + d) / s.sum[r], n);
+    });
+  store_lse(call, at, s, r0, rows);
+}
+
+// From about 12 rows on the other way costs less.
+constexpr int64_t kFewRows = 8;
 
 }  // namespace
 
 void attention(ThreadPool& pool, MatrixView o, TensorView lse, MatrixView q, MatrixView k, MatrixView v,
                TensorView sequences, const AttentionShape& shape, std::span<float> scratch) {
-  const Call call{o, q, k, v, lse ? lse.as<float>() : nullptr, shape, shape.H / shape.Hkv};
-  const auto length = [&](const Sequence& sequence) { return sequence.q_len * call.G; };
+  const Call call{o, q, k, v, lse ? lse.as<float>() : nullptr, shape};
+  const auto length = [&](const Sequence& sequence) { return sequence.q_len * (shape.H / shape.Hkv); };
   const WorkList work(sequences, shape.Hkv, length);
   with_activation(q.dtype, [&]<typename X>(Type<X>) {
     for_items(pool, work.count(), scratch, Scratch::floats(shape.D), [&](int64_t i, float* mine) {
-      vectorised([&](auto vector) { forward_tile<vector.kCount, X>(call, work.item(i, length), mine); });
+      const WorkItem item = work.item(i, length);
+      const int64_t r0 = item.tile * kTile, rows = std::min(kTile, length(item.sequence) - r0);
+      const Rows<X> at(item, shape);
+      const Scratch s(mine, shape.D);
+      vectorised([&](auto vector) {
+        if (rows <= kFewRows) {
+          forward_few_rows<vector.kCount>(call, at, s, r0, rows);
+        } else {
+          forward_tile<vector.kCount>(call, at, s, r0, rows);
+        }
+      });
     });
   });
 }

@@ -16,31 +16,15 @@ struct Call {
   const float* lse;
   float* delta;  // (Nq, H)
   AttentionShape shape;
-  int64_t G;  // query heads of a key-value head
 };
 
 // Four tiles that live as long as the work item or a step, two that are accumulated, and two of scores.
 struct Scratch {
   float *a, *b, *c, *d, *sum1, *sum2, *p, *ds;
   Scratch(float* data, int64_t D)
-      : a(data), b(a + D * kTile), c(b + D * kTile), d(c + D * kTile), sum1(d + D * kTile), sum2(sum1 + D * kTile),
-        p(sum2 + D * kTile), ds(p + kTile * kTile) {}
-  static int64_t floats(int64_t D) { return 6 * D * kTile + 2 * kTile * kTile; }
-};
-
-// Where the rows and keys of one work item lie.
-template <typename X>
-struct Rows {
-  const Call& call;
-  const WorkItem& item;
-  int64_t query(int64_t r) const { return item.sequence.q_begin + r / call.G; }
-  int64_t head(int64_t r) const { return item.kv_head * call.G + r % call.G; }
-  X* of_query(const MatrixView& m, int64_t r) const { return row<X>(m, query(r)) + head(r) * call.shape.D; }
-  X* of_key(const MatrixView& m, int64_t j) const {
-    return row<X>(m, item.sequence.kv_begin + j) + item.kv_head * call.shape.D;
-  }
-  float lse(int64_t r) const { return call.lse[query(r) * call.shape.H + head(r)]; }
-  float delta(int64_t r) const { return call.delta[query(r) * call.shape.H + head(r)]; }
+      : a(data), b(a + tile_floats(D)), c(b + tile_floats(D)), d(c + tile_floats(D)), sum1(d + tile_floats(D)),
+        sum2(sum1 + tile_floats(D)), p(sum2 + tile_floats(D)), ds(p + kTile * kTile) {}
+  static int64_t floats(int64_t D) { return 6 * tile_floats(D) + 2 * kTile * kTile; }
 };
 
 // Lanes are query rows: p and ds (keys, lanes) from scores in p and dP in ds.
@@ -63,17 +47,17 @@ void softmax_gradient_by_query(const Scratch& s, int64_t keys, int64_t first_key
 template <int W, typename X>
 void dq_tile(const Call& call, const WorkItem& item, float* scratch) {
   const int64_t D = call.shape.D;
-  const Rows<X> at{call, item};
-  const int64_t r0 = item.tile * kTile, rows = std::min(kTile, item.sequence.q_len * call.G - r0);
-  const int64_t lanes = whole_vectors<W>(rows);
+  const Rows<X> at(item, call.shape);
+  const int64_t r0 = item.tile * kTile, rows = std::min(kTile, item.sequence.q_len * at.G - r0);
+  const int64_t lanes = whole_vectors<W>(rows), pitch = whole_vectors<W>(D);
   const Scratch s(scratch, D);
   float lse[kTile], delta[kTile];
   int32_t last_key[kTile];
   for (int64_t l = 0; l < lanes; ++l) {
     const int64_t r = r0 + std::min(l, rows - 1);
-    lse[l] = at.lse(r);
-    delta[l] = at.delta(r);
-    last_key[l] = static_cast<int32_t>(item.sequence.last_key(r / call.G));
+    lse[l] = call.lse[at.index(r)];
+    delta[l] = call.delta[at.index(r)];
+    last_key[l] = static_cast<int32_t>(at.last_key(r));
   }
   load_transposed<W>(s.a, D, rows, call.shape.scale, [&](int64_t l) { return at.of_query(call.q, r0 + l); });
   load_transposed<W>(s.b, D, rows, 1.0f, [&](int64_t l) { return at.of_query(call.d_o, r0 + l); });
@@ -84,10 +68,10 @@ void dq_tile(const Call& call, const WorkItem& item, float* scratch) {
     const int64_t keys = std::min(kTile, visible - j0);
     load_rows<W>(s.c, D, keys, 1.0f, [&](int64_t j) { return at.of_key(call.k, j0 + j); });
     load_rows<W>(s.d, D, keys, 1.0f, [&](int64_t j) { return at.of_key(call.v, j0 + j); });
-    multiply<W, false>(s.p, {s.c, D, 1}, s.a, keys, D, lanes);
-    multiply<W, false>(s.ds, {s.d, D, 1}, s.b, keys, D, lanes);
+    multiply<W, false>(s.p, {s.c, pitch, 1}, s.a, keys, D, lanes);
+    multiply<W, false>(s.ds, {s.d, pitch, 1}, s.b, keys, D, lanes);
     softmax_gradient_by_query<W>(s, keys, j0, lanes, lse, delta, last_key);
-    multiply<W, true>(s.sum1, {s.c, 1, D}, s.ds, D, keys, lanes);
+    multiply<W, true>(s.sum1, {s.c, 1, pitch}, s.ds, D, keys, lanes);
   }
   store_transposed<W>(s.sum1, D, rows, [&](int64_t l) { return at.of_query(call.dq, r0 + l); },
                       [&](int64_t) { return broadcast<W>(call.shape.scale); });
@@ -95,11 +79,11 @@ void dq_tile(const Call& call, const WorkItem& item, float* scratch) {
 
 // Lanes are keys j0 + l: p and ds (rows, lanes) from scores in p and dP in ds.
 template <int W, typename X>
-void softmax_gradient_by_key(const Scratch& s, const Rows<X>& at, int64_t r0, int64_t rows, int64_t j0,
-                             int64_t lanes) {
+void softmax_gradient_by_key(const Call& call, const Rows<X>& at, const Scratch& s, int64_t r0, int64_t rows,
+                             int64_t j0, int64_t lanes) {
   for (int64_t i = 0; i < rows; ++i) {
-    const float lse = at.lse(r0 + i), delta = at.delta(r0 + i);
-    const auto last = static_cast<int32_t>(at.item.sequence.last_key((r0 + i) / at.call.G) - j0);
+    const float lse = call.lse[at.index(r0 + i)], delta = call.delta[at.index(r0 + i)];
+    const auto last = static_cast<int32_t>(at.last_key(r0 + i) - j0);
     for (int64_t l = 0; l < lanes; l += W) {
       float *p = s.p + i * kTile + l, *ds = s.ds + i * kTile + l;
       const Ints<W> lane = lane_index<W>() + static_cast<int32_t>(l);
@@ -114,24 +98,25 @@ void softmax_gradient_by_key(const Scratch& s, const Rows<X>& at, int64_t r0, in
 template <int W, typename X>
 void dk_dv_tile(const Call& call, const WorkItem& item, float* scratch) {
   const int64_t D = call.shape.D;
-  const Rows<X> at{call, item};
+  const Rows<X> at(item, call.shape);
   const int64_t j0 = item.tile * kTile, keys = std::min(kTile, item.sequence.kv_len - j0);
-  const int64_t lanes = whole_vectors<W>(keys), all_rows = item.sequence.q_len * call.G;
+  const int64_t lanes = whole_vectors<W>(keys), pitch = whole_vectors<W>(D);
+  const int64_t all_rows = item.sequence.q_len * at.G;
   const Scratch s(scratch, D);
   load_transposed<W>(s.a, D, keys, 1.0f, [&](int64_t l) { return at.of_key(call.k, j0 + l); });
   load_transposed<W>(s.b, D, keys, 1.0f, [&](int64_t l) { return at.of_key(call.v, j0 + l); });
   std::fill(s.sum1, s.sum1 + D * kTile, 0.0f);
   std::fill(s.sum2, s.sum2 + D * kTile, 0.0f);
 
-  for (int64_t r0 = j0 * call.G; r0 < all_rows; r0 += kTile) {  // query j0 is the first to see key j0
+  for (int64_t r0 = j0 * at.G; r0 < all_rows; r0 += kTile) {  // query j0 is the first to see key j0
     const int64_t rows = std::min(kTile, all_rows - r0);
     load_rows<W>(s.c, D, rows, call.shape.scale, [&](int64_t i) { return at.of_query(call.q, r0 + i); });
     load_rows<W>(s.d, D, rows, 1.0f, [&](int64_t i) { return at.of_query(call.d_o, r0 + i); });
-    multiply<W, false>(s.p, {s.c, D, 1}, s.a, rows, D, lanes);
-    multiply<W, false>(s.ds, {s.d, D, 1}, s.b, rows, D, lanes);
-    softmax_gradient_by_key<W>(s, at, r0, rows, j0, lanes);
-    multiply<W, true>(s.sum1, {s.c, 1, D}, s.ds, D, rows, lanes);  // q carries the scale
-    multiply<W, true>(s.sum2, {s.d, 1, D}, s.p, D, rows, lanes);
+    multiply<W, false>(s.p, {s.c, pitch, 1}, s.a, rows, D, lanes);
+    multiply<W, false>(s.ds, {s.d, pitch, 1}, s.b, rows, D, lanes);
+    softmax_gradient_by_key<W>(call, at, s, r0, rows, j0, lanes);
+    multiply<W, true>(s.sum1, {s.c, 1, pitch}, s.ds, D, rows, lanes);  // q carries the scale
+    multiply<W, true>(s.sum2, {s.d, 1, pitch}, s.p, D, rows, lanes);
   }
   const auto unscaled = [](int64_t) { return broadcast<W>(1.0f); };
   store_transposed<W>(s.sum1, D, keys, [&](int64_t l) { return at.of_key(call.dk, j0 + l); }, unscaled);
@@ -148,11 +133,11 @@ int64_t attention_scratch_floats(const OpsLimits& limits, int threads) {
 void attention_backward(ThreadPool& pool, MatrixView dq, MatrixView dk, MatrixView dv, MatrixView d_o, MatrixView o,
                         TensorView lse, MatrixView q, MatrixView k, MatrixView v, TensorView sequences,
                         const AttentionShape& shape, std::span<float> scratch) {
-  const auto [H, Hkv, D, scale] = shape;
+  const int64_t H = shape.H, Hkv = shape.Hkv, D = shape.D;
   const int64_t tiles = pool.threads() * Scratch::floats(D);
   check(static_cast<int64_t>(scratch.size()) >= tiles + q.rows * H,
         "attention scratch of {} floats, {} needed", scratch.size(), tiles + q.rows * H);
-  const Call call{dq, dk, dv, d_o, o, q, k, v, lse.as<float>(), scratch.data() + tiles, shape, H / Hkv};
+  const Call call{dq, dk, dv, d_o, o, q, k, v, lse.as<float>(), scratch.data() + tiles, shape};
   with_activation(q.dtype, [&]<typename X>(Type<X>) {
     for_rows(pool, q.rows, H * D, [&](int64_t n, auto vector) {
       constexpr int W = vector.kCount;
@@ -163,7 +148,7 @@ void attention_backward(ThreadPool& pool, MatrixView dq, MatrixView dk, MatrixVi
         });
       }
     });
-    const auto rows = [&](const Sequence& sequence) { return sequence.q_len * call.G; };
+    const auto rows = [&](const Sequence& sequence) { return sequence.q_len * (H / Hkv); };
     const auto keys = [&](const Sequence& sequence) { return sequence.kv_len; };
     const WorkList by_query(sequences, Hkv, rows), by_key(sequences, Hkv, keys);
     for_items(pool, by_query.count(), scratch, Scratch::floats(D), [&](int64_t i, float* mine) {

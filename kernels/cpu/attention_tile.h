@@ -36,6 +36,23 @@ struct WorkItem {
   int64_t kv_head, tile;
 };
 
+// Where the rows and keys of one (sequence, key-value head) lie in the matrices of a call.
+template <typename X>
+struct Rows {
+  const Sequence& sequence;
+  int64_t kv_head, G, H, D;
+  Rows(const WorkItem& item, const AttentionShape& shape)
+      : sequence(item.sequence), kv_head(item.kv_head), G(shape.H / shape.Hkv), H(shape.H), D(shape.D) {}
+
+  int64_t query(int64_t r) const { return sequence.q_begin + r / G; }
+  int64_t head(int64_t r) const { return kv_head * G + r % G; }
+  int64_t last_key(int64_t r) const { return sequence.last_key(r / G); }
+  // Index into a tensor (Nq, H).
+  int64_t index(int64_t r) const { return query(r) * H + head(r); }
+  X* of_query(const MatrixView& m, int64_t r) const { return row<X>(m, query(r)) + head(r) * D; }
+  X* of_key(const MatrixView& m, int64_t j) const { return row<X>(m, sequence.kv_begin + j) + kv_head * D; }
+};
+
 // The work items of a call: every sequence cut into tiles of its rows (or keys), times the key-value heads.
 class WorkList {
  public:
@@ -78,11 +95,14 @@ void for_items(ThreadPool& pool, int64_t count, std::span<float> scratch, int64_
   pool.parallel_for(std::min<int64_t>(pool.threads(), count), std::ref(draw));
 }
 
-// Rounds a lane count up to whole vectors.
+// A count of lanes or of a row's elements, rounded up to whole vectors of W floats.
 template <int W>
 int64_t whole_vectors(int64_t lanes) {
   return (lanes + W - 1) / W * W;
 }
+
+// Floats of a tile of kTile rows of D elements, or of D rows of kTile.
+inline int64_t tile_floats(int64_t D) { return kTile * whole_vectors<16>(D); }
 
 // v[i] lane j exchanges with v[j] lane i, by exchanging blocks of 1, 2, 4, ... lanes.
 template <int S, int W, size_t... L>
@@ -102,40 +122,70 @@ template <int W, int S = 1>
   }
 }
 
+// Lane l of the result is the sum of all lanes of v[l]: each step adds pairs of lanes and halves the vectors.
+template <int W, int S = 1>
+[[gnu::always_inline]] inline Floats<W> sum_each(Floats<W> (&v)[W]) {
+  if constexpr (S == W) {
+    return v[0];
+  } else {
+#pragma GCC unroll 16
+    for (int i = 0; i < W / (2 * S); ++i) {
+      exchange<S, W>(v[2 * i], v[2 * i + 1], std::make_index_sequence<W>{});
+      v[i] = v[2 * i] + v[2 * i + 1];
+    }
+    return sum_each<W, 2 * S>(v);
+  }
+}
+
 // to (D, kTile): column l is scale * the D elements at row(l), l < lanes; zero up to whole vectors.
 template <int W, typename Row>
 void load_transposed(float* to, int64_t D, int64_t lanes, float scale, const Row& row) {
-  for (int64_t l0 = 0; l0 < lanes; l0 += W)
+  for (int64_t l0 = 0; l0 < lanes; l0 += W) {
+    decltype(row(0)) from[W];
+    const auto filled = static_cast<int>(std::min<int64_t>(W, lanes - l0));
+    for (int l = 0; l < filled; ++l) from[l] = row(l0 + l);
     for_columns<W>(D, [&](int64_t d, auto n) {
       Floats<W> v[W];
-      for (int l = 0; l < W; ++l) v[l] = l0 + l < lanes ? load<W>(row(l0 + l) + d, n) * scale : Floats<W>{};
+#pragma GCC unroll 16
+      for (int l = 0; l < W; ++l) v[l] = l < filled ? load<W>(from[l] + d, n) * scale : Floats<W>{};
       transpose<W>(v);
 #pragma GCC unroll 16
       for (int i = 0; i < W; ++i)
         if (i < n) store<W>(to + (d + i) * kTile + l0, v[i]);
     });
+  }
 }
 
-// row(l)[d] = from(d, l) * scale(l / W's vector), l < lanes: the way back.
+// The D elements at row(l) = column l of `from` (D, kTile) * lane l of the scales, l < lanes: the way back.
+// scale(l0) holds the scales of lanes l0, ... l0 + W.
 template <int W, typename Row, typename Scale>
 void store_transposed(const float* from, int64_t D, int64_t lanes, const Row& row, const Scale& scale) {
-  for (int64_t l0 = 0; l0 < lanes; l0 += W)
+  for (int64_t l0 = 0; l0 < lanes; l0 += W) {
+    decltype(row(0)) to[W];
+    const auto filled = static_cast<int>(std::min<int64_t>(W, lanes - l0));
+    for (int l = 0; l < filled; ++l) to[l] = row(l0 + l);
+    const Floats<W> scales = scale(l0);
     for_columns<W>(D, [&](int64_t d, auto n) {
       Floats<W> v[W] = {};
 #pragma GCC unroll 16
       for (int i = 0; i < W; ++i)
-        if (i < n) v[i] = load<W>(from + (d + i) * kTile + l0) * scale(l0);
+        if (i < n) v[i] = load<W>(from + (d + i) * kTile + l0) * scales;
       transpose<W>(v);
+#pragma GCC unroll 16
       for (int l = 0; l < W; ++l)
-        if (l0 + l < lanes) store<W>(row(l0 + l) + d, v[l], n);
+        if (l < filled) store<W>(to[l] + d, v[l], n);
     });
+  }
 }
 
-// to (rows, D): row r is scale * the D elements at row(r).
+// to (rows, whole_vectors(D)): row r is scale * the D elements at row(r), then zeros.
 template <int W, typename Row>
 void load_rows(float* to, int64_t D, int64_t rows, float scale, const Row& row) {
-  for (int64_t r = 0; r < rows; ++r)
-    for_columns<W>(D, [&](int64_t d, auto n) { store<W>(to + r * D + d, load<W>(row(r) + d, n) * scale, n); });
+  const int64_t pitch = whole_vectors<W>(D);
+  for (int64_t r = 0; r < rows; ++r) {
+    const auto* from = row(r);
+    for_columns<W>(D, [&](int64_t d, auto n) { store<W>(to + r * pitch + d, load<W>(from + d, n) * scale); });
+  }
 }
 
 // Left operand of a small product: element (m, k) is data[m * row + k * col].
@@ -144,18 +194,18 @@ struct Broadcast {
   int64_t row, col;
 };
 
-// MR rows by NR vectors of c (=|+=) a b, sums in registers. b and c have kTile columns.
+// MR rows by NR vectors of c (=|+=) a b, sums in registers; rows of b and c are `pitch` apart.
 template <int W, int MR, int NR, bool kAdd>
-[[gnu::always_inline]] inline void multiply_block(float* c, Broadcast a, const float* b, int64_t K) {
+[[gnu::always_inline]] inline void multiply_block(float* c, Broadcast a, const float* b, int64_t K, int64_t pitch) {
   Floats<W> acc[MR][NR];
 #pragma GCC unroll 16
   for (int m = 0; m < MR; ++m)
 #pragma GCC unroll 16
-    for (int n = 0; n < NR; ++n) acc[m][n] = kAdd ? load<W>(c + m * kTile + n * W) : Floats<W>{};
+    for (int n = 0; n < NR; ++n) acc[m][n] = kAdd ? load<W>(c + m * pitch + n * W) : Floats<W>{};
   for (int64_t k = 0; k < K; ++k) {
     Floats<W> right[NR];
 #pragma GCC unroll 16
-    for (int n = 0; n < NR; ++n) right[n] = load<W>(b + k * kTile + n * W);
+    for (int n = 0; n < NR; ++n) right[n] = load<W>(b + k * pitch + n * W);
 #pragma GCC unroll 16
     for (int m = 0; m < MR; ++m) {
       const float left = a.data[m * a.row + k * a.col];
@@ -166,26 +216,28 @@ template <int W, int MR, int NR, bool kAdd>
 #pragma GCC unroll 16
   for (int m = 0; m < MR; ++m)
 #pragma GCC unroll 16
-    for (int n = 0; n < NR; ++n) store<W>(c + m * kTile + n * W, acc[m][n]);
+    for (int n = 0; n < NR; ++n) store<W>(c + m * pitch + n * W, acc[m][n]);
 }
 
 // All rows for NR vectors of columns: blocks of MR rows, then single rows.
 template <int W, int MR, int NR, bool kAdd>
-[[gnu::always_inline]] inline void multiply_columns(float* c, Broadcast a, const float* b, int64_t M, int64_t K) {
+[[gnu::always_inline]] inline void multiply_columns(float* c, Broadcast a, const float* b, int64_t M, int64_t K,
+                                                    int64_t pitch) {
   int64_t m = 0;
   for (; m + MR <= M; m += MR)
-    multiply_block<W, MR, NR, kAdd>(c + m * kTile, {a.data + m * a.row, a.row, a.col}, b, K);
-  for (; m < M; ++m) multiply_block<W, 1, NR, kAdd>(c + m * kTile, {a.data + m * a.row, a.row, a.col}, b, K);
+    multiply_block<W, MR, NR, kAdd>(c + m * pitch, {a.data + m * a.row, a.row, a.col}, b, K, pitch);
+  for (; m < M; ++m)
+    multiply_block<W, 1, NR, kAdd>(c + m * pitch, {a.data + m * a.row, a.row, a.col}, b, K, pitch);
 }
 
 // c (M, lanes) (=|+=) a (M, K) b (K, lanes); lanes a multiple of W. An FMA takes 4 cycles and 2 start in each, so 8 or
 // more sums run side by side: 16 with the 32 registers of AVX-512, 8 with the 16 of the others.
 template <int W, bool kAdd>
-void multiply(float* c, Broadcast a, const float* b, int64_t M, int64_t K, int64_t lanes) {
+void multiply(float* c, Broadcast a, const float* b, int64_t M, int64_t K, int64_t lanes, int64_t pitch = kTile) {
   constexpr int kWide = W == 16 ? 4 : 2;
   int64_t l = 0;
-  for (; l + kWide * W <= lanes; l += kWide * W) multiply_columns<W, 4, kWide, kAdd>(c + l, a, b + l, M, K);
-  for (; l < lanes; l += W) multiply_columns<W, 8, 1, kAdd>(c + l, a, b + l, M, K);
+  for (; l + kWide * W <= lanes; l += kWide * W) multiply_columns<W, 4, kWide, kAdd>(c + l, a, b + l, M, K, pitch);
+  for (; l < lanes; l += W) multiply_columns<W, 8, 1, kAdd>(c + l, a, b + l, M, K, pitch);
 }
 
 }  // namespace lema::cpu

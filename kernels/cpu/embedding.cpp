@@ -14,9 +14,8 @@ void embedding(ThreadPool& pool, MatrixView y, TensorView ids, TensorView table,
       for_rows(pool, y.rows, y.cols, [&](int64_t r, auto lanes) {
         constexpr int W = lanes.kCount;
         const G* entry = entries + int64_t{id[r]} * y.cols;
-        for_columns<W>(y.cols, [&](int64_t c, auto n) {
-          store<W>(row<X>(y, r) + c, load<W>(entry + c, n), n, write);
-        });
+        X* out = row<X>(y, r);
+        for_columns<W>(y.cols, [&](int64_t c, auto n) { store<W>(out + c, load<W>(entry + c, n), n, write); });
       });
     });
   });

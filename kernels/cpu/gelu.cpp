@@ -18,10 +18,12 @@ void gelu(ThreadPool& pool, MatrixView y, MatrixView x) {
   with_activation(x.dtype, [&]<typename X>(Type<X>) {
     for_rows(pool, x.rows, x.cols, [&](int64_t r, auto lanes) {
       constexpr int W = lanes.kCount;
+      const X* in = row<X>(x, r);
+      X* out = row<X>(y, r);
       for_columns<W>(x.cols, [&](int64_t c, auto n) {
-        const Floats<W> v = load<W>(row<X>(x, r) + c, n);
+        const Floats<W> v = load<W>(in + c, n);
         const Floats<W> twice_u = kTwoRootTwoOverPi * v * (1.0f + kCubic * v * v);
-        store<W>(row<X>(y, r) + c, v * logistic<W>(twice_u).value, n);
+        store<W>(out + c, v * logistic<W>(twice_u).value, n);
       });
     });
   });
@@ -32,12 +34,14 @@ void gelu_backward(ThreadPool& pool, MatrixView dx, MatrixView dy, MatrixView x)
   with_activation(x.dtype, [&]<typename X>(Type<X>) {
     for_rows(pool, x.rows, x.cols, [&](int64_t r, auto lanes) {
       constexpr int W = lanes.kCount;
+      const X *in = row<X>(x, r), *upstream = row<X>(dy, r);
+      X* out = row<X>(dx, r);
       for_columns<W>(x.cols, [&](int64_t c, auto n) {
-        const Floats<W> v = load<W>(row<X>(x, r) + c, n);
+        const Floats<W> v = load<W>(in + c, n);
         const Logistic<W> s = logistic<W>(kTwoRootTwoOverPi * v * (1.0f + kCubic * v * v));
         const Floats<W> slope = kTwoRootTwoOverPi * (1.0f + 3 * kCubic * v * v);
         const Floats<W> derivative = s.value * (1.0f + v * s.complement * slope);
-        store<W>(row<X>(dx, r) + c, load<W>(row<X>(dy, r) + c, n) * derivative, n);
+        store<W>(out + c, load<W>(upstream + c, n) * derivative, n);
       });
     });
   });

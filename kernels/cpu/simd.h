@@ -141,7 +141,8 @@ template <int W>
   return x[0];
 }
 
-// fn(c, n) over columns c = 0, W, 2W, ...: n elements from c on.
+// fn(c, n) over columns c = 0, W, 2W, ...: n elements from c on. What fn uses is best held in local variables: a store
+// may alias the members of a captured view, which are then read again for each vector.
 template <int W, typename Fn>
 [[gnu::always_inline]] inline void for_columns(int64_t cols, Fn&& fn) {
   int64_t c = 0;
