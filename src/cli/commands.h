@@ -9,6 +9,8 @@ namespace lema {
 void add_train(CLI::App& app);
 void add_convert(CLI::App& app);
 void add_merge(CLI::App& app);
+void add_chat(CLI::App& app);
+void add_eval(CLI::App& app);
 void add_tokenize(CLI::App& app);
 void add_inspect(CLI::App& app);
 

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "core/dtype.h"
+#include "generate/opened_model.h"
 
 namespace lema {
 
@@ -14,5 +15,8 @@ namespace lema {
 void add_float_dtype(CLI::App& command, const std::string& help);
 // nullopt when it was not given.
 std::optional<DType> float_dtype(const CLI::App& command);
+
+// --model, --adapter, --compute and --threads of the commands that run a model.
+void add_model_options(CLI::App& command, std::string& model, OpenOptions& options);
 
 }  // namespace lema

@@ -1,0 +1,178 @@
+// `lema eval`: measures a model, or a model with an adapter: its loss on a data set, or how many of its replies match a
+// pattern. The work is generate/row_losses and generate/match.
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <string>
+
+#include "cli/commands.h"
+#include "cli/options.h"
+#include "core/file.h"
+#include "core/log.h"
+#include "core/signals.h"
+#include "formats/json.h"
+#include "generate/match.h"
+#include "generate/row_losses.h"
+
+namespace lema {
+namespace {
+
+struct EvalOptions {
+  std::string model, data, task, output, chat_template, pattern;
+  OpenOptions open;
+  RunConfig::Data rows;
+  int64_t batch = 16, max_new_tokens = 128;
+  bool json = false, token_logprobs = false, require_stop = false;
+};
+
+// Refuses what an output file would overwrite before any work is done.
+void check_output(const EvalOptions& options) {
+  std::error_code error;
+  if (!options.output.empty() && fs::equivalent(options.output, options.data, error))
+    fail(ErrorCode::Usage, "--output is the data file {}", options.data);
+}
+
+void write_rows(const std::string& path, const std::vector<Value>& rows) {
+  std::string lines;
+  for (const Value& row : rows) lines += dump_json(row) + "\n";
+  write_file(path, lines);
+}
+
+// Shown now and then; false once a stop signal has come.
+class Progress {
+ public:
+  explicit Progress(int64_t rows) : rows_(rows) {}
+  bool operator()(int64_t done) {
+    const auto now = std::chrono::steady_clock::now();
+    if (now >= next_ && done < rows_) {
+      log::info("{} of {} rows", done, rows_);
+      next_ = now + std::chrono::seconds(10);
+    }
+    return !StopSignals::requested();
+  }
+
+ private:
+  int64_t rows_;
+  std::chrono::steady_clock::time_point next_ = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+};
+
+void evaluate_loss(const EvalOptions& options, const ModelFolder& folder) {
+  const ModelText text = load_model_text(folder, options.chat_template);
+  RunConfig::Data rows = options.rows;
+  if (rows.max_tokens == 0) rows.max_tokens = folder.config().max_positions;
+  const Dataset dataset = load_dataset(options.data, rows, text);
+  Progress progress(std::ssize(dataset.rows));
+  const std::vector<RowLoss> losses = row_losses(folder, options.open, dataset, [&](int64_t done) {
+    if (!progress(done)) fail(ErrorCode::InterruptedEmpty, "interrupted after {} rows", done);
+  });
+
+  double sum = 0;
+  int64_t tokens = 0;
+  std::vector<Value> output;
+  for (const RowLoss& row : losses) {
+    double row_sum = 0;
+    Value::Array logprobs;
+    for (float loss : row.losses) {
+      row_sum += static_cast<double>(loss);
+      logprobs.push_back(-static_cast<double>(loss));
+    }
+    const auto count = std::ssize(row.losses);
+    sum += row_sum;
+    tokens += count;
+    Value line = Value::Object{{"line", row.line},
+                               {"loss", count > 0 ? Value(row_sum / static_cast<double>(count)) : Value()},
+                               {"tokens", int64_t{count}}};
+    if (options.token_logprobs) line.set("token_logprobs", logprobs);
+    output.push_back(std::move(line));
+  }
+  if (!options.output.empty()) write_rows(options.output, output);
+  const double loss = sum / static_cast<double>(tokens), perplexity = std::exp(loss);
+  if (!std::isfinite(loss)) fail(ErrorCode::Numeric, "{}: the loss is {}", options.data, loss);
+  if (options.json) {
+    const Value summary = Value::Object{{"task", "loss"}, {"rows", int64_t{std::ssize(losses)}}, {"tokens", tokens},
+                                        {"loss", loss},
+                                        {"perplexity", std::isfinite(perplexity) ? Value(perplexity) : Value()}};
+    fmt::print("{}\n", dump_json(summary));
+  } else {
+    fmt::print("loss {:.6f}, perplexity {:.4f} over {} trained tokens in {} rows\n", loss, perplexity, tokens,
+               losses.size());
+  }
+}
+
+void evaluate_match(const EvalOptions& options, const ModelFolder& folder) {
+  const ModelText text = load_model_text(folder, options.chat_template);
+  std::optional<Pattern> common;
+  if (!options.pattern.empty()) common.emplace(options.pattern, "--pattern");
+  const std::vector<MatchRow> rows = read_match_rows(options.data, text, common.has_value());
+  int64_t longest = 0;
+  for (const MatchRow& row : rows) longest = std::max<int64_t>(longest, std::ssize(row.prompt));
+  const int64_t capacity = std::min(longest + options.max_new_tokens, folder.config().max_positions);
+  Inference inference(folder, options.open, std::min<int64_t>(options.batch, std::ssize(rows)), capacity);
+  Generator generator(inference, {options.max_new_tokens, text.stop_ids(), {}});
+
+  const auto start = std::chrono::steady_clock::now();
+  Progress progress(std::ssize(rows));
+  const std::vector<MatchedReply> replies =
+      match_replies(rows, common ? &*common : nullptr, options.require_stop, text, generator, std::ref(progress));
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+
+  if (!options.output.empty()) {
+    std::vector<Value> output;
+    for (const MatchedReply& reply : replies)
+      output.push_back(Value::Object{{"line", reply.line}, {"reply", reply.reply}, {"matched", reply.matched},
+                                     {"finish", name(reply.finish)}});
+    write_rows(options.output, output);
+  }
+  const MatchSummary s = summarise(replies);
+  const double tokens_per_s = static_cast<double>(s.tokens) / seconds;
+  if (options.json) {
+    const Value summary = Value::Object{{"task", "match"}, {"rows", s.rows}, {"matched", s.matched},
+                                        {"match_share", s.share(s.matched)}, {"stop_share", s.share(s.stopped)},
+                                        {"distinct_share", s.share(s.distinct)}, {"tokens", s.tokens},
+                                        {"tokens_per_s", tokens_per_s}};
+    fmt::print("{}\n", dump_json(summary));
+  } else {
+    fmt::print("matched {} of {} replies ({:.1f} %); ended by a stop token {:.1f} %, distinct {:.1f} %; "
+               "{} tokens, {:.1f} tokens/s\n", s.matched, s.rows, 100 * s.share(s.matched), 100 * s.share(s.stopped),
+               100 * s.share(s.distinct), s.tokens, tokens_per_s);
+  }
+}
+
+void evaluate(const EvalOptions& options) {
+  check_output(options);
+  const StopSignals signals;
+  const ModelFolder folder(options.model);
+  if (options.task == "loss") evaluate_loss(options, folder);
+  else evaluate_match(options, folder);
+}
+
+}  // namespace
+
+void add_eval(CLI::App& app) {
+  const auto options = std::make_shared<EvalOptions>();
+  CLI::App& command = *app.add_subcommand("eval", "Loss on a data set, or replies that match a pattern");
+  add_model_options(command, options->model, options->open);
+  command.add_option("--chat-template", options->chat_template, "Template file, chatml or llama3 (default: the model's)");
+  command.add_option("--data", options->data, "JSONL rows")->required()->type_name("FILE");
+  command.add_option("--task", options->task, "loss: mean loss of the trained tokens; match: greedy replies against a pattern")
+      ->required()->check(CLI::IsMember({"loss", "match"}));
+  command.add_option("--output", options->output, "Write one JSON object a row")->type_name("FILE");
+  command.add_flag("--json", options->json, "Print the summary as JSON");
+  command.add_option("--format", options->rows.format, "loss: auto, text, chat or tokens [auto]")
+      ->check(CLI::IsMember({"auto", "text", "chat", "tokens"}));
+  options->rows.max_tokens = 0;
+  command.add_option("--max-tokens", options->rows.max_tokens, "loss: longest row [the model's positions]")
+      ->check(CLI::PositiveNumber);
+  command.add_option("--train-on", options->rows.train_on, "loss: completions or all [completions]")
+      ->check(CLI::IsMember({"completions", "all"}));
+  command.add_flag("--token-logprobs", options->token_logprobs, "loss: log-probability of each trained token in --output");
+  command.add_option("--pattern", options->pattern, "match: PCRE2 pattern; a row's \"match\" goes before it")
+      ->type_name("REGEX");
+  command.add_flag("--require-stop", options->require_stop, "match: count only replies that a stop token ended");
+  command.add_option("--batch", options->batch, "match: replies generated at once [16]")->check(CLI::Range(1, 4096));
+  command.add_option("--max-new-tokens", options->max_new_tokens, "match: longest reply [128]")
+      ->check(CLI::PositiveNumber);
+  command.callback([options] { evaluate(*options); });
+}
+
+}  // namespace lema

@@ -1,0 +1,65 @@
+// OpenedModel: a model folder and perhaps an adapter, ready for forward passes on the CPU. Inference (chat, match) and
+// RowLosses (eval loss) run on it. Weights are used where the files are mapped; the adapter is applied unmerged.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "generate/kv_cache.h"
+#include "model/transformer.h"
+#include "stream/layer_stream.h"
+
+namespace lema {
+
+struct OpenOptions {
+  fs::path adapter;              // PEFT folder or a checkpoint of lema train; empty: none
+  std::string compute = "auto";  // auto | f32 | bf16, the activation dtype
+  int64_t threads = 0;           // 0: all CPUs
+};
+
+// Upper bounds of the passes to come.
+struct PassLimits {
+  int64_t tokens = 0;     // of one pass
+  int64_t positions = 0;  // of one sequence; Usage error when the model has fewer
+};
+
+class OpenedModel {
+ public:
+  // Reads nothing but headers and the adapter. `folder` outlives the model.
+  OpenedModel(const ModelFolder& folder, const OpenOptions& options, const PassLimits& limits);
+
+  // One pass over all blocks: x (N, C) X of the last block's output, valid until the next pass. `cache` may be null; else
+  // batch tokens are written to the cache's rows token_rows (N) I32, and attention reads the cache. `head_visits` is
+  // how often visit_head will follow.
+  MatrixView forward(const TokenBatch& batch, const KvCache* cache, TensorView token_rows, int64_t head_visits);
+  // Calls use(weight rows, first vocabulary row) for every chunk of the head.
+  void visit_head(const std::function<void(TensorView, int64_t)>& use);
+  // The final norm; y may alias x.
+  void final_norm(MatrixView y, MatrixView x);
+
+  Device& device() { return *device_; }
+  Ops& ops() { return *ops_; }
+  Transformer& transformer() { return *transformer_; }
+  const LayerStream& stream() const { return *stream_; }
+  const ModelConfig& config() const { return config_; }
+  DType activation_dtype() const { return X_; }
+  const PassLimits& limits() const { return limits_; }
+
+ private:
+  OpsLimits ops_limits() const;
+
+  const ModelConfig& config_;
+  PassLimits limits_;
+  std::unique_ptr<Device> device_;  // first in, last out: buffers of the others are its
+  PieceTable table_;
+  DType X_;
+  std::unique_ptr<AdapterParameters> adapter_;
+  std::unique_ptr<Ops> ops_;
+  std::unique_ptr<HostStore> store_;
+  std::unique_ptr<LayerStream> stream_;
+  std::unique_ptr<Transformer> transformer_;
+  Buffer x_;  // input and output of a block, in turn
+};
+
+}  // namespace lema
