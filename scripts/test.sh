@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Tests everything: installs what is missing (packages by apt, Python references in .venv-test), builds lema with its
+# tests into build/, the tests of all parsers once more with sanitizers into build-asan/, and runs all of it in one
+# ctest call. Run it in a fresh clone or again at any time; arguments go to ctest (e.g. -L unit, -R tokenizer).
+# Where no CPU-only torch is at hand, PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu spares 3 GB of CUDA.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+root=$PWD
+jobs=$(nproc)
+
+say() { printf '\n== %s (after %dm%02ds)\n' "$1" $((SECONDS / 60)) $((SECONDS % 60)); }
+
+say "Packages"
+bash scripts/install_deps.sh tests
+
+say "Python references"
+[[ -x .venv-test/bin/python ]] || python3 -m venv .venv-test
+python=$root/.venv-test/bin/python
+pip=("$python" -m pip install --quiet --disable-pip-version-check)
+"${pip[@]}" torch==2.13.0
+"${pip[@]}" -r tests/requirements.txt
+"${pip[@]}" --no-deps trl==1.16.0  # only its chat templates are read
+LEMA_SMOLLM=$(PYTHON=$python bash scripts/fetch_smollm.sh "$root/build-models")
+export LEMA_SMOLLM LEMA_GGUF=$LEMA_SMOLLM
+
+# Objects are found again by ccache from any checkout, precompiled headers included.
+export CCACHE_BASEDIR=$root CCACHE_NOHASHDIR=1 CCACHE_SLOPPINESS=pch_defines,time_macros
+options=(-G Ninja "-DLEMA_PYTHON=$python")
+! command -v ccache > /dev/null || options+=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
+
+say "Build"
+cmake -S . -B build "${options[@]}" "-DLEMA_ASAN_BUILD_DIR=$root/build-asan"
+cmake --build build -j "$jobs"
+
+say "Build of the parsers' tests with sanitizers"
+cmake -S . -B build-asan "${options[@]}" -DLEMA_SANITIZE=address,undefined -DLEMA_CUDA=OFF -DLEMA_ONEDNN=OFF
+cmake --build build-asan -j "$jobs" --target parser_tests
+
+say "Tests"
+export HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error TOKENIZERS_PARALLELISM=false
+ctest --test-dir build --no-tests=error --output-on-failure -j 2 "$@"
