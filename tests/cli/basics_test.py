@@ -20,6 +20,15 @@ def lema(*arguments, text="", **more):
                           timeout=120, **more)
 
 
+def crc32c(data):
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
 class Case(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -175,6 +184,26 @@ class Inspect(Case):
         self.assertEqual(facts["bytes_by_dtype"], {"BF16": 12, "U8": 1})
         self.assertEqual(facts["metadata"], {"key": "value"})
         self.assertNotIn("\x1b", lema("inspect", path, "--tensors").stdout)
+
+    def test_adapter_and_checkpoint(self):
+        folder = self.folder / "checkpoint-000003"
+        folder.mkdir()
+        (folder / "adapter_config.json").write_text(json.dumps(
+            {"peft_type": "LORA", "base_model_name_or_path": "base", "r": 2, "lora_alpha": 4,
+             "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"}))
+        module = "base_model.model.model.layers.0.self_attn.q_proj"
+        tiny_folder.write_safetensors(folder / "adapter_model.safetensors", {
+            f"{module}.lora_A.weight": ("F32", [2, 8]), f"{module}.lora_B.weight": ("F32", [8, 2])}, {"format": "pt"})
+        facts = self.facts(folder, "--tensors")
+        self.assertEqual((facts["kind"], facts["rank"], facts["modules"], facts["parameters"]), ("adapter", 2, 1, 32))
+        files = {path.name: {"bytes": path.stat().st_size, "crc32c": f"{crc32c(path.read_bytes()):08x}"}
+                 for path in folder.iterdir()}
+        (folder / "manifest.json").write_text(json.dumps({"format": 1, "step": 3, "run_id": "r", "files": files}))
+        facts = self.facts(folder)
+        self.assertEqual((facts["kind"], facts["step"], facts["rank"]), ("checkpoint", 3, 2))
+        weights = folder / "adapter_model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
+        self.refused(3, "adapter_model.safetensors", "inspect", folder)
 
     def test_what_is_not_sound(self):
         path = self.folder / "cut.safetensors"
