@@ -3,7 +3,7 @@
 
 #define TOML_EXCEPTIONS 0
 #define TOML_ENABLE_FORMATTERS 0
-#define TOML_MAX_NESTED_VALUES 64
+#define TOML_MAX_NESTED_VALUES 64  // as kMaxDepth
 #include <toml++/toml.h>
 
 #include <algorithm>
@@ -18,26 +18,28 @@ namespace {
 
 // A dotted key nests one table a dot, without a limit in the library; a key lies on one line.
 constexpr int kMaxDotsInLine = 100;
+constexpr int kMaxDepth = 64;
 
 class Converter {
  public:
   explicit Converter(const std::string& source) : source_(source) {}
 
   // `line` is the parent's, for tables that exist only through a longer key.
-  Value convert(const toml::node& node, int line) const {
+  Value convert(const toml::node& node, int line, int depth = 0) const {
     if (node.source().begin) line = static_cast<int>(node.source().begin.line);
-    Value value = content(node, line);
+    if (depth > kMaxDepth) fail(ErrorCode::BadInput, "{}:{}:1: nested deeper than {} levels", source_, line, kMaxDepth);
+    Value value = content(node, line, depth);
     value.line = line;
     return value;
   }
 
  private:
-  Value content(const toml::node& node, int line) const {
+  Value content(const toml::node& node, int line, int depth) const {
     switch (node.type()) {
-      case toml::node_type::table: return table(*node.as_table(), line);
+      case toml::node_type::table: return table(*node.as_table(), line, depth);
       case toml::node_type::array: {
         Value::Array elements;
-        for (const toml::node& element : *node.as_array()) elements.push_back(convert(element, line));
+        for (const toml::node& element : *node.as_array()) elements.push_back(convert(element, line, depth + 1));
         return elements;
       }
       case toml::node_type::string: return Value(node.as_string()->get());
@@ -53,10 +55,10 @@ class Converter {
   }
 
   // The library sorts keys by name; places bring back the order of the file.
-  Value table(const toml::table& members, int line) const {
+  Value table(const toml::table& members, int line, int depth) const {
     std::vector<std::pair<toml::source_position, std::pair<std::string, Value>>> placed;
     for (const auto& [key, node] : members)
-      placed.push_back({key.source().begin, {std::string(key.str()), convert(node, line)}});
+      placed.push_back({key.source().begin, {std::string(key.str()), convert(node, line, depth + 1)}});
     std::stable_sort(placed.begin(), placed.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
     Value::Object object;
     for (auto& item : placed) object.push_back(std::move(item.second));

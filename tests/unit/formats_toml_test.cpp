@@ -94,3 +94,12 @@ TEST_CASE("what has no JSON twin or is malformed is refused with its place") {
     CHECK(message.size() < 400);
   }
 }
+
+TEST_CASE("dotted keys inside inline tables inside arrays stay within the depth limit") {
+  std::string text = "x = ";
+  for (int level = 0; level < 31; ++level) text += "[\n{" + repeat("a.", 99) + "b = ";
+  text += "1" + repeat("}]", 31);
+  CHECK(error_of(text).rfind("f.toml:2:1: nested deeper than 64 levels", 0) == 0);
+  CHECK(error_of(repeat("a.", 63) + "a = 1") == "accepted");
+  CHECK(error_of(repeat("a.", 64) + "a = 1").find("64 levels") != std::string::npos);
+}
