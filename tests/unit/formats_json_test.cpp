@@ -149,7 +149,8 @@ TEST_CASE("every value knows the line it begins on") {
 
 TEST_CASE("dump_json prints as Python's json.dumps(ensure_ascii=False)") {
   const Value v = parse_json(
-      "{\"b\":[1,2.5,true,null,\"x\"],\"a\":{},\"e\":[],\"s\":\"\\\"\\\\\\n\\u0001\\u007f\\u00e9/\",\"n\":{\"k\":[[]]}}",
+      "{\"b\":[1,2.5,true,null,\"x\"],"
+      "\"a\":{},\"e\":[],\"s\":\"\\\"\\\\\\n\\u0001\\u007f\\u00e9/\",\"n\":{\"k\":[[]]}}",
       "f");
   CHECK(dump_json(v) ==
         "{\"b\": [1, 2.5, true, null, \"x\"], \"a\": {}, \"e\": [], "
@@ -190,7 +191,10 @@ TEST_CASE("a tokenizer-like document stays within 16 times its size in memory") 
   const int64_t after = resident_memory().total;
   CHECK(v.find("model")->find("vocab")->as_object().size() == 300001);
   CHECK(v.find("model")->find("vocab")->as_object()[200000].second.line == 200004);
-#ifndef __SANITIZE_ADDRESS__
-  CHECK(after - before < 16 * static_cast<int64_t>(text.size()));
+#ifdef __SANITIZE_ADDRESS__
+  constexpr int64_t kFactor = 160;  // its allocator pads every block and keeps freed ones
+#else
+  constexpr int64_t kFactor = 16;
 #endif
+  CHECK(after - before < kFactor * static_cast<int64_t>(text.size()));
 }
