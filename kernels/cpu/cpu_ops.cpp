@@ -7,6 +7,7 @@
 #include "cpu/attention.h"
 #include "cpu/embedding.h"
 #include "cpu/gelu.h"
+#include "cpu/gemm_bf16.h"
 #include "cpu/head.h"
 #include "cpu/layernorm.h"
 #include "cpu/linear.h"
@@ -155,12 +156,6 @@ std::unique_ptr<Ops> make_cpu_ops(int threads, const OpsLimits& limits) {
   return std::make_unique<cpu::CpuOps>(threads, limits);
 }
 
-bool cpu_prefers_bf16() {
-#ifdef LEMA_ONEDNN
-  return __builtin_cpu_supports("avx512bf16");
-#else
-  return false;
-#endif
-}
+bool cpu_prefers_bf16() { return cpu::bf16_products() != cpu::Bf16Products::Widened; }
 
 }  // namespace lema

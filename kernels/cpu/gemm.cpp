@@ -9,7 +9,9 @@
 
 #include "core/error.h"
 #include "cpu/convert.h"
+#include "cpu/gemm_bf16.h"
 #include "cpu/isa.h"
+#include "cpu/transpose.h"
 
 namespace lema::cpu {
 namespace {
@@ -116,27 +118,12 @@ InnerKernel inner_kernel(int64_t lanes) {
   return kKernels[static_cast<int>(isa())][lanes - 1];
 }
 
-// out[k * width + j] = rows[j][k] for 16 rows and n <= 64 columns, by 4 x 4 blocks.
-void transpose_lane(float* out, int64_t width, const float (&rows)[16][64], int64_t n) {
-  for (int64_t k = 0; k < n; k += 4)
-    for (int64_t j = 0; j < 16; j += 4) {
-      __m128 r0 = _mm_loadu_ps(&rows[j][k]), r1 = _mm_loadu_ps(&rows[j + 1][k]);
-      __m128 r2 = _mm_loadu_ps(&rows[j + 2][k]), r3 = _mm_loadu_ps(&rows[j + 3][k]);
-      _MM_TRANSPOSE4_PS(r0, r1, r2, r3);
-      float* o = out + k * width + j;
-      _mm_storeu_ps(o, r0);
-      if (k + 1 < n) _mm_storeu_ps(o + width, r1);
-      if (k + 2 < n) _mm_storeu_ps(o + 2 * width, r2);
-      if (k + 3 < n) _mm_storeu_ps(o + 3 * width, r3);
-    }
-}
-
 // A sliver whose columns lie contiguous in memory (a weight (O, I) used as its transpose).
 void pack_columns(float* sliver, int64_t width, const Operand& b, int64_t K, int64_t n, DType X) {
-  float rows[16][64] = {};
+  float rows[16][kTransposeCols] = {};
   for (int64_t j0 = 0; j0 < width; j0 += 16)
-    for (int64_t k0 = 0; k0 < K; k0 += 64) {
-      const int64_t kn = std::min<int64_t>(64, K - k0);
+    for (int64_t k0 = 0; k0 < K; k0 += kTransposeCols) {
+      const int64_t kn = std::min(kTransposeCols, K - k0);
       for (int64_t j = 0; j < 16; ++j) {
         if (j0 + j < n)
           widen_operand(rows[j], b.from(k0, j0 + j).data, b.dtype, X, kn);
@@ -186,10 +173,13 @@ void multiply_sliver(float* c, int64_t ldc, const Operand& a, const float* b, in
   }
 }
 
+bool native_bf16(DType X) { return X == DType::BF16 && bf16_products() != Bf16Products::Widened; }
+
 }  // namespace
 
 void pack_panel(const Panel& panel, const Operand& b, int64_t N, DType X) {
   check(b.row_stride == 1 || b.col_stride == 1, "an operand has strides {} and {}", b.row_stride, b.col_stride);
+  if (native_bf16(X)) return pack_panel_bf16(panel, b, N);
   for (int64_t j = 0; j < N; j += kSliver) {
     const int64_t n = std::min(kSliver, N - j), width = round_up(n, kLane);
     float* sliver = panel.columns_from(j).data;
@@ -203,6 +193,7 @@ void pack_panel(const Panel& panel, const Operand& b, int64_t N, DType X) {
 void multiply(float* c, int64_t ldc, const Operand& a, const Panel& panel, int64_t M, int64_t N, int64_t K, Write write,
               DType X, float* scratch) {
   check(M <= kTileRows && panel.first + K <= panel.K, "{} rows by {} inner of a panel of {}", M, K, panel.K);
+  if (native_bf16(X)) return multiply_bf16(c, ldc, a, panel, M, N, K, write, scratch);
   for (int64_t k0 = 0; k0 < K; k0 += kInnerBlock) {
     const int64_t kn = std::min(kInnerBlock, K - k0);
     const bool in_place = a.dtype == DType::F32 && X == DType::F32;

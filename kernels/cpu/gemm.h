@@ -3,6 +3,7 @@
 // In this file M, N, K are rows, columns and inner size of a product.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "core/dtype.h"
@@ -32,13 +33,14 @@ inline Operand operand(const float* data, int64_t stride) { return {data, DType:
 // A panel (K, N) is made of slivers of kSliver columns, each K rows long; the last one is rounded up to kLane columns.
 inline constexpr int64_t kSliver = 48, kLane = 16;
 inline int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
-inline int64_t panel_floats(int64_t K, int64_t N) { return K * round_up(N, kLane); }
+// At least 16 rows: bf16 panels are padded to 32, at half the width.
+inline int64_t panel_floats(int64_t K, int64_t N) { return std::max<int64_t>(K, 16) * round_up(N, kLane); }
 struct Panel {
   float* data = nullptr;
   int64_t K = 0;      // rows it was packed with
   int64_t first = 0;  // row where a product begins
 
-  // Columns from n on, a multiple of kSliver; rows from k on. Parts of a panel may be packed and used apart.
+  // Columns from n on, a multiple of kSliver; rows from k on, a multiple of 32. Parts of a panel may be packed and used apart.
   Panel columns_from(int64_t n) const { return {data + panel_floats(K, n), K, first}; }
   Panel rows_from(int64_t k) const { return {data, K, first + k}; }
 };

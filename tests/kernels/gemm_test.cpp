@@ -5,6 +5,7 @@
 #include "cpu/convert.h"
 #include "cpu/dropout.h"
 #include "cpu/gemm.h"
+#include "cpu/gemm_bf16.h"
 #include "cpu/isa.h"
 #include "core/rng.h"
 #include "support/catch.h"
@@ -25,6 +26,18 @@ std::vector<cpu::Isa> instruction_sets() {
 struct UseIsa {
   explicit UseIsa(cpu::Isa isa) { cpu::use_isa(isa); }
   ~UseIsa() { cpu::use_isa(cpu::widest_isa()); }
+};
+
+std::vector<cpu::Bf16Products> bf16_kinds() {
+  std::vector<cpu::Bf16Products> out;
+  for (auto kind : {cpu::Bf16Products::Widened, cpu::Bf16Products::Avx512, cpu::Bf16Products::Amx})
+    if (kind <= cpu::widest_bf16_products()) out.push_back(kind);
+  return out;
+}
+
+struct UseBf16 {
+  explicit UseBf16(cpu::Bf16Products kind) { cpu::use_bf16_products(kind); }
+  ~UseBf16() { cpu::use_bf16_products(cpu::widest_bf16_products()); }
 };
 
 double rounded(double x, DType X) { return X == DType::BF16 ? to_f32(to_bf16(static_cast<float>(x))) : x; }
@@ -84,6 +97,23 @@ TEST_CASE("products: layouts and storage types, by instruction set") {
             for (bool flip_b : {false, true})
               for (Write write : {Write::Overwrite, Write::Accumulate})
                 check_product(21, 70, 300, a, b, X, flip_a, flip_b, write);
+  }
+}
+
+TEST_CASE("products: native bf16, tails and layouts") {
+  for (cpu::Bf16Products kind : bf16_kinds()) {
+    const UseBf16 use(kind);
+    INFO("kind " << static_cast<int>(kind));
+    for (int64_t M : {1, 15, 16, 17, 32, 49, 128})
+      for (int64_t N : {1, 16, 33, 48, 100})
+        for (int64_t K : {1, 2, 31, 32, 65, 513, 1100})
+          check_product(M, N, K, DType::BF16, DType::BF16, DType::BF16, false, true, Write::Accumulate);
+    for (DType a : {DType::F32, DType::BF16})
+      for (DType b : {DType::F32, DType::BF16, DType::F16})
+        for (bool flip_a : {false, true})
+          for (bool flip_b : {false, true})
+            for (int64_t K : {64, 300})
+              check_product(48, 70, K, a, b, DType::BF16, flip_a, flip_b, Write::Overwrite);
   }
 }
 
