@@ -12,6 +12,7 @@
 #include "core/signals.h"
 #include "formats/json.h"
 #include "generate/match.h"
+#include "generate/row_logits.h"
 #include "generate/row_losses.h"
 
 namespace lema {
@@ -56,11 +57,23 @@ class Progress {
   std::chrono::steady_clock::time_point next_ = std::chrono::steady_clock::now() + std::chrono::seconds(10);
 };
 
-void evaluate_loss(const EvalOptions& options, const ModelFolder& folder) {
-  const ModelText text = load_model_text(folder, options.chat_template);
+Dataset load_rows(const EvalOptions& options, const ModelFolder& folder) {
   RunConfig::Data rows = options.rows;
   if (rows.max_tokens == 0) rows.max_tokens = folder.config().max_positions;
-  const Dataset dataset = load_dataset(options.data, rows, text);
+  return load_dataset(options.data, rows, load_model_text(folder, options.chat_template));
+}
+
+void evaluate_logits(const EvalOptions& options, const ModelFolder& folder) {
+  if (options.output.empty()) fail(ErrorCode::Usage, "--task logits needs --output FILE.safetensors");
+  const Dataset dataset = load_rows(options, folder);
+  Progress progress(std::ssize(dataset.rows));
+  write_row_logits(folder, options.open, dataset, options.output, [&](int64_t done) {
+    if (!progress(done)) fail(ErrorCode::InterruptedEmpty, "interrupted after {} rows", done);
+  });
+}
+
+void evaluate_loss(const EvalOptions& options, const ModelFolder& folder) {
+  const Dataset dataset = load_rows(options, folder);
   Progress progress(std::ssize(dataset.rows));
   const std::vector<RowLoss> losses = row_losses(folder, options.open, dataset, [&](int64_t done) {
     if (!progress(done)) fail(ErrorCode::InterruptedEmpty, "interrupted after {} rows", done);
@@ -143,6 +156,7 @@ void evaluate(const EvalOptions& options) {
   const StopSignals signals;
   const ModelFolder folder(options.model);
   if (options.task == "loss") evaluate_loss(options, folder);
+  else if (options.task == "logits") evaluate_logits(options, folder);
   else evaluate_match(options, folder);
 }
 
@@ -154,9 +168,10 @@ void add_eval(CLI::App& app) {
   add_model_options(command, options->model, options->open);
   command.add_option("--chat-template", options->chat_template, "Template file, chatml or llama3 (default: the model's)");
   command.add_option("--data", options->data, "JSONL rows")->required()->type_name("FILE");
-  command.add_option("--task", options->task, "loss: mean loss of the trained tokens; match: greedy replies against a pattern")
-      ->required()->check(CLI::IsMember({"loss", "match"}));
-  command.add_option("--output", options->output, "Write one JSON object a row")->type_name("FILE");
+  command.add_option("--task", options->task, "loss: mean loss of the trained tokens; match: greedy replies against a pattern; "
+                     "logits: those of every position, as safetensors in --output")
+      ->required()->check(CLI::IsMember({"loss", "match", "logits"}));
+  command.add_option("--output", options->output, "Write one JSON object a row (logits: the tensors, a file that must not exist)")->type_name("FILE");
   command.add_flag("--json", options->json, "Print the summary as JSON");
   command.add_option("--format", options->rows.format, "loss: auto, text, chat or tokens [auto]")
       ->check(CLI::IsMember({"auto", "text", "chat", "tokens"}));

@@ -1,0 +1,52 @@
+// A forward pass per row and the whole head on all of its positions.
+#include "generate/row_logits.h"
+
+#include <numeric>
+#include <vector>
+
+#include "formats/safetensors.h"
+#include "generate/pass_inputs.h"
+
+namespace lema {
+
+void write_row_logits(const ModelFolder& folder, const OpenOptions& options, const Dataset& dataset,
+                      const fs::path& path, const std::function<void(int64_t)>& report) {
+  const int64_t longest = dataset.longest_row_tokens, V = folder.config().V;
+  OpenedModel model(folder, options, {longest, longest});
+  PassInputs inputs(model.device(), 2 * longest + 4);
+  const Buffer buffer = model.device().allocate(longest * V * 4, "logits");
+  std::vector<float> host(static_cast<size_t>(longest * V));
+  std::vector<int32_t> positions(static_cast<size_t>(longest));
+  std::iota(positions.begin(), positions.end(), 0);
+
+  std::vector<TensorSpec> tensors;
+  for (const Row& row : dataset.rows)
+    tensors.push_back({fmt::format("line_{}", row.line), DType::F32, {std::ssize(row.ids), V}});
+  SafetensorsWriter writer(path, tensors, {{"format", "pt"}});
+  int64_t done = 0;
+  for (const Row& row : dataset.rows) {
+    const int64_t T = std::ssize(row.ids);
+    const std::vector<int32_t> sequence = {0, static_cast<int32_t>(T), 0, static_cast<int32_t>(T)};
+    inputs.clear();
+    TokenBatch batch;
+    batch.tokens = T;
+    batch.ids = inputs.put(row.ids, {T});
+    batch.positions = inputs.put(std::span(positions).first(static_cast<size_t>(T)), {T});
+    batch.sequences = inputs.put(sequence, {1, 4});
+    inputs.send();
+    const MatrixView x = model.forward(batch, nullptr, {}, 1);
+    model.final_norm(x, x);
+    const MatrixView logits(buffer.data(), DType::F32, T, V);
+    model.visit_head([&](TensorView weight, int64_t v_begin) {
+      const LinearPart part{weight, false, {}, nullptr};
+      model.ops().linear(logits.col_range(v_begin, v_begin + weight.shape[0]), x, {&part, 1}, Write::Overwrite);
+    });
+    model.device().copy_async(Queue::Compute, host.data(), buffer.data(), T * V * 4);
+    model.device().synchronize(Queue::Compute);
+    writer.write(host.data(), T * V * 4);
+    report(++done);
+  }
+  writer.finish();
+}
+
+}  // namespace lema

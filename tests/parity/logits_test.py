@@ -1,0 +1,71 @@
+"""Logits against transformers, live, in f32: tiny random models of every built kind, with and without an adapter, merged or
+not, and the real SmolLM2-135M against transformers loading the same GGUF (LEMA_GGUF names the file). LEMA is the binary."""
+import os
+import pathlib
+import tempfile
+import unittest
+
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from torch_models import MODELS, lema, random_rows, randomised, save, with_adapter, write_rows
+
+
+def logits(folder, data, output, *options):
+    """lema's logits, a list of (T, V) in the order of the rows."""
+    lema("eval", "--model", folder, "--data", data, "--format", "tokens", "--task", "logits", "--compute", "f32",
+         "--output", output, *options)
+    tensors = load_file(output)
+    return [tensors[f"line_{line + 1}"] for line in range(len(tensors))]
+
+
+class Tiny(unittest.TestCase):
+    def test_every_kind(self):
+        for name, (build, targets) in MODELS.items():
+            with self.subTest(model=name), tempfile.TemporaryDirectory() as folder:
+                folder = pathlib.Path(folder)
+                torch.manual_seed(4)
+                model = randomised(build(), 5)
+                base = save(model, folder / "model")
+                rows = random_rows(6, 6, longest=100)
+                data = write_rows(folder / "rows.jsonl", rows)
+                lema("convert", base, folder / "converted")
+                with torch.no_grad():
+                    want = [model(torch.tensor([row["input_ids"]])).logits[0] for row in rows]
+                for i, source in enumerate((base, folder / "converted")):
+                    for got, expected in zip(logits(source, data, folder / f"{i}.safetensors"), want, strict=True):
+                        self.assertLess(float((got - expected).abs().max()), 1e-4)
+                peft = with_adapter(model, targets).eval()
+                peft.save_pretrained(folder / "adapter")
+                with torch.no_grad():
+                    want = [peft(torch.tensor([row["input_ids"]])).logits[0] for row in rows]
+                got = logits(base, data, folder / "adapter.safetensors", "--adapter", folder / "adapter")
+                for g, expected in zip(got, want, strict=True):
+                    self.assertLess(float((g - expected).abs().max()), 1e-4)
+
+
+@unittest.skipUnless(os.environ.get("LEMA_GGUF"), "LEMA_GGUF names no file")
+class Real(unittest.TestCase):
+    def test_smollm2_against_transformers_on_the_gguf_itself(self):
+        gguf = pathlib.Path(os.environ["LEMA_GGUF"])
+        with tempfile.TemporaryDirectory() as folder:
+            folder = pathlib.Path(folder)
+            lema("convert", gguf, folder / "model", "--dtype", "f32")
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+            texts = ["The quick brown fox jumps over the lazy dog. " * 8, "def f(x):\n    return x * 2\n",
+                     "Die Straße führt über den Fluss, été comme hiver."]
+            rows = [{"input_ids": tokenizer(text)["input_ids"]} for text in texts]
+            data = write_rows(folder / "rows.jsonl", rows)
+            got = logits(folder / "model", data, folder / "logits.safetensors")
+            model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32).eval()
+            for g, row in zip(got, rows, strict=True):
+                with torch.no_grad():
+                    want = model(torch.tensor([row["input_ids"]])).logits[0]
+                error = float((g - want).pow(2).mean().sqrt() / want.pow(2).mean().sqrt())
+                print(f"{len(row['input_ids'])} tokens: relative RMS {error:.2e}")
+                self.assertLess(error, 1e-4)
+
+
+if __name__ == "__main__":
+    unittest.main()
