@@ -2,7 +2,7 @@
 # Tests everything: installs what is missing (packages by apt, Python references in .venv-test), builds lema with its
 # tests into build/, the tests of all parsers once more with sanitizers into build-asan/, and runs all of it in one
 # ctest call. Run it in a fresh clone or again at any time; arguments go to ctest (e.g. -L unit, -R tokenizer).
-# Where no CPU-only torch is at hand, PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu spares 3 GB of CUDA.
+# torch is used on the CPU only; point pip at a CPU build to spare the download of its CUDA libraries.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
