@@ -18,7 +18,8 @@ ProgressLine::~ProgressLine() {
 }
 
 void ProgressLine::operator()(const Progress& progress) {
-  if (StopSignals::requested()) fail(ErrorCode::InterruptedEmpty, "interrupted; nothing was written");
+  if (StopSignals::requested())
+    fail(ErrorCode::InterruptedEmpty, "interrupted; nothing was written");
   const auto now = Clock::now();
   const auto pace = terminal_ ? std::chrono::milliseconds(100) : std::chrono::milliseconds(10'000);
   if (stage_ != progress.stage) {
@@ -32,8 +33,8 @@ void ProgressLine::operator()(const Progress& progress) {
   const double seconds = std::chrono::duration<double>(now - start_).count();
   const auto done = static_cast<double>(progress.done), total = static_cast<double>(progress.total);
   const double left = done > 0 ? seconds * (total - done) / done : 0;
-  const std::string text = fmt::format("{} {:.0f} %, {} left", stage_, total > 0 ? 100 * done / total : 100,
-                                       format_duration(left));
+  const std::string text = fmt::format("{} {:.0f} %, {} left", stage_,
+                                       total > 0 ? 100 * done / total : 100, format_duration(left));
   if (terminal_)
     fmt::print(stderr, "\r{:<40}", text);
   else

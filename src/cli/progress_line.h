@@ -7,7 +7,8 @@
 
 namespace lema {
 
-// On a terminal one line that rewrites itself ten times a second; else a line of its own every ten seconds.
+// On a terminal one line that rewrites itself ten times a second; else a line of its own every ten
+// seconds.
 class ProgressLine {
  public:
   ProgressLine();

@@ -25,7 +25,8 @@ struct Job {
   std::function<void(const fs::path& to)> write_side_files;
 };
 
-Metadata fresh_metadata(const fs::path& source, std::span<const fs::path> files, const ReportProgress& report) {
+Metadata fresh_metadata(const fs::path& source, std::span<const fs::path> files,
+                        const ReportProgress& report) {
   int64_t done = 0, total = 0;
   for (const fs::path& file : files) total += File::open(file).size();
   Value::Object digests;
@@ -47,8 +48,8 @@ std::optional<Metadata> kept_metadata(const ModelFolder& folder, const Job& job)
       return item.first == key && (value == nullptr || item.second == value);
     });
   };
-  const bool ours = folder.files().size() == 1 && has("lema_format", kModelFileVersion) && has(kSourceKey, nullptr) &&
-                    has(kDigestKey, nullptr);
+  const bool ours = folder.files().size() == 1 && has("lema_format", kModelFileVersion) &&
+                    has(kSourceKey, nullptr) && has(kDigestKey, nullptr);
   for (size_t i = 0; i < job.weights.size(); ++i)
     if (job.weights[i].dtype != job.tensors[i].dtype) return std::nullopt;
   return ours ? std::optional(metadata) : std::nullopt;
@@ -67,11 +68,13 @@ ConvertResult write_model(const Job& job, const Metadata& metadata, const Report
 
 int64_t total_bytes(const std::vector<TensorSpec>& tensors) {
   int64_t bytes = 0;
-  for (const TensorSpec& tensor : tensors) bytes += tensor.shape.elements() * element_bytes(tensor.dtype);
+  for (const TensorSpec& tensor : tensors)
+    bytes += tensor.shape.elements() * element_bytes(tensor.dtype);
   return bytes;
 }
 
-ConvertResult convert_folder(const ConvertOptions& options, const fs::path& output, const ReportProgress& report) {
+ConvertResult convert_folder(const ConvertOptions& options, const fs::path& output,
+                             const ReportProgress& report) {
   const ModelFolder folder(options.source);
   const PieceTable table = make_piece_table(folder);
   Job job{output, folder_weights(folder, table.spec), {}, [&](const fs::path& to) {
@@ -93,19 +96,23 @@ DType lossless_dtype(const GgmlType& type) {
   return type.name == "BF16" ? DType::BF16 : type.name == "F16" ? DType::F16 : DType::F32;
 }
 
-// The model's weights in the order of its table, every tensor claimed once and of the shape that the config asks for.
-std::vector<WeightSource> gguf_weights(const GgufFile& file, const GgufModel& model, const ModelSpec& spec) {
+// The model's weights in the order of its table, every tensor claimed once and of the shape that
+// the config asks for.
+std::vector<WeightSource> gguf_weights(const GgufFile& file, const GgufModel& model,
+                                       const ModelSpec& spec) {
   std::unordered_map<std::string, const GgufTensorMap*> by_name;
   for (const GgufTensorMap& tensor : model.tensors) by_name.emplace(tensor.name, &tensor);
   std::vector<WeightSource> weights;
   for (const FieldSpec* field : model_file_order(spec)) {
     const auto found = by_name.find(field->tensor);
     if (found == by_name.end())
-      fail(ErrorCode::BadInput, "{}: no tensor that becomes {}", file.path().string(), escaped(field->tensor));
+      fail(ErrorCode::BadInput, "{}: no tensor that becomes {}", file.path().string(),
+           escaped(field->tensor));
     const GgufTensorMap& tensor = *found->second;
     const std::string place = file.place(*tensor.source);
     if (!(tensor.shape == field->shape))
-      fail(ErrorCode::BadInput, "{} is {}; the metadata asks for {}", place, tensor.shape.str(), field->shape.str());
+      fail(ErrorCode::BadInput, "{} is {}; the metadata asks for {}", place, tensor.shape.str(),
+           field->shape.str());
     weights.push_back({tensor.name, place, DType::F32, tensor.shape,
                        [&file, &tensor](int64_t begin, int64_t end, std::byte* out) {
                          read_tensor_rows(file, tensor, begin, end, reinterpret_cast<float*>(out));
@@ -133,12 +140,14 @@ void write_side_files(const GgufModel& model, DType dtype, const fs::path& to) {
   if (!model.chat_template.empty()) write_file(to / "chat_template.jinja", model.chat_template);
 }
 
-ConvertResult convert_gguf(const ConvertOptions& options, const fs::path& output, const ReportProgress& report) {
+ConvertResult convert_gguf(const ConvertOptions& options, const fs::path& output,
+                           const ReportProgress& report) {
   const GgufFile file(options.source);
   const GgufModel model = import_gguf(file);
   const ModelConfig config = parse_model_config(model.config_json, options.source.string());
   const auto has = [&](const char* name) {
-    return std::any_of(model.tensors.begin(), model.tensors.end(), [&](const auto& t) { return t.name == name; });
+    return std::any_of(model.tensors.begin(), model.tensors.end(),
+                       [&](const auto& t) { return t.name == name; });
   };
   const ModelSpec spec = model_spec(config, has);
   Job job{output, gguf_weights(file, model, spec), {}, [&](const fs::path& to) {

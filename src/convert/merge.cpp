@@ -1,4 +1,5 @@
-// The products B A in tiles of rows over the CPU's matrix kernel, added to the weights as they stream by.
+// The products B A in tiles of rows over the CPU's matrix kernel, added to the weights as they
+// stream by.
 #include "convert/merge.h"
 
 #include <algorithm>
@@ -31,13 +32,16 @@ struct Change {
   }
 };
 
-// Adds scale * B A to the rows of one matrix. The matrix is (out, in), or (in, out) where `transposed`.
+// Adds scale * B A to the rows of one matrix. The matrix is (out, in), or (in, out) where
+// `transposed`.
 class LowRankUpdate {
  public:
-  LowRankUpdate(const AdapterModule& module, double scale, bool transposed, DType output, ThreadPool& pool)
+  LowRankUpdate(const AdapterModule& module, double scale, bool transposed, DType output,
+                ThreadPool& pool)
       : scale_(static_cast<float>(scale)), rank_(module.rank), output_(output), pool_(pool) {
     cols_ = transposed ? module.out : module.in;
-    const cpu::Operand a = cpu::operand(module.a.data(), module.in), b = cpu::operand(module.b.data(), rank_);
+    const cpu::Operand a = cpu::operand(module.a.data(), module.in),
+                       b = cpu::operand(module.b.data(), rank_);
     left_ = transposed ? a.transposed() : b;
     panel_.resize(static_cast<size_t>(cpu::panel_floats(rank_, cols_)));
     cpu::pack_panel({panel_.data(), rank_, 0}, transposed ? b.transposed() : a, cols_, DType::F32);
@@ -57,13 +61,14 @@ class LowRankUpdate {
   const Change& change() const { return change_; }
 
  private:
-  static constexpr int64_t kTile = 32;  // rows; fixed, so that sums do not depend on the thread count
+  static constexpr int64_t kTile =
+      32;  // rows; fixed, so that sums do not depend on the thread count
 
   Change apply_tile(float* values, int64_t first, int64_t rows) {
     const auto count = static_cast<size_t>(rows * cols_);
     std::vector<float> delta(count), rounded(count), scratch(cpu::kMultiplyScratch);
-    cpu::multiply(delta.data(), cols_, left_.from(first, 0), {panel_.data(), rank_, 0}, rows, cols_, rank_,
-                  Write::Overwrite, DType::F32, scratch.data());
+    cpu::multiply(delta.data(), cols_, left_.from(first, 0), {panel_.data(), rank_, 0}, rows, cols_,
+                  rank_, Write::Overwrite, DType::F32, scratch.data());
     Change change;
     for (size_t i = 0; i < count; ++i) {
       delta[i] *= scale_;
@@ -92,7 +97,8 @@ class LowRankUpdate {
 };
 
 // Tensor name -> the adapter's pair. Every module finds its linear, and fits it.
-std::map<std::string, const AdapterModule*> match_modules(const Adapter& adapter, const ModelSpec& spec,
+std::map<std::string, const AdapterModule*> match_modules(const Adapter& adapter,
+                                                          const ModelSpec& spec,
                                                           const fs::path& adapter_path) {
   const bool tied = spec.head.tensor == spec.embed.tensor;
   std::map<std::string, const FieldSpec*> linears;
@@ -102,7 +108,8 @@ std::map<std::string, const AdapterModule*> match_modules(const Adapter& adapter
   for (const auto& [path, module] : adapter.modules) {
     const std::string place = fmt::format("{}: module {}", adapter_path.string(), escaped(path));
     if (tied && path == spec.head.module)
-      fail(ErrorCode::BadInput, "{} is the embedding's own matrix in this model; merging it would change the embedding",
+      fail(ErrorCode::BadInput,
+           "{} is the embedding's own matrix in this model; merging it would change the embedding",
            place);
     const auto found = linears.find(path);
     if (found == linears.end()) fail(ErrorCode::BadInput, "{} is no linear of the model", place);
@@ -110,8 +117,8 @@ std::map<std::string, const AdapterModule*> match_modules(const Adapter& adapter
     // The head is a plain linear in every family.
     const int in_axis = spec.linear_transposed && path != spec.head.module ? 0 : 1;
     if (shape[in_axis] != module.in || shape[1 - in_axis] != module.out)
-      fail(ErrorCode::BadInput, "{} maps {} to {} numbers; the model's maps {} to {}", place, module.in, module.out,
-           shape[in_axis], shape[1 - in_axis]);
+      fail(ErrorCode::BadInput, "{} maps {} to {} numbers; the model's maps {} to {}", place,
+           module.in, module.out, shape[in_axis], shape[1 - in_axis]);
     matched.emplace(found->second->tensor, &module);
   }
   return matched;
@@ -133,15 +140,18 @@ VerifyResult verify(const ModelFolder& base, const Adapter& adapter, const fs::p
   const VerifyResult result = compare_logits(base, adapter, ModelFolder(merged), coarsest, report);
   if (!(result.relative_rms <= result.tolerance))
     fail(ErrorCode::Numeric,
-         "the merged model's logits differ from base and adapter's by {:.3g} (relative RMS; max {:.3g}), beyond {:.3g} "
-         "for {}; nothing was written",
-         result.relative_rms, result.max_abs, result.tolerance, name(coarsest));
+         "the merged model's logits differ from base and adapter's by {:.3g} (relative RMS, max "
+         "{:.3g}); {} allows {:.3g}, "
+         "and the adapter itself moves them by {:.3g}; a wider --dtype rounds less. Nothing was "
+         "written",
+         result.relative_rms, result.max_abs, name(coarsest), result.tolerance, result.adapter_rms);
   return result;
 }
 
 class Merger {
  public:
-  Merger(const ModelSpec& spec, const Adapter& adapter, ShardedWriter& writer, const ReportProgress& report)
+  Merger(const ModelSpec& spec, const Adapter& adapter, ShardedWriter& writer,
+         const ReportProgress& report)
       : spec_(spec), adapter_(adapter), pool_(available_cpus()), copier_(writer, report) {}
 
   void copy(const WeightSource& weight, const AdapterModule* module, DType to) {
@@ -149,9 +159,12 @@ class Merger {
     if (!module) return copier_.copy(weight);
     const bool transposed = spec_.linear_transposed && weight.name != spec_.head.tensor;
     LowRankUpdate update(*module, adapter_.config.scaling(), transposed, to, pool_);
-    copier_.copy(weight, [&](float* values, int64_t begin, int64_t end) { update.apply(values, begin, end); });
+    copier_.copy(weight, [&](float* values, int64_t begin, int64_t end) {
+      update.apply(values, begin, end);
+    });
     const Change& change = update.change();
-    const double relative = change.max_weight > 0 ? double{change.max_delta} / change.max_weight : 0;
+    const double relative =
+        change.max_weight > 0 ? double{change.max_delta} / change.max_weight : 0;
     if (relative >= result_.largest_change) {
       result_.largest_change = relative;
       result_.most_changed = weight.name;
@@ -191,18 +204,20 @@ MergeResult merge(const MergeOptions& options, const ReportProgress& report) {
   const std::vector<WeightSource> weights = folder_weights(folder, table.spec);
 
   StagedFolder staged(output);
-  ShardedWriter writer(staged.path(), output_tensors(weights, options.dtype), merge_metadata(options),
-                       options.shard_bytes);
+  ShardedWriter writer(staged.path(), output_tensors(weights, options.dtype),
+                       merge_metadata(options), options.shard_bytes);
   check_free_space(output, writer.total_bytes());
   copy_side_files(folder, staged.path(), options.dtype);
   Merger merger(table.spec, adapter, writer, report);
   for (size_t i = 0; i < weights.size(); ++i) {
     const auto found = modules.find(weights[i].name);
-    merger.copy(weights[i], found == modules.end() ? nullptr : found->second, writer.tensors()[i].dtype);
+    merger.copy(weights[i], found == modules.end() ? nullptr : found->second,
+                writer.tensors()[i].dtype);
   }
   writer.finish();
   MergeResult result = merger.result();
-  if (options.verify) result.verified = verify(folder, adapter, staged.path(), writer.tensors(), report);
+  if (options.verify)
+    result.verified = verify(folder, adapter, staged.path(), writer.tensors(), report);
   staged.commit();
   result.bytes = writer.total_bytes();
   result.shards = static_cast<int64_t>(writer.shard_count());

@@ -11,11 +11,22 @@
 namespace lema {
 namespace {
 
-// What transformers looks for beside weights and config.json, and the licence that goes with a copy.
-constexpr std::array kSideFiles = {
-    "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja", "chat_template.json",
-    "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE"};
+// What transformers looks for beside weights and config.json, and the licence that goes with a
+// copy.
+constexpr std::array kSideFiles = {"generation_config.json",
+                                   "tokenizer.json",
+                                   "tokenizer_config.json",
+                                   "special_tokens_map.json",
+                                   "added_tokens.json",
+                                   "vocab.json",
+                                   "merges.txt",
+                                   "tokenizer.model",
+                                   "chat_template.jinja",
+                                   "chat_template.json",
+                                   "LICENSE",
+                                   "LICENSE.txt",
+                                   "LICENSE.md",
+                                   "NOTICE"};
 constexpr const char* kTemplateFolder = "additional_chat_templates";
 constexpr int64_t kMaxSideFileBytes = int64_t{256} << 20;
 
@@ -29,12 +40,14 @@ bool is_inside(const fs::path& path, const fs::path& folder) {
   return end == folder.end();
 }
 
-// A JSON object's text by members of its top level. The text has been parsed before, so it is well formed.
+// A JSON object's text by members of its top level. The text has been parsed before, so it is well
+// formed.
 class MemberScanner {
  public:
   explicit MemberScanner(const std::string& text) : text_(text) {}
 
-  // First byte and length of the value of the string member `key`, quotes included; length 0 when there is none.
+  // First byte and length of the value of the string member `key`, quotes included; length 0 when
+  // there is none.
   std::pair<size_t, size_t> string_member(std::string_view key) {
     int depth = 0;
     for (size_t i = 0; i < text_.size(); ++i) {
@@ -77,7 +90,8 @@ fs::path output_folder(const fs::path& output, std::span<const fs::path> inputs)
   const fs::path real = fs::weakly_canonical(path);
   for (const fs::path& input : inputs)
     if (is_inside(real, fs::weakly_canonical(input)))
-      fail(ErrorCode::Usage, "{}: lies inside {}, which is read; name a folder elsewhere", path.string(), input.string());
+      fail(ErrorCode::Usage, "{}: lies inside {}, which is read; name a folder elsewhere",
+           path.string(), input.string());
   return path;
 }
 
@@ -87,7 +101,8 @@ void check_free_space(const fs::path& output, int64_t bytes) {
   std::error_code error;
   const fs::space_info space = fs::space(parent, error);
   if (!error && space.available < static_cast<uintmax_t>(bytes))
-    fail(ErrorCode::Io, "{}: {} bytes are to be written, {} are free", output.string(), bytes, space.available);
+    fail(ErrorCode::Io, "{}: {} bytes are to be written, {} are free", output.string(), bytes,
+         space.available);
 }
 
 std::vector<const FieldSpec*> model_file_order(const ModelSpec& spec) {
@@ -109,15 +124,17 @@ std::vector<WeightSource> folder_weights(const ModelFolder& folder, const ModelS
     const TensorEntry& entry = tensor->entry;
     const File& file = folder.files()[tensor->file].file();
     const int64_t row_bytes = entry.bytes / entry.shape[0];
-    weights.push_back({entry.name, folder.place(*tensor), entry.dtype, entry.shape,
-                       [&file, row_bytes, offset = entry.offset](int64_t begin, int64_t end, std::byte* out) {
-                         file.read_at(out, (end - begin) * row_bytes, offset + begin * row_bytes);
-                       }});
+    weights.push_back(
+        {entry.name, folder.place(*tensor), entry.dtype, entry.shape,
+         [&file, row_bytes, offset = entry.offset](int64_t begin, int64_t end, std::byte* out) {
+           file.read_at(out, (end - begin) * row_bytes, offset + begin * row_bytes);
+         }});
   }
   return weights;
 }
 
-std::vector<TensorSpec> output_tensors(std::span<const WeightSource> weights, std::optional<DType> dtype) {
+std::vector<TensorSpec> output_tensors(std::span<const WeightSource> weights,
+                                       std::optional<DType> dtype) {
   std::vector<TensorSpec> tensors;
   for (const WeightSource& weight : weights)
     tensors.push_back({weight.name, dtype.value_or(weight.dtype), weight.shape});
@@ -135,7 +152,8 @@ void copy_side_files(const ModelFolder& folder, const fs::path& to, std::optiona
   fs::create_directory(to / kTemplateFolder);
   for (const auto& entry : fs::directory_iterator(templates))
     if (entry.path().extension() == ".jinja")
-      copy_file(folder, fmt::format("{}/{}", kTemplateFolder, entry.path().filename().string()), to);
+      copy_file(folder, fmt::format("{}/{}", kTemplateFolder, entry.path().filename().string()),
+                to);
 }
 
 std::string config_with_dtype(const std::string& text, DType dtype, const std::string& source) {

@@ -1,5 +1,5 @@
-// What convert and merge share besides the weights: where they may write, in which order a model's tensors lie, and the
-// files beside the weights.
+// What convert and merge share besides the weights: where they may write, in which order a model's
+// tensors lie, and the files beside the weights.
 #pragma once
 
 #include <optional>
@@ -13,24 +13,27 @@
 
 namespace lema {
 
-// `output` without trailing slash or dot parts. Usage error when it exists, or equals or lies inside one of `inputs`.
+// `output` without trailing slash or dot parts. Usage error when it exists, or equals or lies
+// inside one of `inputs`.
 fs::path output_folder(const fs::path& output, std::span<const fs::path> inputs);
 
-// Io error when the file system of `output` has less than `bytes` free: said before the work, not after it.
+// Io error when the file system of `output` has less than `bytes` free: said before the work, not
+// after it.
 void check_free_space(const fs::path& output, int64_t bytes);
 
-// Every weight of a model in the order of the model file: embedding, positions, blocks with their pieces in order, final
-// norm, head unless it is the embedding.
+// Every weight of a model in the order of the model file: embedding, positions, blocks with their
+// pieces in order, final norm, head unless it is the embedding.
 std::vector<const FieldSpec*> model_file_order(const ModelSpec& spec);
 
 // Those weights of a folder whose tensors have been checked against `spec`. Borrows both.
 std::vector<WeightSource> folder_weights(const ModelFolder& folder, const ModelSpec& spec);
 
 // One TensorSpec a weight; of type `dtype` when given.
-std::vector<TensorSpec> output_tensors(std::span<const WeightSource> weights, std::optional<DType> dtype);
+std::vector<TensorSpec> output_tensors(std::span<const WeightSource> weights,
+                                       std::optional<DType> dtype);
 
-// Tokenizer, templates, generation_config.json and licence byte for byte; config.json byte for byte but for the value of
-// its "dtype" or "torch_dtype", which becomes `dtype` when that is given.
+// Tokenizer, templates, generation_config.json and licence byte for byte; config.json byte for byte
+// but for the value of its "dtype" or "torch_dtype", which becomes `dtype` when that is given.
 void copy_side_files(const ModelFolder& folder, const fs::path& to, std::optional<DType> dtype);
 
 // The text of a config.json with only that value replaced, where it has one.

@@ -8,7 +8,7 @@
 namespace lema {
 
 struct Progress {
-  std::string_view stage;  // "hashing", "writing", "comparing"
+  std::string_view stage;       // "hashing", "writing", "comparing"
   int64_t done = 0, total = 0;  // of the stage, in its unit: bytes, or blocks when comparing
 };
 

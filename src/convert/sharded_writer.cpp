@@ -13,12 +13,15 @@ constexpr int64_t kDataAlignment = 4096;  // a page: pieces can be read with O_D
 
 }  // namespace
 
-ShardedWriter::ShardedWriter(fs::path folder, std::vector<TensorSpec> tensors, Metadata metadata, int64_t shard_bytes)
+ShardedWriter::ShardedWriter(fs::path folder, std::vector<TensorSpec> tensors, Metadata metadata,
+                             int64_t shard_bytes)
     : folder_(std::move(folder)), tensors_(std::move(tensors)), metadata_(std::move(metadata)) {
-  check(!tensors_.empty() && shard_bytes >= 0, "{} tensors in shards of {} bytes", tensors_.size(), shard_bytes);
+  check(!tensors_.empty() && shard_bytes >= 0, "{} tensors in shards of {} bytes", tensors_.size(),
+        shard_bytes);
   for (size_t i = 0; i < tensors_.size(); ++i) {
     const int64_t bytes = tensors_[i].shape.elements() * element_bytes(tensors_[i].dtype);
-    if (shards_.empty() || (shard_bytes > 0 && shards_.back().bytes + bytes > shard_bytes)) shards_.push_back({i, i, 0});
+    if (shards_.empty() || (shard_bytes > 0 && shards_.back().bytes + bytes > shard_bytes))
+      shards_.push_back({i, i, 0});
     shards_.back().end = i + 1;
     shards_.back().bytes += bytes;
     total_bytes_ += bytes;
@@ -49,7 +52,8 @@ void ShardedWriter::write(const void* data, int64_t bytes) {
 }
 
 void ShardedWriter::finish() {
-  check(file_ && next_ == shards_.size(), "{}: {} of {} files written", folder_.string(), next_, shards_.size());
+  check(file_ && next_ == shards_.size(), "{}: {} of {} files written", folder_.string(), next_,
+        shards_.size());
   file_->finish();
   file_.reset();
   if (shards_.size() > 1) write_index();
@@ -58,7 +62,8 @@ void ShardedWriter::finish() {
 void ShardedWriter::write_index() const {
   Value::Object weight_map;
   for (size_t s = 0; s < shards_.size(); ++s)
-    for (size_t i = shards_[s].begin; i < shards_[s].end; ++i) weight_map.emplace_back(tensors_[i].name, file_name(s));
+    for (size_t i = shards_[s].begin; i < shards_[s].end; ++i)
+      weight_map.emplace_back(tensors_[i].name, file_name(s));
   const Value index = Value::Object{{"metadata", Value::Object{{"total_size", total_bytes_}}},
                                     {"weight_map", std::move(weight_map)}};
   write_file(folder_ / "model.safetensors.index.json", dump_json(index, 2, true) + "\n");

@@ -1,8 +1,10 @@
-// ShardedWriter: a model's weights as model.safetensors, or as shards with an index. What convert and merge write to.
+// ShardedWriter: a model's weights as model.safetensors, or as shards with an index. What convert
+// and merge write to.
 //
-//   FOLDER/model.safetensors                                     when all weights fit one shard, else
-//   FOLDER/model-00001-of-0000N.safetensors ...                  whole weights, in the order given
-//   FOLDER/model.safetensors.index.json                          {"metadata": {"total_size"}, "weight_map": {NAME: FILE}}
+//   FOLDER/model.safetensors                          when all weights fit one shard, else
+//   FOLDER/model-00001-of-0000N.safetensors ...       whole weights, in the order given
+//   FOLDER/model.safetensors.index.json
+//     {"metadata": {"total_size": BYTES}, "weight_map": {NAME: FILE}}
 #pragma once
 
 #include <optional>
@@ -14,9 +16,10 @@ namespace lema {
 
 class ShardedWriter {
  public:
-  // `shard_bytes` bounds the tensor bytes of a shard (a larger tensor has one of its own); 0: one file. The data of each
-  // file starts at a multiple of 4096.
-  ShardedWriter(fs::path folder, std::vector<TensorSpec> tensors, Metadata metadata, int64_t shard_bytes);
+  // `shard_bytes` bounds the tensor bytes of a shard (a larger tensor has one of its own); 0: one
+  // file. The data of each file starts at a multiple of 4096.
+  ShardedWriter(fs::path folder, std::vector<TensorSpec> tensors, Metadata metadata,
+                int64_t shard_bytes);
 
   const std::vector<TensorSpec>& tensors() const { return tensors_; }
   int64_t total_bytes() const { return total_bytes_; }

@@ -1,5 +1,6 @@
-// The way of one weight from a source to a ShardedWriter, in chunks of rows: read, check that every number is finite, change
-// (merge), round to the output's type, check again, write. Memory is a few chunks, whatever the model.
+// The way of one weight from a source to a ShardedWriter, in chunks of rows: read, check that every
+// number is finite, change (merge), round to the output's type, check again, write. Memory is a few
+// chunks, whatever the model.
 #pragma once
 
 #include <functional>
@@ -16,8 +17,8 @@ inline constexpr int64_t kChunkElements = int64_t{2} << 20;
 
 // One weight of a source.
 struct WeightSource {
-  std::string name;   // Hugging Face
-  std::string place;  // for messages: "PATH: tensor NAME"
+  std::string name;          // Hugging Face
+  std::string place;         // for messages: "PATH: tensor NAME"
   DType dtype = DType::F32;  // of what read() gives: F32, BF16 or F16
   Shape shape;               // at least one dimension, none of size 0
   // Rows [begin, end) of the first dimension to `out`, (end - begin) * elements of a row.
@@ -31,14 +32,17 @@ using EditRows = std::function<void(float* values, int64_t begin, int64_t end)>;
 class WeightCopier {
  public:
   // `report` is called with stage "writing". Both outlive the object.
-  WeightCopier(ShardedWriter& writer, const ReportProgress& report) : writer_(writer), report_(report) {}
+  WeightCopier(ShardedWriter& writer, const ReportProgress& report)
+      : writer_(writer), report_(report) {}
 
-  // The next tensor of the writer, which has the source's name and shape. Rounds to nearest even where the dtypes differ or
-  // `edit` is given. BadInput, naming tensor and element, for a number that is not finite or is too large for the type.
+  // The next tensor of the writer, which has the source's name and shape. Rounds to nearest even
+  // where the dtypes differ or `edit` is given. BadInput, naming tensor and element, for a number
+  // that is not finite or is too large for the type.
   void copy(const WeightSource& source, const EditRows& edit = {});
 
  private:
-  void round_chunk(const WeightSource& source, DType to, const EditRows& edit, int64_t begin, int64_t end);
+  void round_chunk(const WeightSource& source, DType to, const EditRows& edit, int64_t begin,
+                   int64_t end);
 
   ShardedWriter& writer_;
   const ReportProgress& report_;

@@ -1,4 +1,5 @@
-// The handlers behind signals.h. They do nothing but set a flag, which is all that is safe in a handler.
+// The handlers behind signals.h. They do nothing but set a flag, which is all that is safe in a
+// handler.
 #include "core/signals.h"
 
 namespace lema {

@@ -5,8 +5,9 @@
 
 namespace lema {
 
-// While one is alive the first SIGINT or SIGTERM only sets the flag; a second one of a kind ends the process as it
-// would have without us. One at a time; the destructor puts the former handlers back.
+// While one is alive the first SIGINT or SIGTERM only sets the flag; a second one of a kind ends
+// the process as it would have without us. One at a time; the destructor puts the former handlers
+// back.
 class StopSignals {
  public:
   StopSignals();
@@ -16,7 +17,8 @@ class StopSignals {
   static bool requested();
 
  private:
-  struct sigaction former_int_ {}, former_term_ {};
+  struct sigaction former_int_ {
+  }, former_term_{};
 };
 
 }  // namespace lema
