@@ -40,7 +40,8 @@ struct Panel {
   int64_t K = 0;      // rows it was packed with
   int64_t first = 0;  // row where a product begins
 
-  // Columns from n on, a multiple of kSliver; rows from k on, a multiple of 32. Parts of a panel may be packed and used apart.
+  // Columns from n on, a multiple of kSliver; rows from k on, a multiple of 32. Parts of a panel may be packed and used
+  // apart.
   Panel columns_from(int64_t n) const { return {data + panel_floats(K, n), K, first}; }
   Panel rows_from(int64_t k) const { return {data, K, first + k}; }
 };

@@ -34,8 +34,8 @@ std::atomic<Bf16Products>& chosen() {
   return products;
 }
 
-// c (m, 16 lanes) (=|+=) a (m, K) times a sliver, K a multiple of kInnerStep; rows of a are lda apart and readable up to
-// the next multiple of 16.
+// c (m, 16 lanes) (=|+=) a (m, K) times a sliver, K a multiple of kInnerStep; rows of a are lda apart and readable up
+// to the next multiple of 16.
 struct Inner {
   float* c;
   int64_t ldc;

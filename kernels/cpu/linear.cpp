@@ -34,8 +34,8 @@ Tile tile_at(const Tiling& tiling, int64_t index) {
 }
 
 // out (rows, n) (=|+=) A (rows, K) B (K, n): B is packed once for all rows.
-void multiply_tile(const Workspace::Lease& tiles, const Operand& a, const Operand& b, int64_t rows, int64_t n, int64_t K,
-                   Write write, DType X) {
+void multiply_tile(const Workspace::Lease& tiles, const Operand& a, const Operand& b, int64_t rows, int64_t n,
+                   int64_t K, Write write, DType X) {
   for (int64_t k = 0; k < K; k += kPanelRows) {
     const int64_t kn = std::min(kPanelRows, K - k);
     const Panel panel = {tiles->panel, kn};

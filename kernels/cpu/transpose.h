@@ -10,7 +10,7 @@ namespace lema::cpu {
 
 inline constexpr int64_t kTransposeCols = 64;
 
-// out[k * stride + j] = rows[j][k] for 16 rows and n <= 64 columns, by 4 x 4 blocks. Bits are moved, never computed with.
+// out[k * stride + j] = rows[j][k] for 16 rows and n <= 64 columns, by 4 x 4 blocks. Bits are moved as they are.
 inline void transpose_lane(float* out, int64_t stride, const float (&rows)[16][kTransposeCols], int64_t n) {
   for (int64_t k = 0; k < n; k += 4)
     for (int64_t j = 0; j < 16; j += 4) {

@@ -11,8 +11,8 @@
 
 namespace lema::cpu {
 
-// An output tile of a linear: at most kBlockRows x kTileCols, 768 KiB. With a panel of kPanelRows x kTileCols it stays in
-// a 2 MiB L2 cache, and the rows pay for packing.
+// An output tile of a linear: at most kBlockRows x kTileCols, 768 KiB. With a panel of kPanelRows x kTileCols it stays
+// in a 2 MiB L2 cache, and the rows pay for packing.
 inline constexpr int64_t kBlockRows = 8 * kTileRows, kTileCols = 4 * kSliver, kPanelRows = 3 * kInnerBlock;
 // Columns of x that a thread masks for dropout at a time.
 inline constexpr int64_t kMaskCols = 512;

@@ -53,7 +53,8 @@ void check_product(int64_t M, int64_t N, int64_t K, DType a_type, DType b_type, 
   const Values before = c.values(), av = a.values(), bv = b.values();
   const cpu::Operand a_operand = flip_a ? cpu::operand(a.view()).transposed() : cpu::operand(a.view());
   const cpu::Operand b_operand = flip_b ? cpu::operand(b.view()).transposed() : cpu::operand(b.view());
-  std::vector<float> panel(static_cast<size_t>(cpu::panel_floats(K, N))), scratch(cpu::kMultiplyScratch);
+  // What is in the scratch before must not matter, NaN least of all.
+  std::vector<float> panel(static_cast<size_t>(cpu::panel_floats(K, N)), NAN), scratch(cpu::kMultiplyScratch, NAN);
   const cpu::Panel packed = {panel.data(), K};
   cpu::pack_panel(packed, b_operand, N, X);
   cpu::multiply(static_cast<float*>(c.view().data), c.view().stride, a_operand, packed, M, N, K, write, X,

@@ -13,7 +13,7 @@ using namespace lema::test;
 
 namespace {
 
-constexpr OpsLimits kLimits = {.rows = 300, .tokens = 16, .width = 700, .rank = 64, .vocab_chunk = 0, .heads = 1,
+constexpr OpsLimits kLimits = {.rows = 1200, .tokens = 16, .width = 1000, .rank = 64, .vocab_chunk = 0, .heads = 1,
                                .head_size = 8};
 
 struct Case {
@@ -262,6 +262,15 @@ TEST_CASE("linear: parts, adapters, dropout") {
                       .write = write, .dropout = dropout});
         }
   check_case({.N = 140, .I = 300, .outs = {260, 3}, .R = 64, .dropout = 0.1f});
+}
+
+// Past one panel of inner size (768), one block of rows (1,024), one range of gradient rows (256).
+TEST_CASE("linear: more than one block in every direction") {
+  for (DType X : {DType::F32, DType::BF16}) {
+    check_case({.N = 20, .I = 800, .outs = {900}, .R = 3, .X = X, .W = X, .Y = X, .write = Write::Accumulate});
+    check_case({.N = 1100, .I = 35, .outs = {20, 30}, .R = 3, .X = X, .W = X, .Y = X, .dropout = 0.2f});
+    check_case({.N = 1050, .I = 20, .outs = {35}, .R = 3, .X = X, .W = X, .Y = X, .bias = true});
+  }
 }
 
 TEST_CASE("linear: the same bits with 1, 2 and 3 threads") {
