@@ -229,7 +229,7 @@ void print_for_people(const Report& report, bool list_tensors) {
 
 void add_inspect(CLI::App& app) {
   auto& command = *app.add_subcommand(
-      "inspect", "What a model folder, safetensors file, adapter, checkpoint or GGUF file holds, and whether it is sound");
+      "inspect", "What a model folder, safetensors, adapter, checkpoint or GGUF file holds, and whether it is sound");
   command.add_option("path", "Folder or file")->required()->type_name("PATH");
   command.add_flag("--json")->description("One JSON object");
   command.add_flag("--tensors")->description("List every tensor");

@@ -76,13 +76,12 @@ class Builder {
   bool boolean(bool x) { return add(Value(x)); }
   bool number_integer(int64_t x) { return add(Value(x), true); }
   bool number_unsigned(uint64_t x) {
-    if (x > static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) fail_at(number_end(), "integer beyond 64 bits");
-    return add(Value(static_cast<int64_t>(x)), true);
+    constexpr auto kMax = static_cast<uint64_t>(std::numeric_limits<int64_t>::max());
+    return x <= kMax ? add(Value(static_cast<int64_t>(x)), true) : long_integer(static_cast<double>(x));
   }
   bool number_float(double x, const std::string& token) {
     // Integers too long for 64 bits arrive here, already rounded.
-    if (token.find_first_of(".eE") == token.npos) fail_at(number_end(), "integer beyond 64 bits");
-    return add(Value(x), true);
+    return token.find_first_of(".eE") == token.npos ? long_integer(x) : add(Value(x), true);
   }
   // Copies: the lexer's buffer is longer than the string.
   bool string(const std::string& x) {
@@ -118,6 +117,11 @@ class Builder {
   }
 
  private:
+  bool long_integer(double rounded) {
+    if (!limits_.round_long_integers) fail_at(number_end(), "integer beyond 64 bits");
+    return add(Value(rounded), true);
+  }
+
   struct Level {
     Value* value;      // a parent does not grow while its last child is open, so the pointer stays good
     size_t first_key;  // where the object's keys start in key_ends_

@@ -14,8 +14,10 @@ struct JsonLimits {
   int64_t max_bytes = int64_t{16} << 20;
   int max_depth = 64;
   int64_t max_members = std::numeric_limits<int64_t>::max();  // of one object
+  bool round_long_integers = false;  // an integer beyond int64 becomes a double instead of an error
 };
-inline constexpr JsonLimits kTokenizerJsonLimits{int64_t{256} << 20, 64};
+// Published tokenizer_config.json files say "no limit" as model_max_length 1000000000000000019884624838656.
+inline constexpr JsonLimits kTokenizerJsonLimits{int64_t{256} << 20, 64, std::numeric_limits<int64_t>::max(), true};
 inline constexpr JsonLimits kJsonLineLimits{int64_t{64} << 20, 32};
 
 // Parses one document; every Value knows its line. Throws BadInput "SOURCE:LINE:COLUMN: reason" on anything RFC 8259

@@ -151,6 +151,7 @@ class Tokenize(Case):
         self.refused(3, "ids up to 258, the model's embedding has 200 rows", "tokenize", "--model", small)
         (small / "model.safetensors").unlink()  # text needs no weights, nor a config
         self.refused(3, "has 200 rows", "tokenize", "--model", small)
+        (small / "tokenizer_config.json").write_text('{"model_max_length": 1000000000000000019884624838656}')
         (small / "config.json").unlink()
         self.assertEqual(lema("tokenize", "--model", small, text="a").stdout, "[97]\n")
         (small / "tokenizer.json").unlink()

@@ -198,3 +198,11 @@ TEST_CASE("a tokenizer-like document stays within 16 times its size in memory") 
 #endif
   CHECK(after - before < kFactor * static_cast<int64_t>(text.size()));
 }
+
+TEST_CASE("JSON: long integers are rounded where the limits say so") {
+  const auto number = [](const char* text) { return parse_json(text, "t.json", kTokenizerJsonLimits); };
+  CHECK(number("1000000000000000019884624838656") == Value(1e30));
+  CHECK(number("9223372036854775808") == Value(9223372036854775808.0));
+  CHECK(number("9223372036854775807") == Value(int64_t{9223372036854775807}));
+  CHECK(number("-9223372036854775809") == Value(-9223372036854775808.0));
+}
