@@ -4,7 +4,9 @@
 namespace lema {
 
 void add_float_dtype(CLI::App& command, const std::string& help) {
-  command.add_option("--dtype", help)->check(CLI::IsMember({"bf16", "f16", "f32"}))->type_name("TYPE");
+  command.add_option("--dtype", help)
+      ->check(CLI::IsMember({"bf16", "f16", "f32"}))
+      ->type_name("TYPE");
 }
 
 std::optional<DType> float_dtype(const CLI::App& command) {
@@ -15,7 +17,9 @@ std::optional<DType> float_dtype(const CLI::App& command) {
 
 void add_model_options(CLI::App& command, std::string& model, OpenOptions& options) {
   command.add_option("--model", model, "Model folder")->required()->type_name("DIR");
-  command.add_option("--adapter", options.adapter, "PEFT adapter folder, or a checkpoint of lema train")
+  command
+      .add_option("--adapter", options.adapter,
+                  "PEFT adapter folder, or a checkpoint of lema train")
       ->type_name("DIR");
   command.add_option("--compute", options.compute, "Activations: auto, f32 or bf16 [auto]")
       ->check(CLI::IsMember({"auto", "f32", "bf16"}));
