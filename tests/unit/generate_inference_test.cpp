@@ -1,0 +1,241 @@
+// Inference and the generator on tiny random models: a cache gives what a fresh pass gives, sequences do not see each
+// other, and memory does not grow with tokens.
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "core/file.h"
+#include "generate/generator.h"
+#include "generate/row_losses.h"
+#include "support/catch.h"
+#include "support/temp_folder.h"
+#include "support/tiny_model.h"
+
+using namespace lema;
+
+namespace {
+
+std::vector<int32_t> ids_from(int64_t seed, int64_t count) {
+  std::vector<int32_t> ids;
+  for (int64_t i = 0; i < count; ++i)
+    ids.push_back(static_cast<int32_t>((seed * 7919 + i * i * 31 + i * 17) % testing::kTinyVocabulary));
+  return ids;
+}
+
+// A folder with one tiny model; positions beyond the usual 128 where asked for (Llama only).
+struct TinyModel {
+  TempFolder temp;
+  ModelFolder folder;
+  TinyModel(std::string_view name, const test::TinyModelOptions& options, int64_t positions = 0)
+      : temp(name), folder(written(temp.path() / "model", options, positions)) {}
+  static fs::path written(const fs::path& path, const test::TinyModelOptions& options, int64_t positions) {
+    test::write_tiny_model(path, options);
+    if (positions == 0) return path;
+    Value config = parse_json(read_text(path / "config.json", 1 << 20), "config.json");
+    config.set("max_position_embeddings", positions);
+    write_file(path / "config.json", dump_json(config));
+    return path;
+  }
+};
+
+const OpenOptions kF32{{}, "f32", 1};
+
+std::vector<float> row(const MatrixView& logits, int64_t i) {
+  const auto* begin = static_cast<const float*>(logits.row_range(i, logits.rows).data);
+  return {begin, begin + logits.cols};
+}
+
+// Logits after the last of these tokens, from an empty cache in one pass.
+std::vector<float> fresh_logits(const ModelFolder& folder, const std::vector<int32_t>& ids) {
+  Inference inference(folder, kF32, 1, 128);
+  return row(inference.append(std::vector<Feed>{{0, ids}}), 0);
+}
+
+double largest_difference(const std::vector<float>& a, const std::vector<float>& b) {
+  REQUIRE(a.size() == b.size());
+  double worst = 0;
+  for (size_t i = 0; i < a.size(); ++i) worst = std::max(worst, std::abs(double{a[i]} - double{b[i]}));
+  return worst;
+}
+
+double log_probability(const std::vector<float>& logits, int32_t id) {
+  double sum = 0;
+  for (float x : logits) sum += std::exp(double{x});
+  return double{logits[static_cast<size_t>(id)]} - std::log(sum);
+}
+
+}  // namespace
+
+TEST_CASE("inference: token by token equals one pass, and both equal the pass without a cache") {
+  const auto family = GENERATE(Family::Llama, Family::Gpt2);
+  const TinyModel model("inference_cache", {family, 3, DType::F32, family == Family::Gpt2});
+  const std::vector<int32_t> ids = ids_from(1, 70);
+
+  // The path without a cache gives log-probabilities of the row's tokens.
+  Dataset dataset;
+  dataset.rows.push_back({ids, std::vector<uint8_t>(ids.size(), 1), 1});
+  dataset.rows[0].trained[0] = 0;
+  dataset.longest_row_tokens = dataset.tokens = std::ssize(ids);
+  const std::vector<float> losses = row_losses(model.folder, kF32, dataset, [](int64_t) {}).at(0).losses;
+
+  Inference inference(model.folder, kF32, 1, 128);
+  for (size_t i = 0; i + 1 < ids.size(); ++i) {
+    const std::vector<float> logits = row(inference.append(std::vector<Feed>{{0, {&ids[i], 1}}}), 0);
+    CHECK(std::abs(log_probability(logits, ids[i + 1]) + double{losses[i]}) < 1e-4);
+    if (i % 23 == 0 || i == 63) {
+      const std::vector<int32_t> prefix(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(i) + 1);
+      CHECK(largest_difference(logits, fresh_logits(model.folder, prefix)) < 1e-4);
+    }
+  }
+}
+
+TEST_CASE("inference: sequences of one batch do not see each other") {
+  const TinyModel model("inference_batch", {});
+  const std::vector<std::vector<int32_t>> prompts = {ids_from(2, 5), ids_from(3, 33), ids_from(4, 1)};
+  Inference inference(model.folder, kF32, 3, 64);
+  MatrixView logits = inference.append(std::vector<Feed>{{2, prompts[2]}, {0, prompts[0]}, {1, prompts[1]}});
+  CHECK(largest_difference(row(logits, 0), fresh_logits(model.folder, prompts[2])) < 1e-4);
+  CHECK(largest_difference(row(logits, 1), fresh_logits(model.folder, prompts[0])) < 1e-4);
+  CHECK(largest_difference(row(logits, 2), fresh_logits(model.folder, prompts[1])) < 1e-4);
+
+  // One goes on, one is taken back, one begins again.
+  inference.truncate(1, 10);
+  inference.truncate(2, 0);
+  const std::vector<int32_t> more = ids_from(5, 3);
+  const auto after = [&](const std::vector<int32_t>& ids, int64_t keep) {
+    std::vector<int32_t> all(ids.begin(), ids.begin() + keep);
+    all.insert(all.end(), more.begin(), more.end());
+    return fresh_logits(model.folder, all);
+  };
+  logits = inference.append(std::vector<Feed>{{0, more}, {1, more}, {2, more}});
+  CHECK(largest_difference(row(logits, 0), after(prompts[0], 5)) < 1e-4);
+  CHECK(largest_difference(row(logits, 1), after(prompts[1], 10)) < 1e-4);
+  CHECK(largest_difference(row(logits, 2), after(prompts[2], 0)) < 1e-4);
+}
+
+TEST_CASE("inference: a prompt of several passes equals its halves") {
+  const TinyModel model("inference_passes", {}, 4096);
+  const std::vector<int32_t> ids = ids_from(6, 2500);
+  Inference whole(model.folder, kF32, 1, 3000), halves(model.folder, kF32, 1, 3000);
+  CHECK(whole.model().limits().tokens < 2500);
+  const std::vector<float> expected = row(whole.append(std::vector<Feed>{{0, ids}}), 0);
+  const std::span<const int32_t> all(ids);
+  halves.append(std::vector<Feed>{{0, all.first(700)}});
+  CHECK(largest_difference(row(halves.append(std::vector<Feed>{{0, all.subspan(700)}}), 0), expected) < 1e-4);
+}
+
+TEST_CASE("inference: bf16 activations stay near f32") {
+  const TinyModel model("inference_bf16", {Family::Llama, 3, DType::BF16, true});
+  const std::vector<int32_t> ids = ids_from(7, 40);
+  Inference inference(model.folder, {{}, "bf16", 1}, 1, 64);
+  CHECK(inference.model().activation_dtype() == DType::BF16);
+  const std::vector<float> logits = row(inference.append(std::vector<Feed>{{0, ids}}), 0);
+  CHECK(largest_difference(logits, fresh_logits(model.folder, ids)) < 0.1);
+}
+
+TEST_CASE("inference: a context beyond the model's positions is refused") {
+  const TinyModel model("inference_context", {});
+  const std::string message = message_of(ErrorCode::Usage, [&] { Inference(model.folder, kF32, 1, 129); });
+  CHECK(contains(message, "129"));
+  CHECK(contains(message, "128"));
+}
+
+TEST_CASE("generator: batched replies equal single ones, in any number of places") {
+  const TinyModel model("generator_batch", {});
+  std::vector<std::vector<int32_t>> prompts;
+  for (int64_t i = 0; i < 7; ++i) prompts.push_back(ids_from(10 + i, 3 + 5 * i % 17));
+  GenerateOptions options{20, {}, {}};
+  // Ids that some replies reach and others do not, so that lengths differ.
+  for (int64_t id = 0; id < testing::kTinyVocabulary; id += 17) options.stop_ids.push_back(id);
+
+  std::vector<Reply> single;
+  for (const auto& prompt : prompts) {
+    Inference inference(model.folder, kF32, 1, 64);
+    single.push_back(Generator(inference, options).generate({&prompt, 1}).at(0));
+  }
+  const bool all_stop = std::all_of(single.begin(), single.end(), [](const Reply& r) { return r.finish == Finish::Stop; });
+  CHECK_FALSE(all_stop);
+  CHECK(std::any_of(single.begin(), single.end(), [](const Reply& r) { return r.finish == Finish::Stop; }));
+  for (int64_t places : {1, 3, 7}) {
+    Inference inference(model.folder, kF32, places, 64);
+    int64_t finished = 0;
+    const std::vector<Reply> batched =
+        Generator(inference, options).generate(prompts, {}, [&](int64_t) { ++finished; });
+    CHECK(finished == 7);
+    for (size_t i = 0; i < prompts.size(); ++i) {
+      CHECK(batched[i].ids == single[i].ids);
+      CHECK(batched[i].finish == single[i].finish);
+    }
+  }
+}
+
+TEST_CASE("generator: what a conversation repeats is not computed again") {
+  const TinyModel model("generator_prefix", {});
+  Inference inference(model.folder, kF32, 1, 128);
+  Generator generator(inference, {6, {}, {}});
+  std::vector<int32_t> conversation = ids_from(20, 12);
+  for (int turn = 0; turn < 3; ++turn) {
+    const Reply reply = generator.generate({&conversation, 1}).at(0);
+    Inference fresh(model.folder, kF32, 1, 128);
+    CHECK(reply.ids == Generator(fresh, {6, {}, {}}).generate({&conversation, 1}).at(0).ids);
+    // The last token is returned and not fed.
+    CHECK(std::ssize(inference.cached_ids(0)) == std::ssize(conversation) + 5);
+    conversation.insert(conversation.end(), reply.ids.begin(), reply.ids.end());
+    const std::vector<int32_t> user = ids_from(30 + turn, 4);
+    conversation.insert(conversation.end(), user.begin(), user.end());
+  }
+}
+
+TEST_CASE("generator: ends at a stop token, at the limit, at the context's end and on demand") {
+  const TinyModel model("generator_ends", {});
+  const std::vector<int32_t> prompt = ids_from(40, 10);
+  Inference inference(model.folder, kF32, 1, 24);
+  const auto generate = [&](const GenerateOptions& options, const Generator::OnToken& on_token = {}) {
+    return Generator(inference, options).generate({&prompt, 1}, on_token).at(0);
+  };
+  const Reply free = generate({8, {}, {}});
+  CHECK(free.ids.size() == 8);
+  CHECK(free.finish == Finish::Length);
+  CHECK(generate({100, {}, {}}).ids.size() == 14);
+
+  const Reply stopped = generate({8, {int64_t{free.ids[3]}}, {}});
+  const auto first = std::find(free.ids.begin(), free.ids.end(), free.ids[3]);
+  CHECK(stopped.finish == Finish::Stop);
+  CHECK(stopped.ids == std::vector<int32_t>(free.ids.begin(), first + 1));
+  CHECK(stopped.text_ids().size() + 1 == stopped.ids.size());
+
+  int64_t seen = 0;
+  const Reply interrupted = generate({8, {}, {}}, [&](int64_t, int32_t) { return ++seen < 3; });
+  CHECK(interrupted.finish == Finish::Interrupted);
+  CHECK(interrupted.ids.size() == 3);
+}
+
+TEST_CASE("generator: refuses a prompt without tokens or without room") {
+  const TinyModel model("generator_refuses", {});
+  Inference inference(model.folder, kF32, 1, 24);
+  Generator generator(inference, {8, {}, {}});
+  const auto refusal = [&](int64_t length) {
+    const std::vector<int32_t> prompt = ids_from(50, length);
+    return message_of(ErrorCode::Usage, [&] { generator.generate({&prompt, 1}); });
+  };
+  CHECK(contains(refusal(0), "no tokens"));
+  CHECK(contains(refusal(24), "24 tokens"));
+}
+
+TEST_CASE("generator: memory is flat over 1000 tokens") {
+  const TinyModel model("generator_memory", {}, 2048);
+  Inference inference(model.folder, kF32, 1, 1200);
+  Generator generator(inference, {1001, {}, {1, 0, 0.9, 1}});
+  const std::vector<int32_t> prompt = ids_from(60, 10);
+  int64_t count = 0, allocations = 0, before = 0;
+  const Reply reply = generator.generate({&prompt, 1}, [&](int64_t, int32_t) {
+    if (++count == 10) {
+      allocations = inference.model().device().allocation_count();
+      before = resident_memory().total;
+    }
+    return true;
+  }).at(0);
+  CHECK(reply.ids.size() == 1001);
+  CHECK(inference.model().device().allocation_count() == allocations);
+  CHECK(resident_memory().total - before <= int64_t{1} << 20);
+}
