@@ -4,7 +4,6 @@
 # Everything it makes is in build-quickstart/ and quickstart/. A second run keeps the build, the download and the
 # converted model, and trains again.
 set -euo pipefail
-cd "$(dirname "$0")/.."
 
 usage() {
   cat << 'END'
@@ -24,6 +23,7 @@ while [[ $# -gt 0 ]]; do
     *) echo "quickstart.sh: unknown argument $1" >&2; usage >&2; exit 2 ;;
   esac
 done
+cd "$(dirname "$0")/.."
 own_settings=${source_model}${train_options[*]:-}
 
 lema=build-quickstart/lema
@@ -115,7 +115,7 @@ step "Measure the trained model"
 measure after --adapter quickstart/run/last
 
 step "Merge the adapter into the model and ask both"
-"$lema" merge --model quickstart/model --adapter quickstart/run/last --output quickstart/merged
+"$lema" merge --model quickstart/model --adapter quickstart/run/last --output quickstart/merged --verify
 question=$(python3 -c 'import json; row = json.loads(open("quickstart/data/heldout.jsonl").readline())
 print(next(m["content"] for m in row["messages"] if m["role"] == "user"))')
 printf '\nQuestion (not in the training data): %s\n' "$question"
