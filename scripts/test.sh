@@ -16,7 +16,7 @@ bash scripts/install_deps.sh tests
 say "Python references"
 [[ -x .venv-test/bin/python ]] || python3 -m venv .venv-test
 python=$root/.venv-test/bin/python
-pip=("$python" -m pip install --quiet --disable-pip-version-check)
+pip=("$python" -m pip install -qq --disable-pip-version-check)
 "${pip[@]}" torch==2.13.0
 "${pip[@]}" -r tests/requirements.txt
 "${pip[@]}" --no-deps trl==1.16.0  # only its chat templates are read
