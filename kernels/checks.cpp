@@ -8,8 +8,12 @@
 namespace lema::checks {
 namespace {
 
-std::string describe(const MatrixView& m) { return fmt::format("{} ({}, {})", name(m.dtype), m.rows, m.cols); }
-std::string describe(const TensorView& t) { return fmt::format("{} {}", name(t.dtype), t.shape.str()); }
+std::string describe(const MatrixView& m) {
+  return fmt::format("{} ({}, {})", name(m.dtype), m.rows, m.cols);
+}
+std::string describe(const TensorView& t) {
+  return fmt::format("{} {}", name(t.dtype), t.shape.str());
+}
 
 bool is_activation(DType dtype) { return dtype == DType::F32 || dtype == DType::BF16; }
 bool is_weight(DType dtype) { return is_activation(dtype) || dtype == DType::F16; }
@@ -18,34 +22,38 @@ bool is_weight(DType dtype) { return is_activation(dtype) || dtype == DType::F16
 DType activation(const char* op, const char* what, const MatrixView& m) {
   check(m.data != nullptr || m.rows == 0, "{}: {} is null", op, what);
   check(is_activation(m.dtype), "{}: {} is {}, expected F32 or BF16", op, what, describe(m));
-  check(m.rows >= 0 && m.cols > 0 && m.stride >= m.cols, "{}: {} is {} with rows {} apart", op, what, describe(m),
-        m.stride);
+  check(m.rows >= 0 && m.cols > 0 && m.stride >= m.cols, "{}: {} is {} with rows {} apart", op,
+        what, describe(m), m.stride);
   return m.dtype;
 }
 
-void matrix(const char* op, const char* what, const MatrixView& m, DType dtype, int64_t rows, int64_t cols) {
+void matrix(const char* op, const char* what, const MatrixView& m, DType dtype, int64_t rows,
+            int64_t cols) {
   activation(op, what, m);
-  check(m.dtype == dtype && m.rows == rows && m.cols == cols, "{}: {} is {}, expected {} ({}, {})", op, what,
-        describe(m), name(dtype), rows, cols);
+  check(m.dtype == dtype && m.rows == rows && m.cols == cols, "{}: {} is {}, expected {} ({}, {})",
+        op, what, describe(m), name(dtype), rows, cols);
 }
 
-void tensor(const char* op, const char* what, const TensorView& t, DType dtype, const Shape& shape) {
+void tensor(const char* op, const char* what, const TensorView& t, DType dtype,
+            const Shape& shape) {
   check(t.data != nullptr || shape.elements() == 0, "{}: {} is null", op, what);
-  check(t.dtype == dtype && t.shape == shape, "{}: {} is {}, expected {} {}", op, what, describe(t), name(dtype),
-        shape.str());
+  check(t.dtype == dtype && t.shape == shape, "{}: {} is {}, expected {} {}", op, what, describe(t),
+        name(dtype), shape.str());
 }
 
 void weight_tensor(const char* op, const char* what, const TensorView& t, const Shape& shape) {
   check(t.data != nullptr, "{}: {} is null", op, what);
-  check(is_weight(t.dtype) && t.shape == shape, "{}: {} is {}, expected F32, BF16 or F16 {}", op, what, describe(t),
-        shape.str());
+  check(is_weight(t.dtype) && t.shape == shape, "{}: {} is {}, expected F32, BF16 or F16 {}", op,
+        what, describe(t), shape.str());
 }
 
 void at_most(const char* op, const char* what, int64_t value, int64_t limit) {
-  check(value <= limit, "{}: {} is {}, above the limit {} given at construction", op, what, value, limit);
+  check(value <= limit, "{}: {} is {}, above the limit {} given at construction", op, what, value,
+        limit);
 }
 
-void lora(const char* op, const LoraView& l, int64_t in, int64_t out, bool backward, const OpsLimits& limits) {
+void lora(const char* op, const LoraView& l, int64_t in, int64_t out, bool backward,
+          const OpsLimits& limits) {
   check(l.a.shape.rank() == 2, "{}: lora A is {}, expected a matrix", op, describe(l.a));
   const int64_t R = l.a.shape[0];
   check(R > 0, "{}: lora rank is 0", op);
@@ -55,7 +63,8 @@ void lora(const char* op, const LoraView& l, int64_t in, int64_t out, bool backw
   check(l.dropout >= 0 && l.dropout < 1, "{}: lora dropout is {}, expected [0, 1)", op, l.dropout);
   check(l.first_row >= 0, "{}: lora first row is {}", op, l.first_row);
   if (!backward) return;
-  check((l.da.data != nullptr) == (l.db.data != nullptr), "{}: lora dA and dB must both be given or both null", op);
+  check((l.da.data != nullptr) == (l.db.data != nullptr),
+        "{}: lora dA and dB must both be given or both null", op);
   if (!l.da) return;
   tensor(op, "lora dA", l.da, DType::F32, {R, in});
   tensor(op, "lora dB", l.db, DType::F32, {out, R});
@@ -68,7 +77,8 @@ int64_t linear_parts(const char* op, std::span<const LinearPart> parts, int64_t 
   at_most(op, "input width", I, limits.width);
   int64_t total = 0;
   for (const LinearPart& part : parts) {
-    check(part.weight.shape.rank() == 2, "{}: weight is {}, expected a matrix", op, describe(part.weight));
+    check(part.weight.shape.rank() == 2, "{}: weight is {}, expected a matrix", op,
+          describe(part.weight));
     const int64_t O = part.out();
     check(O > 0, "{}: weight is {}", op, describe(part.weight));
     weight_tensor(op, "weight", part.weight, part.transposed ? Shape{I, O} : Shape{O, I});
@@ -81,14 +91,16 @@ int64_t linear_parts(const char* op, std::span<const LinearPart> parts, int64_t 
 }
 
 void attention_inputs(const char* op, const MatrixView& q, const MatrixView& k, const MatrixView& v,
-                      const TensorView& sequences, const AttentionShape& s, const OpsLimits& limits) {
-  check(s.H > 0 && s.Hkv > 0 && s.H % s.Hkv == 0 && s.D > 0, "{}: {} query heads, {} key-value heads of size {}", op,
-        s.H, s.Hkv, s.D);
+                      const TensorView& sequences, const AttentionShape& s,
+                      const OpsLimits& limits) {
+  check(s.H > 0 && s.Hkv > 0 && s.H % s.Hkv == 0 && s.D > 0,
+        "{}: {} query heads, {} key-value heads of size {}", op, s.H, s.Hkv, s.D);
   const DType X = activation(op, "q", q);
   matrix(op, "q", q, X, q.rows, s.H * s.D);
   matrix(op, "k", k, X, k.rows, s.Hkv * s.D);
   matrix(op, "v", v, X, k.rows, s.Hkv * s.D);
-  check(sequences.shape.rank() == 2, "{}: sequences is {}, expected (S, 4)", op, describe(sequences));
+  check(sequences.shape.rank() == 2, "{}: sequences is {}, expected (S, 4)", op,
+        describe(sequences));
   tensor(op, "sequences", sequences, DType::I32, {sequences.shape[0], 4});
   at_most(op, "number of query rows", q.rows, limits.tokens);
   at_most(op, "number of query heads", s.H, limits.heads);
@@ -103,8 +115,10 @@ int64_t head_rows(const char* op, const HeadState& state) {
   check((state.acc.data != nullptr) == (state.target_rows.data != nullptr),
         "{}: state.acc and state.target_rows must both be given or both null", op);
   if (!state.acc) return N;
-  check(state.acc.shape.rank() == 2 && state.acc.shape[1] > 0 && is_activation(state.target_rows.dtype),
-        "{}: state.acc is {}, state.target_rows {}", op, describe(state.acc), describe(state.target_rows));
+  check(state.acc.shape.rank() == 2 && state.acc.shape[1] > 0 &&
+            is_activation(state.target_rows.dtype),
+        "{}: state.acc is {}, state.target_rows {}", op, describe(state.acc),
+        describe(state.target_rows));
   const int64_t C = state.acc.shape[1];
   tensor(op, "state.acc", state.acc, DType::F32, {N, C});
   tensor(op, "state.target_rows", state.target_rows, state.target_rows.dtype, {N, C});
@@ -120,7 +134,8 @@ void alike(const char* op, std::initializer_list<std::pair<const char*, const Ma
 
 }  // namespace
 
-void linear(const MatrixView& y, const MatrixView& x, std::span<const LinearPart> parts, const OpsLimits& limits) {
+void linear(const MatrixView& y, const MatrixView& x, std::span<const LinearPart> parts,
+            const OpsLimits& limits) {
   const char* op = "linear";
   const DType X = activation(op, "x", x);
   const int64_t O = linear_parts(op, parts, x.cols, false, limits);
@@ -143,30 +158,36 @@ void rmsnorm(const MatrixView& y, const MatrixView& x, const TensorView& weight)
   weight_tensor("rmsnorm", "weight", weight, {x.cols});
 }
 
-void rmsnorm_backward(const MatrixView& dx, const MatrixView& dy, const MatrixView& x, const TensorView& weight) {
+void rmsnorm_backward(const MatrixView& dx, const MatrixView& dy, const MatrixView& x,
+                      const TensorView& weight) {
   alike("rmsnorm_backward", {{"dx", &dx}, {"dy", &dy}}, x);
   weight_tensor("rmsnorm_backward", "weight", weight, {x.cols});
 }
 
-void layernorm(const MatrixView& y, const MatrixView& x, const TensorView& weight, const TensorView& bias) {
+void layernorm(const MatrixView& y, const MatrixView& x, const TensorView& weight,
+               const TensorView& bias) {
   alike("layernorm", {{"y", &y}}, x);
   weight_tensor("layernorm", "weight", weight, {x.cols});
   weight_tensor("layernorm", "bias", bias, {x.cols});
 }
 
-void layernorm_backward(const MatrixView& dx, const MatrixView& dy, const MatrixView& x, const TensorView& weight) {
+void layernorm_backward(const MatrixView& dx, const MatrixView& dy, const MatrixView& x,
+                        const TensorView& weight) {
   alike("layernorm_backward", {{"dx", &dx}, {"dy", &dy}}, x);
   weight_tensor("layernorm_backward", "weight", weight, {x.cols});
 }
 
-void rope(const MatrixView& x, const TensorView& positions, const TensorView& table, int64_t head_size) {
+void rope(const MatrixView& x, const TensorView& positions, const TensorView& table,
+          int64_t head_size) {
   const char* op = "rope";
   activation(op, "x", x);
   tensor(op, "positions", positions, DType::I32, {x.rows});
-  check(head_size > 0 && x.cols % head_size == 0, "{}: x has {} columns, heads of {}", op, x.cols, head_size);
+  check(head_size > 0 && x.cols % head_size == 0, "{}: x has {} columns, heads of {}", op, x.cols,
+        head_size);
   check(table.shape.rank() == 2, "{}: table is {}, expected a matrix", op, describe(table));
   const int64_t P = table.shape[1];
-  check(P > 0 && P <= head_size && P % 2 == 0, "{}: table is {}, heads of {}", op, describe(table), head_size);
+  check(P > 0 && P <= head_size && P % 2 == 0, "{}: table is {}, heads of {}", op, describe(table),
+        head_size);
   tensor(op, "table", table, DType::F32, {table.shape[0], P});
 }
 
@@ -178,15 +199,17 @@ void attention(const MatrixView& o, const TensorView& lse, const MatrixView& q, 
   if (lse) tensor("attention", "lse", lse, DType::F32, {q.rows, shape.H});
 }
 
-void attention_backward(const MatrixView& dq, const MatrixView& dk, const MatrixView& dv, const MatrixView& d_o,
-                        const MatrixView& o, const TensorView& lse, const MatrixView& q, const MatrixView& k,
-                        const MatrixView& v, const TensorView& sequences, const AttentionShape& shape,
+void attention_backward(const MatrixView& dq, const MatrixView& dk, const MatrixView& dv,
+                        const MatrixView& d_o, const MatrixView& o, const TensorView& lse,
+                        const MatrixView& q, const MatrixView& k, const MatrixView& v,
+                        const TensorView& sequences, const AttentionShape& shape,
                         const OpsLimits& limits) {
   const char* op = "attention_backward";
   attention_inputs(op, q, k, v, sequences, shape, limits);
   for (const auto& [what, m] : {std::pair{"dq", &dq}, {"d_o", &d_o}, {"o", &o}})
     matrix(op, what, *m, q.dtype, q.rows, q.cols);
-  for (const auto& [what, m] : {std::pair{"dk", &dk}, {"dv", &dv}}) matrix(op, what, *m, k.dtype, k.rows, k.cols);
+  for (const auto& [what, m] : {std::pair{"dk", &dk}, {"dv", &dv}})
+    matrix(op, what, *m, k.dtype, k.rows, k.cols);
   tensor(op, "lse", lse, DType::F32, {q.rows, shape.H});
 }
 
@@ -230,8 +253,8 @@ void head_begin(const HeadState& state, const OpsLimits& limits) {
   at_most("head_begin", "number of rows", head_rows("head_begin", state), limits.rows);
 }
 
-void head_chunk(const HeadState& state, const MatrixView& x, const TensorView& weight, int64_t v_begin,
-                const TensorView& targets, const OpsLimits& limits) {
+void head_chunk(const HeadState& state, const MatrixView& x, const TensorView& weight,
+                int64_t v_begin, const TensorView& targets, const OpsLimits& limits) {
   const char* op = "head_chunk";
   const int64_t N = head_rows(op, state);
   const DType X = activation(op, "x", x);
@@ -263,8 +286,8 @@ void squared_norm(const TensorView& out, const TensorView& x) {
   tensor("squared_norm", "x", x, DType::F32, x.shape);
 }
 
-void adamw(const TensorView& param, const TensorView& grad, const TensorView& moment1, const TensorView& moment2,
-           const TensorView& squared_norm, const AdamWStep& step) {
+void adamw(const TensorView& param, const TensorView& grad, const TensorView& moment1,
+           const TensorView& moment2, const TensorView& squared_norm, const AdamWStep& step) {
   const char* op = "adamw";
   tensor(op, "param", param, DType::F32, param.shape);
   tensor(op, "grad", grad, DType::F32, param.shape);

@@ -1,5 +1,5 @@
-// Device: memory, queues and events. The streaming code knows a device only through this; Ops does the arithmetic.
-// Implementations: cpu/device.cpp, cuda/device.cu.
+// Device: memory, queues and events. The streaming code knows a device only through this; Ops does
+// the arithmetic. Implementations: cpu/device.cpp, cuda/device.cu.
 #pragma once
 
 #include <cstdint>
@@ -44,24 +44,28 @@ class Device {
   virtual ~Device() = default;
   // "cpu", or the GPU's name.
   virtual std::string name() const = 0;
-  // True where kernels read host memory at full speed, so weights may be used where they lie (the CPU).
+  // True where kernels read host memory at full speed, so weights may be used where they lie (the
+  // CPU).
   virtual bool reads_host_memory() const = 0;
 
-  // Memory of the device, or page-locked memory of the host; 4096-byte aligned, contents undefined. DoesNotFit
-  // names `label` and the bytes.
+  // Memory of the device, or page-locked memory of the host; 4096-byte aligned, contents undefined.
+  // DoesNotFit names `label` and the bytes.
   virtual Buffer allocate(int64_t bytes, std::string_view label) = 0;
   virtual Buffer allocate_pinned(int64_t bytes, std::string_view label) = 0;
 
-  // Asynchronous; both sides stay valid and unchanged until an event recorded after it on `queue` is complete.
+  // Asynchronous; both sides stay valid and unchanged until an event recorded after it on `queue`
+  // is complete.
   virtual void copy_async(Queue queue, void* to, const void* from, int64_t bytes) = 0;
 
   virtual Event create_event() = 0;
   // The event stands for all work submitted to `queue` so far; recording again moves it.
   virtual void record(Event event, Queue queue) = 0;
-  // Later work of `queue` starts after the event's last recording is complete. Asynchronous. Waiting on an event
-  // that was never recorded does nothing, so record() must have been called before.
+  // Later work of `queue` starts after the event's last recording is complete. Asynchronous.
+  // Waiting on an event that was never recorded does nothing, so record() must have been called
+  // before.
   virtual void wait(Queue queue, Event event) = 0;
-  // Blocks the host until the event, or all work of a queue, is complete. Faults of asynchronous work surface here.
+  // Blocks the host until the event, or all work of a queue, is complete. Faults of asynchronous
+  // work surface here.
   virtual void synchronize(Event event) = 0;
   virtual void synchronize(Queue queue) = 0;
 

@@ -1,4 +1,5 @@
-// AdamW in one pass over parameter, gradient and moments; the squared norm in 256 fixed parts. Ref: arXiv:1711.05101.
+// AdamW in one pass over parameter, gradient and moments; the squared norm in 256 fixed parts. Ref:
+// arXiv:1711.05101.
 #include "cpu/adamw.h"
 
 #include <algorithm>
@@ -25,8 +26,8 @@ template <int W>
 
 }  // namespace
 
-void adamw(ThreadPool& pool, TensorView param, TensorView grad, TensorView moment1, TensorView moment2,
-           TensorView squared_norm, const AdamWStep& step) {
+void adamw(ThreadPool& pool, TensorView param, TensorView grad, TensorView moment1,
+           TensorView moment2, TensorView squared_norm, const AdamWStep& step) {
   float scale = step.grad_scale;
   if (step.clip > 0) {
     const float norm = step.grad_scale * std::sqrt(*squared_norm.as<float>());
@@ -35,7 +36,8 @@ void adamw(ThreadPool& pool, TensorView param, TensorView grad, TensorView momen
   }
   const auto t = static_cast<double>(step.step);
   const auto correction1 = static_cast<float>(1 - std::pow(static_cast<double>(step.beta1), t));
-  const auto correction2 = static_cast<float>(std::sqrt(1 - std::pow(static_cast<double>(step.beta2), t)));
+  const auto correction2 =
+      static_cast<float>(std::sqrt(1 - std::pow(static_cast<double>(step.beta2), t)));
   const float decay = 1 - step.lr * step.weight_decay, rate = step.lr / correction1;
   const float beta1 = step.beta1, beta2 = step.beta2, eps = step.eps;
   float *p = param.as<float>(), *m1 = moment1.as<float>(), *m2 = moment2.as<float>();
@@ -60,8 +62,8 @@ void adamw(ThreadPool& pool, TensorView param, TensorView grad, TensorView momen
 }
 
 void squared_norm(ThreadPool& pool, TensorView out, TensorView x) {
-  // The split depends on the size alone; parts are added in their order, in double so that many small tensors and one
-  // large one lose nothing.
+  // The split depends on the size alone; parts are added in their order, in double so that many
+  // small tensors and one large one lose nothing.
   constexpr int64_t kParts = 256;
   const int64_t n = x.elements(), step = std::max(kBlock, tile_count(n, kParts));
   const float* data = x.as<float>();
@@ -72,10 +74,11 @@ void squared_norm(ThreadPool& pool, TensorView out, TensorView x) {
     for (int64_t i = begin; i < end; i += 1024) {
       vectorised([&](auto lanes) {
         constexpr int W = lanes.kCount;
-        total += static_cast<double>(sum_columns<W>(std::min<int64_t>(1024, end - i), [&](int64_t c, auto count) {
-          const Floats<W> v = load<W>(data + i + c, count);
-          return v * v;
-        }));
+        total += static_cast<double>(
+            sum_columns<W>(std::min<int64_t>(1024, end - i), [&](int64_t c, auto count) {
+              const Floats<W> v = load<W>(data + i + c, count);
+              return v * v;
+            }));
       });
     }
     parts[static_cast<size_t>(part)] = total;
@@ -92,7 +95,8 @@ void fill(ThreadPool& pool, TensorView x, float value) {
     std::fill_n(values, 1024, value);
     const int64_t end = std::min(n, (block + 1) * kBlock);
     for (int64_t i = block * kBlock; i < end; i += 1024)
-      narrow(static_cast<char*>(x.data) + i * item, x.dtype, values, std::min<int64_t>(1024, end - i));
+      narrow(static_cast<char*>(x.data) + i * item, x.dtype, values,
+             std::min<int64_t>(1024, end - i));
   });
 }
 

@@ -1,4 +1,5 @@
-// Row tiles for h and u, column chunks for the gradients: each number has one writer, which sums in a fixed order.
+// Row tiles for h and u, column chunks for the gradients: each number has one writer, which sums in
+// a fixed order.
 #include "cpu/adapters.h"
 
 #include <algorithm>
@@ -11,36 +12,40 @@
 namespace lema::cpu {
 namespace {
 
-// Rows that backward finishes before it goes on: x and dy are still in the cache when the gradients need them.
+// Rows that backward finishes before it goes on: x and dy are still in the cache when the gradients
+// need them.
 constexpr int64_t kGradientRows = 256;
 // Rows of one task of h and u: tasks enough for the threads in each such range.
 constexpr int64_t kThinRows = 64;
 static_assert(kGradientRows * kTileCols <= kTileRows * kMaskCols && kGradientRows <= kPanelRows);
 
-Panel take_panel(Workspace& workspace, int64_t K, int64_t N) { return {workspace.take(panel_floats(K, N)), K}; }
+Panel take_panel(Workspace& workspace, int64_t K, int64_t N) {
+  return {workspace.take(panel_floats(K, N)), K};
+}
 
 // c (rows, R) = (m x) A^T for rows [row, row + rows) of x.
 void project_down(float* c, const Stack& stack, const MatrixView& x, int64_t row, int64_t rows,
                   const Workspace::Lease& tiles) {
   const MatrixView tile = x.row_range(row, row + rows);
   if (stack.dropout == nullptr) {
-    multiply(c, stack.stride, operand(tile), stack.a_transposed, rows, stack.R, x.cols, Write::Overwrite, x.dtype,
-             tiles->product);
+    multiply(c, stack.stride, operand(tile), stack.a_transposed, rows, stack.R, x.cols,
+             Write::Overwrite, x.dtype, tiles->product);
     return;
   }
   for (int64_t k = 0; k < x.cols; k += kMaskCols) {
     const int64_t n = std::min(kMaskCols, x.cols - k);
     widen_tile(tiles->masked, n, tile.col_range(k, k + n));
     drop(tiles->masked, n, rows, n, *stack.dropout, row, k, x.cols);
-    multiply(c, stack.stride, operand(tiles->masked, n), stack.a_transposed.rows_from(k), rows, stack.R, n,
-             k == 0 ? Write::Overwrite : Write::Accumulate, x.dtype, tiles->product);
+    multiply(c, stack.stride, operand(tiles->masked, n), stack.a_transposed.rows_from(k), rows,
+             stack.R, n, k == 0 ? Write::Overwrite : Write::Accumulate, x.dtype, tiles->product);
   }
 }
 
-// tiles->thin (R, n) = thin^T wide for columns [begin, begin + n) of wide, whose row 0 is row `row` of the call; masked
-// by `dropout` where it is not null. thin (N, R) f32, N at most kGradientRows.
-void multiply_thin(const Operand& thin, int64_t R, const MatrixView& wide, int64_t row, int64_t begin, int64_t n,
-                   const LoraView* dropout, const Workspace::Lease& tiles) {
+// tiles->thin (R, n) = thin^T wide for columns [begin, begin + n) of wide, whose row 0 is row `row`
+// of the call; masked by `dropout` where it is not null. thin (N, R) f32, N at most kGradientRows.
+void multiply_thin(const Operand& thin, int64_t R, const MatrixView& wide, int64_t row,
+                   int64_t begin, int64_t n, const LoraView* dropout,
+                   const Workspace::Lease& tiles) {
   const MatrixView block = wide.col_range(begin, begin + n);
   Operand source = operand(block);
   if (dropout != nullptr) {
@@ -48,11 +53,11 @@ void multiply_thin(const Operand& thin, int64_t R, const MatrixView& wide, int64
     drop(tiles->masked, n, block.rows, n, *dropout, row, begin, wide.cols);
     source = operand(tiles->masked, n);
   }
-  const Panel panel = {tiles->panel, block.rows};
-  pack_panel(panel, source, n, wide.dtype);
+  const Panel panel = panel_in_place({tiles->panel, block.rows}, source, n, wide.dtype);
   for (int64_t r = 0; r < R; r += kTileRows)
-    multiply(tiles->thin + r * kTileCols, kTileCols, thin.from(0, r).transposed(), panel, std::min(kTileRows, R - r), n,
-             block.rows, Write::Overwrite, wide.dtype, tiles->product);
+    multiply(tiles->thin + r * kTileCols, kTileCols, thin.from(0, r).transposed(), panel,
+             std::min(kTileRows, R - r), n, block.rows, Write::Overwrite, wide.dtype,
+             tiles->product);
 }
 
 }  // namespace
@@ -61,7 +66,8 @@ Adapters::Adapters(std::span<const LinearPart> parts) {
   int64_t column = 0;
   for (size_t p = 0; p < parts.size(); ++p) {
     if (const LoraView* lora = parts[p].lora) {
-      check(adapter_count_ < adapters_.size(), "linear: more than {} adapters in one call", kMaxAdapters);
+      check(adapter_count_ < adapters_.size(), "linear: more than {} adapters in one call",
+            kMaxAdapters);
       Adapter& adapter = adapters_[adapter_count_++];
       adapter = {lora, static_cast<int64_t>(p), column, parts[p].out(), lora->a.shape[0], 0, 0, {}};
       // The open stack is the last one without dropout.
@@ -97,25 +103,28 @@ void Adapters::take_stacks(Workspace& workspace, const MatrixView& x, bool with_
     stack.a_transposed = take_panel(workspace, x.cols, stack.R);
     for (const Adapter& adapter : all())
       if (adapter.stack == static_cast<int64_t>(s))
-        std::copy_n(adapter.lora->a.as<float>(), adapter.R * x.cols, stack.rows + adapter.offset * x.cols);
+        std::copy_n(adapter.lora->a.as<float>(), adapter.R * x.cols,
+                    stack.rows + adapter.offset * x.cols);
     pack_panel(stack.a_transposed, operand(stack.rows, x.cols).transposed(), stack.R, x.dtype);
   }
 }
 
-void Adapters::products(ThreadPool& pool, Workspace& workspace, const MatrixView& x, const MatrixView& dy,
-                        Rows range) const {
+void Adapters::products(ThreadPool& pool, Workspace& workspace, const MatrixView& x,
+                        const MatrixView& dy, Rows range) const {
   run(pool, tile_count(range.end - range.begin, kThinRows), [&](int64_t t) {
     const Workspace::Lease tiles(workspace);
     const int64_t row = range.begin + t * kThinRows, rows = std::min(kThinRows, range.end - row);
-    for (const Stack& stack : stacks()) project_down(stack.h + row * stack.stride, stack, x, row, rows, tiles);
+    for (const Stack& stack : stacks())
+      project_down(stack.h + row * stack.stride, stack, x, row, rows, tiles);
     for (const Adapter& adapter : all()) {
       const Stack& stack = stacks()[static_cast<size_t>(adapter.stack)];
       const int64_t at = row * stack.stride + adapter.offset;
       scale_tile(stack.h + at, stack.stride, rows, adapter.R, adapter.factor());
       if (!dy) continue;
-      const MatrixView dy_part = dy.row_range(row, row + rows).col_range(adapter.column, adapter.column + adapter.O);
-      multiply(stack.u + at, stack.stride, operand(dy_part), adapter.b, rows, adapter.R, adapter.O, Write::Overwrite,
-               x.dtype, tiles->product);
+      const MatrixView dy_part =
+          dy.row_range(row, row + rows).col_range(adapter.column, adapter.column + adapter.O);
+      multiply(stack.u + at, stack.stride, operand(dy_part), adapter.b, rows, adapter.R, adapter.O,
+               Write::Overwrite, x.dtype, tiles->product);
       scale_tile(stack.u + at, stack.stride, rows, adapter.R, adapter.factor());
     }
   });
@@ -127,7 +136,8 @@ void Adapters::forward(ThreadPool& pool, Workspace& workspace, const MatrixView&
   products(pool, workspace, x, {}, {0, x.rows});
 }
 
-void Adapters::backward(ThreadPool& pool, Workspace& workspace, const MatrixView& dy, const MatrixView& x) {
+void Adapters::backward(ThreadPool& pool, Workspace& workspace, const MatrixView& dy,
+                        const MatrixView& x) {
   if (adapter_count_ == 0) return;
   take_stacks(workspace, x, true);
   for (Adapter& adapter : std::span(adapters_.data(), adapter_count_)) {
@@ -142,11 +152,11 @@ void Adapters::backward(ThreadPool& pool, Workspace& workspace, const MatrixView
 }
 
 // Rows [begin, begin + n) of dB (O, R) += dy^T h, computed as its transpose.
-void Adapters::add_db(const Adapter& adapter, const MatrixView& dy, Rows range, int64_t begin, int64_t n,
-                      const Workspace::Lease& tiles) const {
+void Adapters::add_db(const Adapter& adapter, const MatrixView& dy, Rows range, int64_t begin,
+                      int64_t n, const Workspace::Lease& tiles) const {
   if (!adapter.lora->db) return;
-  multiply_thin(h(adapter, range.begin), adapter.R, dy.row_range(range.begin, range.end), range.begin,
-                adapter.column + begin, n, nullptr, tiles);
+  multiply_thin(h(adapter, range.begin), adapter.R, dy.row_range(range.begin, range.end),
+                range.begin, adapter.column + begin, n, nullptr, tiles);
   float* db = adapter.lora->db.as<float>() + begin * adapter.R;
   for (int64_t i = 0; i < n; ++i)
     for (int64_t r = 0; r < adapter.R; ++r) db[i * adapter.R + r] += tiles->thin[r * kTileCols + i];
@@ -169,8 +179,8 @@ void Adapters::add_da(int64_t index, const MatrixView& x, Rows range, int64_t be
   }
 }
 
-void Adapters::gradients(ThreadPool& pool, Workspace& workspace, const MatrixView& dy, const MatrixView& x,
-                         Rows range) const {
+void Adapters::gradients(ThreadPool& pool, Workspace& workspace, const MatrixView& dy,
+                         const MatrixView& x, Rows range) const {
   const int64_t a_tasks = tile_count(x.cols, kTileCols);
   int64_t tasks = a_tasks * static_cast<int64_t>(stack_count_);
   for (const Adapter& adapter : all()) tasks += tile_count(adapter.O, kTileCols);
@@ -184,7 +194,8 @@ void Adapters::gradients(ThreadPool& pool, Workspace& workspace, const MatrixVie
     task -= a_tasks * static_cast<int64_t>(stack_count_);
     for (const Adapter& adapter : all()) {
       const int64_t b_tasks = tile_count(adapter.O, kTileCols), begin = task * kTileCols;
-      if (task < b_tasks) return add_db(adapter, dy, range, begin, std::min(kTileCols, adapter.O - begin), tiles);
+      if (task < b_tasks)
+        return add_db(adapter, dy, range, begin, std::min(kTileCols, adapter.O - begin), tiles);
       task -= b_tasks;
     }
   });

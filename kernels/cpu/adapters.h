@@ -1,5 +1,6 @@
-// The low-rank side of a linear: h and u of all adapters of a call, and the adapters' gradients. Those without dropout
-// read the same x, so they are stacked and run as one of the summed rank. Used by linear.
+// The low-rank side of a linear: h and u of all adapters of a call, and the adapters' gradients.
+// Those without dropout read the same x, so they are stacked and run as one of the summed rank.
+// Used by linear.
 #pragma once
 
 #include <array>
@@ -12,7 +13,8 @@
 namespace lema::cpu {
 
 // One part's adapter. With f = scale / (1 - dropout) and m the dropout mask:
-// h = f (m x) A^T, so y += h B^T and dB += dy^T h; u = f dy B, so dA += u^T (m x) and dx += m (u A).
+// h = f (m x) A^T, so y += h B^T and dB += dy^T h; u = f dy B, so dA += u^T (m x) and dx += m (u
+// A).
 struct Adapter {
   const LoraView* lora = nullptr;
   int64_t part = 0, column = 0;  // which part, and where it begins in y
@@ -26,7 +28,7 @@ struct Adapter {
 struct Stack {
   const LoraView* dropout = nullptr;  // null: nothing is masked
   int64_t R = 0, stride = 0;          // summed rank; columns of h and u, padded
-  float *rows = nullptr;              // (R, I) the A of all
+  float* rows = nullptr;              // (R, I) the A of all
   float *h = nullptr, *u = nullptr;   // (N, R) f32
   Panel a_transposed;                 // (I, R), for h
 };
@@ -51,8 +53,10 @@ class Adapters {
   struct Rows {
     int64_t begin, end;
   };
-  void products(ThreadPool& pool, Workspace& workspace, const MatrixView& x, const MatrixView& dy, Rows range) const;
-  void gradients(ThreadPool& pool, Workspace& workspace, const MatrixView& dy, const MatrixView& x, Rows range) const;
+  void products(ThreadPool& pool, Workspace& workspace, const MatrixView& x, const MatrixView& dy,
+                Rows range) const;
+  void gradients(ThreadPool& pool, Workspace& workspace, const MatrixView& dy, const MatrixView& x,
+                 Rows range) const;
   void add_db(const Adapter& adapter, const MatrixView& dy, Rows range, int64_t begin, int64_t n,
               const Workspace::Lease& tiles) const;
   void add_da(int64_t stack, const MatrixView& x, Rows range, int64_t begin, int64_t n,

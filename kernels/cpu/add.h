@@ -1,4 +1,5 @@
-// Element-wise addition on the CPU, for residuals; contract in Ops::add. Called by CpuOps, shapes checked before.
+// Element-wise addition on the CPU, for residuals; contract in Ops::add. Called by CpuOps, shapes
+// checked before.
 #pragma once
 
 #include "core/thread_pool.h"

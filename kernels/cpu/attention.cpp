@@ -1,5 +1,5 @@
-// Attention forward: a work item is a tile of 64 query rows of one key-value head, and passes once over its keys in
-// tiles of 64 with a running maximum and sum per query (online softmax).
+// Attention forward: a work item is a tile of 64 query rows of one key-value head, and passes once
+// over its keys in tiles of 64 with a running maximum and sum per query (online softmax).
 #include "cpu/attention.h"
 
 #include <cmath>
@@ -21,14 +21,19 @@ struct Call {
 struct Scratch {
   float *q, *o, *keys, *scores, *max, *sum;
   Scratch(float* data, int64_t D)
-      : q(data), o(q + tile_floats(D)), keys(o + tile_floats(D)), scores(keys + tile_floats(D)),
-        max(scores + kTile * kTile), sum(max + kTile) {}
+      : q(data),
+        o(q + tile_floats(D)),
+        keys(o + tile_floats(D)),
+        scores(keys + tile_floats(D)),
+        max(scores + kTile * kTile),
+        sum(max + kTile) {}
   static int64_t floats(int64_t D) { return 3 * tile_floats(D) + kTile * kTile + 2 * kTile; }
 };
 
 // Scores of keys past the last one that a lane's query sees become -inf.
 template <int W>
-void mask_scores(float* scores, int64_t keys, int64_t first_key, const int32_t* last_key, int64_t lanes) {
+void mask_scores(float* scores, int64_t keys, int64_t first_key, const int32_t* last_key,
+                 int64_t lanes) {
   for (int64_t l = 0; l < lanes; l += W) {
     Ints<W> last;
     std::memcpy(&last, last_key + l, sizeof last);
@@ -40,7 +45,8 @@ void mask_scores(float* scores, int64_t keys, int64_t first_key, const int32_t* 
   }
 }
 
-// Scores become exp(score - max); o and sum are brought from the earlier maximum to the one with these keys.
+// Scores become exp(score - max); o and sum are brought from the earlier maximum to the one with
+// these keys.
 template <int W>
 void online_softmax(const Scratch& s, int64_t keys, int64_t D, int64_t lanes) {
   for (int64_t l = 0; l < lanes; l += W) {
@@ -57,7 +63,8 @@ void online_softmax(const Scratch& s, int64_t keys, int64_t D, int64_t lanes) {
       store<W>(s.scores + j * kTile + l, p);
       sum += p;
     }
-    for (int64_t d = 0; d < D; ++d) store<W>(s.o + d * kTile + l, load<W>(s.o + d * kTile + l) * shrink);
+    for (int64_t d = 0; d < D; ++d)
+      store<W>(s.o + d * kTile + l, load<W>(s.o + d * kTile + l) * shrink);
     store<W>(s.max + l, max);
     store<W>(s.sum + l, sum);
   }
@@ -74,8 +81,10 @@ template <int W, typename X>
 void forward_tile(const Call& call, const Rows<X>& at, const Scratch& s, int64_t r0, int64_t rows) {
   const int64_t D = at.D, lanes = whole_vectors<W>(rows), pitch = whole_vectors<W>(D);
   int32_t last_key[kTile];  // lanes past the rows see what the last row sees
-  for (int64_t l = 0; l < lanes; ++l) last_key[l] = static_cast<int32_t>(at.last_key(r0 + std::min(l, rows - 1)));
-  load_transposed<W>(s.q, D, rows, call.shape.scale, [&](int64_t l) { return at.of_query(call.q, r0 + l); });
+  for (int64_t l = 0; l < lanes; ++l)
+    last_key[l] = static_cast<int32_t>(at.last_key(r0 + std::min(l, rows - 1)));
+  load_transposed<W>(s.q, D, rows, call.shape.scale,
+                     [&](int64_t l) { return at.of_query(call.q, r0 + l); });
   std::fill(s.o, s.o + D * kTile, 0.0f);
   std::fill(s.max, s.max + kTile, -std::numeric_limits<float>::infinity());
   std::fill(s.sum, s.sum + kTile, 0.0f);
@@ -84,14 +93,15 @@ void forward_tile(const Call& call, const Rows<X>& at, const Scratch& s, int64_t
   for (int64_t j0 = 0; j0 < visible; j0 += kTile) {
     const int64_t keys = std::min(kTile, visible - j0);
     load_rows<W>(s.keys, D, keys, 1.0f, [&](int64_t j) { return at.of_key(call.k, j0 + j); });
-    multiply<W, false>(s.scores, {s.keys, pitch, 1}, s.q, keys, D, lanes);
+    multiply(s.scores, {s.keys, pitch, 1}, s.q, keys, D, lanes, kTile, Write::Overwrite);
     if (j0 + keys - 1 > last_key[0]) mask_scores<W>(s.scores, keys, j0, last_key, lanes);
     online_softmax<W>(s, keys, D, lanes);
     load_rows<W>(s.keys, D, keys, 1.0f, [&](int64_t j) { return at.of_key(call.v, j0 + j); });
-    multiply<W, true>(s.o, {s.keys, 1, pitch}, s.scores, D, keys, lanes);
+    multiply(s.o, {s.keys, 1, pitch}, s.scores, D, keys, lanes, kTile, Write::Accumulate);
   }
-  store_transposed<W>(s.o, D, rows, [&](int64_t l) { return at.of_query(call.o, r0 + l); },
-                      [&](int64_t l) { return 1.0f / load<W>(s.sum + l); });
+  store_transposed<W>(
+      s.o, D, rows, [&](int64_t l) { return at.of_query(call.o, r0 + l); },
+      [&](int64_t l) { return 1.0f / load<W>(s.sum + l); });
   store_lse(call, at, s, r0, rows);
 }
 
@@ -107,8 +117,8 @@ Floats<W> dot_products(const float* q, const float* keys, int64_t pitch) {
   return sum_each<W>(sums);
 }
 
-// One row's step of the online softmax: its scores with the keys in s.keys, of which it sees [0, last], become
-// exp(score - max); its o and sum are brought to the maximum with them.
+// One row's step of the online softmax: its scores with the keys in s.keys, of which it sees [0,
+// last], become exp(score - max); its o and sum are brought to the maximum with them.
 template <int W>
 void online_softmax_of_row(const Scratch& s, int64_t r, int64_t keys, int64_t last, int64_t pitch) {
   float *scores = s.scores + r * kTile, *o = s.o + r * pitch, max = s.max[r];
@@ -116,7 +126,8 @@ void online_softmax_of_row(const Scratch& s, int64_t r, int64_t keys, int64_t la
   for (int64_t j = 0; j < keys; j += W) {
     const Floats<W> dots = dot_products<W>(s.q + r * pitch, s.keys + j * pitch, pitch);
     const Floats<W> hidden = broadcast<W>(-std::numeric_limits<float>::infinity());
-    const Floats<W> score = lane_index<W>() + static_cast<int32_t>(j) > static_cast<int32_t>(last) ? hidden : dots;
+    const Floats<W> score =
+        lane_index<W>() + static_cast<int32_t>(j) > static_cast<int32_t>(last) ? hidden : dots;
     store<W>(scores + j, score);
     largest = score > largest ? score : largest;
   }
@@ -138,13 +149,16 @@ void prefetch(const X* p, int64_t n) {
   for (int64_t i = 0; i < n; i += 64 / static_cast<int64_t>(sizeof(X))) __builtin_prefetch(p + i);
 }
 
-// As forward_tile for few rows, as when one token is decoded: lanes are keys, then elements of v, so that little is
-// computed for each key and memory sets the speed; a tile ahead, the keys are fetched while these are worked on.
+// As forward_tile for few rows, as when one token is decoded: lanes are keys, then elements of v,
+// so that little is computed for each key and memory sets the speed; a tile ahead, the keys are
+// fetched while these are worked on.
 template <int W, typename X>
-void forward_few_rows(const Call& call, const Rows<X>& at, const Scratch& s, int64_t r0, int64_t rows) {
+void forward_few_rows(const Call& call, const Rows<X>& at, const Scratch& s, int64_t r0,
+                      int64_t rows) {
   const int64_t D = at.D, pitch = whole_vectors<W>(D);
   const int64_t padded_rows = (rows + 3) / 4 * 4;  // multiply() takes four at a time
-  load_rows<W>(s.q, D, rows, call.shape.scale, [&](int64_t r) { return at.of_query(call.q, r0 + r); });
+  load_rows<W>(s.q, D, rows, call.shape.scale,
+               [&](int64_t r) { return at.of_query(call.q, r0 + r); });
   std::fill(s.o, s.o + padded_rows * pitch, 0.0f);
   std::fill(s.scores, s.scores + padded_rows * kTile, 0.0f);
   std::fill(s.max, s.max + rows, -std::numeric_limits<float>::infinity());
@@ -161,7 +175,7 @@ void forward_few_rows(const Call& call, const Rows<X>& at, const Scratch& s, int
     for (int64_t r = 0; r < rows; ++r)
       online_softmax_of_row<W>(s, r, keys, std::min(at.last_key(r0 + r) - j0, keys - 1), pitch);
     load_rows<W>(s.keys, D, keys, 1.0f, [&](int64_t j) { return key_row(call.v, j); });
-    multiply<W, true>(s.o, {s.scores, kTile, 1}, s.keys, padded_rows, keys, pitch, pitch);
+    multiply(s.o, {s.scores, kTile, 1}, s.keys, padded_rows, keys, pitch, pitch, Write::Accumulate);
   }
   for (int64_t r = 0; r < rows; ++r)
     for_columns<W>(D, [&](int64_t d, auto n) {
@@ -175,10 +189,13 @@ constexpr int64_t kFewRows = 8;
 
 }  // namespace
 
-void attention(ThreadPool& pool, MatrixView o, TensorView lse, MatrixView q, MatrixView k, MatrixView v,
-               TensorView sequences, const AttentionShape& shape, std::span<float> scratch) {
+void attention(ThreadPool& pool, MatrixView o, TensorView lse, MatrixView q, MatrixView k,
+               MatrixView v, TensorView sequences, const AttentionShape& shape,
+               std::span<float> scratch) {
   const Call call{o, q, k, v, lse ? lse.as<float>() : nullptr, shape};
-  const auto length = [&](const Sequence& sequence) { return sequence.q_len * (shape.H / shape.Hkv); };
+  const auto length = [&](const Sequence& sequence) {
+    return sequence.q_len * (shape.H / shape.Hkv);
+  };
   const WorkList work(sequences, shape.Hkv, length);
   with_activation(q.dtype, [&]<typename X>(Type<X>) {
     for_items(pool, work.count(), scratch, Scratch::floats(shape.D), [&](int64_t i, float* mine) {

@@ -1,8 +1,9 @@
-// Attention backward. The scores are computed again from q, k and lse, so nothing of size T x T is kept. With
-// P = exp(score - lse), dP = do v^T, delta = sum(do o) and dS = P (dP - delta):
+// Attention backward. The scores are computed again from q, k and lse, so nothing of size T x T is
+// kept. With P = exp(score - lse), dP = do v^T, delta = sum(do o) and dS = P (dP - delta):
 //   dq = scale dS k,   dk = scale dS^T q,   dv = P^T do.
-// dq is a pass over query tiles, dk and dv one over key tiles: seven products instead of five, for one writer per
-// element, a fixed order and as many work items as there are tiles. Ref: arXiv:2307.08691 section 3.1.
+// dq is a pass over query tiles, dk and dv one over key tiles: seven products instead of five, for
+// one writer per element, a fixed order and as many work items as there are tiles. Ref:
+// arXiv:2307.08691 section 3.1.
 #include "cpu/attention.h"
 #include "cpu/attention_tile.h"
 #include "cpu/dispatch.h"
@@ -18,19 +19,26 @@ struct Call {
   AttentionShape shape;
 };
 
-// Four tiles that live as long as the work item or a step, two that are accumulated, and two of scores.
+// Four tiles that live as long as the work item or a step, two that are accumulated, and two of
+// scores.
 struct Scratch {
   float *a, *b, *c, *d, *sum1, *sum2, *p, *ds;
   Scratch(float* data, int64_t D)
-      : a(data), b(a + tile_floats(D)), c(b + tile_floats(D)), d(c + tile_floats(D)), sum1(d + tile_floats(D)),
-        sum2(sum1 + tile_floats(D)), p(sum2 + tile_floats(D)), ds(p + kTile * kTile) {}
+      : a(data),
+        b(a + tile_floats(D)),
+        c(b + tile_floats(D)),
+        d(c + tile_floats(D)),
+        sum1(d + tile_floats(D)),
+        sum2(sum1 + tile_floats(D)),
+        p(sum2 + tile_floats(D)),
+        ds(p + kTile * kTile) {}
   static int64_t floats(int64_t D) { return 6 * tile_floats(D) + 2 * kTile * kTile; }
 };
 
 // Lanes are query rows: p and ds (keys, lanes) from scores in p and dP in ds.
 template <int W>
-void softmax_gradient_by_query(const Scratch& s, int64_t keys, int64_t first_key, int64_t lanes, const float* lse,
-                               const float* delta, const int32_t* last_key) {
+void softmax_gradient_by_query(const Scratch& s, int64_t keys, int64_t first_key, int64_t lanes,
+                               const float* lse, const float* delta, const int32_t* last_key) {
   for (int64_t l = 0; l < lanes; l += W) {
     const Floats<W> row_lse = load<W>(lse + l), row_delta = load<W>(delta + l);
     Ints<W> last;
@@ -59,7 +67,8 @@ void dq_tile(const Call& call, const WorkItem& item, float* scratch) {
     delta[l] = call.delta[at.index(r)];
     last_key[l] = static_cast<int32_t>(at.last_key(r));
   }
-  load_transposed<W>(s.a, D, rows, call.shape.scale, [&](int64_t l) { return at.of_query(call.q, r0 + l); });
+  load_transposed<W>(s.a, D, rows, call.shape.scale,
+                     [&](int64_t l) { return at.of_query(call.q, r0 + l); });
   load_transposed<W>(s.b, D, rows, 1.0f, [&](int64_t l) { return at.of_query(call.d_o, r0 + l); });
   std::fill(s.sum1, s.sum1 + D * kTile, 0.0f);
 
@@ -68,19 +77,20 @@ void dq_tile(const Call& call, const WorkItem& item, float* scratch) {
     const int64_t keys = std::min(kTile, visible - j0);
     load_rows<W>(s.c, D, keys, 1.0f, [&](int64_t j) { return at.of_key(call.k, j0 + j); });
     load_rows<W>(s.d, D, keys, 1.0f, [&](int64_t j) { return at.of_key(call.v, j0 + j); });
-    multiply<W, false>(s.p, {s.c, pitch, 1}, s.a, keys, D, lanes);
-    multiply<W, false>(s.ds, {s.d, pitch, 1}, s.b, keys, D, lanes);
+    multiply(s.p, {s.c, pitch, 1}, s.a, keys, D, lanes, kTile, Write::Overwrite);
+    multiply(s.ds, {s.d, pitch, 1}, s.b, keys, D, lanes, kTile, Write::Overwrite);
     softmax_gradient_by_query<W>(s, keys, j0, lanes, lse, delta, last_key);
-    multiply<W, true>(s.sum1, {s.c, 1, pitch}, s.ds, D, keys, lanes);
+    multiply(s.sum1, {s.c, 1, pitch}, s.ds, D, keys, lanes, kTile, Write::Accumulate);
   }
-  store_transposed<W>(s.sum1, D, rows, [&](int64_t l) { return at.of_query(call.dq, r0 + l); },
-                      [&](int64_t) { return broadcast<W>(call.shape.scale); });
+  store_transposed<W>(
+      s.sum1, D, rows, [&](int64_t l) { return at.of_query(call.dq, r0 + l); },
+      [&](int64_t) { return broadcast<W>(call.shape.scale); });
 }
 
 // Lanes are keys j0 + l: p and ds (rows, lanes) from scores in p and dP in ds.
 template <int W, typename X>
-void softmax_gradient_by_key(const Call& call, const Rows<X>& at, const Scratch& s, int64_t r0, int64_t rows,
-                             int64_t j0, int64_t lanes) {
+void softmax_gradient_by_key(const Call& call, const Rows<X>& at, const Scratch& s, int64_t r0,
+                             int64_t rows, int64_t j0, int64_t lanes) {
   for (int64_t i = 0; i < rows; ++i) {
     const float lse = call.lse[at.index(r0 + i)], delta = call.delta[at.index(r0 + i)];
     const auto last = static_cast<int32_t>(at.last_key(r0 + i) - j0);
@@ -110,17 +120,20 @@ void dk_dv_tile(const Call& call, const WorkItem& item, float* scratch) {
 
   for (int64_t r0 = j0 * at.G; r0 < all_rows; r0 += kTile) {  // query j0 is the first to see key j0
     const int64_t rows = std::min(kTile, all_rows - r0);
-    load_rows<W>(s.c, D, rows, call.shape.scale, [&](int64_t i) { return at.of_query(call.q, r0 + i); });
+    load_rows<W>(s.c, D, rows, call.shape.scale,
+                 [&](int64_t i) { return at.of_query(call.q, r0 + i); });
     load_rows<W>(s.d, D, rows, 1.0f, [&](int64_t i) { return at.of_query(call.d_o, r0 + i); });
-    multiply<W, false>(s.p, {s.c, pitch, 1}, s.a, rows, D, lanes);
-    multiply<W, false>(s.ds, {s.d, pitch, 1}, s.b, rows, D, lanes);
+    multiply(s.p, {s.c, pitch, 1}, s.a, rows, D, lanes, kTile, Write::Overwrite);
+    multiply(s.ds, {s.d, pitch, 1}, s.b, rows, D, lanes, kTile, Write::Overwrite);
     softmax_gradient_by_key<W>(call, at, s, r0, rows, j0, lanes);
-    multiply<W, true>(s.sum1, {s.c, 1, pitch}, s.ds, D, rows, lanes);  // q carries the scale
-    multiply<W, true>(s.sum2, {s.d, 1, pitch}, s.p, D, rows, lanes);
+    multiply(s.sum1, {s.c, 1, pitch}, s.ds, D, rows, lanes, kTile, Write::Accumulate);  // q carries the scale
+    multiply(s.sum2, {s.d, 1, pitch}, s.p, D, rows, lanes, kTile, Write::Accumulate);
   }
   const auto unscaled = [](int64_t) { return broadcast<W>(1.0f); };
-  store_transposed<W>(s.sum1, D, keys, [&](int64_t l) { return at.of_key(call.dk, j0 + l); }, unscaled);
-  store_transposed<W>(s.sum2, D, keys, [&](int64_t l) { return at.of_key(call.dv, j0 + l); }, unscaled);
+  store_transposed<W>(
+      s.sum1, D, keys, [&](int64_t l) { return at.of_key(call.dk, j0 + l); }, unscaled);
+  store_transposed<W>(
+      s.sum2, D, keys, [&](int64_t l) { return at.of_key(call.dv, j0 + l); }, unscaled);
 }
 
 }  // namespace
@@ -130,9 +143,10 @@ int64_t attention_scratch_floats(const OpsLimits& limits, int threads) {
   return limits.tokens * limits.heads + threads * Scratch::floats(limits.head_size);
 }
 
-void attention_backward(ThreadPool& pool, MatrixView dq, MatrixView dk, MatrixView dv, MatrixView d_o, MatrixView o,
-                        TensorView lse, MatrixView q, MatrixView k, MatrixView v, TensorView sequences,
-                        const AttentionShape& shape, std::span<float> scratch) {
+void attention_backward(ThreadPool& pool, MatrixView dq, MatrixView dk, MatrixView dv,
+                        MatrixView d_o, MatrixView o, TensorView lse, MatrixView q, MatrixView k,
+                        MatrixView v, TensorView sequences, const AttentionShape& shape,
+                        std::span<float> scratch) {
   const int64_t H = shape.H, Hkv = shape.Hkv, D = shape.D;
   const int64_t tiles = pool.threads() * Scratch::floats(D);
   check(static_cast<int64_t>(scratch.size()) >= tiles + q.rows * H,
@@ -143,19 +157,20 @@ void attention_backward(ThreadPool& pool, MatrixView dq, MatrixView dk, MatrixVi
       constexpr int W = vector.kCount;
       for (int64_t h = 0; h < H; ++h) {
         const X *grad = row<X>(d_o, n) + h * D, *out = row<X>(o, n) + h * D;
-        call.delta[n * H + h] = sum_columns<W>(D, [&](int64_t d, auto c) {
-          return load<W>(grad + d, c) * load<W>(out + d, c);
-        });
+        call.delta[n * H + h] = sum_columns<W>(
+            D, [&](int64_t d, auto c) { return load<W>(grad + d, c) * load<W>(out + d, c); });
       }
     });
     const auto rows = [&](const Sequence& sequence) { return sequence.q_len * (H / Hkv); };
     const auto keys = [&](const Sequence& sequence) { return sequence.kv_len; };
     const WorkList by_query(sequences, Hkv, rows), by_key(sequences, Hkv, keys);
     for_items(pool, by_query.count(), scratch, Scratch::floats(D), [&](int64_t i, float* mine) {
-      vectorised([&](auto vector) { dq_tile<vector.kCount, X>(call, by_query.item(i, rows), mine); });
+      vectorised(
+          [&](auto vector) { dq_tile<vector.kCount, X>(call, by_query.item(i, rows), mine); });
     });
     for_items(pool, by_key.count(), scratch, Scratch::floats(D), [&](int64_t i, float* mine) {
-      vectorised([&](auto vector) { dk_dv_tile<vector.kCount, X>(call, by_key.item(i, keys), mine); });
+      vectorised(
+          [&](auto vector) { dk_dv_tile<vector.kCount, X>(call, by_key.item(i, keys), mine); });
     });
   });
 }

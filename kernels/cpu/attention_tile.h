@@ -1,12 +1,14 @@
-// What both attention passes are made of: tiles of f32 in a thread's scratch, the small products between them, and the
-// split of a call into work items. Used by attention.cpp and attention_backward.cpp.
+// What both attention passes are made of: tiles of f32 in a thread's scratch, the small products
+// between them, and the split of a call into work items. Used by attention.cpp and
+// attention_backward.cpp.
 //
-// Orientation. A tile lies as (rows, kTile) with its longer-lived side across the lanes of vectors: 64 queries in the
-// passes over query tiles, 64 keys in the pass over key tiles. Then maxima, sums and scalings are vertical, operands
-// loaded once per work item are transposed once, and those loaded per step are only broadcast, so any head size does.
+// Orientation. A tile lies as (rows, kTile) with its longer-lived side across the lanes of vectors:
+// 64 queries in the passes over query tiles, 64 keys in the pass over key tiles. Then maxima, sums
+// and scalings are vertical, operands loaded once per work item are transposed once, and those
+// loaded per step are only broadcast, so any head size does.
 //
-// The G = H / Hkv query heads of a key-value head share its tiles: "row" r of a (sequence, key-value head) is query
-// r / G with head r % G of the group.
+// The G = H / Hkv query heads of a key-value head share its tiles: "row" r of a (sequence,
+// key-value head) is query r / G with head r % G of the group.
 #pragma once
 
 #include <array>
@@ -42,7 +44,11 @@ struct Rows {
   const Sequence& sequence;
   int64_t kv_head, G, H, D;
   Rows(const WorkItem& item, const AttentionShape& shape)
-      : sequence(item.sequence), kv_head(item.kv_head), G(shape.H / shape.Hkv), H(shape.H), D(shape.D) {}
+      : sequence(item.sequence),
+        kv_head(item.kv_head),
+        G(shape.H / shape.Hkv),
+        H(shape.H),
+        D(shape.D) {}
 
   int64_t query(int64_t r) const { return sequence.q_begin + r / G; }
   int64_t head(int64_t r) const { return kv_head * G + r % G; }
@@ -50,10 +56,13 @@ struct Rows {
   // Index into a tensor (Nq, H).
   int64_t index(int64_t r) const { return query(r) * H + head(r); }
   X* of_query(const MatrixView& m, int64_t r) const { return row<X>(m, query(r)) + head(r) * D; }
-  X* of_key(const MatrixView& m, int64_t j) const { return row<X>(m, sequence.kv_begin + j) + kv_head * D; }
+  X* of_key(const MatrixView& m, int64_t j) const {
+    return row<X>(m, sequence.kv_begin + j) + kv_head * D;
+  }
 };
 
-// The work items of a call: every sequence cut into tiles of its rows (or keys), times the key-value heads.
+// The work items of a call: every sequence cut into tiles of its rows (or keys), times the
+// key-value heads.
 class WorkList {
  public:
   // length(sequence): rows to be cut into tiles.
@@ -64,7 +73,8 @@ class WorkList {
   }
   int64_t count() const { return count_; }
 
-  // Item i, the last tiles of a sequence first: under the causal mask a late query tile has the most keys.
+  // Item i, the last tiles of a sequence first: under the causal mask a late query tile has the
+  // most keys.
   template <typename Length>
   WorkItem item(int64_t i, const Length& length) const {
     int64_t s = 0;
@@ -82,11 +92,14 @@ class WorkList {
   int64_t kv_heads_, count_ = 0;
 };
 
-// body(i, scratch of the running thread) for i in [0, count): one task a thread, each drawing items until none is left.
+// body(i, scratch of the running thread) for i in [0, count): one task a thread, each drawing items
+// until none is left.
 template <typename Body>
-void for_items(ThreadPool& pool, int64_t count, std::span<float> scratch, int64_t floats_per_thread, const Body& body) {
+void for_items(ThreadPool& pool, int64_t count, std::span<float> scratch, int64_t floats_per_thread,
+               const Body& body) {
   check(static_cast<int64_t>(scratch.size()) >= floats_per_thread * pool.threads(),
-        "attention scratch of {} floats, {} threads need {} each", scratch.size(), pool.threads(), floats_per_thread);
+        "attention scratch of {} floats, {} threads need {} each", scratch.size(), pool.threads(),
+        floats_per_thread);
   std::atomic<int64_t> next = 0;
   const auto draw = [&](int64_t thread) {
     float* mine = scratch.data() + thread * floats_per_thread;
@@ -122,7 +135,8 @@ template <int W, int S = 1>
   }
 }
 
-// Lane l of the result is the sum of all lanes of v[l]: each step adds pairs of lanes and halves the vectors.
+// Lane l of the result is the sum of all lanes of v[l]: each step adds pairs of lanes and halves
+// the vectors.
 template <int W, int S = 1>
 [[gnu::always_inline]] inline Floats<W> sum_each(Floats<W> (&v)[W]) {
   if constexpr (S == W) {
@@ -156,10 +170,11 @@ void load_transposed(float* to, int64_t D, int64_t lanes, float scale, const Row
   }
 }
 
-// The D elements at row(l) = column l of `from` (D, kTile) * lane l of the scales, l < lanes: the way back.
-// scale(l0) holds the scales of lanes l0, ... l0 + W.
+// The D elements at row(l) = column l of `from` (D, kTile) * lane l of the scales, l < lanes: the
+// way back. scale(l0) holds the scales of lanes l0, ... l0 + W.
 template <int W, typename Row, typename Scale>
-void store_transposed(const float* from, int64_t D, int64_t lanes, const Row& row, const Scale& scale) {
+void store_transposed(const float* from, int64_t D, int64_t lanes, const Row& row,
+                      const Scale& scale) {
   for (int64_t l0 = 0; l0 < lanes; l0 += W) {
     decltype(row(0)) to[W];
     const auto filled = static_cast<int>(std::min<int64_t>(W, lanes - l0));
@@ -184,7 +199,8 @@ void load_rows(float* to, int64_t D, int64_t rows, float scale, const Row& row) 
   const int64_t pitch = whole_vectors<W>(D);
   for (int64_t r = 0; r < rows; ++r) {
     const auto* from = row(r);
-    for_columns<W>(D, [&](int64_t d, auto n) { store<W>(to + r * pitch + d, load<W>(from + d, n) * scale); });
+    for_columns<W>(
+        D, [&](int64_t d, auto n) { store<W>(to + r * pitch + d, load<W>(from + d, n) * scale); });
   }
 }
 
@@ -194,50 +210,8 @@ struct Broadcast {
   int64_t row, col;
 };
 
-// MR rows by NR vectors of c (=|+=) a b, sums in registers; rows of b and c are `pitch` apart.
-template <int W, int MR, int NR, bool kAdd>
-[[gnu::always_inline]] inline void multiply_block(float* c, Broadcast a, const float* b, int64_t K, int64_t pitch) {
-  Floats<W> acc[MR][NR];
-#pragma GCC unroll 16
-  for (int m = 0; m < MR; ++m)
-#pragma GCC unroll 16
-    for (int n = 0; n < NR; ++n) acc[m][n] = kAdd ? load<W>(c + m * pitch + n * W) : Floats<W>{};
-  for (int64_t k = 0; k < K; ++k) {
-    Floats<W> right[NR];
-#pragma GCC unroll 16
-    for (int n = 0; n < NR; ++n) right[n] = load<W>(b + k * pitch + n * W);
-#pragma GCC unroll 16
-    for (int m = 0; m < MR; ++m) {
-      const float left = a.data[m * a.row + k * a.col];
-#pragma GCC unroll 16
-      for (int n = 0; n < NR; ++n) acc[m][n] += left * right[n];
-    }
-  }
-#pragma GCC unroll 16
-  for (int m = 0; m < MR; ++m)
-#pragma GCC unroll 16
-    for (int n = 0; n < NR; ++n) store<W>(c + m * pitch + n * W, acc[m][n]);
-}
-
-// All rows for NR vectors of columns: blocks of MR rows, then single rows.
-template <int W, int MR, int NR, bool kAdd>
-[[gnu::always_inline]] inline void multiply_columns(float* c, Broadcast a, const float* b, int64_t M, int64_t K,
-                                                    int64_t pitch) {
-  int64_t m = 0;
-  for (; m + MR <= M; m += MR)
-    multiply_block<W, MR, NR, kAdd>(c + m * pitch, {a.data + m * a.row, a.row, a.col}, b, K, pitch);
-  for (; m < M; ++m)
-    multiply_block<W, 1, NR, kAdd>(c + m * pitch, {a.data + m * a.row, a.row, a.col}, b, K, pitch);
-}
-
-// c (M, lanes) (=|+=) a (M, K) b (K, lanes); lanes a multiple of W. An FMA takes 4 cycles and 2 start in each, so 8 or
-// more sums run side by side: 16 with the 32 registers of AVX-512, 8 with the 16 of the others.
-template <int W, bool kAdd>
-void multiply(float* c, Broadcast a, const float* b, int64_t M, int64_t K, int64_t lanes, int64_t pitch = kTile) {
-  constexpr int kWide = W == 16 ? 4 : 2;
-  int64_t l = 0;
-  for (; l + kWide * W <= lanes; l += kWide * W) multiply_columns<W, 4, kWide, kAdd>(c + l, a, b + l, M, K, pitch);
-  for (; l < lanes; l += W) multiply_columns<W, 8, 1, kAdd>(c + l, a, b + l, M, K, pitch);
-}
+// c (M, lanes) (=|+=) a (M, K) b (K, lanes), f32; rows of b and c are `pitch` apart, lanes in whole vectors of the
+// instruction set in use. Compiled once, in attention_tile.cpp, whatever the dtype of the call.
+void multiply(float* c, Broadcast a, const float* b, int64_t M, int64_t K, int64_t lanes, int64_t pitch, Write write);
 
 }  // namespace lema::cpu

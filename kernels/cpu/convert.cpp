@@ -13,7 +13,8 @@ template <typename Out, typename In>
 void convert(Out* out, const In* in, int64_t n) {
   vectorised([&](auto lanes) {
     constexpr int W = lanes.kCount;
-    for_columns<W>(n, [&](int64_t i, auto count) { store<W>(out + i, load<W>(in + i, count), count); });
+    for_columns<W>(
+        n, [&](int64_t i, auto count) { store<W>(out + i, load<W>(in + i, count), count); });
   });
 }
 
@@ -21,21 +22,33 @@ void convert(Out* out, const In* in, int64_t n) {
 
 void widen(float* out, const void* in, DType dtype, int64_t n) {
   switch (dtype) {
-    case DType::F32: std::memcpy(out, in, static_cast<size_t>(n) * sizeof(float)); return;
-    case DType::BF16: convert(out, static_cast<const bf16*>(in), n); return;
-    case DType::F16: convert(out, static_cast<const f16*>(in), n); return;
-    default: fail(ErrorCode::Internal, "cannot compute on {}", name(dtype));
+    case DType::F32:
+      std::memcpy(out, in, static_cast<size_t>(n) * sizeof(float));
+      return;
+    case DType::BF16:
+      convert(out, static_cast<const bf16*>(in), n);
+      return;
+    case DType::F16:
+      convert(out, static_cast<const f16*>(in), n);
+      return;
+    default:
+      fail(ErrorCode::Internal, "cannot compute on {}", name(dtype));
   }
 }
 
 void narrow(void* out, DType dtype, const float* in, int64_t n) {
   switch (dtype) {
-    case DType::F32: std::memcpy(out, in, static_cast<size_t>(n) * sizeof(float)); return;
-    case DType::BF16: convert(static_cast<bf16*>(out), in, n); return;
+    case DType::F32:
+      std::memcpy(out, in, static_cast<size_t>(n) * sizeof(float));
+      return;
+    case DType::BF16:
+      convert(static_cast<bf16*>(out), in, n);
+      return;
     case DType::F16:
       for (int64_t i = 0; i < n; ++i) static_cast<f16*>(out)[i] = to_f16(in[i]);
       return;
-    default: fail(ErrorCode::Internal, "cannot store {}", name(dtype));
+    default:
+      fail(ErrorCode::Internal, "cannot store {}", name(dtype));
   }
 }
 

@@ -1,4 +1,5 @@
-// Rows of numbers between storage types and f32, vectorised. Used by the matrix products and everything around them.
+// Rows of numbers between storage types and f32, vectorised. Used by the matrix products and
+// everything around them.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +14,8 @@ void widen(float* out, const void* in, DType dtype, int64_t n);
 void narrow(void* out, DType dtype, const float* in, int64_t n);
 // x[i] rounded to `dtype` and back: nothing for F32.
 void round_in_place(float* x, DType dtype, int64_t n);
-// widen, then round to the compute type X (F32 or BF16) where `dtype` is not X: how operands enter a product.
+// widen, then round to the compute type X (F32 or BF16) where `dtype` is not X: how operands enter
+// a product.
 void widen_operand(float* out, const void* in, DType dtype, DType X, int64_t n);
 
 }  // namespace lema::cpu

@@ -23,13 +23,15 @@ CpuOps::CpuOps(int threads, const OpsLimits& limits)
     : limits_(limits),
       pool_(threads > 0 ? threads : available_cpus()),
       workspace_(limits, pool_.threads()),
-      attention_memory_(attention_scratch_floats(limits, pool_.threads()) * static_cast<int64_t>(sizeof(float)),
-                        "CPU attention's scratch") {}
+      attention_memory_(
+          attention_scratch_floats(limits, pool_.threads()) * static_cast<int64_t>(sizeof(float)),
+          "CPU attention's scratch") {}
 
 int64_t CpuOps::scratch_bytes() const { return workspace_.bytes() + attention_memory_.bytes(); }
 
 std::span<float> CpuOps::attention_scratch() const {
-  return {attention_memory_.floats(), static_cast<size_t>(attention_memory_.bytes()) / sizeof(float)};
+  return {attention_memory_.floats(),
+          static_cast<size_t>(attention_memory_.bytes()) / sizeof(float)};
 }
 
 void CpuOps::linear(MatrixView y, MatrixView x, std::span<const LinearPart> parts, Write write) {
@@ -37,8 +39,8 @@ void CpuOps::linear(MatrixView y, MatrixView x, std::span<const LinearPart> part
   cpu::linear(pool_, workspace_, y, x, parts, write);
 }
 
-void CpuOps::linear_backward(MatrixView dx, MatrixView dy, MatrixView x, std::span<const LinearPart> parts,
-                             Write write) {
+void CpuOps::linear_backward(MatrixView dx, MatrixView dy, MatrixView x,
+                             std::span<const LinearPart> parts, Write write) {
   checks::linear_backward(dx, dy, x, parts, limits_);
   cpu::linear_backward(pool_, workspace_, dx, dy, x, parts, write);
 }
@@ -48,7 +50,8 @@ void CpuOps::rmsnorm(MatrixView y, MatrixView x, TensorView weight, float eps) {
   cpu::rmsnorm(pool_, y, x, weight, eps);
 }
 
-void CpuOps::rmsnorm_backward(MatrixView dx, MatrixView dy, MatrixView x, TensorView weight, float eps, Write write) {
+void CpuOps::rmsnorm_backward(MatrixView dx, MatrixView dy, MatrixView x, TensorView weight,
+                              float eps, Write write) {
   checks::rmsnorm_backward(dx, dy, x, weight);
   cpu::rmsnorm_backward(pool_, dx, dy, x, weight, eps, write);
 }
@@ -58,28 +61,30 @@ void CpuOps::layernorm(MatrixView y, MatrixView x, TensorView weight, TensorView
   cpu::layernorm(pool_, y, x, weight, bias, eps);
 }
 
-void CpuOps::layernorm_backward(MatrixView dx, MatrixView dy, MatrixView x, TensorView weight, float eps,
-                                Write write) {
+void CpuOps::layernorm_backward(MatrixView dx, MatrixView dy, MatrixView x, TensorView weight,
+                                float eps, Write write) {
   checks::layernorm_backward(dx, dy, x, weight);
   cpu::layernorm_backward(pool_, dx, dy, x, weight, eps, write);
 }
 
-void CpuOps::rope(MatrixView x, TensorView positions, TensorView table, int64_t head_size, bool inverse) {
+void CpuOps::rope(MatrixView x, TensorView positions, TensorView table, int64_t head_size,
+                  bool inverse) {
   checks::rope(x, positions, table, head_size);
   cpu::rope(pool_, x, positions, table, head_size, inverse);
 }
 
-void CpuOps::attention(MatrixView o, TensorView lse, MatrixView q, MatrixView k, MatrixView v, TensorView sequences,
-                       const AttentionShape& shape) {
+void CpuOps::attention(MatrixView o, TensorView lse, MatrixView q, MatrixView k, MatrixView v,
+                       TensorView sequences, const AttentionShape& shape) {
   checks::attention(o, lse, q, k, v, sequences, shape, limits_);
   cpu::attention(pool_, o, lse, q, k, v, sequences, shape, attention_scratch());
 }
 
-void CpuOps::attention_backward(MatrixView dq, MatrixView dk, MatrixView dv, MatrixView d_o, MatrixView o,
-                                TensorView lse, MatrixView q, MatrixView k, MatrixView v, TensorView sequences,
-                                const AttentionShape& shape) {
+void CpuOps::attention_backward(MatrixView dq, MatrixView dk, MatrixView dv, MatrixView d_o,
+                                MatrixView o, TensorView lse, MatrixView q, MatrixView k,
+                                MatrixView v, TensorView sequences, const AttentionShape& shape) {
   checks::attention_backward(dq, dk, dv, d_o, o, lse, q, k, v, sequences, shape, limits_);
-  cpu::attention_backward(pool_, dq, dk, dv, d_o, o, lse, q, k, v, sequences, shape, attention_scratch());
+  cpu::attention_backward(pool_, dq, dk, dv, d_o, o, lse, q, k, v, sequences, shape,
+                          attention_scratch());
 }
 
 void CpuOps::swiglu(MatrixView y, MatrixView gate_up) {

@@ -1,5 +1,6 @@
-// The CPU as a Device: everything is done when the call returns, so queues and events are formalities that are still
-// checked for misuse. Made by make_cpu_device for the run commands and the tests.
+// The CPU as a Device: everything is done when the call returns, so queues and events are
+// formalities that are still checked for misuse. Made by make_cpu_device for the run commands and
+// the tests.
 #include "device.h"
 
 #include <atomic>
@@ -18,8 +19,12 @@ class CpuDevice final : public Device {
   std::string name() const override { return "cpu"; }
   bool reads_host_memory() const override { return true; }
 
-  Buffer allocate(int64_t bytes, std::string_view label) override { return map(bytes, label, false); }
-  Buffer allocate_pinned(int64_t bytes, std::string_view label) override { return map(bytes, label, true); }
+  Buffer allocate(int64_t bytes, std::string_view label) override {
+    return map(bytes, label, false);
+  }
+  Buffer allocate_pinned(int64_t bytes, std::string_view label) override {
+    return map(bytes, label, true);
+  }
 
   void copy_async(Queue, void* to, const void* from, int64_t bytes) override {
     std::memmove(to, from, static_cast<size_t>(bytes));
@@ -46,7 +51,8 @@ class CpuDevice final : public Device {
     bytes_of_.erase(it);
   }
   void check_event(Event event) const {
-    check(event.id >= 0 && event.id < event_count_, "event {} of {} created", event.id, event_count_.load());
+    check(event.id >= 0 && event.id < event_count_, "event {} of {} created", event.id,
+          event_count_.load());
   }
 
   std::mutex mutex_;

@@ -17,9 +17,13 @@ using Type = std::type_identity<T>;
 template <typename Fn>
 void with_activation(DType dtype, Fn&& fn) {
   switch (dtype) {
-    case DType::F32: return fn(Type<float>{});
-    case DType::BF16: return fn(Type<bf16>{});
-    default: fail(ErrorCode::Internal, "no CPU kernel for activations of {}; F32 and BF16 exist", name(dtype));
+    case DType::F32:
+      return fn(Type<float>{});
+    case DType::BF16:
+      return fn(Type<bf16>{});
+    default:
+      fail(ErrorCode::Internal, "no CPU kernel for activations of {}; F32 and BF16 exist",
+           name(dtype));
   }
 }
 
@@ -27,10 +31,15 @@ void with_activation(DType dtype, Fn&& fn) {
 template <typename Fn>
 void with_weight(DType dtype, Fn&& fn) {
   switch (dtype) {
-    case DType::F32: return fn(Type<float>{});
-    case DType::BF16: return fn(Type<bf16>{});
-    case DType::F16: return fn(Type<f16>{});
-    default: fail(ErrorCode::Internal, "no CPU kernel for weights of {}; F32, BF16 and F16 exist", name(dtype));
+    case DType::F32:
+      return fn(Type<float>{});
+    case DType::BF16:
+      return fn(Type<bf16>{});
+    case DType::F16:
+      return fn(Type<f16>{});
+    default:
+      fail(ErrorCode::Internal, "no CPU kernel for weights of {}; F32, BF16 and F16 exist",
+           name(dtype));
   }
 }
 

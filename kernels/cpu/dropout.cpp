@@ -11,7 +11,8 @@ namespace {
 
 constexpr int kBlocks = 64;  // counters of one batch: 256 words
 
-// words[4 i + w] = philox(key, Dropout, first + i)[w]; rounds outside, counters inside, so that the loop vectorises.
+// words[4 i + w] = philox(key, Dropout, first + i)[w]; rounds outside, counters inside, so that the
+// loop vectorises.
 [[gnu::always_inline]] inline void draw(uint32_t* words, uint64_t key, uint64_t first) {
   uint32_t c[4][kBlocks];
   for (int i = 0; i < kBlocks; ++i) {
@@ -43,11 +44,12 @@ constexpr int kBlocks = 64;  // counters of one batch: 256 words
 
 }  // namespace
 
-void drop(float* x, int64_t stride, int64_t rows, int64_t cols, const LoraView& lora, int64_t row, int64_t col,
-          int64_t width) {
+void drop(float* x, int64_t stride, int64_t rows, int64_t cols, const LoraView& lora, int64_t row,
+          int64_t col, int64_t width) {
   uint32_t words[4 * kBlocks];
   for (int64_t i = 0; i < rows; ++i) {
-    const int64_t begin = (lora.first_row + row + i) * width + col;  // linear index of the row's first element
+    const int64_t begin =
+        (lora.first_row + row + i) * width + col;  // linear index of the row's first element
     for (int64_t at = begin; at < begin + cols;) {
       const int64_t base = at / 4 * 4, end = std::min(begin + cols, base + 4 * kBlocks);
       float* to = x + i * stride + (at - begin);

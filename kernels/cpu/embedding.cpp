@@ -15,7 +15,8 @@ void embedding(ThreadPool& pool, MatrixView y, TensorView ids, TensorView table,
         constexpr int W = lanes.kCount;
         const G* entry = entries + int64_t{id[r]} * y.cols;
         X* out = row<X>(y, r);
-        for_columns<W>(y.cols, [&](int64_t c, auto n) { store<W>(out + c, load<W>(entry + c, n), n, write); });
+        for_columns<W>(
+            y.cols, [&](int64_t c, auto n) { store<W>(out + c, load<W>(entry + c, n), n, write); });
       });
     });
   });

@@ -1,5 +1,5 @@
-// GELU forward and backward. 0.5 (1 + tanh(u)) is the logistic function of 2u, which keeps full precision for large
-// negative x, where the sum would cancel.
+// GELU forward and backward. 0.5 (1 + tanh(u)) is the logistic function of 2u, which keeps full
+// precision for large negative x, where the sum would cancel.
 #include "cpu/gelu.h"
 
 #include "cpu/dispatch.h"

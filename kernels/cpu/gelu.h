@@ -1,4 +1,5 @@
-// GELU (tanh form) on the CPU; contract in Ops::gelu and Ops::gelu_backward. Called by CpuOps, shapes checked before.
+// GELU (tanh form) on the CPU; contract in Ops::gelu and Ops::gelu_backward. Called by CpuOps,
+// shapes checked before.
 #pragma once
 
 #include "core/thread_pool.h"

@@ -1,5 +1,6 @@
-// The blocked matrix product: panels of 48 columns against 8 rows at a time, accumulators in registers, one inner
-// kernel per instruction set. Called by linear and head through pack_panel and multiply.
+// The blocked matrix product: panels of 48 columns against 8 rows at a time, accumulators in
+// registers, one inner kernel per instruction set. Called by linear and head through pack_panel and
+// multiply.
 #include "cpu/gemm.h"
 
 #include <immintrin.h>
@@ -25,7 +26,7 @@ struct Inner {
   const float* a;
   int64_t rs, cs;
   const float* b;
-  int64_t K, m;
+  int64_t ldb, K, m;
   bool accumulate;
   // Rows past the last repeat it: they are computed and not stored.
   const float* row(int i) const { return a + std::min<int64_t>(i, m - 1) * rs; }
@@ -41,10 +42,11 @@ template <int kLanes>
     row[i] = p.row(i);
 #pragma GCC unroll 3
     for (int v = 0; v < kLanes; ++v)
-      acc[i][v] = p.accumulate && i < p.m ? _mm512_loadu_ps(p.c + i * p.ldc + 16 * v) : _mm512_setzero_ps();
+      acc[i][v] =
+          p.accumulate && i < p.m ? _mm512_loadu_ps(p.c + i * p.ldc + 16 * v) : _mm512_setzero_ps();
   }
   const float* b = p.b;
-  for (int64_t k = 0, offset = 0; k < p.K; ++k, offset += p.cs, b += 16 * kLanes) {
+  for (int64_t k = 0, offset = 0; k < p.K; ++k, offset += p.cs, b += p.ldb) {
     __m512 bv[kLanes];
 #pragma GCC unroll 3
     for (int v = 0; v < kLanes; ++v) bv[v] = _mm512_loadu_ps(b + 16 * v);
@@ -79,7 +81,7 @@ template <int kLanes>
         acc[i][1] = load ? _mm256_loadu_ps(c + 8) : _mm256_setzero_ps();
       }
       const float* b = p.b + 16 * lane;
-      for (int64_t k = 0, offset = 0; k < p.K; ++k, offset += p.cs, b += 16 * kLanes) {
+      for (int64_t k = 0, offset = 0; k < p.K; ++k, offset += p.cs, b += p.ldb) {
         const __m256 b0 = _mm256_loadu_ps(b), b1 = _mm256_loadu_ps(b + 8);
 #pragma GCC unroll 4
         for (int i = 0; i < 4; ++i) {
@@ -104,7 +106,7 @@ void inner_plain(const Inner& p) {
     float acc[kWidth] = {};
     if (p.accumulate) std::memcpy(acc, p.c + i * p.ldc, sizeof acc);
     const float *a = p.a + i * p.rs, *b = p.b;
-    for (int64_t k = 0; k < p.K; ++k, b += kWidth)
+    for (int64_t k = 0; k < p.K; ++k, b += p.ldb)
       for (int j = 0; j < kWidth; ++j) acc[j] += a[k * p.cs] * b[j];
     std::memcpy(p.c + i * p.ldc, acc, sizeof acc);
   }
@@ -112,9 +114,10 @@ void inner_plain(const Inner& p) {
 
 using InnerKernel = void (*)(const Inner&);
 InnerKernel inner_kernel(int64_t lanes) {
-  static constexpr InnerKernel kKernels[3][3] = {{inner_plain<1>, inner_plain<2>, inner_plain<3>},
-                                                 {inner_avx2<1>, inner_avx2<2>, inner_avx2<3>},
-                                                 {inner_avx512<1>, inner_avx512<2>, inner_avx512<3>}};
+  static constexpr InnerKernel kKernels[3][3] = {
+      {inner_plain<1>, inner_plain<2>, inner_plain<3>},
+      {inner_avx2<1>, inner_avx2<2>, inner_avx2<3>},
+      {inner_avx512<1>, inner_avx512<2>, inner_avx512<3>}};
   return kKernels[static_cast<int>(isa())][lanes - 1];
 }
 
@@ -152,15 +155,15 @@ Operand copy_block(float* out, const Operand& a, int64_t M, int64_t K, DType X) 
 }
 
 // One sliver against all rows; `n` of its columns exist in c.
-void multiply_sliver(float* c, int64_t ldc, const Operand& a, const float* b, int64_t M, int64_t n, int64_t K,
-                     bool accumulate) {
+void multiply_sliver(float* c, int64_t ldc, const Operand& a, const float* b, int64_t ldb, int64_t M,
+                     int64_t n, int64_t K, bool accumulate) {
   const int64_t width = round_up(n, kLane);
   const InnerKernel inner = inner_kernel(width / kLane);
   for (int64_t i = 0; i < M; i += kRows) {
     const auto* rows = static_cast<const float*>(a.from(i, 0).data);
     const int64_t m = std::min<int64_t>(kRows, M - i);
     if (n == width) {
-      inner({c + i * ldc, ldc, rows, a.row_stride, a.col_stride, b, K, m, accumulate});
+      inner({c + i * ldc, ldc, rows, a.row_stride, a.col_stride, b, ldb, K, m, accumulate});
       continue;
     }
     float edge[kRows * kSliver];
@@ -168,7 +171,7 @@ void multiply_sliver(float* c, int64_t ldc, const Operand& a, const float* b, in
       std::copy_n(c + (i + r) * ldc, n, edge + r * width);
       std::fill(edge + r * width + n, edge + (r + 1) * width, 0.f);
     }
-    inner({edge, width, rows, a.row_stride, a.col_stride, b, K, m, accumulate});
+    inner({edge, width, rows, a.row_stride, a.col_stride, b, ldb, K, m, accumulate});
     for (int64_t r = 0; r < m; ++r) std::copy_n(edge + r * width, n, c + (i + r) * ldc);
   }
 }
@@ -178,7 +181,8 @@ bool native_bf16(DType X) { return X == DType::BF16 && bf16_products() != Bf16Pr
 }  // namespace
 
 void pack_panel(const Panel& panel, const Operand& b, int64_t N, DType X) {
-  check(b.row_stride == 1 || b.col_stride == 1, "an operand has strides {} and {}", b.row_stride, b.col_stride);
+  check(b.row_stride == 1 || b.col_stride == 1, "an operand has strides {} and {}", b.row_stride,
+        b.col_stride);
   if (native_bf16(X)) return pack_panel_bf16(panel, b, N);
   for (int64_t j = 0; j < N; j += kSliver) {
     const int64_t n = std::min(kSliver, N - j), width = round_up(n, kLane);
@@ -190,9 +194,17 @@ void pack_panel(const Panel& panel, const Operand& b, int64_t N, DType X) {
   }
 }
 
-void multiply(float* c, int64_t ldc, const Operand& a, const Panel& panel, int64_t M, int64_t N, int64_t K, Write write,
-              DType X, float* scratch) {
-  check(M <= kTileRows && panel.first + K <= panel.K, "{} rows by {} inner of a panel of {}", M, K, panel.K);
+Panel panel_in_place(const Panel& panel, const Operand& b, int64_t N, DType X) {
+  if (b.dtype == DType::F32 && X == DType::F32 && b.col_stride == 1 && N % kLane == 0)
+    return {static_cast<float*>(const_cast<void*>(b.data)), panel.K, 0, b.row_stride};
+  pack_panel(panel, b, N, X);
+  return panel;
+}
+
+void multiply(float* c, int64_t ldc, const Operand& a, const Panel& panel, int64_t M, int64_t N,
+              int64_t K, Write write, DType X, float* scratch) {
+  check(M <= kTileRows && panel.first + K <= panel.K, "{} rows by {} inner of a panel of {}", M, K,
+        panel.K);
   if (native_bf16(X)) return multiply_bf16(c, ldc, a, panel, M, N, K, write, scratch);
   for (int64_t k0 = 0; k0 < K; k0 += kInnerBlock) {
     const int64_t kn = std::min(kInnerBlock, K - k0);
@@ -200,8 +212,9 @@ void multiply(float* c, int64_t ldc, const Operand& a, const Panel& panel, int64
     const Operand block = in_place ? a.from(0, k0) : copy_block(scratch, a.from(0, k0), M, kn, X);
     for (int64_t j = 0; j < N; j += kSliver) {
       const int64_t n = std::min(kSliver, N - j), width = round_up(n, kLane);
-      multiply_sliver(c + j, ldc, block, panel.columns_from(j).data + (panel.first + k0) * width, M, n, kn,
-                      k0 > 0 || write == Write::Accumulate);
+      const int64_t ldb = panel.stride > 0 ? panel.stride : width;
+      const float* b = panel.columns_from(j).data + (panel.first + k0) * ldb;
+      multiply_sliver(c + j, ldc, block, b, ldb, M, n, kn, k0 > 0 || write == Write::Accumulate);
     }
   }
 }

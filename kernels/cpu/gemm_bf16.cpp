@@ -1,5 +1,5 @@
-// bf16 kernels: AMX multiplies 16 x 32 by 32 x 16 in one instruction, 32 rows by 48 columns at a time; AVX512-BF16 adds
-// products of pairs to 8 rows by 48 columns. Called by gemm.cpp.
+// bf16 kernels: AMX multiplies 16 x 32 by 32 x 16 in one instruction, 32 rows by 48 columns at a
+// time; AVX512-BF16 adds products of pairs to 8 rows by 48 columns. Called by gemm.cpp.
 #include "cpu/gemm_bf16.h"
 
 #include <cpuid.h>
@@ -24,8 +24,11 @@ constexpr int kRows = 8;           // rows of the AVX-512 kernel
 
 bool amx_granted() {
   unsigned a = 0, b = 0, c = 0, d = 0;
-  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0 || (d & (1u << 22)) == 0 || (d & (1u << 24)) == 0) return false;
-  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0 || (d & (1u << 22)) == 0 ||
+      (d & (1u << 24)) == 0)
+    return false;
+  constexpr long kRequestPermission = 0x1023,
+                 kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
 
@@ -34,8 +37,8 @@ std::atomic<Bf16Products>& chosen() {
   return products;
 }
 
-// c (m, 16 lanes) (=|+=) a (m, K) times a sliver, K a multiple of kInnerStep; rows of a are lda apart and readable up
-// to the next multiple of 16.
+// c (m, 16 lanes) (=|+=) a (m, K) times a sliver, K a multiple of kInnerStep; rows of a are lda
+// apart and readable up to the next multiple of 16.
 struct Inner {
   float* c;
   int64_t ldc;
@@ -55,7 +58,8 @@ template <int kLanes>
     row[i] = p.a + std::min<int64_t>(i, p.m - 1) * p.lda;
 #pragma GCC unroll 3
     for (int v = 0; v < kLanes; ++v)
-      acc[i][v] = p.accumulate && i < p.m ? _mm512_loadu_ps(p.c + i * p.ldc + 16 * v) : _mm512_setzero_ps();
+      acc[i][v] =
+          p.accumulate && i < p.m ? _mm512_loadu_ps(p.c + i * p.ldc + 16 * v) : _mm512_setzero_ps();
   }
   const bf16* b = p.b;
   for (int64_t k = 0; k < p.K; k += 2, b += 32 * kLanes) {
@@ -69,7 +73,8 @@ template <int kLanes>
       const __m512i av = _mm512_set1_epi32(pair);
 #pragma GCC unroll 3
       for (int v = 0; v < kLanes; ++v)
-        acc[i][v] = _mm512_dpbf16_ps(acc[i][v], reinterpret_cast<__m512bh>(av), reinterpret_cast<__m512bh>(bv[v]));
+        acc[i][v] = _mm512_dpbf16_ps(acc[i][v], reinterpret_cast<__m512bh>(av),
+                                     reinterpret_cast<__m512bh>(bv[v]));
     }
   }
 #pragma GCC unroll 8
@@ -80,10 +85,12 @@ template <int kLanes>
   }
 }
 
-// Tiles 0-2 and 3-5 hold the sums of the upper and lower 16 rows, 6 rows of a, 7 a block of b. Full tiles only.
+// Tiles 0-2 and 3-5 hold the sums of the upper and lower 16 rows, 6 rows of a, 7 a block of b. Full
+// tiles only.
 template <int kLanes, bool kLower>
 [[gnu::target("amx-tile,amx-bf16")]] void inner_amx(const Inner& p) {
-  const auto c_bytes = static_cast<size_t>(p.ldc) * sizeof(float), a_bytes = static_cast<size_t>(p.lda) * sizeof(bf16);
+  const auto c_bytes = static_cast<size_t>(p.ldc) * sizeof(float),
+             a_bytes = static_cast<size_t>(p.lda) * sizeof(bf16);
   constexpr size_t kBBytes = kLanes * 64;
   float* lower = p.c + kTileSide * p.ldc;
   _tile_zero(0);
@@ -162,8 +169,10 @@ using InnerKernel = void (*)(const Inner&);
 // By rows: 8 (AVX-512), 16 or 32 (AMX); by lanes.
 InnerKernel inner_kernel(int64_t rows, int64_t lanes) {
   static constexpr InnerKernel kAvx512[] = {inner_avx512<1>, inner_avx512<2>, inner_avx512<3>};
-  static constexpr InnerKernel kAmx16[] = {inner_amx<1, false>, inner_amx<2, false>, inner_amx<3, false>};
-  static constexpr InnerKernel kAmx32[] = {inner_amx<1, true>, inner_amx<2, true>, inner_amx<3, true>};
+  static constexpr InnerKernel kAmx16[] = {inner_amx<1, false>, inner_amx<2, false>,
+                                           inner_amx<3, false>};
+  static constexpr InnerKernel kAmx32[] = {inner_amx<1, true>, inner_amx<2, true>,
+                                           inner_amx<3, true>};
   return (rows == kRows ? kAvx512 : rows == kTileSide ? kAmx16 : kAmx32)[lanes - 1];
 }
 
@@ -181,7 +190,8 @@ void narrow_operand(bf16* out, const void* in, DType dtype, int64_t n) {
   }
 }
 
-// Columns contiguous in memory: a pair is 32 bits that lie together, so pairs are transposed as f32 are.
+// Columns contiguous in memory: a pair is 32 bits that lie together, so pairs are transposed as f32
+// are.
 void pack_columns(bf16* sliver, int64_t width, const Operand& b, int64_t K, int64_t n) {
   constexpr int64_t kStep = 2 * kTransposeCols;
   float pairs[16][kTransposeCols] = {};
@@ -191,7 +201,8 @@ void pack_columns(bf16* sliver, int64_t width, const Operand& b, int64_t K, int6
       for (int64_t j = 0; j < 16; ++j) {
         auto* to = reinterpret_cast<std::byte*>(pairs[j]);
         const int64_t filled = j0 + j < n ? kn : 0;
-        if (filled > 0) narrow_operand(reinterpret_cast<bf16*>(to), b.from(k0, j0 + j).data, b.dtype, kn);
+        if (filled > 0)
+          narrow_operand(reinterpret_cast<bf16*>(to), b.from(k0, j0 + j).data, b.dtype, kn);
         std::fill(to + 2 * filled, to + 4 * kTransposeCols, std::byte{0});
       }
       const int64_t rows = std::min(kTransposeCols, round_up(K - k0, kInnerStep) / 2);
@@ -213,16 +224,18 @@ void interleave(bf16* out, const bf16* even, const bf16* odd, int64_t n) {
 // Rows k and k + 1 of m (K, n), n <= 64, interleaved and zero beyond m, up to `width` columns.
 void interleave_rows(bf16* out, const Operand& m, int64_t k, int64_t K, int64_t n, int64_t width) {
   if (m.dtype == DType::BF16 && n == width && n % 8 == 0 && k + 1 < K)
-    return interleave(out, static_cast<const bf16*>(m.from(k, 0).data), static_cast<const bf16*>(m.from(k + 1, 0).data),
-                      n);
+    return interleave(out, static_cast<const bf16*>(m.from(k, 0).data),
+                      static_cast<const bf16*>(m.from(k + 1, 0).data), n);
   bf16 rows[2][kTransposeCols] = {};
-  for (int64_t i = 0; i < 2 && k + i < K; ++i) narrow_operand(rows[i], m.from(k + i, 0).data, m.dtype, n);
+  for (int64_t i = 0; i < 2 && k + i < K; ++i)
+    narrow_operand(rows[i], m.from(k + i, 0).data, m.dtype, n);
   interleave(out, rows[0], rows[1], width);
 }
 
 // Rows contiguous in memory: two rows are interleaved.
 void pack_rows(bf16* sliver, int64_t width, const Operand& b, int64_t K, int64_t n) {
-  for (int64_t k = 0; k < round_up(K, kInnerStep); k += 2) interleave_rows(sliver + k * width, b, k, K, n, width);
+  for (int64_t k = 0; k < round_up(K, kInnerStep); k += 2)
+    interleave_rows(sliver + k * width, b, k, K, n, width);
 }
 
 // A (M, K) as contiguous rows of bf16, zero up to a multiple of kInnerStep columns.
@@ -241,7 +254,8 @@ void copy_rows(bf16* out, const Operand& a, int64_t M, int64_t K) {
     for (int64_t k = 0; k < padded; k += kInnerStep) {
       const int64_t m = std::min(kTransposeCols, M - i);
       for (int64_t q = 0; q < 16; ++q)
-        interleave_rows(reinterpret_cast<bf16*>(pairs[q]), a.from(i, 0).transposed(), k + 2 * q, K, m, round_up(m, 8));
+        interleave_rows(reinterpret_cast<bf16*>(pairs[q]), a.from(i, 0).transposed(), k + 2 * q, K,
+                        m, round_up(m, 8));
       transpose_lane(reinterpret_cast<float*>(out + i * padded + k), padded / 2, pairs, m);
     }
 }
@@ -252,7 +266,8 @@ void multiply_block(const Inner& p, int64_t n, int64_t rows) {
   const InnerKernel inner = inner_kernel(rows, width / kLane);
   if (n == width && (p.m == rows || rows == kRows)) return inner(p);
   float edge[2 * kTileSide * kSliver];
-  for (int64_t r = 0; p.accumulate && r < p.m; ++r) std::copy_n(p.c + r * p.ldc, n, edge + r * width);
+  for (int64_t r = 0; p.accumulate && r < p.m; ++r)
+    std::copy_n(p.c + r * p.ldc, n, edge + r * width);
   Inner q = p;
   q.c = edge, q.ldc = width;
   inner(q);
@@ -262,7 +277,8 @@ void multiply_block(const Inner& p, int64_t n, int64_t rows) {
 }  // namespace
 
 Bf16Products widest_bf16_products() {
-  if (widest_isa() != Isa::Avx512 || !__builtin_cpu_supports("avx512bf16")) return Bf16Products::Widened;
+  if (widest_isa() != Isa::Avx512 || !__builtin_cpu_supports("avx512bf16"))
+    return Bf16Products::Widened;
   static const bool amx = amx_granted();
   return amx ? Bf16Products::Amx : Bf16Products::Avx512;
 }
@@ -272,8 +288,8 @@ Bf16Products bf16_products() {
 }
 
 void use_bf16_products(Bf16Products products) {
-  check(products <= widest_bf16_products(), "bf16 products {} asked of a CPU with {}", static_cast<int>(products),
-        static_cast<int>(widest_bf16_products()));
+  check(products <= widest_bf16_products(), "bf16 products {} asked of a CPU with {}",
+        static_cast<int>(products), static_cast<int>(widest_bf16_products()));
   chosen().store(products, std::memory_order_relaxed);
 }
 
@@ -288,12 +304,14 @@ void pack_panel_bf16(const Panel& panel, const Operand& b, int64_t N) {
   }
 }
 
-void multiply_bf16(float* c, int64_t ldc, const Operand& a, const Panel& panel, int64_t M, int64_t N, int64_t K,
-                   Write write, float* scratch) {
+void multiply_bf16(float* c, int64_t ldc, const Operand& a, const Panel& panel, int64_t M,
+                   int64_t N, int64_t K, Write write, float* scratch) {
   check(panel.first % kInnerStep == 0, "a bf16 panel used from row {}", panel.first);
   const bool amx = bf16_products() == Bf16Products::Amx;
-  const bool in_place = a.dtype == DType::BF16 && a.col_stride == 1 && K % kInnerStep == 0 && M % kTileSide == 0;
-  const int64_t block = in_place ? K : kMultiplyScratch * 2 / kTileRows;  // two bf16 in each float of scratch
+  const bool in_place =
+      a.dtype == DType::BF16 && a.col_stride == 1 && K % kInnerStep == 0 && M % kTileSide == 0;
+  const int64_t block =
+      in_place ? K : kMultiplyScratch * 2 / kTileRows;  // two bf16 in each float of scratch
   const TileRegisters registers(amx);
   for (int64_t k0 = 0; k0 < K; k0 += block) {
     const int64_t kn = std::min(block, K - k0), padded = round_up(kn, kInnerStep);
@@ -303,12 +321,14 @@ void multiply_bf16(float* c, int64_t ldc, const Operand& a, const Panel& panel, 
     const int64_t lda = in_place ? a.row_stride : padded;
     for (int64_t j = 0; j < N; j += kSliver) {
       const int64_t n = std::min(kSliver, N - j), width = round_up(n, kLane);
-      const auto* b = reinterpret_cast<const bf16*>(panel.columns_from(j).data) + (panel.first + k0) * width;
+      const auto* b =
+          reinterpret_cast<const bf16*>(panel.columns_from(j).data) + (panel.first + k0) * width;
       for (int64_t i = 0; i < M;) {
         const int64_t step = !amx ? kRows : M - i > kTileSide ? 2 * kTileSide : kTileSide;
         const bool accumulate = k0 > 0 || write == Write::Accumulate;
-        multiply_block({c + i * ldc + j, ldc, rows + i * lda, lda, b, padded, std::min(step, M - i), accumulate}, n,
-                       step);
+        multiply_block({c + i * ldc + j, ldc, rows + i * lda, lda, b, padded, std::min(step, M - i),
+                        accumulate},
+                       n, step);
         i += step;
       }
     }

@@ -1,13 +1,14 @@
-// Products in native bf16: operands stay 16 bits wide, sums are f32. Behind pack_panel and multiply of gemm.h for
-// X = BF16 on CPUs with AMX or AVX512-BF16; elsewhere bf16 is widened and multiplied as f32.
+// Products in native bf16: operands stay 16 bits wide, sums are f32. Behind pack_panel and multiply
+// of gemm.h for X = BF16 on CPUs with AMX or AVX512-BF16; elsewhere bf16 is widened and multiplied
+// as f32.
 #pragma once
 
 #include "cpu/gemm.h"
 
 namespace lema::cpu {
 
-// Ascending in speed. Results are bit-equal within one, not across: Widened adds one product at a time, the others add
-// pairs first and flush subnormals.
+// Ascending in speed. Results are bit-equal within one, not across: Widened adds one product at a
+// time, the others add pairs first and flush subnormals.
 enum class Bf16Products { Widened, Avx512, Amx };
 // The fastest that CPU and operating system grant; asking makes Linux grant AMX to this process.
 Bf16Products widest_bf16_products();
@@ -16,10 +17,11 @@ Bf16Products bf16_products();
 // For tests. Internal error when this CPU lacks it. Threads: not while a kernel runs.
 void use_bf16_products(Bf16Products products);
 
-// Panels as [pairs of rows][columns][2], zero up to a multiple of kInnerStep rows. Arguments as in gemm.h.
+// Panels as [pairs of rows][columns][2], zero up to a multiple of kInnerStep rows. Arguments as in
+// gemm.h.
 inline constexpr int64_t kInnerStep = 32;
 void pack_panel_bf16(const Panel& panel, const Operand& b, int64_t N);
-void multiply_bf16(float* c, int64_t ldc, const Operand& a, const Panel& panel, int64_t M, int64_t N, int64_t K,
-                   Write write, float* scratch);
+void multiply_bf16(float* c, int64_t ldc, const Operand& a, const Panel& panel, int64_t M,
+                   int64_t N, int64_t K, Write write, float* scratch);
 
 }  // namespace lema::cpu

@@ -1,5 +1,6 @@
-// Logits of a row tile against some hundred vocabulary rows, turned into probabilities in place, and multiplied by the
-// same rows: the sums over the vocabulary that loss and gradient need, 4 N V C flops in all.
+// Logits of a row tile against some hundred vocabulary rows, turned into probabilities in place,
+// and multiplied by the same rows: the sums over the vocabulary that loss and gradient need, 4 N V
+// C flops in all.
 #include "cpu/head.h"
 
 #include <algorithm>
@@ -15,8 +16,8 @@
 namespace lema::cpu {
 namespace {
 
-constexpr int64_t kHeadRows = 64;             // rows of a tile: tasks enough for short batches
-constexpr int64_t kHeadCols = 16 * kSliver;   // vocabulary rows at a time, at most
+constexpr int64_t kHeadRows = 64;            // rows of a tile: tasks enough for short batches
+constexpr int64_t kHeadCols = 16 * kSliver;  // vocabulary rows at a time, at most
 static_assert(kHeadRows * kHeadCols <= kBlockRows * kTileCols);
 
 struct Rows {
@@ -84,7 +85,8 @@ void copy_target(const HeadState& state, int64_t n, const TensorView& weight, in
 // Vocabulary rows at a time: both panels fit the arena.
 int64_t sub_chunk(const Workspace& workspace, int64_t C, int64_t rows) {
   const int64_t fit = workspace.available() / (2 * round_up(C, kLane)) / kSliver * kSliver;
-  check(fit > 0, "head: CPU scratch of {} floats holds no panel of width {}", workspace.available(), C);
+  check(fit > 0, "head: CPU scratch of {} floats holds no panel of width {}", workspace.available(),
+        C);
   return std::min({fit, kHeadCols, round_up(rows, kSliver)});
 }
 
@@ -98,51 +100,58 @@ void head_begin(ThreadPool&, const HeadState& state) {
   std::fill_n(rows.target_logit, N, 0.f);
   if (!state.acc) return;
   std::fill_n(state.acc.as<float>(), state.acc.elements(), 0.f);
-  std::fill_n(static_cast<std::byte*>(state.target_rows.data), state.target_rows.bytes(), std::byte{0});
+  std::fill_n(static_cast<std::byte*>(state.target_rows.data), state.target_rows.bytes(),
+              std::byte{0});
 }
 
-void head_chunk(ThreadPool& pool, Workspace& workspace, const HeadState& state, MatrixView x, TensorView weight,
-                int64_t v_begin, TensorView targets) {
+void head_chunk(ThreadPool& pool, Workspace& workspace, const HeadState& state, MatrixView x,
+                TensorView weight, int64_t v_begin, TensorView targets) {
   const DType X = x.dtype;
   const int64_t N = x.rows, C = x.cols, V = weight.shape[0], step = sub_chunk(workspace, C, V);
   const auto* target = static_cast<const int32_t*>(targets.data);
-  const Panel columns = {workspace.take(panel_floats(C, step)), C};  // weight^T: (C, v), for the logits
-  float* rows_data = workspace.take(panel_floats(step, C));          // weight: (v, C), for acc
+  const Panel columns = {workspace.take(panel_floats(C, step)),
+                         C};                                 // weight^T: (C, v), for the logits
+  float* rows_data = workspace.take(panel_floats(step, C));  // weight: (v, C), for acc
   for (int64_t v0 = 0; v0 < V; v0 += step) {
     const int64_t v = std::min(step, V - v0);
     const Operand w = operand(weight).from(v0, 0);
     const Panel rows_panel = {rows_data, v};
-    const int64_t by_columns = tile_count(v, kSliver), by_rows = state.acc ? tile_count(C, kSliver) : 0;
+    const int64_t by_columns = tile_count(v, kSliver),
+                  by_rows = state.acc ? tile_count(C, kSliver) : 0;
     run(pool, by_columns + by_rows, [&](int64_t i) {
       const bool transposed = i < by_columns;
       const int64_t begin = (transposed ? i : i - by_columns) * kSliver;
       if (transposed)
-        pack_panel(columns.columns_from(begin), w.transposed().from(0, begin), std::min(kSliver, v - begin), X);
+        pack_panel(columns.columns_from(begin), w.transposed().from(0, begin),
+                   std::min(kSliver, v - begin), X);
       else
-        pack_panel(rows_panel.columns_from(begin), w.from(0, begin), std::min(kSliver, C - begin), X);
+        pack_panel(rows_panel.columns_from(begin), w.from(0, begin), std::min(kSliver, C - begin),
+                   X);
     });
     run(pool, tile_count(N, kHeadRows), [&](int64_t i) {
       const Workspace::Lease tiles(workspace);
       const int64_t first = i * kHeadRows, rows = std::min(kHeadRows, N - first);
-      multiply(tiles->out, kHeadCols, operand(x.row_range(first, first + rows)), columns, rows, v, C,
-               Write::Overwrite, X, tiles->product);
+      multiply(tiles->out, kHeadCols, operand(x.row_range(first, first + rows)), columns, rows, v,
+               C, Write::Overwrite, X, tiles->product);
       for (int64_t n = first; n < first + rows; ++n) {
         const int64_t t = target[n] - v_begin - v0;
         update_row(state, n, tiles->out + (n - first) * kHeadCols, v, t);
         if (state.acc && t >= 0 && t < v) copy_target(state, n, weight, v0 + t);
       }
       if (state.acc)
-        multiply(state.acc.as<float>() + first * C, C, operand(tiles->out, kHeadCols), rows_panel, rows, C, v,
-                 Write::Accumulate, X, tiles->product);
+        multiply(state.acc.as<float>() + first * C, C, operand(tiles->out, kHeadCols), rows_panel,
+                 rows, C, v, Write::Accumulate, X, tiles->product);
     });
   }
   workspace.release_to(0);
 }
 
-void head_finish(ThreadPool& pool, TensorView loss, MatrixView dx, const HeadState& state, float grad_scale) {
+void head_finish(ThreadPool& pool, TensorView loss, MatrixView dx, const HeadState& state,
+                 float grad_scale) {
   const int64_t N = loss.elements();
   const Rows rows = rows_of(state);
-  for (int64_t n = 0; n < N; ++n) loss.as<float>()[n] = rows.max[n] + std::log(rows.sum[n]) - rows.target_logit[n];
+  for (int64_t n = 0; n < N; ++n)
+    loss.as<float>()[n] = rows.max[n] + std::log(rows.sum[n]) - rows.target_logit[n];
   if (!dx) return;
   const int64_t C = dx.cols;
   const float* acc = state.acc.as<float>();
@@ -153,7 +162,8 @@ void head_finish(ThreadPool& pool, TensorView loss, MatrixView dx, const HeadSta
     for (int64_t c = 0; c < C; c += 512) {
       const int64_t count = std::min<int64_t>(512, C - c);
       widen(targets, target.from(n, c).data, target.dtype, count);
-      for (int64_t i = 0; i < count; ++i) part[i] = grad_scale * (acc[n * C + c + i] * inverse - targets[i]);
+      for (int64_t i = 0; i < count; ++i)
+        part[i] = grad_scale * (acc[n * C + c + i] * inverse - targets[i]);
       narrow(const_cast<void*>(out.from(n, c).data), out.dtype, part, count);
     }
   });

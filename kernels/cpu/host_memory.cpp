@@ -1,4 +1,5 @@
-// mmap and munmap behind HostMemory and CpuDevice: 4096-aligned, and given back to the system at once.
+// mmap and munmap behind HostMemory and CpuDevice: 4096-aligned, and given back to the system at
+// once.
 #include "cpu/host_memory.h"
 
 #include <sys/mman.h>
@@ -15,7 +16,8 @@ void* map_memory(int64_t bytes, std::string_view label) {
   const auto length = static_cast<size_t>(std::max<int64_t>(bytes, 1));
   void* data = mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (data == MAP_FAILED)
-    fail(ErrorCode::DoesNotFit, "{}: cannot allocate {} of host memory", label, format_bytes(bytes));
+    fail(ErrorCode::DoesNotFit, "{}: cannot allocate {} of host memory", label,
+         format_bytes(bytes));
   return data;
 }
 

@@ -1,5 +1,6 @@
-// Linear forward and backward: low-rank products first (adapters.h), then output tiles of up to 1,024 rows by 192
-// columns. A tile packs its share of the weight block by block into the cache and is stored once, rounded once.
+// Linear forward and backward: low-rank products first (adapters.h), then output tiles of up to
+// 1,024 rows by 192 columns. A tile packs its share of the weight block by block into the cache and
+// is stored once, rounded once.
 #include "cpu/linear.h"
 
 #include <algorithm>
@@ -14,7 +15,8 @@
 namespace lema::cpu {
 namespace {
 
-// How an output (N, cols) is cut into tiles: by its size alone, into at least eight where it is large enough.
+// How an output (N, cols) is cut into tiles: by its size alone, into at least eight where it is
+// large enough.
 struct Tiling {
   int64_t N, cols, chunk = kTileCols;
   Tiling(int64_t N_, int64_t cols_) : N(N_), cols(cols_) {
@@ -29,20 +31,23 @@ struct Tile {
   int64_t row, rows, begin, n;  // columns [begin, begin + n)
 };
 Tile tile_at(const Tiling& tiling, int64_t index) {
-  const int64_t row = index % tiling.row_blocks() * kBlockRows, begin = index / tiling.row_blocks() * tiling.chunk;
-  return {row, std::min(kBlockRows, tiling.N - row), begin, std::min(tiling.chunk, tiling.cols - begin)};
+  const int64_t row = index % tiling.row_blocks() * kBlockRows,
+                begin = index / tiling.row_blocks() * tiling.chunk;
+  return {row, std::min(kBlockRows, tiling.N - row), begin,
+          std::min(tiling.chunk, tiling.cols - begin)};
 }
 
 // out (rows, n) (=|+=) A (rows, K) B (K, n): B is packed once for all rows.
-void multiply_tile(const Workspace::Lease& tiles, const Operand& a, const Operand& b, int64_t rows, int64_t n,
-                   int64_t K, Write write, DType X) {
+void multiply_tile(const Workspace::Lease& tiles, const Operand& a, const Operand& b, int64_t rows,
+                   int64_t n, int64_t K, Write write, DType X) {
   for (int64_t k = 0; k < K; k += kPanelRows) {
     const int64_t kn = std::min(kPanelRows, K - k);
     const Panel panel = {tiles->panel, kn};
     pack_panel(panel, b.from(k, 0), n, X);
     for (int64_t row = 0; row < rows; row += kTileRows)
-      multiply(tiles->out + row * kTileCols, kTileCols, a.from(row, k), panel, std::min(kTileRows, rows - row), n, kn,
-               k == 0 ? write : Write::Accumulate, X, tiles->product);
+      multiply(tiles->out + row * kTileCols, kTileCols, a.from(row, k), panel,
+               std::min(kTileRows, rows - row), n, kn, k == 0 ? write : Write::Accumulate, X,
+               tiles->product);
   }
 }
 
@@ -52,7 +57,8 @@ Operand weight_operand(const LinearPart& part, bool as_transpose) {
   return part.transposed == as_transpose ? w : w.transposed();
 }
 
-// Few rows without dropout: every weight, the adapters' included, is read once and multiplied where it lies.
+// Few rows without dropout: every weight, the adapters' included, is read once and multiplied where
+// it lies.
 void linear_few(ThreadPool& pool, Workspace& workspace, const MatrixView& y, const MatrixView& x,
                 std::span<const LinearPart> parts, Write write) {
   const DType X = x.dtype;
@@ -67,10 +73,12 @@ void linear_few(ThreadPool& pool, Workspace& workspace, const MatrixView& y, con
     if (const LoraView* lora = part.lora) {
       const int64_t R = lora->a.shape[0];
       float* h = workspace.take(N * R);
-      multiply_few(pool, h, R, input, I, operand(lora->a).transposed(), N, R, I, Write::Overwrite, X);
+      multiply_few(pool, h, R, input, I, operand(lora->a).transposed(), N, R, I, Write::Overwrite,
+                   X);
       scale_tile(h, R, N, R, lora->scale);
       round_in_place(h, X, N * R);
-      multiply_few(pool, out, O, h, R, operand(lora->b).transposed(), N, O, R, Write::Accumulate, X);
+      multiply_few(pool, out, O, h, R, operand(lora->b).transposed(), N, O, R, Write::Accumulate,
+                   X);
     }
     store_tile(y.col_range(column, column + O), out, O, part.bias, 0, write);
     column += O;
@@ -85,58 +93,66 @@ bool has_dropout(std::span<const LinearPart> parts) {
 }
 
 void forward_part(ThreadPool& pool, Workspace& workspace, const MatrixView& y, const MatrixView& x,
-                  const LinearPart& part, const Adapters& adapters, const Adapter* adapter, Write write) {
+                  const LinearPart& part, const Adapters& adapters, const Adapter* adapter,
+                  Write write) {
   const Tiling tiling(x.rows, part.out());
   run(pool, tiling.count(), [&](int64_t i) {
     const Workspace::Lease tiles(workspace);
     const Tile t = tile_at(tiling, i);
-    multiply_tile(tiles, operand(x).from(t.row, 0), weight_operand(part, true).from(0, t.begin), t.rows, t.n, x.cols,
-                  Write::Overwrite, x.dtype);
+    multiply_tile(tiles, operand(x).from(t.row, 0), weight_operand(part, true).from(0, t.begin),
+                  t.rows, t.n, x.cols, Write::Overwrite, x.dtype);
     if (adapter != nullptr)
-      multiply_tile(tiles, adapters.h(*adapter, t.row), operand(adapter->lora->b).transposed().from(0, t.begin), t.rows,
-                    t.n, adapter->R, Write::Accumulate, x.dtype);
-    store_tile(y.row_range(t.row, t.row + t.rows).col_range(t.begin, t.begin + t.n), tiles->out, kTileCols, part.bias,
-               t.begin, write);
+      multiply_tile(tiles, adapters.h(*adapter, t.row),
+                    operand(adapter->lora->b).transposed().from(0, t.begin), t.rows, t.n,
+                    adapter->R, Write::Accumulate, x.dtype);
+    store_tile(y.row_range(t.row, t.row + t.rows).col_range(t.begin, t.begin + t.n), tiles->out,
+               kTileCols, part.bias, t.begin, write);
   });
 }
 
 // out += m (u A) of one stack.
-void add_stack(const Workspace::Lease& tiles, const Stack& stack, const Tile& t, int64_t I, DType X) {
+void add_stack(const Workspace::Lease& tiles, const Stack& stack, const Tile& t, int64_t I,
+               DType X) {
   const Operand a = operand(stack.rows, I).from(0, t.begin);
   const Operand u = operand(stack.u + t.row * stack.stride, stack.stride);
-  if (stack.dropout == nullptr) return multiply_tile(tiles, u, a, t.rows, t.n, stack.R, Write::Accumulate, X);
+  if (stack.dropout == nullptr)
+    return multiply_tile(tiles, u, a, t.rows, t.n, stack.R, Write::Accumulate, X);
   const Panel panel = {tiles->panel, stack.R};
   pack_panel(panel, a, t.n, X);
   for (int64_t row = 0; row < t.rows; row += kTileRows) {
     const int64_t rows = std::min(kTileRows, t.rows - row);
-    multiply(tiles->second, kTileCols, u.from(row, 0), panel, rows, t.n, stack.R, Write::Overwrite, X, tiles->product);
+    multiply(tiles->second, kTileCols, u.from(row, 0), panel, rows, t.n, stack.R, Write::Overwrite,
+             X, tiles->product);
     drop(tiles->second, kTileCols, rows, t.n, *stack.dropout, t.row + row, t.begin, I);
-    for (int64_t r = 0; r < rows; ++r) add_row(tiles->out + (row + r) * kTileCols, tiles->second + r * kTileCols, t.n);
+    for (int64_t r = 0; r < rows; ++r)
+      add_row(tiles->out + (row + r) * kTileCols, tiles->second + r * kTileCols, t.n);
   }
 }
 
-void backward_to_input(ThreadPool& pool, Workspace& workspace, const MatrixView& dx, const MatrixView& dy,
-                       const Adapters& adapters, std::span<const LinearPart> parts, Write write) {
+void backward_to_input(ThreadPool& pool, Workspace& workspace, const MatrixView& dx,
+                       const MatrixView& dy, const Adapters& adapters,
+                       std::span<const LinearPart> parts, Write write) {
   const Tiling tiling(dx.rows, dx.cols);
   run(pool, tiling.count(), [&](int64_t i) {
     const Workspace::Lease tiles(workspace);
     const Tile t = tile_at(tiling, i);
     int64_t column = 0;
     for (const LinearPart& part : parts) {
-      multiply_tile(tiles, operand(dy).from(t.row, column), weight_operand(part, false).from(0, t.begin), t.rows, t.n,
-                    part.out(), column == 0 ? Write::Overwrite : Write::Accumulate, dy.dtype);
+      multiply_tile(tiles, operand(dy).from(t.row, column),
+                    weight_operand(part, false).from(0, t.begin), t.rows, t.n, part.out(),
+                    column == 0 ? Write::Overwrite : Write::Accumulate, dy.dtype);
       column += part.out();
     }
     for (const Stack& stack : adapters.stacks()) add_stack(tiles, stack, t, dx.cols, dy.dtype);
-    store_tile(dx.row_range(t.row, t.row + t.rows).col_range(t.begin, t.begin + t.n), tiles->out, kTileCols, {}, 0,
-               write);
+    store_tile(dx.row_range(t.row, t.row + t.rows).col_range(t.begin, t.begin + t.n), tiles->out,
+               kTileCols, {}, 0, write);
   });
 }
 
 }  // namespace
 
-void linear(ThreadPool& pool, Workspace& workspace, MatrixView y, MatrixView x, std::span<const LinearPart> parts,
-            Write write) {
+void linear(ThreadPool& pool, Workspace& workspace, MatrixView y, MatrixView x,
+            std::span<const LinearPart> parts, Write write) {
   if (x.rows <= kFewRows && !has_dropout(parts)) {
     linear_few(pool, workspace, y, x, parts, write);
   } else {
@@ -153,8 +169,8 @@ void linear(ThreadPool& pool, Workspace& workspace, MatrixView y, MatrixView x, 
   workspace.release_to(0);
 }
 
-void linear_backward(ThreadPool& pool, Workspace& workspace, MatrixView dx, MatrixView dy, MatrixView x,
-                     std::span<const LinearPart> parts, Write write) {
+void linear_backward(ThreadPool& pool, Workspace& workspace, MatrixView dx, MatrixView dy,
+                     MatrixView x, std::span<const LinearPart> parts, Write write) {
   Adapters adapters(parts);
   adapters.backward(pool, workspace, dy, x);
   if (dx) backward_to_input(pool, workspace, dx, dy, adapters, parts, write);

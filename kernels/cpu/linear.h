@@ -1,5 +1,5 @@
-// Linear with low-rank adapters on the CPU; contract in Ops::linear and Ops::linear_backward. Called by CpuOps, shapes
-// checked before.
+// Linear with low-rank adapters on the CPU; contract in Ops::linear and Ops::linear_backward.
+// Called by CpuOps, shapes checked before.
 #pragma once
 
 #include <span>
@@ -11,10 +11,10 @@
 namespace lema::cpu {
 
 // y (N, sum of O) X or F32; x (N, I) X.
-void linear(ThreadPool& pool, Workspace& workspace, MatrixView y, MatrixView x, std::span<const LinearPart> parts,
-            Write write);
+void linear(ThreadPool& pool, Workspace& workspace, MatrixView y, MatrixView x,
+            std::span<const LinearPart> parts, Write write);
 // dx (N, I) X or null; dy (N, sum of O) X; x (N, I) X.
-void linear_backward(ThreadPool& pool, Workspace& workspace, MatrixView dx, MatrixView dy, MatrixView x,
-                     std::span<const LinearPart> parts, Write write);
+void linear_backward(ThreadPool& pool, Workspace& workspace, MatrixView dx, MatrixView dy,
+                     MatrixView x, std::span<const LinearPart> parts, Write write);
 
 }  // namespace lema::cpu

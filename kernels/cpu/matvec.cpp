@@ -1,4 +1,5 @@
-// Two layouts: weight rows as long dot products (O, I), or weight rows added up column chunk by column chunk (I, O).
+// Two layouts: weight rows as long dot products (O, I), or weight rows added up column chunk by
+// column chunk (I, O).
 #include "cpu/matvec.h"
 
 #include <algorithm>
@@ -11,8 +12,8 @@
 namespace lema::cpu {
 namespace {
 
-constexpr int kRowsX = 4;         // rows of x at a time: 4 x 4 sums fill half of the AVX-512 registers
-constexpr int64_t kChunk = 64;    // output columns of one task
+constexpr int kRowsX = 4;  // rows of x at a time: 4 x 4 sums fill half of the AVX-512 registers
+constexpr int64_t kChunk = 64;  // output columns of one task
 
 // One chunk: columns [begin, begin + n) of y.
 template <typename T>
@@ -59,7 +60,8 @@ template <int W, bool kRound, int kRows, typename T>
     for (int n = 0; n < kRows; ++n) p.put(n0 + n, p.begin + o0 + o, sum<W>(acc[o][n]));
 }
 
-// w (I, O): one row of x against the chunk, a weight row at a time; the chunk of w stays in the cache for the next.
+// w (I, O): one row of x against the chunk, a weight row at a time; the chunk of w stays in the
+// cache for the next.
 template <int W, bool kRound, typename T>
 [[gnu::always_inline]] inline void add_rows(const Few<T>& p, int64_t row) {
   constexpr int kVectors = static_cast<int>(kChunk) / W;
@@ -94,16 +96,26 @@ template <int W, bool kRound, typename T>
 
 }  // namespace
 
-void multiply_few(ThreadPool& pool, float* y, int64_t ldy, const float* x, int64_t ldx, const Operand& w, int64_t N,
-                  int64_t O, int64_t I, Write write, DType X) {
+void multiply_few(ThreadPool& pool, float* y, int64_t ldy, const float* x, int64_t ldx,
+                  const Operand& w, int64_t N, int64_t O, int64_t I, Write write, DType X) {
   check(N <= kFewRows, "{} rows", N);
   const bool dots = w.row_stride == 1;
   with_weight(w.dtype, [&]<typename T>(Type<T>) {
     run(pool, tile_count(O, kChunk), [&](int64_t chunk) {
       const int64_t begin = chunk * kChunk;
       const auto* first = static_cast<const T*>(w.from(0, begin).data);
-      const Few<T> part = {y, ldy, x, ldx, first, dots ? w.col_stride : w.row_stride, N, I, begin,
-                           std::min(kChunk, O - begin), write == Write::Accumulate, X == DType::BF16 && w.dtype != X};
+      const Few<T> part = {y,
+                           ldy,
+                           x,
+                           ldx,
+                           first,
+                           dots ? w.col_stride : w.row_stride,
+                           N,
+                           I,
+                           begin,
+                           std::min(kChunk, O - begin),
+                           write == Write::Accumulate,
+                           X == DType::BF16 && w.dtype != X};
       vectorised([&](auto lanes) {
         constexpr int W = lanes.kCount;
         if (part.round)

@@ -1,4 +1,5 @@
-// RMSNorm forward and backward, one row at a time; the row stays in L1 between the two passes over it.
+// RMSNorm forward and backward, one row at a time; the row stays in L1 between the two passes over
+// it.
 #include "cpu/rmsnorm.h"
 
 #include <cmath>
@@ -29,7 +30,8 @@ void forward_row(X* y, const X* x, const G* weight, int64_t C, float eps) {
 
 // With g = weight * dy: dx = rstd * g - x * rstd^3 / C * sum(g x).
 template <int W, typename X, typename G>
-void backward_row(X* dx, const X* dy, const X* x, const G* weight, int64_t C, float eps, Write write) {
+void backward_row(X* dx, const X* dy, const X* x, const G* weight, int64_t C, float eps,
+                  Write write) {
   const float rstd = reciprocal_rms<W>(x, C, eps);
   const float dot = sum_columns<W>(C, [&](int64_t c, auto n) {
     return load<W>(weight + c, n) * load<W>(dy + c, n) * load<W>(x + c, n);
@@ -54,13 +56,14 @@ void rmsnorm(ThreadPool& pool, MatrixView y, MatrixView x, TensorView weight, fl
   });
 }
 
-void rmsnorm_backward(ThreadPool& pool, MatrixView dx, MatrixView dy, MatrixView x, TensorView weight, float eps,
-                      Write write) {
+void rmsnorm_backward(ThreadPool& pool, MatrixView dx, MatrixView dy, MatrixView x,
+                      TensorView weight, float eps, Write write) {
   with_activation(x.dtype, [&]<typename X>(Type<X>) {
     with_weight(weight.dtype, [&]<typename G>(Type<G>) {
       const G* w = weight.as<G>();
       for_rows(pool, x.rows, x.cols, [&](int64_t n, auto lanes) {
-        backward_row<lanes.kCount>(row<X>(dx, n), row<X>(dy, n), row<X>(x, n), w, x.cols, eps, write);
+        backward_row<lanes.kCount>(row<X>(dx, n), row<X>(dy, n), row<X>(x, n), w, x.cols, eps,
+                                   write);
       });
     });
   });

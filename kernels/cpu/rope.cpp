@@ -7,7 +7,8 @@
 namespace lema::cpu {
 namespace {
 
-// Pairs (head[i], head[i + half]) turn by the angle whose cosine and sine are given; `sign` -1 turns back.
+// Pairs (head[i], head[i + half]) turn by the angle whose cosine and sine are given; `sign` -1
+// turns back.
 template <int W, typename X>
 void rotate(X* head, const float* cosine, const float* sine, int64_t half, float sign) {
   for_columns<W>(half, [&](int64_t i, auto n) {
@@ -20,7 +21,8 @@ void rotate(X* head, const float* cosine, const float* sine, int64_t half, float
 
 }  // namespace
 
-void rope(ThreadPool& pool, MatrixView x, TensorView positions, TensorView table, int64_t head_size, bool inverse) {
+void rope(ThreadPool& pool, MatrixView x, TensorView positions, TensorView table, int64_t head_size,
+          bool inverse) {
   const auto* position = static_cast<const int32_t*>(positions.data);
   const float* angle_table = table.as<float>();
   const int64_t P = table.shape[1];
@@ -28,7 +30,8 @@ void rope(ThreadPool& pool, MatrixView x, TensorView positions, TensorView table
     for_rows(pool, x.rows, x.cols, [&](int64_t n, auto lanes) {
       const float* angles = angle_table + position[n] * P;
       for (int64_t c = 0; c < x.cols; c += head_size)
-        rotate<lanes.kCount>(row<X>(x, n) + c, angles, angles + P / 2, P / 2, inverse ? -1.0f : 1.0f);
+        rotate<lanes.kCount>(row<X>(x, n) + c, angles, angles + P / 2, P / 2,
+                             inverse ? -1.0f : 1.0f);
     });
   });
 }

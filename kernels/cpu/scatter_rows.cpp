@@ -13,7 +13,8 @@ void scatter_rows(ThreadPool& pool, MatrixView y, MatrixView x, TensorView rows)
   pool.parallel_for((x.rows + kRowsPerTask - 1) / kRowsPerTask, [&](int64_t task) {
     const int64_t end = std::min(x.rows, (task + 1) * kRowsPerTask);
     for (int64_t n = task * kRowsPerTask; n < end; ++n)
-      std::memcpy(y.row_range(to[n], to[n] + 1).data, x.row_range(n, n + 1).data, static_cast<size_t>(bytes));
+      std::memcpy(y.row_range(to[n], to[n] + 1).data, x.row_range(n, n + 1).data,
+                  static_cast<size_t>(bytes));
   });
 }
 

@@ -1,9 +1,11 @@
-// Vectors of W floats and the loops over rows that the CPU kernels are made of. A kernel is written once for any W;
-// vectorised() runs it with the widest instruction set of this CPU. Every kernel file in this folder uses it.
+// Vectors of W floats and the loops over rows that the CPU kernels are made of. A kernel is written
+// once for any W; vectorised() runs it with the widest instruction set of this CPU. Every kernel
+// file in this folder uses it.
 //
-// GCC vector types: arithmetic, comparisons and ?: are element-wise. 16-bit storage is widened to f32 on load and
-// rounded to nearest even on store. Everything is inlined into the function that carries the instruction set, so a
-// body given to vectorised() or for_rows() calls nothing that can fail: an inlined error message is a large one.
+// GCC vector types: arithmetic, comparisons and ?: are element-wise. 16-bit storage is widened to
+// f32 on load and rounded to nearest even on store. Everything is inlined into the function that
+// carries the instruction set, so a body given to vectorised() or for_rows() calls nothing that can
+// fail: an inlined error message is a large one.
 #pragma once
 
 #include <algorithm>
@@ -63,8 +65,9 @@ template <int W>
   return reinterpret_cast<Floats<W>>(__builtin_convertvector(half, typename Lanes<W>::U) << 16);
 }
 
-// binary16 has 5 exponent bits with bias 15: shifted into place the value is 2^-112 of the true one (exact, zeros and
-// subnormals included); exponent 31 becomes the f32 exponent of infinities and NaN.
+// binary16 has 5 exponent bits with bias 15: shifted into place the value is 2^-112 of the true one
+// (exact, zeros and subnormals included); exponent 31 becomes the f32 exponent of infinities and
+// NaN.
 template <int W>
 [[gnu::always_inline]] inline Floats<W> load(const f16* p) {
   using U = typename Lanes<W>::U;
@@ -141,8 +144,9 @@ template <int W>
   return x[0];
 }
 
-// fn(c, n) over columns c = 0, W, 2W, ...: n elements from c on. What fn uses is best held in local variables: a store
-// may alias the members of a captured view, which are then read again for each vector.
+// fn(c, n) over columns c = 0, W, 2W, ...: n elements from c on. What fn uses is best held in local
+// variables: a store may alias the members of a captured view, which are then read again for each
+// vector.
 template <int W, typename Fn>
 [[gnu::always_inline]] inline void for_columns(int64_t cols, Fn&& fn) {
   int64_t c = 0;
@@ -150,7 +154,8 @@ template <int W, typename Fn>
   if (c < cols) fn(c, cols - c);
 }
 
-// Sum of term(c, n) over a row, in four running sums (an addition takes four cycles); lanes past n do not count.
+// Sum of term(c, n) over a row, in four running sums (an addition takes four cycles); lanes past n
+// do not count.
 template <int W, typename Term>
 [[gnu::always_inline]] inline float sum_columns(int64_t cols, Term&& term) {
   Floats<W> acc[4] = {};
@@ -166,18 +171,17 @@ template <int W, typename Term>
 }
 
 template <typename Body>
-[[gnu::flatten, gnu::target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,prefer-vector-width=512")]]
-void run_avx512(const Body& body) {
+[[gnu::flatten,
+  gnu::target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,prefer-vector-width=512")]] void
+run_avx512(const Body& body) {
   body(Lanes<16>{});
 }
 template <typename Body>
-[[gnu::flatten, gnu::target("avx2,fma")]]
-void run_avx2(const Body& body) {
+[[gnu::flatten, gnu::target("avx2,fma")]] void run_avx2(const Body& body) {
   body(Lanes<8>{});
 }
 template <typename Body>
-[[gnu::flatten]]
-void run_baseline(const Body& body) {
+[[gnu::flatten]] void run_baseline(const Body& body) {
   body(Lanes<4>{});
 }
 
@@ -185,9 +189,12 @@ void run_baseline(const Body& body) {
 template <typename Body>
 void vectorised(const Body& body) {
   switch (isa()) {
-    case Isa::Avx512: return run_avx512(body);
-    case Isa::Avx2: return run_avx2(body);
-    case Isa::Baseline: return run_baseline(body);
+    case Isa::Avx512:
+      return run_avx512(body);
+    case Isa::Avx2:
+      return run_avx2(body);
+    case Isa::Baseline:
+      return run_baseline(body);
   }
 }
 
@@ -205,7 +212,8 @@ void for_rows(ThreadPool& pool, int64_t rows, int64_t cols, const Body& body) {
       for (int64_t n = i * block; n < std::min(rows, (i + 1) * block); ++n) body(n, lanes);
     });
   };
-  pool.parallel_for((rows + block - 1) / block, std::ref(run_block));  // by reference: std::function allocates nothing
+  pool.parallel_for((rows + block - 1) / block,
+                    std::ref(run_block));  // by reference: std::function allocates nothing
 }
 
 }  // namespace lema::cpu

@@ -31,7 +31,8 @@ void swiglu_backward(ThreadPool& pool, MatrixView d_gate_up, MatrixView dy, Matr
       const X *gate = row<X>(gate_up, r), *up = gate + F, *upstream = row<X>(dy, r);
       X *d_gate = row<X>(d_gate_up, r), *d_up = d_gate + F;
       for_columns<W>(F, [&](int64_t c, auto n) {
-        const Floats<W> g = load<W>(gate + c, n), u = load<W>(up + c, n), d = load<W>(upstream + c, n);
+        const Floats<W> g = load<W>(gate + c, n), u = load<W>(up + c, n),
+                        d = load<W>(upstream + c, n);
         const Logistic<W> s = logistic<W>(g);
         store<W>(d_gate + c, d * u * (s.value * (1.0f + g * s.complement)), n);
         store<W>(d_up + c, d * (g * s.value), n);

@@ -1,4 +1,5 @@
-// SwiGLU on the CPU; contract in Ops::swiglu and Ops::swiglu_backward. Called by CpuOps, shapes checked before.
+// SwiGLU on the CPU; contract in Ops::swiglu and Ops::swiglu_backward. Called by CpuOps, shapes
+// checked before.
 #pragma once
 
 #include "core/thread_pool.h"

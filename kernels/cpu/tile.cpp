@@ -22,20 +22,25 @@ void scale_tile(float* tile, int64_t stride, int64_t rows, int64_t cols, float f
   vectorised([&](auto lanes) {
     constexpr int W = lanes.kCount;
     for (float* row = tile; row < tile + rows * stride; row += stride)
-      for_columns<W>(cols, [&](int64_t i, auto count) { store<W>(row + i, load<W>(row + i, count) * factor, count); });
+      for_columns<W>(cols, [&](int64_t i, auto count) {
+        store<W>(row + i, load<W>(row + i, count) * factor, count);
+      });
   });
 }
 
 void widen_tile(float* tile, int64_t stride, const MatrixView& m) {
-  for (int64_t i = 0; i < m.rows; ++i) widen(tile + i * stride, m.row_range(i, i + 1).data, m.dtype, m.cols);
+  for (int64_t i = 0; i < m.rows; ++i)
+    widen(tile + i * stride, m.row_range(i, i + 1).data, m.dtype, m.cols);
 }
 
-void store_tile(const MatrixView& y, float* tile, int64_t stride, const TensorView& bias, int64_t begin, Write write) {
+void store_tile(const MatrixView& y, float* tile, int64_t stride, const TensorView& bias,
+                int64_t begin, Write write) {
   float part_bias[kTileCols], before[kTileCols];
   for (int64_t c = 0; c < y.cols; c += kTileCols) {
     const int64_t n = std::min(kTileCols, y.cols - c);
     if (bias) {
-      const auto* first = static_cast<const char*>(bias.data) + (begin + c) * element_bytes(bias.dtype);
+      const auto* first =
+          static_cast<const char*>(bias.data) + (begin + c) * element_bytes(bias.dtype);
       widen(part_bias, first, bias.dtype, n);
     }
     for (int64_t i = 0; i < y.rows; ++i) {

@@ -1,4 +1,5 @@
-// What linear and head do with f32 tiles around the products: run tasks, load, scale, add and store.
+// What linear and head do with f32 tiles around the products: run tasks, load, scale, add and
+// store.
 #pragma once
 
 #include <cstdint>
@@ -24,6 +25,7 @@ void scale_tile(float* tile, int64_t stride, int64_t rows, int64_t cols, float f
 // tile = m as f32.
 void widen_tile(float* tile, int64_t stride, const MatrixView& m);
 // y (=|+=) tile + bias[begin ...]; rounded once. The tile is used up. bias may be null.
-void store_tile(const MatrixView& y, float* tile, int64_t stride, const TensorView& bias, int64_t begin, Write write);
+void store_tile(const MatrixView& y, float* tile, int64_t stride, const TensorView& bias,
+                int64_t begin, Write write);
 
 }  // namespace lema::cpu

@@ -1,4 +1,5 @@
-// The 32-bit transposition behind packing: f32 numbers, or pairs of bf16. Used by gemm.cpp and gemm_bf16.cpp.
+// The 32-bit transposition behind packing: f32 numbers, or pairs of bf16. Used by gemm.cpp and
+// gemm_bf16.cpp.
 #pragma once
 
 #include <emmintrin.h>
@@ -10,8 +11,10 @@ namespace lema::cpu {
 
 inline constexpr int64_t kTransposeCols = 64;
 
-// out[k * stride + j] = rows[j][k] for 16 rows and n <= 64 columns, by 4 x 4 blocks. Bits are moved as they are.
-inline void transpose_lane(float* out, int64_t stride, const float (&rows)[16][kTransposeCols], int64_t n) {
+// out[k * stride + j] = rows[j][k] for 16 rows and n <= 64 columns, by 4 x 4 blocks. Bits are moved
+// as they are.
+inline void transpose_lane(float* out, int64_t stride, const float (&rows)[16][kTransposeCols],
+                           int64_t n) {
   for (int64_t k = 0; k < n; k += 4)
     for (int64_t j = 0; j < 16; j += 4) {
       __m128 r0 = _mm_loadu_ps(&rows[j][k]), r1 = _mm_loadu_ps(&rows[j + 1][k]);

@@ -10,18 +10,21 @@
 namespace lema::cpu {
 namespace {
 
-// What each kernel takes at most: adapters A side by side, its panel, that of B, h and u; few rows x, y and h; the
-// head two panels of its sub-chunk, 8 MiB or one sliver each.
+// What each kernel takes at most: adapters A side by side, its panel, that of B, h and u; few rows
+// x, y and h; the head two panels of its sub-chunk, 8 MiB or one sliver each.
 int64_t arena_floats(const OpsLimits& limits) {
-  const int64_t width = round_up(limits.width, kSliver), rank = kMaxAdapters * round_up(limits.rank, kLane);
+  const int64_t width = round_up(limits.width, kSliver),
+                rank = kMaxAdapters * round_up(limits.rank, kLane);
   const int64_t adapters = rank * (3 * width + 2 * limits.rows);
   const int64_t few_rows = kFewRows * (2 * width + rank);
-  const int64_t head = limits.vocab_chunk == 0 ? 0 : std::max<int64_t>(int64_t{2} << 20, 2 * kSliver * width);
-  return std::max({adapters, few_rows, head}) + 1024;  // 1,024: each piece is rounded up to a cache line
+  const int64_t head =
+      limits.vocab_chunk == 0 ? 0 : std::max<int64_t>(int64_t{2} << 20, 2 * kSliver * width);
+  return std::max({adapters, few_rows, head}) +
+         1024;  // 1,024: each piece is rounded up to a cache line
 }
 
-constexpr int64_t kSlotFloats = kMultiplyScratch + (kBlockRows + kTileRows + kPanelRows) * kTileCols +
-                                kTileRows * kMaskCols;
+constexpr int64_t kSlotFloats =
+    kMultiplyScratch + (kBlockRows + kTileRows + kPanelRows) * kTileCols + kTileRows * kMaskCols;
 
 }  // namespace
 
@@ -34,7 +37,8 @@ Workspace::Workspace(const OpsLimits& limits, int threads)
 
 float* Workspace::take(int64_t floats) {
   const int64_t padded = round_up(floats, 16);  // 64 bytes, a cache line
-  check(padded <= available(), "CPU scratch: {} floats wanted, {} left; are the limits too low?", padded, available());
+  check(padded <= available(), "CPU scratch: {} floats wanted, {} left; are the limits too low?",
+        padded, available());
   float* out = arena_.floats() + used_;
   used_ += padded;
   return out;

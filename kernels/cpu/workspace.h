@@ -1,5 +1,6 @@
-// Scratch of the CPU kernels, sized once from OpsLimits: one arena that the threads share (panels, low-rank products)
-// and one slot per running task (tiles). Held by CpuOps, used by linear and head.
+// Scratch of the CPU kernels, sized once from OpsLimits: one arena that the threads share (panels,
+// low-rank products) and one slot per running task (tiles). Held by CpuOps, used by linear and
+// head.
 #pragma once
 
 #include <mutex>
@@ -11,9 +12,10 @@
 
 namespace lema::cpu {
 
-// An output tile of a linear: at most kBlockRows x kTileCols, 768 KiB. With a panel of kPanelRows x kTileCols it stays
-// in a 2 MiB L2 cache, and the rows pay for packing.
-inline constexpr int64_t kBlockRows = 8 * kTileRows, kTileCols = 4 * kSliver, kPanelRows = 3 * kInnerBlock;
+// An output tile of a linear: at most kBlockRows x kTileCols, 768 KiB. With a panel of kPanelRows x
+// kTileCols it stays in a 2 MiB L2 cache, and the rows pay for packing.
+inline constexpr int64_t kBlockRows = 8 * kTileRows, kTileCols = 4 * kSliver,
+                         kPanelRows = 3 * kInnerBlock;
 // Columns of x that a thread masks for dropout at a time.
 inline constexpr int64_t kMaskCols = 512;
 // Parts of one linear with an adapter each: q, k, v at most.
@@ -25,7 +27,8 @@ class Workspace {
 
   int64_t bytes() const { return arena_.bytes() + slots_.bytes(); }
 
-  // Bump allocation from the shared arena; release_to() forgets what was taken since. Threads: the submitting one.
+  // Bump allocation from the shared arena; release_to() forgets what was taken since. Threads: the
+  // submitting one.
   float* take(int64_t floats);
   int64_t taken() const { return used_; }
   int64_t available() const { return arena_.bytes() / kFloatBytes - used_; }

@@ -1,5 +1,6 @@
-// `lema inspect PATH`: what a model folder, a safetensors file, an adapter, a checkpoint or a GGUF file holds. Opening
-// one runs every check its reader has, so what is not sound fails with the reader's message and exit code 3.
+// `lema inspect PATH`: what a model folder, a safetensors file, an adapter, a checkpoint or a GGUF
+// file holds. Opening one runs every check its reader has, so what is not sound fails with the
+// reader's message and exit code 3.
 #include <algorithm>
 #include <map>
 #include <string>
@@ -30,14 +31,15 @@ struct Report {
 // Sums over tensors, and the list itself.
 class TensorCount {
  public:
-  void add(Report& report, const std::string& name, std::string_view dtype, const Shape& shape, int64_t bytes) {
+  void add(Report& report, const std::string& name, std::string_view dtype, const Shape& shape,
+           int64_t bytes) {
     elements_ += shape.elements();
     bytes_ += bytes;
     bytes_by_dtype_[std::string(dtype)] += bytes;
     Value::Array dims;
     for (int i = 0; i < shape.rank(); ++i) dims.emplace_back(shape[i]);
-    report.tensors.push_back(
-        Value::Object{{"name", name}, {"dtype", dtype}, {"shape", std::move(dims)}, {"bytes", bytes}});
+    report.tensors.push_back(Value::Object{
+        {"name", name}, {"dtype", dtype}, {"shape", std::move(dims)}, {"bytes", bytes}});
   }
   void finish(Report& report) const {
     report.add("tensors", static_cast<int64_t>(report.tensors.size()));
@@ -55,9 +57,12 @@ class TensorCount {
 
 std::string_view name(RopeConfig::Kind kind) {
   switch (kind) {
-    case RopeConfig::Kind::None: return "none (learned positions)";
-    case RopeConfig::Kind::Default: return "default";
-    case RopeConfig::Kind::Llama3: return "llama3";
+    case RopeConfig::Kind::None:
+      return "none (learned positions)";
+    case RopeConfig::Kind::Default:
+      return "default";
+    case RopeConfig::Kind::Llama3:
+      return "llama3";
   }
   return "?";
 }
@@ -110,10 +115,11 @@ Report inspect_model(const fs::path& path) {
   report.add("tied_head", config.tied_head);
   // Every tensor against config.json; whether each piece is one read is what `lema convert` is for.
   const PieceTable table = make_piece_table(folder);
-  const bool is_contiguous = std::all_of(table.blocks.begin(), table.blocks.end(), [](const Unit& unit) {
-    return std::all_of(unit.pieces.begin(), unit.pieces.end(),
-                       [](const Piece& piece) { return piece.extents.size() == 1; });
-  });
+  const bool is_contiguous =
+      std::all_of(table.blocks.begin(), table.blocks.end(), [](const Unit& unit) {
+        return std::all_of(unit.pieces.begin(), unit.pieces.end(),
+                           [](const Piece& piece) { return piece.extents.size() == 1; });
+      });
   report.add("files", static_cast<int64_t>(folder.files().size()));
   report.add("one_read_per_piece", is_contiguous);
   add_text(report, folder);
@@ -150,7 +156,8 @@ Report inspect_adapter(const fs::path& path) {
 }
 
 Report inspect_checkpoint(const fs::path& path) {
-  if (const auto reason = verify_manifest(path)) fail(ErrorCode::BadInput, "{}: {}", path.string(), *reason);
+  if (const auto reason = verify_manifest(path))
+    fail(ErrorCode::BadInput, "{}: {}", path.string(), *reason);
   const Manifest manifest = read_manifest(path);
   Report report;
   report.add("kind", "checkpoint");
@@ -170,7 +177,8 @@ Report inspect_gguf(const fs::path& path) {
   report.add("version", int64_t{file.version()});
   Value metadata{Value::Object{}};
   for (const auto& [key, value] : file.metadata().as_object())
-    metadata.set(key, value.is_array() ? Value(fmt::format("{} elements", value.as_array().size())) : value);
+    metadata.set(
+        key, value.is_array() ? Value(fmt::format("{} elements", value.as_array().size())) : value);
   report.add("metadata", std::move(metadata));
   try {
     import_gguf(file);
@@ -191,8 +199,8 @@ Report inspect_folder(const fs::path& path) {
   if (fs::exists(path / kManifestName)) return inspect_checkpoint(path);
   if (fs::exists(path / "adapter_config.json")) return inspect_adapter(path);
   if (fs::exists(path / "config.json")) return inspect_model(path);
-  fail(ErrorCode::BadInput, "{}: a folder without {}, adapter_config.json or config.json", path.string(),
-       kManifestName);
+  fail(ErrorCode::BadInput, "{}: a folder without {}, adapter_config.json or config.json",
+       path.string(), kManifestName);
 }
 
 Report inspect(const fs::path& path) {
@@ -217,19 +225,21 @@ void print_for_people(const Report& report, bool list_tensors) {
     }
     fmt::print("{}\n", key);
     for (const auto& [inner, x] : value.as_object())
-      fmt::print("  {:<40} {}\n", escaped(inner), shown(key == "files" || key == "bytes_by_dtype" ? "bytes" : "", x));
+      fmt::print("  {:<40} {}\n", escaped(inner),
+                 shown(key == "files" || key == "bytes_by_dtype" ? "bytes" : "", x));
   }
   if (!list_tensors) return;
   for (const Value& tensor : report.tensors)
-    fmt::print("{:<5} {:<20} {}\n", tensor.find("dtype")->as_string(), dump_json(*tensor.find("shape")),
-               escaped(tensor.find("name")->as_string()));
+    fmt::print("{:<5} {:<20} {}\n", tensor.find("dtype")->as_string(),
+               dump_json(*tensor.find("shape")), escaped(tensor.find("name")->as_string()));
 }
 
 }  // namespace
 
 void add_inspect(CLI::App& app) {
-  auto& command = *app.add_subcommand(
-      "inspect", "What a model folder, safetensors, adapter, checkpoint or GGUF file holds, and whether it is sound");
+  auto& command = *app.add_subcommand("inspect",
+                                      "What a model folder, safetensors, adapter, checkpoint or "
+                                      "GGUF file holds, and whether it is sound");
   command.add_option("path", "Folder or file")->required()->type_name("PATH");
   command.add_flag("--json")->description("One JSON object");
   command.add_flag("--tensors")->description("List every tensor");

@@ -1,5 +1,5 @@
-// `lema tokenize`: text to ids and back, line by line from standard input: what a data set becomes and what a chat
-// sees. Called by main; the work is data/model_text and data/chat_mask.
+// `lema tokenize`: text to ids and back, line by line from standard input: what a data set becomes
+// and what a chat sees. Called by main; the work is data/model_text and data/chat_mask.
 #include <cstdio>
 #include <iostream>
 #include <limits>
@@ -17,7 +17,8 @@ namespace {
 
 struct TokenizeOptions {
   std::string model, chat_template, train_on;
-  bool json_lines = false, no_special = false, decode = false, skip_special = false, chat = false, render = false;
+  bool json_lines = false, no_special = false, decode = false, skip_special = false, chat = false,
+       render = false;
 };
 
 constexpr const char* kSource = "standard input";
@@ -29,17 +30,22 @@ Value to_array(const auto& numbers) {
   return array;
 }
 
-Value encode_line(const TokenizeOptions& options, const ModelText& text, const std::string& line, int number) {
-  const Value json = options.json_lines ? parse_json(line, kSource, kJsonLineLimits, number) : Value(line);
+Value encode_line(const TokenizeOptions& options, const ModelText& text, const std::string& line,
+                  int number) {
+  const Value json =
+      options.json_lines ? parse_json(line, kSource, kJsonLineLimits, number) : Value(line);
   if (!json.is_string())
-    fail(ErrorCode::BadInput, "{}:{}: found {}, expected a JSON string", kSource, number, name(json.kind()));
+    fail(ErrorCode::BadInput, "{}:{}: found {}, expected a JSON string", kSource, number,
+         name(json.kind()));
   return to_array(text.tokenizer().encode(json.as_string(), !options.no_special).ids);
 }
 
-Value decode_line(const TokenizeOptions& options, const ModelText& text, const std::string& line, int number) {
+Value decode_line(const TokenizeOptions& options, const ModelText& text, const std::string& line,
+                  int number) {
   const Value json = parse_json(line, kSource, kJsonLineLimits, number);
   if (!json.is_array())
-    fail(ErrorCode::BadInput, "{}:{}: found {}, expected a JSON array of ids", kSource, number, name(json.kind()));
+    fail(ErrorCode::BadInput, "{}:{}: found {}, expected a JSON array of ids", kSource, number,
+         name(json.kind()));
   std::vector<int32_t> ids;
   for (const Value& id : json.as_array()) {
     if (!id.is_int() || id.as_int() < 0 || id.as_int() > std::numeric_limits<int32_t>::max())
@@ -54,18 +60,23 @@ Value chat_of(const TokenizeOptions& options, const ModelText& text, const Value
   if (!messages) fail(ErrorCode::BadInput, "no field \"messages\"");
   const Value* tools = json.find("tools");
   const Value* prompt = json.find("add_generation_prompt");
-  if (prompt && !prompt->is_bool()) fail(ErrorCode::BadInput, "add_generation_prompt is not a boolean");
+  if (prompt && !prompt->is_bool())
+    fail(ErrorCode::BadInput, "add_generation_prompt is not a boolean");
   const bool add_prompt = prompt && prompt->as_bool();
   const Value no_tools;
   // --render shows the template alone, whatever it makes of the messages.
   if (options.render)
-    return Value::Object{{"text", text.render_chat(*messages, tools ? *tools : no_tools, add_prompt)}};
+    return Value::Object{
+        {"text", text.render_chat(*messages, tools ? *tools : no_tools, add_prompt)}};
   check_messages(*messages);
-  const ChatEncoding chat = encode_chat(*messages, tools ? *tools : no_tools, add_prompt, options.train_on, text);
-  return Value::Object{{"text", chat.text}, {"ids", to_array(chat.ids)}, {"trained", to_array(chat.trained)}};
+  const ChatEncoding chat =
+      encode_chat(*messages, tools ? *tools : no_tools, add_prompt, options.train_on, text);
+  return Value::Object{
+      {"text", chat.text}, {"ids", to_array(chat.ids)}, {"trained", to_array(chat.trained)}};
 }
 
-Value chat_line(const TokenizeOptions& options, const ModelText& text, const std::string& line, int number) {
+Value chat_line(const TokenizeOptions& options, const ModelText& text, const std::string& line,
+                int number) {
   const Value json = parse_json(line, kSource, kJsonLineLimits, number);
   try {
     return chat_of(options, text, json);
@@ -84,29 +95,39 @@ void tokenize(const TokenizeOptions& options) {
                          : options.decode ? decode_line(options, text, line, number)
                                           : encode_line(options, text, line, number);
     const std::string out = dump_json(result) + "\n";
-    if (std::fwrite(out.data(), 1, out.size(), stdout) != out.size()) return;  // main reports the stream's error
+    if (std::fwrite(out.data(), 1, out.size(), stdout) != out.size())
+      return;  // main reports the stream's error
   }
 }
 
 }  // namespace
 
 void add_tokenize(CLI::App& app) {
-  auto& command = *app.add_subcommand("tokenize", "Lines of text in, a JSON array of token ids a line out");
+  auto& command =
+      *app.add_subcommand("tokenize", "Lines of text in, a JSON array of token ids a line out");
   command.add_option("--model", "Model folder")->required()->type_name("DIR");
-  command.add_flag("--json-lines")->description(
-      "Each input line is a JSON string (--decode and --chat read JSON without it)");
+  command.add_flag("--json-lines")
+      ->description("Each input line is a JSON string (--decode and --chat read JSON without it)");
   command.add_flag("--no-special")->description("Do not add BOS and the like");
-  auto* decode = command.add_flag("--decode")->description("Each input line is a JSON array of ids; JSON strings out");
-  command.add_flag("--skip-special")->description("With --decode: leave out special tokens")->needs(decode);
+  auto* decode = command.add_flag("--decode")
+                     ->description("Each input line is a JSON array of ids; JSON strings out");
+  command.add_flag("--skip-special")
+      ->description("With --decode: leave out special tokens")
+      ->needs(decode);
   auto* chat = command.add_flag("--chat")->description(
-      "Each input line is {\"messages\": [...]}, with \"tools\" and \"add_generation_prompt\" if wanted; text, ids and "
+      "Each input line is {\"messages\": [...]}, with \"tools\" and \"add_generation_prompt\" if "
+      "wanted; text, ids and "
       "label mask out");
-  command.add_flag("--render")->description("With --chat: the text only, or {\"error\": ...}")->needs(chat);
+  command.add_flag("--render")
+      ->description("With --chat: the text only, or {\"error\": ...}")
+      ->needs(chat);
   command.add_option("--train-on", "With --chat: whose tokens the mask shows")
       ->check(CLI::IsMember({"completions", "all"}))
       ->needs(chat)
       ->default_str("completions");
-  command.add_option("--chat-template", "With --chat: a template file, chatml or llama3; else the model's")
+  command
+      .add_option("--chat-template",
+                  "With --chat: a template file, chatml or llama3; else the model's")
       ->needs(chat)
       ->type_name("TEMPLATE");
   decode->excludes(chat);

@@ -22,7 +22,8 @@ RunConfig resolve(const TrainOptions& options) {
   if (!options.data.empty()) settings.push_back("data.train=" + options.data);
   if (options.config.empty() && !options.data.empty()) settings.push_back("output_dir=lema-run");
   settings.insert(settings.end(), options.settings.begin(), options.settings.end());
-  return options.config.empty() ? make_run_config(settings) : load_run_config(options.config, settings);
+  return options.config.empty() ? make_run_config(settings)
+                                : load_run_config(options.config, settings);
 }
 
 void train(const TrainOptions& options, bool resume) {
@@ -39,7 +40,9 @@ void train(const TrainOptions& options, bool resume) {
   run.dry_run = options.dry_run;
   if (resume) run.resume = options.resume;
   const RunSummary summary = run_training(config, run);
-  if (!options.dry_run) log::info("done: {} steps, last loss {:.4f}, {}", summary.steps, summary.last_loss, summary.checkpoint);
+  if (!options.dry_run)
+    log::info("done: {} steps, last loss {:.4f}, {}", summary.steps, summary.last_loss,
+              summary.checkpoint);
 }
 
 }  // namespace
@@ -50,14 +53,21 @@ void add_train(CLI::App& app) {
   command->add_option("model", options->model, "Model folder (instead of the config's)");
   command->add_option("data", options->data, "Training rows, JSONL (instead of the config's)");
   command->add_option("--config,-c", options->config, "Run config, JSON or TOML");
-  command->add_option("--set", options->settings, "KEY=VALUE over the config, e.g. --set optimizer.lr=1e-4")
-      ->take_all()->allow_extra_args(false);
+  command
+      ->add_option("--set", options->settings,
+                   "KEY=VALUE over the config, e.g. --set optimizer.lr=1e-4")
+      ->take_all()
+      ->allow_extra_args(false);
   CLI::Option* resume =
-      command->add_option("--resume", options->resume, "Continue the run: from its newest checkpoint, or from this one")
+      command
+          ->add_option("--resume", options->resume,
+                       "Continue the run: from its newest checkpoint, or from this one")
           ->expected(0, 1);
-  command->add_flag("--dry-run", options->dry_run, "Check model and data, print the memory plan, train nothing");
+  command->add_flag("--dry-run", options->dry_run,
+                    "Check model and data, print the memory plan, train nothing");
   command->add_flag("--print-config", options->print_config, "Print the resolved config and stop");
-  command->add_flag("--print-schema", options->print_schema, "Print the JSON schema of run configs and stop");
+  command->add_flag("--print-schema", options->print_schema,
+                    "Print the JSON schema of run configs and stop");
   command->callback([options, resume] { train(*options, resume->count() > 0); });
 }
 

@@ -1,5 +1,6 @@
-// The commands of the binary. Each add_NAME registers one subcommand whose callback runs it; it lives in cmd_NAME.cpp
-// and is called by main. To add a command: that file, a line here, a line in main.
+// The commands of the binary. Each add_NAME registers one subcommand whose callback runs it; it
+// lives in cmd_NAME.cpp and is called by main. To add a command: that file, a line here, a line in
+// main.
 #pragma once
 
 #include <CLI/CLI.hpp>

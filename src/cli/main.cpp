@@ -1,5 +1,5 @@
-// The entry of the binary: parses the command line, runs one command and turns what it throws into a message and an
-// exit code. A command's own code starts in its cmd_NAME.cpp.
+// The entry of the binary: parses the command line, runs one command and turns what it throws into
+// a message and an exit code. A command's own code starts in its cmd_NAME.cpp.
 #include <csignal>
 #include <cstdio>
 #include <new>
@@ -31,10 +31,13 @@ int report_usage(const CLI::App& app, const CLI::ParseError& error) {
     return report(lema::ErrorCode::Usage,
                   fmt::format("{} (see lema {} --help)", error.what(), used.front()->get_name()));
   std::string commands;
-  for (const CLI::App* command : app.get_subcommands(nullptr)) commands += " " + command->get_name();
+  for (const CLI::App* command : app.get_subcommands(nullptr))
+    commands += " " + command->get_name();
   const auto rest = app.remaining();
-  const std::string what = rest.empty() ? "no command" : fmt::format("unknown command or flag {}", rest.front());
-  return report(lema::ErrorCode::Usage, fmt::format("{}; commands:{} (see lema --help)", what, commands));
+  const std::string what =
+      rest.empty() ? "no command" : fmt::format("unknown command or flag {}", rest.front());
+  return report(lema::ErrorCode::Usage,
+                fmt::format("{}; commands:{} (see lema --help)", what, commands));
 }
 
 void add_commands(CLI::App& app) {
@@ -50,18 +53,21 @@ void add_commands(CLI::App& app) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::signal(SIGPIPE, SIG_IGN);  // a closed pipe is an error of one write, not the end of the process
+  std::signal(SIGPIPE,
+              SIG_IGN);  // a closed pipe is an error of one write, not the end of the process
   lema::log::start(false);
   CLI::App app("lema: fine-tunes language models larger than the memory they run in", "lema");
-  app.set_version_flag("--version",
-                       fmt::format("lema {}\ncompiler: {}\nbackends: {}", LEMA_VERSION, kCompiler, LEMA_BACKENDS));
-  app.add_flag_callback("--verbose", [] { lema::log::start(true); }, "Log more");
+  app.set_version_flag("--version", fmt::format("lema {}\ncompiler: {}\nbackends: {}", LEMA_VERSION,
+                                                kCompiler, LEMA_BACKENDS));
+  app.add_flag_callback(
+      "--verbose", [] { lema::log::start(true); }, "Log more");
   app.require_subcommand(1);
   app.fallthrough();
   try {
     add_commands(app);
     app.parse(argc, argv);
-    if (std::fflush(stdout) != 0 || std::ferror(stdout)) lema::fail(lema::ErrorCode::Io, "cannot write the output");
+    if (std::fflush(stdout) != 0 || std::ferror(stdout))
+      lema::fail(lema::ErrorCode::Io, "cannot write the output");
     return 0;
   } catch (const CLI::ParseError& error) {
     return report_usage(app, error);

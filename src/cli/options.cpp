@@ -15,15 +15,22 @@ std::optional<DType> float_dtype(const CLI::App& command) {
   return value == "bf16" ? DType::BF16 : value == "f16" ? DType::F16 : DType::F32;
 }
 
-void add_model_options(CLI::App& command, std::string& model, OpenOptions& options) {
-  command.add_option("--model", model, "Model folder")->required()->type_name("DIR");
-  command
-      .add_option("--adapter", options.adapter,
-                  "PEFT adapter folder, or a checkpoint of lema train")
-      ->type_name("DIR");
-  command.add_option("--compute", options.compute, "Activations: auto, f32 or bf16 [auto]")
-      ->check(CLI::IsMember({"auto", "f32", "bf16"}));
-  command.add_option("--threads", options.threads, "CPU threads [all]")->check(CLI::PositiveNumber);
+void add_model_options(CLI::App& command) {
+  command.add_option("--model", "Model folder")->required()->type_name("DIR");
+  command.add_option("--adapter", "PEFT adapter folder, or a checkpoint of lema train")->type_name("DIR");
+  command.add_option("--compute", "Activations; auto: bf16 for bf16 weights where the CPU is faster at it")
+      ->check(CLI::IsMember({"auto", "f32", "bf16"}))
+      ->default_str("auto");
+  command.add_option("--threads", "CPU threads, 0: all")->check(CLI::Range(0, 1024))->default_str("0");
+  command.add_option("--chat-template", "Template file, chatml or llama3 (default: the model's)");
+}
+
+OpenOptions open_options(const CLI::App& command) {
+  OpenOptions options;
+  options.adapter = command.get_option("--adapter")->as<std::string>();
+  options.compute = command.get_option("--compute")->as<std::string>();
+  options.threads = command.get_option("--threads")->as<int64_t>();
+  return options;
 }
 
 }  // namespace lema

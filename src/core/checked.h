@@ -1,4 +1,5 @@
-// Size arithmetic on numbers from files: every product and sum of untrusted sizes goes through these two.
+// Size arithmetic on numbers from files: every product and sum of untrusted sizes goes through
+// these two.
 #pragma once
 
 #include <cstdint>

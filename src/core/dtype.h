@@ -8,10 +8,31 @@
 
 namespace lema {
 
-// The 22 dtypes of safetensors, ascending in its writer's order. Kernels compute on F32, BF16 and F16 only.
+// The 22 dtypes of safetensors, ascending in its writer's order. Kernels compute on F32, BF16 and
+// F16 only.
 enum class DType : uint8_t {
-  Bool, F4, F6E2M3, F6E3M2, U8, I8, F8E5M2, F8E4M3, F8E8M0, F8E4M3FNUZ, F8E5M2FNUZ,
-  I16, U16, F16, BF16, I32, U32, F32, C64, F64, I64, U64,
+  Bool,
+  F4,
+  F6E2M3,
+  F6E3M2,
+  U8,
+  I8,
+  F8E5M2,
+  F8E4M3,
+  F8E8M0,
+  F8E4M3FNUZ,
+  F8E5M2FNUZ,
+  I16,
+  U16,
+  F16,
+  BF16,
+  I32,
+  U32,
+  F32,
+  C64,
+  F64,
+  I64,
+  U64,
 };
 
 int bits(DType dtype);

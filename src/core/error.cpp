@@ -8,7 +8,9 @@ namespace lema {
 std::string escaped(std::string_view name) {
   constexpr size_t kMaxPrinted = 200;
   size_t shown = std::min(name.size(), kMaxPrinted);
-  while (shown < name.size() && shown > 0 && (static_cast<unsigned char>(name[shown]) & 0xc0) == 0x80) --shown;
+  while (shown < name.size() && shown > 0 &&
+         (static_cast<unsigned char>(name[shown]) & 0xc0) == 0x80)
+    --shown;
   std::string out;
   for (char c : name.substr(0, shown)) {
     const auto byte = static_cast<unsigned char>(c);

@@ -43,7 +43,8 @@ void check(bool condition, fmt::format_string<Args...> format, Args&&... args) {
     throw Error(ErrorCode::Internal, fmt::format(format, std::forward<Args>(args)...));
 }
 
-// `name` with control characters and terminal escapes written as \xNN, cut to 200 bytes: safe to print.
+// `name` with control characters and terminal escapes written as \xNN, cut to 200 bytes: safe to
+// print.
 std::string escaped(std::string_view name);
 
 }  // namespace lema

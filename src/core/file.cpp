@@ -50,7 +50,8 @@ File File::append(const fs::path& path) {
   return File(fd, path);
 }
 
-File::File(File&& other) noexcept : fd_(std::exchange(other.fd_, -1)), path_(std::move(other.path_)) {}
+File::File(File&& other) noexcept
+    : fd_(std::exchange(other.fd_, -1)), path_(std::move(other.path_)) {}
 
 File& File::operator=(File&& other) noexcept {
   std::swap(fd_, other.fd_);
@@ -75,7 +76,8 @@ void File::read_at(void* out, int64_t bytes, int64_t offset) const {
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) io_failure("read", path_);
     if (n == 0)
-      fail(ErrorCode::BadInput, "{}: ends at byte {}, {} more bytes expected", path_.string(), offset, bytes);
+      fail(ErrorCode::BadInput, "{}: ends at byte {}, {} more bytes expected", path_.string(),
+           offset, bytes);
     p += n;
     offset += n;
     bytes -= n;
@@ -118,7 +120,8 @@ MappedFile::MappedFile(const fs::path& path) {
   const File file = File::open(path);
   size_ = file.size();
   if (size_ == 0) return;
-  void* p = ::mmap(nullptr, static_cast<size_t>(size_), PROT_READ, MAP_PRIVATE, file.descriptor(), 0);
+  void* p =
+      ::mmap(nullptr, static_cast<size_t>(size_), PROT_READ, MAP_PRIVATE, file.descriptor(), 0);
   if (p == MAP_FAILED) io_failure("map", path);
   data_ = static_cast<std::byte*>(p);
 }
@@ -140,7 +143,8 @@ std::string read_text(const fs::path& path, int64_t max_bytes) {
   const File file = File::open(path);
   const int64_t size = file.size();
   if (size > max_bytes)
-    fail(ErrorCode::BadInput, "{}: {} bytes, at most {} are accepted", path.string(), size, max_bytes);
+    fail(ErrorCode::BadInput, "{}: {} bytes, at most {} are accepted", path.string(), size,
+         max_bytes);
   std::string text(static_cast<size_t>(size), '\0');
   file.read_at(text.data(), size, 0);
   return text;
@@ -157,7 +161,8 @@ std::string random_suffix() {
 
 void write_file(const fs::path& path, std::string_view bytes) {
   const fs::path parent = path.has_parent_path() ? path.parent_path() : fs::path(".");
-  const fs::path temporary = parent / fmt::format(".{}.tmp-{}", path.filename().string(), random_suffix());
+  const fs::path temporary =
+      parent / fmt::format(".{}.tmp-{}", path.filename().string(), random_suffix());
   try {
     File file = File::create(temporary);
     file.write(bytes.data(), static_cast<int64_t>(bytes.size()));
@@ -185,8 +190,10 @@ void rename_new(const fs::path& from, const fs::path& to) {
   // renameat2 exists since Linux 3.15; some network file systems lack RENAME_NOREPLACE.
   if (::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_NOREPLACE) == 0) return;
   if (errno == EINVAL || errno == ENOSYS) {
-    if (fs::exists(to)) errno = EEXIST;
-    else if (::rename(from.c_str(), to.c_str()) == 0) return;
+    if (fs::exists(to))
+      errno = EEXIST;
+    else if (::rename(from.c_str(), to.c_str()) == 0)
+      return;
   }
   io_failure("rename into place", to);
 }

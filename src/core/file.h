@@ -1,5 +1,6 @@
 // The one seam to the file system: every open, read, write, sync and rename of lema is in file.cpp.
-// Errors: Io with path and the system's reason; BadInput when a file that must exist is missing or too short.
+// Errors: Io with path and the system's reason; BadInput when a file that must exist is missing or
+// too short.
 #pragma once
 
 #include <cstdint>
@@ -66,7 +67,8 @@ class MappedFile {
 // Whole file as text; BadInput when missing or larger than max_bytes.
 std::string read_text(const fs::path& path, int64_t max_bytes);
 
-// Temporary sibling, sync, rename over `path`, folder sync: readers see the old or the new file, never a part.
+// Temporary sibling, sync, rename over `path`, folder sync: readers see the old or the new file,
+// never a part.
 void write_file(const fs::path& path, std::string_view bytes);
 
 // Makes the folder's entries durable (fsync of the folder).
@@ -75,8 +77,9 @@ void sync_folder(const fs::path& folder);
 // Renames without replacing; Io when `to` exists.
 void rename_new(const fs::path& from, const fs::path& to);
 
-// A folder that is being written: created beside its final name, renamed into place by commit(), removed by the
-// destructor when commit() was not reached. The temporary name says whose it is: ".NAME.tmp-PID-RANDOM".
+// A folder that is being written: created beside its final name, renamed into place by commit(),
+// removed by the destructor when commit() was not reached. The temporary name says whose it is:
+// ".NAME.tmp-PID-RANDOM".
 class StagedFolder {
  public:
   // Usage error when `final_path` exists.

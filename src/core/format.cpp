@@ -1,5 +1,5 @@
-// The one place where the formatting library is compiled: elsewhere its header only declares, which keeps every
-// other file's compile time low, and nothing has to be linked from the system.
+// The one place where the formatting library is compiled: elsewhere its header only declares, which
+// keeps every other file's compile time low, and nothing has to be linked from the system.
 #include <fmt/format-inl.h>
 
 FMT_BEGIN_NAMESPACE
@@ -15,7 +15,8 @@ template auto decimal_point_impl(locale_ref) -> char;
 template auto decimal_point_impl(locale_ref) -> wchar_t;
 template void buffer<char>::append(const char*, const char*);
 template void buffer<wchar_t>::append(const wchar_t*, const wchar_t*);
-template void vformat_to(buffer<char>&, string_view, basic_format_args<FMT_BUFFER_CONTEXT(char)>, locale_ref);
+template void vformat_to(buffer<char>&, string_view, basic_format_args<FMT_BUFFER_CONTEXT(char)>,
+                         locale_ref);
 
 }  // namespace detail
 FMT_END_NAMESPACE

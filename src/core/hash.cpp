@@ -19,7 +19,8 @@ constexpr int64_t kChunkBytes = 4 << 20;
 class Sha256 {
  public:
   Sha256() : context_(EVP_MD_CTX_new(), EVP_MD_CTX_free) {
-    check(context_ && EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr) == 1, "SHA-256 is unavailable");
+    check(context_ && EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr) == 1,
+          "SHA-256 is unavailable");
   }
   void update(const void* data, size_t bytes) { EVP_DigestUpdate(context_.get(), data, bytes); }
   std::string hex() {
@@ -64,7 +65,8 @@ uint32_t crc32c_table(const uint8_t* p, int64_t bytes, uint32_t crc) {
 }
 
 #if defined(__x86_64__)
-__attribute__((target("sse4.2"))) uint32_t crc32c_sse42(const uint8_t* p, int64_t bytes, uint32_t crc) {
+__attribute__((target("sse4.2"))) uint32_t crc32c_sse42(const uint8_t* p, int64_t bytes,
+                                                        uint32_t crc) {
   uint64_t c = crc;
   for (; bytes >= 8; bytes -= 8, p += 8) {
     uint64_t word;
@@ -84,7 +86,8 @@ std::string sha256(std::string_view bytes) {
   return digest.hex();
 }
 
-std::string sha256_file(const std::filesystem::path& path, const std::function<void(int64_t)>& report) {
+std::string sha256_file(const std::filesystem::path& path,
+                        const std::function<void(int64_t)>& report) {
   Sha256 digest;
   for_each_chunk(path, [&](const char* data, int64_t bytes) {
     digest.update(data, static_cast<size_t>(bytes));

@@ -9,10 +9,11 @@
 
 namespace lema {
 
-// Lower-case hex of the SHA-256 of a buffer or of a whole file. `report` is called with the bytes of every chunk read
-// and may throw.
+// Lower-case hex of the SHA-256 of a buffer or of a whole file. `report` is called with the bytes
+// of every chunk read and may throw.
 std::string sha256(std::string_view bytes);
-std::string sha256_file(const std::filesystem::path& path, const std::function<void(int64_t)>& report = {});
+std::string sha256_file(const std::filesystem::path& path,
+                        const std::function<void(int64_t)>& report = {});
 
 // CRC-32C (Castagnoli, reflected, as in iSCSI); `crc` continues an earlier call.
 uint32_t crc32c(const void* data, int64_t bytes, uint32_t crc = 0);

@@ -1,5 +1,6 @@
-// Philox4x32-10: the counter-based generator behind every random choice, so that a resumed or recomputed
-// draw is the same draw. Ref: Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC11.
+// Philox4x32-10: the counter-based generator behind every random choice, so that a resumed or
+// recomputed draw is the same draw. Ref: Salmon et al., "Parallel Random Numbers: As Easy as 1, 2,
+// 3", SC11.
 #pragma once
 
 #include <array>
@@ -8,7 +9,13 @@
 namespace lema {
 
 // Streams keep the uses of one seed apart; a value is never renumbered, checkpoints rely on it.
-enum class RngStream : uint32_t { AdapterInit = 1, Shuffle = 2, Dropout = 3, Sampler = 4, Split = 5 };
+enum class RngStream : uint32_t {
+  AdapterInit = 1,
+  Shuffle = 2,
+  Dropout = 3,
+  Sampler = 4,
+  Split = 5
+};
 
 // Four random words for (seed, stream, a, b). Pure function of its arguments.
 inline std::array<uint32_t, 4> philox(uint64_t seed, RngStream stream, uint64_t a, uint32_t b = 0) {

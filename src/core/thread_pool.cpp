@@ -1,5 +1,5 @@
-// Workers sleep between ranges; indices are handed out one by one under the lock, which costs nothing beside the
-// GEMM tiles and attention heads they stand for.
+// Workers sleep between ranges; indices are handed out one by one under the lock, which costs
+// nothing beside the GEMM tiles and attention heads they stand for.
 #include "core/thread_pool.h"
 
 #include <sched.h>

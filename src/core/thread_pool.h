@@ -1,5 +1,5 @@
-// A fixed set of threads that run index ranges. The split of work into indices is the caller's and never depends on
-// the thread count, so results do not either.
+// A fixed set of threads that run index ranges. The split of work into indices is the caller's and
+// never depends on the thread count, so results do not either.
 #pragma once
 
 #include <condition_variable>
@@ -21,8 +21,8 @@ class ThreadPool {
 
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
-  // Calls body(i) for i in [0, count), each once, in any order, on any thread; returns when all are done.
-  // The first exception is rethrown here. Threads: one caller at a time; not reentrant.
+  // Calls body(i) for i in [0, count), each once, in any order, on any thread; returns when all are
+  // done. The first exception is rethrown here. Threads: one caller at a time; not reentrant.
   void parallel_for(int64_t count, const std::function<void(int64_t)>& body);
 
  private:

@@ -1,5 +1,5 @@
-// Value: a parsed JSON or TOML document. formats produces it; tokenizer, template and config code read it, so
-// that none of them needs a JSON library.
+// Value: a parsed JSON or TOML document. formats produces it; tokenizer, template and config code
+// read it, so that none of them needs a JSON library.
 #pragma once
 
 #include <cstdint>
@@ -18,16 +18,16 @@ class Value {
   using Object = std::vector<std::pair<std::string, Value>>;  // file order; keys are unique
 
   Value() = default;
-  Value(std::nullptr_t) {}                                        // NOLINT: literals convert
-  Value(bool x) : data_(x) {}                                     // NOLINT
-  Value(int x) : data_(int64_t{x}) {}                             // NOLINT
-  Value(int64_t x) : data_(x) {}                                  // NOLINT
-  Value(double x) : data_(x) {}                                   // NOLINT
-  Value(const char* x) : data_(std::string(x)) {}                 // NOLINT
-  Value(std::string x) : data_(std::move(x)) {}                   // NOLINT
-  Value(std::string_view x) : data_(std::string(x)) {}            // NOLINT
-  Value(Array x) : data_(std::move(x)) {}                         // NOLINT
-  Value(Object x) : data_(std::move(x)) {}                        // NOLINT
+  Value(std::nullptr_t) {}                              // NOLINT: literals convert
+  Value(bool x) : data_(x) {}                           // NOLINT
+  Value(int x) : data_(int64_t{x}) {}                   // NOLINT
+  Value(int64_t x) : data_(x) {}                        // NOLINT
+  Value(double x) : data_(x) {}                         // NOLINT
+  Value(const char* x) : data_(std::string(x)) {}       // NOLINT
+  Value(std::string x) : data_(std::move(x)) {}         // NOLINT
+  Value(std::string_view x) : data_(std::string(x)) {}  // NOLINT
+  Value(Array x) : data_(std::move(x)) {}               // NOLINT
+  Value(Object x) : data_(std::move(x)) {}              // NOLINT
 
   Kind kind() const { return static_cast<Kind>(data_.index()); }
   bool is_null() const { return kind() == Kind::Null; }
@@ -48,7 +48,8 @@ class Value {
   Array& as_array();
   Object& as_object();
 
-  // Member of an object, or nullptr when absent (or when this is not an object). Linear in the members.
+  // Member of an object, or nullptr when absent (or when this is not an object). Linear in the
+  // members.
   const Value* find(std::string_view key) const;
   // Sets or replaces a member; a null Value becomes an object first.
   void set(std::string_view key, Value value);

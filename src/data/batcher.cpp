@@ -1,4 +1,5 @@
-// Shuffling, the cut into steps, and packing. Everything here is a pure function of sizes, seed and cursor.
+// Shuffling, the cut into steps, and packing. Everything here is a pure function of sizes, seed and
+// cursor.
 #include "data/batcher.h"
 
 #include <algorithm>
@@ -17,7 +18,8 @@ class EpochRng {
  public:
   EpochRng(uint64_t seed, int64_t epoch) : seed_(seed), epoch_(static_cast<uint32_t>(epoch)) {}
 
-  // Uniform in [0, bound), bound > 0: the high half of word * bound, words that would favour some results rejected.
+  // Uniform in [0, bound), bound > 0: the high half of word * bound, words that would favour some
+  // results rejected.
   uint64_t below(uint64_t bound) {
     const uint64_t rejected = (0 - bound) % bound;  // 2^64 mod bound
     for (;;) {
@@ -40,7 +42,8 @@ class EpochRng {
 void append(MicroBatch& batch, const Row& row) {
   constexpr auto kMaxTokens = static_cast<size_t>(std::numeric_limits<int32_t>::max());
   check(batch.ids.size() + row.ids.size() <= kMaxTokens, "micro-batch above {} tokens", kMaxTokens);
-  const auto begin = static_cast<int32_t>(batch.ids.size()), length = static_cast<int32_t>(row.ids.size());
+  const auto begin = static_cast<int32_t>(batch.ids.size()),
+             length = static_cast<int32_t>(row.ids.size());
   batch.ids.insert(batch.ids.end(), row.ids.begin(), row.ids.end());
   for (size_t t = 0; t < row.ids.size(); ++t) {
     const bool trained = t + 1 < row.ids.size() && row.trained[t + 1];
@@ -68,8 +71,8 @@ Batcher::Batcher(int64_t rows, int64_t batch_size, uint64_t seed, bool shuffle)
 }
 
 std::vector<int64_t> Batcher::next(BatchCursor& cursor) {
-  check(cursor.epoch >= 0 && cursor.position >= 0 && cursor.position < rows_, "cursor at row {} of {} in epoch {}",
-        cursor.position, rows_, cursor.epoch);
+  check(cursor.epoch >= 0 && cursor.position >= 0 && cursor.position < rows_,
+        "cursor at row {} of {} in epoch {}", cursor.position, rows_, cursor.epoch);
   if (shuffle_ ? order_epoch_ != cursor.epoch : order_.empty()) {
     order_.resize(static_cast<size_t>(rows_));
     if (shuffle_)
@@ -88,10 +91,12 @@ int64_t Batcher::total_steps(double epochs, int64_t max_steps) const {
   if (max_steps > 0) return max_steps;
   // 0.1 of 30 steps is 3.0000000000000004 in doubles: such dust is not a step.
   constexpr double kDust = 1e-9;
-  return static_cast<int64_t>(std::ceil(epochs * static_cast<double>(steps_per_epoch()) * (1 - kDust)));
+  return static_cast<int64_t>(
+      std::ceil(epochs * static_cast<double>(steps_per_epoch()) * (1 - kDust)));
 }
 
-std::vector<MicroBatch> make_micro_batches(const Dataset& dataset, std::span<const int64_t> row_indices,
+std::vector<MicroBatch> make_micro_batches(const Dataset& dataset,
+                                           std::span<const int64_t> row_indices,
                                            int64_t micro_batch_size, bool packing) {
   size_t rows_each = packing ? static_cast<size_t>(micro_batch_size) : 1;
   if (rows_each == 0) rows_each = row_indices.size();
@@ -103,8 +108,8 @@ std::vector<MicroBatch> make_micro_batches(const Dataset& dataset, std::span<con
   return batches;
 }
 
-StepBatch make_step_batch(const Dataset& dataset, std::span<const int64_t> row_indices, int64_t micro_batch_size,
-                          bool packing) {
+StepBatch make_step_batch(const Dataset& dataset, std::span<const int64_t> row_indices,
+                          int64_t micro_batch_size, bool packing) {
   StepBatch step;
   step.micro = make_micro_batches(dataset, row_indices, micro_batch_size, packing);
   for (const MicroBatch& batch : step.micro) {

@@ -1,5 +1,5 @@
-// The label mask of a conversation: which tokens of a rendered chat are the assistant's. Used by the data set reader
-// and by `lema tokenize --chat`.
+// The label mask of a conversation: which tokens of a rendered chat are the assistant's. Used by
+// the data set reader and by `lema tokenize --chat`.
 #pragma once
 
 #include <string>
@@ -16,15 +16,17 @@ struct ChatEncoding {
   std::vector<uint8_t> trained;  // (T) 1: the token's first byte is the assistant's
 };
 
-// Checks that `messages` is a non-empty array of {"role", "content"} with known roles. BadInput "messages[2].role: ..".
+// Checks that `messages` is a non-empty array of {"role", "content"} with known roles. BadInput
+// "messages[2].role: ..".
 void check_messages(const Value& messages);
 
-// Renders and encodes a conversation (check_messages passed). train_on "all" trains every token, "completions" the
-// assistant's turns. The text of a turn is what render(messages[0..i]) adds to render(messages[0..i), generation
-// prompt): the answer, the end token and whatever the template writes before the next message. A template with
-// {% generation %} blocks says it itself. Positions decide, never ids. BadInput with the reason when a rendering is not
-// the start of the longer one, or when a prompt's tokens are not the first tokens of the whole: then no mask would be
-// what a chat sees.
+// Renders and encodes a conversation (check_messages passed). train_on "all" trains every token,
+// "completions" the assistant's turns. The text of a turn is what render(messages[0..i]) adds to
+// render(messages[0..i), generation prompt): the answer, the end token and whatever the template
+// writes before the next message. A template with
+// {% generation %} blocks says it itself. Positions decide, never ids. BadInput with the reason
+// when a rendering is not the start of the longer one, or when a prompt's tokens are not the first
+// tokens of the whole: then no mask would be what a chat sees.
 ChatEncoding encode_chat(const Value& messages, const Value& tools, bool add_generation_prompt,
                          const std::string& train_on, const ModelText& text);
 

@@ -1,5 +1,5 @@
-// Gathers tokenizer, templates and special tokens of a model folder. The order in which files override each other
-// is that of transformers' from_pretrained.
+// Gathers tokenizer, templates and special tokens of a model folder. The order in which files
+// override each other is that of transformers' from_pretrained.
 #include "data/model_text.h"
 
 #include <algorithm>
@@ -33,9 +33,11 @@ constexpr NamedTemplate kNamedTemplates[] = {
     {"llama3",
      "{{- bos_token -}}\n"
      "{%- for message in messages -%}\n"
-     "{{ '<|start_header_id|>' + message.role + '<|end_header_id|>\\n\\n' + message.content | trim + '<|eot_id|>' }}\n"
+     "{{ '<|start_header_id|>' + message.role + '<|end_header_id|>\\n\\n' + message.content | trim "
+     "+ '<|eot_id|>' }}\n"
      "{%- endfor -%}\n"
-     "{%- if add_generation_prompt -%}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{%- endif -%}",
+     "{%- if add_generation_prompt -%}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' "
+     "}}{%- endif -%}",
      {"<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"}},
 };
 
@@ -46,27 +48,31 @@ const NamedTemplate* find_named_template(std::string_view name) {
 }
 
 // The text of a token entry: a string or an AddedToken object; nullopt when absent or null.
-std::optional<std::string> token_text(const std::optional<Value>& json, std::string_view key, const std::string& file) {
+std::optional<std::string> token_text(const std::optional<Value>& json, std::string_view key,
+                                      const std::string& file) {
   const Value* value = json ? json->find(key) : nullptr;
   if (!value || value->is_null()) return std::nullopt;
   if (value->is_object()) value = value->find("content");
   if (value && value->is_string()) return value->as_string();
-  fail(ErrorCode::BadInput, "{}: {} is neither a string nor an object with a string \"content\"", file, key);
+  fail(ErrorCode::BadInput, "{}: {} is neither a string nor an object with a string \"content\"",
+       file, key);
 }
 
 // The template of that name in tokenizer_config.json's `chat_template`: one string is "default".
-std::string config_template(const std::optional<Value>& config, std::string_view wanted, const std::string& file) {
+std::string config_template(const std::optional<Value>& config, std::string_view wanted,
+                            const std::string& file) {
   const Value* entry = config ? config->find("chat_template") : nullptr;
   if (!entry || entry->is_null()) return "";
   if (entry->is_string()) return wanted == "default" ? entry->as_string() : "";
   if (!entry->is_array())
-    fail(ErrorCode::BadInput, "{}: chat_template is {}, expected a string or a list", file, name(entry->kind()));
+    fail(ErrorCode::BadInput, "{}: chat_template is {}, expected a string or a list", file,
+         name(entry->kind()));
   for (const Value& item : entry->as_array()) {
     const Value* item_name = item.find("name");
     const Value* source = item.find("template");
     if (!item_name || !item_name->is_string() || !source || !source->is_string())
-      fail(ErrorCode::BadInput, "{}: an entry of chat_template is not {{\"name\": string, \"template\": string}}",
-           file);
+      fail(ErrorCode::BadInput,
+           "{}: an entry of chat_template is not {{\"name\": string, \"template\": string}}", file);
     if (item_name->as_string() == wanted) return source->as_string();
   }
   return "";
@@ -81,7 +87,8 @@ std::string optional_text(const fs::path& folder, const char* name) {
 std::optional<Value> optional_json(const fs::path& folder, const char* name) {
   const auto path = confined_path(folder, name, folder.string());
   if (!path) return std::nullopt;
-  return parse_json(read_text(*path, kTokenizerJsonLimits.max_bytes), path->string(), kTokenizerJsonLimits);
+  return parse_json(read_text(*path, kTokenizerJsonLimits.max_bytes), path->string(),
+                    kTokenizerJsonLimits);
 }
 
 // An integer member, or the first of a list of them: eos_token_id may be either.
@@ -96,7 +103,8 @@ Tokenizer open_tokenizer(const TextSources& sources) {
   Tokenizer tokenizer = Tokenizer::from_json(
       sources.tokenizer, sources.tokenizer_config ? &*sources.tokenizer_config : nullptr);
   if (sources.V > 0 && tokenizer.vocab_size() > sources.V)
-    fail(ErrorCode::BadInput, "{}: tokenizer.json has ids up to {}, the model's embedding has {} rows", sources.place,
+    fail(ErrorCode::BadInput,
+         "{}: tokenizer.json has ids up to {}, the model's embedding has {} rows", sources.place,
          tokenizer.vocab_size() - 1, sources.V);
   return tokenizer;
 }
@@ -114,9 +122,11 @@ ModelText::ModelText(const TextSources& sources, const std::string& template_ove
 
 void ModelText::take_special_tokens(const TextSources& sources) {
   special_tokens_ = Value(Value::Object{});
-  for (const char* key : {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"}) {
+  for (const char* key : {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token",
+                          "cls_token", "mask_token"}) {
     auto text = token_text(sources.tokenizer_config, key, sources.place + "/tokenizer_config.json");
-    if (!text) text = token_text(sources.special_tokens, key, sources.place + "/special_tokens_map.json");
+    if (!text)
+      text = token_text(sources.special_tokens, key, sources.place + "/special_tokens_map.json");
     if (text) special_tokens_.set(key, *text);
   }
   // Folders like the published gpt2 name them by id in config.json only.
@@ -129,7 +139,8 @@ void ModelText::take_special_tokens(const TextSources& sources) {
   if (const Value* eos = special_tokens_.find("eos_token")) {
     const auto id = tokenizer_.id_of(eos->as_string());
     if (!id)
-      fail(ErrorCode::BadInput, "{}: eos_token \"{}\" is not in the tokenizer", place_, escaped(eos->as_string()));
+      fail(ErrorCode::BadInput, "{}: eos_token \"{}\" is not in the tokenizer", place_,
+           escaped(eos->as_string()));
     eos_id_ = *id;
   }
 }
@@ -140,7 +151,8 @@ void ModelText::take_templates(const TextSources& sources, const std::string& ov
   if (const NamedTemplate* named = find_named_template(override_name)) {
     for (const std::string_view token : named->tokens)
       if (!token.empty() && !tokenizer_.id_of(token))
-        fail(ErrorCode::Usage, "chat template {}: the tokenizer of {} has no token {}", override_name, place_, token);
+        fail(ErrorCode::Usage, "chat template {}: the tokenizer of {} has no token {}",
+             override_name, place_, token);
     source = named->source;
   } else if (!override_name.empty()) {
     source = read_text(override_name, kMaxTemplateBytes);
@@ -175,9 +187,11 @@ std::optional<int32_t> ModelText::end_of_turn() const {
   };
   std::string text;
   try {
-    text = render_chat(Value::Array{message("user", "question"), message("assistant", kAnswer)}, Value(), false);
+    text = render_chat(Value::Array{message("user", "question"), message("assistant", kAnswer)},
+                       Value(), false);
   } catch (const Error&) {
-    return std::nullopt;  // a template that needs more than two plain messages: its stop ids come from the configs
+    return std::nullopt;  // a template that needs more than two plain messages: its stop ids come
+                          // from the configs
   }
   const size_t answer = text.rfind(kAnswer);
   if (answer == std::string::npos) return std::nullopt;
@@ -197,7 +211,8 @@ const ChatTemplate& ModelText::template_for(const Value& tools) const {
   return *template_;
 }
 
-Value ModelText::context(const Value& messages, const Value& tools, bool add_generation_prompt) const {
+Value ModelText::context(const Value& messages, const Value& tools,
+                         bool add_generation_prompt) const {
   Value context = special_tokens_;
   context.set("messages", messages);
   context.set("tools", tools);
@@ -206,7 +221,8 @@ Value ModelText::context(const Value& messages, const Value& tools, bool add_gen
   return context;
 }
 
-std::string ModelText::render_chat(const Value& messages, const Value& tools, bool add_generation_prompt) const {
+std::string ModelText::render_chat(const Value& messages, const Value& tools,
+                                   bool add_generation_prompt) const {
   return template_for(tools).render(context(messages, tools, add_generation_prompt));
 }
 

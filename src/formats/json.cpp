@@ -1,5 +1,6 @@
-// JSON text to Value through nlohmann's SAX parser, with the checks RFC 8259 leaves to the reader, and Value to text
-// as Python's json.dumps prints it. Every other file of src/formats reads and writes JSON through this one.
+// JSON text to Value through nlohmann's SAX parser, with the checks RFC 8259 leaves to the reader,
+// and Value to text as Python's json.dumps prints it. Every other file of src/formats reads and
+// writes JSON through this one.
 #include "formats/json.h"
 
 #include <algorithm>
@@ -15,7 +16,8 @@
 namespace lema {
 namespace {
 
-// Parsing may hold at most this many times the text in memory; texts below the floor count as that long.
+// Parsing may hold at most this many times the text in memory; texts below the floor count as that
+// long.
 constexpr int64_t kMemoryFactor = 16;
 constexpr int64_t kMemoryFloorBytes = int64_t{16} << 20;
 
@@ -37,8 +39,8 @@ struct Cursor {
   bool operator!=(const Cursor& other) const { return *at != *other.at; }
 };
 
-// The library's message without its prefix ("[json.exception...] parse error at line 1, column 2: ") and without a
-// quotation of the input that is long or not plain ASCII.
+// The library's message without its prefix ("[json.exception...] parse error at line 1, column 2:
+// ") and without a quotation of the input that is long or not plain ASCII.
 std::string plain_reason(std::string_view what) {
   if (const size_t end = what.find("] "); end != what.npos) what.remove_prefix(end + 2);
   if (what.starts_with("parse error at ")) {
@@ -46,7 +48,8 @@ std::string plain_reason(std::string_view what) {
   }
   if (const size_t quote = what.find("; last read: "); quote != what.npos) {
     const std::string_view rest = what.substr(quote);
-    const bool plain = std::all_of(rest.begin(), rest.end(), [](char c) { return c >= 0x20 && c < 0x7f; });
+    const bool plain =
+        std::all_of(rest.begin(), rest.end(), [](char c) { return c >= 0x20 && c < 0x7f; });
     if (!plain || rest.size() > 60) what = what.substr(0, quote);
   }
   return escaped(what);
@@ -55,17 +58,24 @@ std::string plain_reason(std::string_view what) {
 // Builds the Value; its member functions are the events nlohmann's parser calls.
 class Builder {
  public:
-  Builder(std::string_view text, const std::string& source, const JsonLimits& limits, int first_line)
-      : text_(text.empty() ? "" : text), source_(source), limits_(limits), first_line_(first_line), line_(first_line),
+  Builder(std::string_view text, const std::string& source, const JsonLimits& limits,
+          int first_line)
+      : text_(text.empty() ? "" : text),
+        source_(source),
+        limits_(limits),
+        first_line_(first_line),
+        line_(first_line),
         budget_(kMemoryFactor * std::max(static_cast<int64_t>(text.size()), kMemoryFloorBytes)) {}
 
   Value parse() {
     if (static_cast<int64_t>(text_.size()) > limits_.max_bytes)
-      fail_at(begin(), fmt::format("{} bytes of JSON, at most {} are accepted", text_.size(), limits_.max_bytes));
+      fail_at(begin(), fmt::format("{} bytes of JSON, at most {} are accepted", text_.size(),
+                                   limits_.max_bytes));
     if (text_.starts_with("\xef\xbb\xbf"))
       fail_at(begin(), "the text starts with a byte order mark (BOM); JSON must not");
     // nlohmann takes a NUL for the end of the input and would accept whatever follows it.
-    if (const size_t nul = text_.find('\0'); nul != text_.npos) fail_at(begin() + nul + 1, "NUL byte");
+    if (const size_t nul = text_.find('\0'); nul != text_.npos)
+      fail_at(begin() + nul + 1, "NUL byte");
     at_ = counted_ = begin();
     const char* end = begin() + text_.size();
     nlohmann::json::sax_parse(Cursor{&at_}, Cursor{&end}, this);
@@ -77,7 +87,8 @@ class Builder {
   bool number_integer(int64_t x) { return add(Value(x), true); }
   bool number_unsigned(uint64_t x) {
     constexpr auto kMax = static_cast<uint64_t>(std::numeric_limits<int64_t>::max());
-    return x <= kMax ? add(Value(static_cast<int64_t>(x)), true) : long_integer(static_cast<double>(x));
+    return x <= kMax ? add(Value(static_cast<int64_t>(x)), true)
+                     : long_integer(static_cast<double>(x));
   }
   bool number_float(double x, const std::string& token) {
     // Integers too long for 64 bits arrive here, already rounded.
@@ -123,7 +134,7 @@ class Builder {
   }
 
   struct Level {
-    Value* value;      // a parent does not grow while its last child is open, so the pointer stays good
+    Value* value;  // a parent does not grow while its last child is open, so the pointer stays good
     size_t first_key;  // where the object's keys start in key_ends_
   };
 
@@ -131,7 +142,8 @@ class Builder {
 
   // `end` is one past the byte the message points at; columns count bytes from 1.
   [[noreturn]] void fail_at(const char* end, std::string_view reason) const {
-    const std::string_view before(begin(), static_cast<size_t>(std::max(end, begin() + 1) - begin() - 1));
+    const std::string_view before(begin(),
+                                  static_cast<size_t>(std::max(end, begin() + 1) - begin() - 1));
     const auto line = first_line_ + std::count(before.begin(), before.end(), '\n');
     const size_t newline = before.rfind('\n');
     const size_t column = newline == before.npos ? before.size() + 1 : before.size() - newline;
@@ -141,7 +153,8 @@ class Builder {
   void hold(int64_t bytes) {
     held_ += bytes;
     if (held_ > budget_)
-      fail_at(at_, fmt::format("so many small values that parsing would take more than {} bytes", budget_));
+      fail_at(at_, fmt::format("so many small values that parsing would take more than {} bytes",
+                               budget_));
   }
 
   template <typename List>
@@ -207,7 +220,8 @@ class Builder {
     for (size_t i = 1; i < order_.size(); ++i) {
       const std::string& name = members[order_[i]].first;
       if (members[order_[i - 1]].first == name)
-        fail_at(key_ends_[stack_.back().first_key + order_[i]], fmt::format("duplicate key \"{}\"", escaped(name)));
+        fail_at(key_ends_[stack_.back().first_key + order_[i]],
+                fmt::format("duplicate key \"{}\"", escaped(name)));
     }
   }
 
@@ -215,10 +229,10 @@ class Builder {
   const std::string& source_;
   const JsonLimits& limits_;
   int first_line_;
-  int line_;                      // of counted_
-  const char* at_ = nullptr;      // next byte the lexer reads
+  int line_;                  // of counted_
+  const char* at_ = nullptr;  // next byte the lexer reads
   const char* counted_ = nullptr;
-  int64_t held_ = 0, budget_;     // bytes
+  int64_t held_ = 0, budget_;  // bytes
   Value root_;
   std::vector<Level> stack_;           // open containers, outermost first
   std::vector<const char*> key_ends_;  // one past each key of the open objects, for messages
@@ -248,13 +262,27 @@ void append_string(std::string& out, std::string_view text) {
   out += '"';
   for (const char c : text) {
     switch (c) {
-      case '"': out += "\\\""; break;
-      case '\\': out += "\\\\"; break;
-      case '\n': out += "\\n"; break;
-      case '\r': out += "\\r"; break;
-      case '\t': out += "\\t"; break;
-      case '\b': out += "\\b"; break;
-      case '\f': out += "\\f"; break;
+      case '"':
+        out += "\\\"";
+        break;
+      case '\\':
+        out += "\\\\";
+        break;
+      case '\n':
+        out += "\\n";
+        break;
+      case '\r':
+        out += "\\r";
+        break;
+      case '\t':
+        out += "\\t";
+        break;
+      case '\b':
+        out += "\\b";
+        break;
+      case '\f':
+        out += "\\f";
+        break;
       default:
         if (static_cast<unsigned char>(c) < 0x20)
           fmt::format_to(std::back_inserter(out), "\\u{:04x}", static_cast<unsigned>(c));
@@ -284,7 +312,8 @@ struct Dumper {
     std::vector<const Value::Object::value_type*> order;
     order.reserve(members.size());
     for (const auto& member : members) order.push_back(&member);
-    if (sort_keys) std::sort(order.begin(), order.end(), [](auto* a, auto* b) { return a->first < b->first; });
+    if (sort_keys)
+      std::sort(order.begin(), order.end(), [](auto* a, auto* b) { return a->first < b->first; });
     out += '{';
     for (const auto* member : order) {
       separate(member == order.front(), depth + 1);
@@ -306,20 +335,35 @@ struct Dumper {
 
   void value(const Value& x, int depth) {
     switch (x.kind()) {
-      case Value::Kind::Null: out += "null"; break;
-      case Value::Kind::Bool: out += x.as_bool() ? "true" : "false"; break;
-      case Value::Kind::Int: fmt::format_to(std::back_inserter(out), "{}", x.as_int()); break;
-      case Value::Kind::Float: append_double(out, x.as_number()); break;
-      case Value::Kind::String: append_string(out, x.as_string()); break;
-      case Value::Kind::Array: array(x.as_array(), depth); break;
-      case Value::Kind::Object: object(x.as_object(), depth); break;
+      case Value::Kind::Null:
+        out += "null";
+        break;
+      case Value::Kind::Bool:
+        out += x.as_bool() ? "true" : "false";
+        break;
+      case Value::Kind::Int:
+        fmt::format_to(std::back_inserter(out), "{}", x.as_int());
+        break;
+      case Value::Kind::Float:
+        append_double(out, x.as_number());
+        break;
+      case Value::Kind::String:
+        append_string(out, x.as_string());
+        break;
+      case Value::Kind::Array:
+        array(x.as_array(), depth);
+        break;
+      case Value::Kind::Object:
+        object(x.as_object(), depth);
+        break;
     }
   }
 };
 
 }  // namespace
 
-Value parse_json(std::string_view text, const std::string& source, const JsonLimits& limits, int first_line) {
+Value parse_json(std::string_view text, const std::string& source, const JsonLimits& limits,
+                 int first_line) {
   return Builder(text, source, limits, first_line).parse();
 }
 

@@ -1,5 +1,5 @@
-// Writing, reading and verifying checkpoint manifests. Saving writes one as its last file, resume trusts only folders
-// whose manifest verifies.
+// Writing, reading and verifying checkpoint manifests. Saving writes one as its last file, resume
+// trusts only folders whose manifest verifies.
 #include "formats/manifest.h"
 
 #include <charconv>
@@ -54,7 +54,8 @@ void write_manifest(const fs::path& folder, int64_t step, const std::string& run
     const std::string crc = fmt::format("{:08x}", crc32c_file(folder / name));
     files.set(name, Value::Object{{"bytes", bytes}, {"crc32c", crc}});
   }
-  const Value root = Value::Object{{"format", kFormat}, {"step", step}, {"run_id", run_id}, {"files", files}};
+  const Value root =
+      Value::Object{{"format", kFormat}, {"step", step}, {"run_id", run_id}, {"files", files}};
   write_file(folder / kManifestName, dump_json(root, 2) + "\n");
 }
 
@@ -63,12 +64,14 @@ Manifest read_manifest(const fs::path& folder) {
   const Value root = parse_json(read_text(folder / kManifestName, kMaxManifestBytes), place);
   try {
     const int64_t format = member(root, "format", place).as_int();
-    if (format != kFormat) fail(ErrorCode::BadInput, "{}: format {}, this lema reads {}", place, format, kFormat);
+    if (format != kFormat)
+      fail(ErrorCode::BadInput, "{}: format {}, this lema reads {}", place, format, kFormat);
     Manifest manifest;
     manifest.step = member(root, "step", place).as_int();
     manifest.run_id = member(root, "run_id", place).as_string();
     for (const auto& [name, item] : member(root, "files", place).as_object()) {
-      if (name.empty() || name == "." || name == ".." || name.find('/') != name.npos || name.find('\0') != name.npos)
+      if (name.empty() || name == "." || name == ".." || name.find('/') != name.npos ||
+          name.find('\0') != name.npos)
         fail(ErrorCode::BadInput, "{}: \"{}\" is not a file name", place, escaped(name));
       manifest.files[name] = parse_item(item, place + ": " + escaped(name));
     }
@@ -86,18 +89,20 @@ std::optional<std::string> verify_manifest(const fs::path& folder) {
     std::map<std::string, int64_t> present = list_files(folder);
     for (const auto& [name, item] : manifest.files) {
       const auto it = present.find(name);
-      if (it == present.end()) return fmt::format("{}: {} is missing", folder.string(), escaped(name));
+      if (it == present.end())
+        return fmt::format("{}: {} is missing", folder.string(), escaped(name));
       if (it->second != item.bytes)
-        return fmt::format("{}: {} has {} bytes, the manifest says {}", folder.string(), escaped(name), it->second,
-                           item.bytes);
+        return fmt::format("{}: {} has {} bytes, the manifest says {}", folder.string(),
+                           escaped(name), it->second, item.bytes);
       const uint32_t crc = crc32c_file(folder / name);
       if (crc != item.crc32c)
-        return fmt::format("{}: {} has checksum {:08x}, the manifest says {:08x}", folder.string(), escaped(name), crc,
-                           item.crc32c);
+        return fmt::format("{}: {} has checksum {:08x}, the manifest says {:08x}", folder.string(),
+                           escaped(name), crc, item.crc32c);
       present.erase(it);
     }
     if (!present.empty())
-      return fmt::format("{}: {} is not in the manifest", folder.string(), escaped(present.begin()->first));
+      return fmt::format("{}: {} is not in the manifest", folder.string(),
+                         escaped(present.begin()->first));
     return std::nullopt;
   } catch (const Error& e) {
     if (e.code() != ErrorCode::BadInput) throw;

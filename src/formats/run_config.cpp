@@ -1,5 +1,6 @@
-// Run configs: a JSON or TOML document, then --set assignments, become a checked RunConfig; and back to a document.
-// `lema train` and `lema plan` start here. The options themselves are declared in run_options.h.
+// Run configs: a JSON or TOML document, then --set assignments, become a checked RunConfig; and
+// back to a document. `lema train` and `lema plan` start here. The options themselves are declared
+// in run_options.h.
 #include "formats/run_config.h"
 
 #include <algorithm>
@@ -35,11 +36,12 @@ std::vector<std::string_view> known_keys() {
 
 bool is_section(std::string_view key) {
   const auto keys = known_keys();
-  return !key.empty() &&
-         std::any_of(keys.begin(), keys.end(), [&](auto known) { return section_of(known) == key; });
+  return !key.empty() && std::any_of(keys.begin(), keys.end(),
+                                     [&](auto known) { return section_of(known) == key; });
 }
 
-// Insertions, deletions, substitutions and swaps of neighbours that turn a into b (optimal string alignment).
+// Insertions, deletions, substitutions and swaps of neighbours that turn a into b (optimal string
+// alignment).
 size_t edit_distance(std::string_view a, std::string_view b) {
   std::vector<std::vector<size_t>> d(a.size() + 1, std::vector<size_t>(b.size() + 1));
   for (size_t i = 0; i <= a.size(); ++i) {
@@ -48,7 +50,8 @@ size_t edit_distance(std::string_view a, std::string_view b) {
         d[i][j] = i + j;
         continue;
       }
-      d[i][j] = std::min({d[i - 1][j - 1] + (a[i - 1] == b[j - 1] ? 0 : 1), d[i - 1][j] + 1, d[i][j - 1] + 1});
+      d[i][j] = std::min(
+          {d[i - 1][j - 1] + (a[i - 1] == b[j - 1] ? 0 : 1), d[i - 1][j] + 1, d[i][j - 1] + 1});
       if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
         d[i][j] = std::min(d[i][j], d[i - 2][j - 2] + 1);
     }
@@ -89,7 +92,8 @@ std::string describe(const Value& value) {
 std::string range_of(const Option& o) {
   const bool bounded = std::isfinite(o.max);
   if (!o.above_min && !o.below_max)
-    return bounded ? fmt::format(" from {} to {}", o.min, o.max) : fmt::format(" of at least {}", o.min);
+    return bounded ? fmt::format(" from {} to {}", o.min, o.max)
+                   : fmt::format(" of at least {}", o.min);
   std::string text = fmt::format(" {} {}", o.above_min ? "above" : "of at least", o.min);
   if (bounded) text += fmt::format(" and {} {}", o.below_max ? "below" : "at most", o.max);
   return text;
@@ -99,8 +103,8 @@ std::string range_of(const Option& o) {
 struct Setting {
   std::string_view key;
   const Value& value;
-  const std::string& place;     // "run.json:12" or "--set lora.rank=x"
-  const std::string* raw;       // the text after '=' of a --set
+  const std::string& place;  // "run.json:12" or "--set lora.rank=x"
+  const std::string* raw;    // the text after '=' of a --set
 
   [[noreturn]] void refuse(std::string_view expected) const {
     fail(ErrorCode::Usage, "{}: {}: found {}, expected {}", place, key, describe(value), expected);
@@ -111,9 +115,12 @@ struct Setting {
     const std::string expected = std::string(form) + range_of(o);
     if (!(std::is_same_v<T, double> ? x.is_number() : x.is_int())) refuse(expected);
     const double d = x.as_number();
-    if (!(o.above_min ? d > o.min : d >= o.min) || !(o.below_max ? d < o.max : d <= o.max)) refuse(expected);
-    if constexpr (std::is_same_v<T, double>) return d;
-    else return x.as_int();
+    if (!(o.above_min ? d > o.min : d >= o.min) || !(o.below_max ? d < o.max : d <= o.max))
+      refuse(expected);
+    if constexpr (std::is_same_v<T, double>)
+      return d;
+    else
+      return x.as_int();
   }
 
   bool is_auto() const { return value.is_string() && value.as_string() == "auto"; }
@@ -123,14 +130,19 @@ struct Setting {
     if (!value.is_string() && !raw)
       refuse(o.choices.empty() ? "string" : fmt::format("one of {}", fmt::join(o.choices, ", ")));
     const std::string& text = value.is_string() ? value.as_string() : *raw;
-    if (!o.choices.empty() && std::find(o.choices.begin(), o.choices.end(), text) == o.choices.end())
+    if (!o.choices.empty() &&
+        std::find(o.choices.begin(), o.choices.end(), text) == o.choices.end())
       refuse(fmt::format("one of {}", fmt::join(o.choices, ", ")));
     if (text.find('\0') != text.npos) refuse("string without NUL");
     if (o.required && text.empty()) refuse("string that is not empty");
     field = text;
   }
-  void assign(const Option& o, int64_t& field) const { field = in_range<int64_t>(o, value, "an integer"); }
-  void assign(const Option& o, double& field) const { field = in_range<double>(o, value, "a number"); }
+  void assign(const Option& o, int64_t& field) const {
+    field = in_range<int64_t>(o, value, "an integer");
+  }
+  void assign(const Option& o, double& field) const {
+    field = in_range<double>(o, value, "a number");
+  }
   void assign(const Option&, bool& field) const {
     if (!value.is_bool()) refuse("true or false");
     field = value.as_bool();
@@ -142,9 +154,11 @@ struct Setting {
   void assign(const Option&, std::vector<std::string>& field) const {
     constexpr std::string_view kExpected = "a string or a list of strings, none of them empty";
     std::vector<std::string> list;
-    if (value.is_string()) list.push_back(value.as_string());
+    if (value.is_string())
+      list.push_back(value.as_string());
     else if (value.is_array())
-      for (const Value& x : value.as_array()) list.push_back(x.is_string() ? x.as_string() : std::string());
+      for (const Value& x : value.as_array())
+        list.push_back(x.is_string() ? x.as_string() : std::string());
     if (list.empty() || std::find(list.begin(), list.end(), "") != list.end()) refuse(kExpected);
     field = std::move(list);
   }
@@ -155,14 +169,18 @@ struct Setting {
     constexpr std::string_view kExpected =
         "\"auto\", a number of bytes, or one with a unit as \"2.4 GB\" or \"512 MiB\"";
     std::optional<int64_t> bytes;
-    if (is_auto()) bytes = 0;
-    else if (value.is_string()) bytes = parse_bytes(value.as_string());
-    else if (value.is_int()) bytes = value.as_int();
+    if (is_auto())
+      bytes = 0;
+    else if (value.is_string())
+      bytes = parse_bytes(value.as_string());
+    else if (value.is_int())
+      bytes = value.as_int();
     if (!bytes || (!is_auto() && static_cast<double>(*bytes) < o.min)) refuse(kExpected);
     field.value = *bytes;
   }
   void assign(const Option& o, NumberPair<double> field) const {
-    if (!value.is_array() || value.as_array().size() != 2) refuse("a list of two numbers" + range_of(o));
+    if (!value.is_array() || value.as_array().size() != 2)
+      refuse("a list of two numbers" + range_of(o));
     field.first = in_range<double>(o, value.as_array()[0], "two numbers");
     field.second = in_range<double>(o, value.as_array()[1], "two numbers");
   }
@@ -184,11 +202,13 @@ class Loader {
       throw Error(e.code() == ErrorCode::BadInput ? ErrorCode::Usage : e.code(), e.what());
     }
     if (!root.is_object())
-      fail(ErrorCode::Usage, "{}:{}: found {}, expected an object", path, root.line, name(root.kind()));
+      fail(ErrorCode::Usage, "{}:{}: found {}, expected an object", path, root.line,
+           name(root.kind()));
     for (const auto& [key, value] : root.as_object()) {
       const std::string place = fmt::format("{}:{}", path, value.line);
       if (key.find('.') != key.npos)
-        fail(ErrorCode::Usage, "{}: key \"{}\": write sections as nested objects", place, escaped(key));
+        fail(ErrorCode::Usage, "{}: key \"{}\": write sections as nested objects", place,
+             escaped(key));
       apply(key, value, place, nullptr);
     }
   }
@@ -196,7 +216,8 @@ class Loader {
   void apply_set(const std::string& setting) {
     const std::string place = "--set " + escaped(setting);
     const size_t equals = setting.find('=');
-    if (equals == setting.npos || equals == 0) fail(ErrorCode::Usage, "{}: expected key=value", place);
+    if (equals == setting.npos || equals == 0)
+      fail(ErrorCode::Usage, "{}: expected key=value", place);
     const std::string raw = setting.substr(equals + 1);
     Value value(raw);
     try {
@@ -210,25 +231,30 @@ class Loader {
   RunConfig finish() const {
     visit_options(config_, [&](const Option& option, const auto&) {
       if (option.required && !places_.count(std::string(option.key)))
-        fail(ErrorCode::Usage, "{}the key \"{}\" is required: {}", path_.empty() ? "" : path_ + ": ", option.key,
-             option.help);
+        fail(ErrorCode::Usage, "{}the key \"{}\" is required: {}",
+             path_.empty() ? "" : path_ + ": ", option.key, option.help);
     });
     if (config_.train.epochs == 0 && config_.train.max_steps == 0)
-      fail(ErrorCode::Usage, "{}: with train.epochs 0, train.max_steps must be above 0", place_of("train.epochs"));
+      fail(ErrorCode::Usage, "{}: with train.epochs 0, train.max_steps must be above 0",
+           place_of("train.epochs"));
     if (config_.train.micro_batch_size > config_.train.batch_size)
-      fail(ErrorCode::Usage, "{}: train.micro_batch_size: found {}, expected at most the train.batch_size of {}",
-           place_of("train.micro_batch_size"), config_.train.micro_batch_size, config_.train.batch_size);
+      fail(ErrorCode::Usage,
+           "{}: train.micro_batch_size: found {}, expected at most the train.batch_size of {}",
+           place_of("train.micro_batch_size"), config_.train.micro_batch_size,
+           config_.train.batch_size);
     return config_;
   }
 
  private:
-  void apply(const std::string& key, const Value& value, const std::string& place, const std::string* raw) {
+  void apply(const std::string& key, const Value& value, const std::string& place,
+             const std::string* raw) {
     if (is_section(key)) {
       if (!value.is_object())
-        fail(ErrorCode::Usage, "{}: {}: found {}, expected an object with the keys of this section", place, key,
-             describe(value));
+        fail(ErrorCode::Usage, "{}: {}: found {}, expected an object with the keys of this section",
+             place, key, describe(value));
       for (const auto& [name, member] : value.as_object())
-        apply(key + "." + name, member, raw ? place : fmt::format("{}:{}", path_, member.line), nullptr);
+        apply(key + "." + name, member, raw ? place : fmt::format("{}:{}", path_, member.line),
+              nullptr);
       return;
     }
     const Setting setting{key, value, place, raw};
@@ -238,7 +264,8 @@ class Loader {
       known = true;
       setting.assign(option, field);
     });
-    if (!known) fail(ErrorCode::Usage, "{}: unknown key \"{}\"; {}", place, escaped(key), suggestion(key));
+    if (!known)
+      fail(ErrorCode::Usage, "{}: unknown key \"{}\"; {}", place, escaped(key), suggestion(key));
     places_[key] = place;
   }
 
@@ -263,8 +290,12 @@ Value plain(const std::vector<std::string>& field) {
   for (const std::string& x : field) list.push_back(x);
   return list;
 }
-Value plain(AutoInt<const int64_t> field) { return field.value == 0 ? Value("auto") : Value(field.value); }
-Value plain(AutoBytes<const int64_t> field) { return field.value == 0 ? Value("auto") : Value(field.value); }
+Value plain(AutoInt<const int64_t> field) {
+  return field.value == 0 ? Value("auto") : Value(field.value);
+}
+Value plain(AutoBytes<const int64_t> field) {
+  return field.value == 0 ? Value("auto") : Value(field.value);
+}
 Value plain(NumberPair<const double> field) { return Value::Array{field.first, field.second}; }
 
 }  // namespace

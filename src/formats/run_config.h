@@ -1,5 +1,6 @@
-// RunConfig: every setting of `lema train`, from JSON, TOML, --set and defaults. Each option is declared once, in
-// visit_options (run_options.h); parsing, --set, --print-config, help and the JSON schema walk that declaration.
+// RunConfig: every setting of `lema train`, from JSON, TOML, --set and defaults. Each option is
+// declared once, in visit_options (run_options.h); parsing, --set, --print-config, help and the
+// JSON schema walk that declaration.
 #pragma once
 
 #include <cstdint>
@@ -23,14 +24,14 @@ struct RunConfig {
 
   struct Data {
     std::string train;
-    std::string eval;                // empty: none
-    std::string format = "auto";     // auto | text | chat | tokens
-    int64_t max_tokens = 2048;       // of one row
-    bool packing = true;             // rows end to end, attention within each
-    std::string too_long = "error";  // error | drop | truncate
-    std::optional<bool> append_eos;  // unset, key `auto`: true for text
+    std::string eval;                      // empty: none
+    std::string format = "auto";           // auto | text | chat | tokens
+    int64_t max_tokens = 2048;             // of one row
+    bool packing = true;                   // rows end to end, attention within each
+    std::string too_long = "error";        // error | drop | truncate
+    std::optional<bool> append_eos;        // unset, key `auto`: true for text
     std::string train_on = "completions";  // completions | all
-    std::string chat_template;       // empty: the model's; else a file, or chatml | llama3
+    std::string chat_template;             // empty: the model's; else a file, or chatml | llama3
     bool shuffle = true;
   } data;
 
@@ -65,8 +66,9 @@ struct RunConfig {
   } train;
 
   struct Memory {
-    int64_t vram_bytes = 0;  // key `vram`: auto (0) or bytes with a unit; on the CPU an arena of this size
-    int64_t ram_bytes = 0;   // key `ram`
+    int64_t vram_bytes =
+        0;  // key `vram`: auto (0) or bytes with a unit; on the CPU an arena of this size
+    int64_t ram_bytes = 0;             // key `ram`
     std::string residency = "auto";    // auto | stream | resident
     int64_t slots = 0;                 // 0: auto; blocks in the ring
     std::string activations = "auto";  // auto | keep | recompute | offload
@@ -88,14 +90,16 @@ struct RunConfig {
   } log;
 };
 
-// Reads `path` (.json or .toml) and applies "key.sub=value" settings over it. Throws Usage "PATH:LINE: ..." for an
-// unknown key (naming the nearest known one), a wrong type, a value out of range or a missing required key.
+// Reads `path` (.json or .toml) and applies "key.sub=value" settings over it. Throws Usage
+// "PATH:LINE: ..." for an unknown key (naming the nearest known one), a wrong type, a value out of
+// range or a missing required key.
 RunConfig load_run_config(const std::string& path, const std::vector<std::string>& settings);
 
 // As above without a file.
 RunConfig make_run_config(const std::vector<std::string>& settings);
 
-// The resolved config with every key, as `--print-config` and run.json show it; load_run_config reads it back equal.
+// The resolved config with every key, as `--print-config` and run.json show it; load_run_config
+// reads it back equal.
 Value to_value(const RunConfig& config);
 
 // The JSON schema of configs/run.schema.json.

@@ -1,5 +1,6 @@
-// The one declaration of every run option: key, field, meaning, accepted values. Everything about options walks it:
-// reading and --set (run_config.cpp), --print-config (run_config.cpp), help and the JSON schema (run_schema.cpp).
+// The one declaration of every run option: key, field, meaning, accepted values. Everything about
+// options walks it: reading and --set (run_config.cpp), --print-config (run_config.cpp), help and
+// the JSON schema (run_schema.cpp).
 #pragma once
 
 #include <limits>
@@ -11,9 +12,9 @@
 namespace lema {
 
 struct Option {
-  std::string_view key;   // dotted
-  std::string_view help;  // meaning and unit
-  std::vector<std::string_view> choices = {};  // of a string; empty: any
+  std::string_view key;                                           // dotted
+  std::string_view help;                                          // meaning and unit
+  std::vector<std::string_view> choices = {};                     // of a string; empty: any
   double min = 0, max = std::numeric_limits<double>::infinity();  // of a number
   bool above_min = false, below_max = false;                      // the bound itself is excluded
   bool required = false;
@@ -39,100 +40,176 @@ struct NumberPair {  // [first, second]
 template <typename T>
 NumberPair(T&, T&) -> NumberPair<T>;
 
-// Calls visit(Option, field) for every option, in the order configs are printed. A field is a std::string, int64_t,
-// double, bool, std::optional<bool> ("auto" when unset), std::vector<std::string> (a string or a list) or one of the
-// forms above. A key has at most one dot; what stands before it is a section.
+// Calls visit(Option, field) for every option, in the order configs are printed. A field is a
+// std::string, int64_t, double, bool, std::optional<bool> ("auto" when unset),
+// std::vector<std::string> (a string or a list) or one of the forms above. A key has at most one
+// dot; what stands before it is a section.
 template <typename Config, typename Visit>
 void visit_options(Config& c, Visit&& visit) {
   constexpr double kMany = 1e9;
-  visit(Option{.key = "model", .help = "folder of a Hugging Face model, or one written by lema convert",
-               .required = true}, c.model);
-  visit(Option{.key = "output_dir", .help = "the run folder, made by the run", .required = true}, c.output_dir);
-  visit(Option{.key = "seed", .help = "of the adapter's start, the order of rows and dropout"}, c.seed);
-  visit(Option{.key = "device", .help = "where the arithmetic runs", .choices = {"auto", "cpu"}}, c.device);
+  visit(Option{.key = "model",
+               .help = "folder of a Hugging Face model, or one written by lema convert",
+               .required = true},
+        c.model);
+  visit(Option{.key = "output_dir", .help = "the run folder, made by the run", .required = true},
+        c.output_dir);
+  visit(Option{.key = "seed", .help = "of the adapter's start, the order of rows and dropout"},
+        c.seed);
+  visit(Option{.key = "device", .help = "where the arithmetic runs", .choices = {"auto", "cpu"}},
+        c.device);
   visit(Option{.key = "method", .help = "what is trained", .choices = {"lora"}}, c.method);
-  visit(Option{.key = "compute", .help = "storage type of activations; auto follows the device and the model",
-               .choices = {"auto", "f32", "bf16"}}, c.compute);
-  visit(Option{.key = "threads", .help = "CPU threads; 0: one for each CPU", .max = 4096}, c.threads);
+  visit(Option{.key = "compute",
+               .help = "storage type of activations; auto follows the device and the model",
+               .choices = {"auto", "f32", "bf16"}},
+        c.compute);
+  visit(Option{.key = "threads", .help = "CPU threads; 0: one for each CPU", .max = 4096},
+        c.threads);
 
-  visit(Option{.key = "data.train", .help = "training rows, JSONL or text", .required = true}, c.data.train);
-  visit(Option{.key = "data.eval", .help = "rows of the evaluation loss; empty: none"}, c.data.eval);
-  visit(Option{.key = "data.format", .help = "form of the rows; auto tells by the first one",
-               .choices = {"auto", "text", "chat", "tokens"}}, c.data.format);
-  visit(Option{.key = "data.max_tokens", .help = "longest row, in tokens", .min = 1, .max = 1 << 24},
-        c.data.max_tokens);
-  visit(Option{.key = "data.packing", .help = "put rows end to end; attention stays within each row"},
-        c.data.packing);
-  visit(Option{.key = "data.too_long", .help = "what to do with rows above data.max_tokens",
-               .choices = {"error", "drop", "truncate"}}, c.data.too_long);
-  visit(Option{.key = "data.append_eos", .help = "end each row with the end token; auto: for text rows"},
+  visit(Option{.key = "data.train", .help = "training rows, JSONL or text", .required = true},
+        c.data.train);
+  visit(Option{.key = "data.eval", .help = "rows of the evaluation loss; empty: none"},
+        c.data.eval);
+  visit(Option{.key = "data.format",
+               .help = "form of the rows; auto tells by the first one",
+               .choices = {"auto", "text", "chat", "tokens"}},
+        c.data.format);
+  visit(
+      Option{.key = "data.max_tokens", .help = "longest row, in tokens", .min = 1, .max = 1 << 24},
+      c.data.max_tokens);
+  visit(
+      Option{.key = "data.packing", .help = "put rows end to end; attention stays within each row"},
+      c.data.packing);
+  visit(Option{.key = "data.too_long",
+               .help = "what to do with rows above data.max_tokens",
+               .choices = {"error", "drop", "truncate"}},
+        c.data.too_long);
+  visit(Option{.key = "data.append_eos",
+               .help = "end each row with the end token; auto: for text rows"},
         c.data.append_eos);
-  visit(Option{.key = "data.train_on", .help = "tokens that carry a loss; text rows have no prompt",
-               .choices = {"completions", "all"}}, c.data.train_on);
-  visit(Option{.key = "data.chat_template", .help = "a template file, chatml or llama3; empty: the model's own"},
+  visit(Option{.key = "data.train_on",
+               .help = "tokens that carry a loss; text rows have no prompt",
+               .choices = {"completions", "all"}},
+        c.data.train_on);
+  visit(Option{.key = "data.chat_template",
+               .help = "a template file, chatml or llama3; empty: the model's own"},
         c.data.chat_template);
-  visit(Option{.key = "data.shuffle", .help = "a different order of rows in each epoch"}, c.data.shuffle);
+  visit(Option{.key = "data.shuffle", .help = "a different order of rows in each epoch"},
+        c.data.shuffle);
 
-  visit(Option{.key = "lora.rank", .help = "rank of the adapter's matrices", .min = 1, .max = 4096}, c.lora.rank);
-  visit(Option{.key = "lora.alpha", .help = "the adapter's output is scaled by alpha/rank", .above_min = true},
+  visit(Option{.key = "lora.rank", .help = "rank of the adapter's matrices", .min = 1, .max = 4096},
+        c.lora.rank);
+  visit(Option{.key = "lora.alpha",
+               .help = "the adapter's output is scaled by alpha/rank",
+               .above_min = true},
         c.lora.alpha);
-  visit(Option{.key = "lora.dropout", .help = "share of the adapter's inputs that are zeroed in training", .max = 1,
-               .below_max = true}, c.lora.dropout);
+  visit(Option{.key = "lora.dropout",
+               .help = "share of the adapter's inputs that are zeroed in training",
+               .max = 1,
+               .below_max = true},
+        c.lora.dropout);
   visit(Option{.key = "lora.targets",
-               .help = "modules that get an adapter: all-linear, a list of names, or one regular expression"},
+               .help = "modules that get an adapter: all-linear, a list of names, or one regular "
+                       "expression"},
         c.lora.targets);
-  visit(Option{.key = "lora.init_from", .help = "adapter folder to start from; empty: a fresh adapter"},
+  visit(Option{.key = "lora.init_from",
+               .help = "adapter folder to start from; empty: a fresh adapter"},
         c.lora.init_from);
 
-  visit(Option{.key = "optimizer.lr", .help = "highest learning rate", .max = 100, .above_min = true},
-        c.optimizer.lr);
-  visit(Option{.key = "optimizer.betas", .help = "AdamW's decay of the first and the second moment", .max = 1,
-               .below_max = true}, NumberPair{c.optimizer.beta1, c.optimizer.beta2});
-  visit(Option{.key = "optimizer.eps", .help = "AdamW's epsilon", .max = 1, .above_min = true}, c.optimizer.eps);
+  visit(
+      Option{.key = "optimizer.lr", .help = "highest learning rate", .max = 100, .above_min = true},
+      c.optimizer.lr);
+  visit(Option{.key = "optimizer.betas",
+               .help = "AdamW's decay of the first and the second moment",
+               .max = 1,
+               .below_max = true},
+        NumberPair{c.optimizer.beta1, c.optimizer.beta2});
+  visit(Option{.key = "optimizer.eps", .help = "AdamW's epsilon", .max = 1, .above_min = true},
+        c.optimizer.eps);
   visit(Option{.key = "optimizer.weight_decay", .help = "decoupled, as in AdamW", .max = 100},
         c.optimizer.weight_decay);
-  visit(Option{.key = "optimizer.clip", .help = "highest global gradient norm; 0: no clipping"}, c.optimizer.clip);
+  visit(Option{.key = "optimizer.clip", .help = "highest global gradient norm; 0: no clipping"},
+        c.optimizer.clip);
 
-  visit(Option{.key = "schedule.name", .help = "course of the learning rate after the warm-up",
-               .choices = {"cosine", "linear", "constant", "wsd"}}, c.schedule.name);
-  visit(Option{.key = "schedule.warmup", .help = "below 1: share of all steps; from 1 on: steps", .max = kMany},
+  visit(Option{.key = "schedule.name",
+               .help = "course of the learning rate after the warm-up",
+               .choices = {"cosine", "linear", "constant", "wsd"}},
+        c.schedule.name);
+  visit(Option{.key = "schedule.warmup",
+               .help = "below 1: share of all steps; from 1 on: steps",
+               .max = kMany},
         c.schedule.warmup);
-  visit(Option{.key = "schedule.min_lr_ratio", .help = "last learning rate as a share of the highest", .max = 1},
+  visit(Option{.key = "schedule.min_lr_ratio",
+               .help = "last learning rate as a share of the highest",
+               .max = 1},
         c.schedule.min_lr_ratio);
 
-  visit(Option{.key = "train.epochs", .help = "passes over the data; max_steps may end them early", .max = 1e6},
+  visit(Option{.key = "train.epochs",
+               .help = "passes over the data; max_steps may end them early",
+               .max = 1e6},
         c.train.epochs);
-  visit(Option{.key = "train.max_steps", .help = "optimizer steps; 0: as many as the epochs take", .max = kMany},
+  visit(Option{.key = "train.max_steps",
+               .help = "optimizer steps; 0: as many as the epochs take",
+               .max = kMany},
         c.train.max_steps);
-  visit(Option{.key = "train.batch_size", .help = "rows of one optimizer step", .min = 1, .max = 1 << 20},
+  visit(Option{.key = "train.batch_size",
+               .help = "rows of one optimizer step",
+               .min = 1,
+               .max = 1 << 20},
         c.train.batch_size);
-  visit(Option{.key = "train.micro_batch_size", .help = "rows computed at once; their sum over a step is the batch",
-               .min = 1, .max = 1 << 20}, AutoInt{c.train.micro_batch_size});
-  visit(Option{.key = "train.token_tile", .help = "tokens of one pass of a block's token-wise work", .min = 1,
-               .max = 1 << 20}, c.train.token_tile);
+  visit(Option{.key = "train.micro_batch_size",
+               .help = "rows computed at once; their sum over a step is the batch",
+               .min = 1,
+               .max = 1 << 20},
+        AutoInt{c.train.micro_batch_size});
+  visit(Option{.key = "train.token_tile",
+               .help = "tokens of one pass of a block's token-wise work",
+               .min = 1,
+               .max = 1 << 20},
+        c.train.token_tile);
 
-  visit(Option{.key = "memory.vram", .help = "budget on the device; on the CPU the size of an arena", .min = 1},
+  visit(Option{.key = "memory.vram",
+               .help = "budget on the device; on the CPU the size of an arena",
+               .min = 1},
         AutoBytes{c.memory.vram_bytes});
-  visit(Option{.key = "memory.ram", .help = "budget on the host", .min = 1}, AutoBytes{c.memory.ram_bytes});
-  visit(Option{.key = "memory.residency", .help = "whether weights stay on the device or stream through it",
-               .choices = {"auto", "stream", "resident"}}, c.memory.residency);
-  visit(Option{.key = "memory.slots", .help = "blocks that the ring of streamed weights holds", .min = 2,
-               .max = 4096}, AutoInt{c.memory.slots});
-  visit(Option{.key = "memory.activations", .help = "what becomes of activations between forward and backward",
-               .choices = {"auto", "keep", "recompute", "offload"}}, c.memory.activations);
-  visit(Option{.key = "memory.disk", .help = "how the model file is read", .choices = {"auto", "buffered", "mmap"}},
+  visit(Option{.key = "memory.ram", .help = "budget on the host", .min = 1},
+        AutoBytes{c.memory.ram_bytes});
+  visit(Option{.key = "memory.residency",
+               .help = "whether weights stay on the device or stream through it",
+               .choices = {"auto", "stream", "resident"}},
+        c.memory.residency);
+  visit(Option{.key = "memory.slots",
+               .help = "blocks that the ring of streamed weights holds",
+               .min = 2,
+               .max = 4096},
+        AutoInt{c.memory.slots});
+  visit(Option{.key = "memory.activations",
+               .help = "what becomes of activations between forward and backward",
+               .choices = {"auto", "keep", "recompute", "offload"}},
+        c.memory.activations);
+  visit(Option{.key = "memory.disk",
+               .help = "how the model file is read",
+               .choices = {"auto", "buffered", "mmap"}},
         c.memory.disk);
 
-  visit(Option{.key = "checkpoint.every_steps", .help = "steps between checkpoints; 0: at the end only",
-               .max = kMany}, c.checkpoint.every_steps);
-  visit(Option{.key = "checkpoint.keep", .help = "newest checkpoints to keep", .min = 1, .max = kMany},
-        c.checkpoint.keep);
-  visit(Option{.key = "checkpoint.best", .help = "also keep the one of lowest evaluation loss; auto: with data.eval"},
+  visit(Option{.key = "checkpoint.every_steps",
+               .help = "steps between checkpoints; 0: at the end only",
+               .max = kMany},
+        c.checkpoint.every_steps);
+  visit(
+      Option{
+          .key = "checkpoint.keep", .help = "newest checkpoints to keep", .min = 1, .max = kMany},
+      c.checkpoint.keep);
+  visit(Option{.key = "checkpoint.best",
+               .help = "also keep the one of lowest evaluation loss; auto: with data.eval"},
         c.checkpoint.best);
-  visit(Option{.key = "eval.every_steps", .help = "steps between evaluations; 0: at each checkpoint", .max = kMany},
+  visit(Option{.key = "eval.every_steps",
+               .help = "steps between evaluations; 0: at each checkpoint",
+               .max = kMany},
         c.eval.every_steps);
-  visit(Option{.key = "log.every_steps", .help = "steps between progress lines", .min = 1, .max = kMany},
-        c.log.every_steps);
+  visit(
+      Option{
+          .key = "log.every_steps", .help = "steps between progress lines", .min = 1, .max = kMany},
+      c.log.every_steps);
 }
 
 }  // namespace lema

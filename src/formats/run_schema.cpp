@@ -1,4 +1,5 @@
-// What the declared options look like from outside: the JSON schema editors read, and the help text of `lema train`.
+// What the declared options look like from outside: the JSON schema editors read, and the help text
+// of `lema train`.
 #include <cmath>
 
 #include "core/error.h"

@@ -1,4 +1,5 @@
-// TOML text to Value through toml++, built without exceptions. Run configs come through here when they end in .toml.
+// TOML text to Value through toml++, built without exceptions. Run configs come through here when
+// they end in .toml.
 #include "formats/toml.h"
 
 #define TOML_EXCEPTIONS 0
@@ -27,7 +28,8 @@ class Converter {
   // `line` is the parent's, for tables that exist only through a longer key.
   Value convert(const toml::node& node, int line, int depth = 0) const {
     if (node.source().begin) line = static_cast<int>(node.source().begin.line);
-    if (depth > kMaxDepth) fail(ErrorCode::BadInput, "{}:{}:1: nested deeper than {} levels", source_, line, kMaxDepth);
+    if (depth > kMaxDepth)
+      fail(ErrorCode::BadInput, "{}:{}:1: nested deeper than {} levels", source_, line, kMaxDepth);
     Value value = content(node, line, depth);
     value.line = line;
     return value;
@@ -36,21 +38,27 @@ class Converter {
  private:
   Value content(const toml::node& node, int line, int depth) const {
     switch (node.type()) {
-      case toml::node_type::table: return table(*node.as_table(), line, depth);
+      case toml::node_type::table:
+        return table(*node.as_table(), line, depth);
       case toml::node_type::array: {
         Value::Array elements;
-        for (const toml::node& element : *node.as_array()) elements.push_back(convert(element, line, depth + 1));
+        for (const toml::node& element : *node.as_array())
+          elements.push_back(convert(element, line, depth + 1));
         return elements;
       }
-      case toml::node_type::string: return Value(node.as_string()->get());
-      case toml::node_type::integer: return Value(node.as_integer()->get());
-      case toml::node_type::boolean: return Value(node.as_boolean()->get());
+      case toml::node_type::string:
+        return Value(node.as_string()->get());
+      case toml::node_type::integer:
+        return Value(node.as_integer()->get());
+      case toml::node_type::boolean:
+        return Value(node.as_boolean()->get());
       case toml::node_type::floating_point: {
         const double x = node.as_floating_point()->get();
         if (!std::isfinite(x)) refuse(node, "infinity and NaN are not accepted");
         return Value(x);
       }
-      default: refuse(node, "dates and times are not accepted; write a string");
+      default:
+        refuse(node, "dates and times are not accepted; write a string");
     }
   }
 
@@ -58,8 +66,10 @@ class Converter {
   Value table(const toml::table& members, int line, int depth) const {
     std::vector<std::pair<toml::source_position, std::pair<std::string, Value>>> placed;
     for (const auto& [key, node] : members)
-      placed.push_back({key.source().begin, {std::string(key.str()), convert(node, line, depth + 1)}});
-    std::stable_sort(placed.begin(), placed.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+      placed.push_back(
+          {key.source().begin, {std::string(key.str()), convert(node, line, depth + 1)}});
+    std::stable_sort(placed.begin(), placed.end(),
+                     [](const auto& a, const auto& b) { return a.first < b.first; });
     Value::Object object;
     for (auto& item : placed) object.push_back(std::move(item.second));
     return object;
@@ -78,7 +88,8 @@ void check_dots(std::string_view text, const std::string& source) {
   for (const char c : text) {
     if (c == '\n') ++line, dots = 0;
     if (c == '.' && ++dots > kMaxDotsInLine)
-      fail(ErrorCode::BadInput, "{}:{}:1: more than {} dots in one line", source, line, kMaxDotsInLine);
+      fail(ErrorCode::BadInput, "{}:{}:1: more than {} dots in one line", source, line,
+           kMaxDotsInLine);
   }
 }
 
@@ -86,12 +97,14 @@ void check_dots(std::string_view text, const std::string& source) {
 
 Value parse_toml(std::string_view text, const std::string& source) {
   if (text.starts_with("\xef\xbb\xbf"))
-    fail(ErrorCode::BadInput, "{}:1:1: the text starts with a byte order mark (BOM); remove it", source);
+    fail(ErrorCode::BadInput, "{}:1:1: the text starts with a byte order mark (BOM); remove it",
+         source);
   check_dots(text, source);
   const toml::parse_result result = toml::parse(text);
   if (!result) {
     const auto& at = result.error().source().begin;
-    fail(ErrorCode::BadInput, "{}:{}:{}: {}", source, at.line, at.column, escaped(result.error().description()));
+    fail(ErrorCode::BadInput, "{}:{}:{}: {}", source, at.line, at.column,
+         escaped(result.error().description()));
   }
   return Converter(source).convert(result.table(), 1);
 }

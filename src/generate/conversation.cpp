@@ -12,11 +12,14 @@ Value message(const char* role, const std::string& content) {
 
 }  // namespace
 
-Conversation::Conversation(const ModelText& text, const std::string& system) : text_(text) { reset(system); }
+Conversation::Conversation(const ModelText& text, const std::string& system) : text_(text) {
+  reset(system);
+}
 
 void Conversation::reset(const std::string& system) {
   if (!system.empty() && !text_.has_template())
-    fail(ErrorCode::Usage, "a system message needs a chat template, and the model has none (see --chat-template)");
+    fail(ErrorCode::Usage,
+         "a system message needs a chat template, and the model has none (see --chat-template)");
   system_ = system;
   messages_.clear();
   if (!system.empty()) messages_.push_back(message("system", system));
@@ -25,8 +28,10 @@ void Conversation::reset(const std::string& system) {
 
 std::vector<int32_t> Conversation::ask(const std::string& user) {
   plain_before_ = plain_;
-  if (text_.has_template()) messages_.push_back(message("user", user));
-  else plain_ += user;
+  if (text_.has_template())
+    messages_.push_back(message("user", user));
+  else
+    plain_ += user;
   try {
     return prompt();
   } catch (...) {
@@ -36,13 +41,17 @@ std::vector<int32_t> Conversation::ask(const std::string& user) {
 }
 
 void Conversation::answer(const std::string& reply) {
-  if (text_.has_template()) messages_.push_back(message("assistant", reply));
-  else plain_ += reply;
+  if (text_.has_template())
+    messages_.push_back(message("assistant", reply));
+  else
+    plain_ += reply;
 }
 
 void Conversation::withdraw() {
-  if (text_.has_template()) messages_.pop_back();
-  else plain_ = plain_before_;
+  if (text_.has_template())
+    messages_.pop_back();
+  else
+    plain_ = plain_before_;
 }
 
 std::vector<int32_t> Conversation::prompt() const {

@@ -1,4 +1,5 @@
-// The generation loop: one pass over the model per round, for new prompts and running replies alike.
+// The generation loop: one pass over the model per round, for new prompts and running replies
+// alike.
 #include "generate/generator.h"
 
 #include <algorithm>
@@ -10,14 +11,16 @@ std::string_view name(Finish finish) {
 }
 
 Generator::Generator(Inference& inference, const GenerateOptions& options)
-    : inference_(inference), options_(options), sampler_(options.sampler),
+    : inference_(inference),
+      options_(options),
+      sampler_(options.sampler),
       places_(static_cast<size_t>(inference.sequences())) {
   if (options.max_new_tokens < 1)
     fail(ErrorCode::Usage, "max_new_tokens is {}, expected 1 or more", options.max_new_tokens);
 }
 
-std::vector<Reply> Generator::generate(std::span<const std::vector<int32_t>> prompts, const OnToken& on_token,
-                                       const OnReply& on_reply) {
+std::vector<Reply> Generator::generate(std::span<const std::vector<int32_t>> prompts,
+                                       const OnToken& on_token, const OnReply& on_reply) {
   std::vector<Reply> replies(prompts.size());
   std::vector<Feed> feeds;
   std::vector<size_t> fed;  // the place of each feed
@@ -40,9 +43,11 @@ std::vector<Reply> Generator::generate(std::span<const std::vector<int32_t>> pro
     for (size_t i = 0; i < fed.size(); ++i) {
       Place& place = places_[fed[i]];
       Reply& reply = replies[static_cast<size_t>(place.prompt)];
-      const auto* row = static_cast<const float*>(logits.row_range(static_cast<int64_t>(i), logits.rows).data);
+      const auto* row =
+          static_cast<const float*>(logits.row_range(static_cast<int64_t>(i), logits.rows).data);
       const auto position = std::ssize(inference_.cached_ids(static_cast<int64_t>(fed[i])));
-      const int32_t id = sampler_.pick({row, static_cast<size_t>(logits.cols)}, place.prompt, position);
+      const int32_t id =
+          sampler_.pick({row, static_cast<size_t>(logits.cols)}, place.prompt, position);
       if (!take(place, reply, id, on_token)) continue;
       if (on_reply) on_reply(place.prompt);
       place.prompt = -1;
@@ -54,11 +59,14 @@ void Generator::start(size_t place, int64_t index, std::span<const int32_t> prom
   const int64_t length = std::ssize(prompt), sequence = static_cast<int64_t>(place);
   if (prompt.empty()) fail(ErrorCode::Usage, "prompt {} has no tokens", index + 1);
   if (length >= inference_.capacity())
-    fail(ErrorCode::Usage, "a prompt of {} tokens leaves no room for a reply in a context of {} (the model has {} "
-         "positions)", length, inference_.capacity(), inference_.model().config().max_positions);
+    fail(ErrorCode::Usage,
+         "a prompt of {} tokens leaves no room for a reply in a context of {} (the model has {} "
+         "positions)",
+         length, inference_.capacity(), inference_.model().config().max_positions);
   // The last token is fed in any case: its logits are wanted.
   const std::vector<int32_t>& cached = inference_.cached_ids(sequence);
-  const auto shared = std::mismatch(cached.begin(), cached.end(), prompt.begin(), prompt.end() - 1).first;
+  const auto shared =
+      std::mismatch(cached.begin(), cached.end(), prompt.begin(), prompt.end() - 1).first;
   const int64_t common = shared - cached.begin();
   inference_.truncate(sequence, common);
   places_[place] = {index, std::min(options_.max_new_tokens, inference_.capacity() - length),
@@ -70,7 +78,8 @@ bool Generator::take(Place& place, Reply& reply, int32_t id, const OnToken& on_t
   place.last_id = id;
   place.feed = {&place.last_id, 1};
   --place.room;
-  const bool stops = std::find(options_.stop_ids.begin(), options_.stop_ids.end(), id) != options_.stop_ids.end();
+  const bool stops =
+      std::find(options_.stop_ids.begin(), options_.stop_ids.end(), id) != options_.stop_ids.end();
   const bool goes_on = !on_token || on_token(place.prompt, id);
   reply.finish = stops ? Finish::Stop : goes_on ? Finish::Length : Finish::Interrupted;
   return stops || !goes_on || place.room == 0;

@@ -1,5 +1,5 @@
-// Generator: replies to prompts, token by token, several at once. Chat and `lema eval --task match` call it; the model
-// is behind Inference.
+// Generator: replies to prompts, token by token, several at once. Chat and `lema eval --task match`
+// call it; the model is behind Inference.
 #pragma once
 
 #include <cstdint>
@@ -26,7 +26,9 @@ struct Reply {
   std::vector<int32_t> ids;  // the stop token included
   Finish finish = Finish::Length;
   // Without the stop token.
-  std::span<const int32_t> text_ids() const { return {ids.data(), ids.size() - (finish == Finish::Stop ? 1 : 0)}; }
+  std::span<const int32_t> text_ids() const {
+    return {ids.data(), ids.size() - (finish == Finish::Stop ? 1 : 0)};
+  }
 };
 
 class Generator {
@@ -34,18 +36,20 @@ class Generator {
   // `inference` outlives the generator.
   Generator(Inference& inference, const GenerateOptions& options);
 
-  // Called with each token of prompt number `prompt`, the stop token included; false ends that reply as Interrupted.
+  // Called with each token of prompt number `prompt`, the stop token included; false ends that
+  // reply as Interrupted.
   using OnToken = std::function<bool(int64_t prompt, int32_t id)>;
 
   // Called when a reply is complete; may throw.
   using OnReply = std::function<void(int64_t prompt)>;
 
-  // A reply per prompt. As many run at once as the inference has sequences; a finished one hands its place to the next
-  // prompt. What a place's cache and its next prompt have in common from the start is not computed again, so a growing
-  // conversation costs what is added. A reply ends at max_new_tokens or where the context ends. Usage error for an
-  // empty prompt and for one that leaves no room for a token.
-  std::vector<Reply> generate(std::span<const std::vector<int32_t>> prompts, const OnToken& on_token = {},
-                              const OnReply& on_reply = {});
+  // A reply per prompt. As many run at once as the inference has sequences; a finished one hands
+  // its place to the next prompt. What a place's cache and its next prompt have in common from the
+  // start is not computed again, so a growing conversation costs what is added. A reply ends at
+  // max_new_tokens or where the context ends. Usage error for an empty prompt and for one that
+  // leaves no room for a token.
+  std::vector<Reply> generate(std::span<const std::vector<int32_t>> prompts,
+                              const OnToken& on_token = {}, const OnReply& on_reply = {});
 
  private:
   // A place in the cache: whose reply it is working on, and what to feed next.

@@ -6,21 +6,26 @@
 namespace lema {
 namespace {
 
-// Tokens of one pass: enough that products are bound by arithmetic, few enough that the workspace stays small.
+// Tokens of one pass: enough that products are bound by arithmetic, few enough that the workspace
+// stays small.
 constexpr int64_t kPassTokens = 1024;
 
 }  // namespace
 
-Inference::Inference(const ModelFolder& folder, const OpenOptions& options, int64_t sequences, int64_t capacity)
+Inference::Inference(const ModelFolder& folder, const OpenOptions& options, int64_t sequences,
+                     int64_t capacity)
     : model_(folder, options, {std::min(kPassTokens, sequences * capacity), capacity}),
-      cache_(model_.device(), model_.ops(), model_.config(), model_.activation_dtype(), sequences, capacity),
+      cache_(model_.device(), model_.ops(), model_.config(), model_.activation_dtype(), sequences,
+             capacity),
       inputs_(model_.device(), 3 * model_.limits().tokens + 5 * sequences) {
   const int64_t tokens = model_.limits().tokens;
-  for (auto* values : {&pass_.ids, &pass_.positions, &pass_.token_rows}) values->reserve(static_cast<size_t>(tokens));
+  for (auto* values : {&pass_.ids, &pass_.positions, &pass_.token_rows})
+    values->reserve(static_cast<size_t>(tokens));
   pass_.sequences.reserve(static_cast<size_t>(4 * sequences));
   pass_.last_rows.reserve(static_cast<size_t>(sequences));
   Device& device = model_.device();
-  last_x_ = device.allocate(sequences * model_.config().C * element_bytes(model_.activation_dtype()), "last rows");
+  last_x_ = device.allocate(
+      sequences * model_.config().C * element_bytes(model_.activation_dtype()), "last rows");
   logits_ = device.allocate(sequences * model_.config().V * 4, "logits");
 }
 
@@ -34,7 +39,8 @@ MatrixView Inference::append(std::span<const Feed> feeds) {
       const size_t n = std::min(feed.ids.size() - begin, tile - pass_.ids.size());
       add(feed.sequence, feed.ids.subspan(begin, n));
       begin += n;
-      if (begin == feed.ids.size()) pass_.last_rows.push_back(static_cast<int32_t>(pass_.ids.size()) - 1);
+      if (begin == feed.ids.size())
+        pass_.last_rows.push_back(static_cast<int32_t>(pass_.ids.size()) - 1);
       if (pass_.ids.size() == tile) run_pass();
     }
   }
@@ -42,7 +48,8 @@ MatrixView Inference::append(std::span<const Feed> feeds) {
   return {logits_.data(), DType::F32, finished_feeds_, model_.config().V};
 }
 
-// Books the tokens and adds them to the pass as one sequence: queries are these, keys all that the cache holds.
+// Books the tokens and adds them to the pass as one sequence: queries are these, keys all that the
+// cache holds.
 void Inference::add(int64_t sequence, std::span<const int32_t> ids) {
   const auto begin = static_cast<int32_t>(pass_.ids.size());
   for (int32_t id : ids) {
@@ -53,34 +60,40 @@ void Inference::add(int64_t sequence, std::span<const int32_t> ids) {
   }
   const auto kv_begin = static_cast<int32_t>(cache_.row(sequence, 0));
   const auto kv_length = static_cast<int32_t>(cache_.ids(sequence).size());
-  pass_.sequences.insert(pass_.sequences.end(), {begin, static_cast<int32_t>(ids.size()), kv_begin, kv_length});
+  pass_.sequences.insert(pass_.sequences.end(),
+                         {begin, static_cast<int32_t>(ids.size()), kv_begin, kv_length});
 }
 
 void Inference::run_pass() {
-  const int64_t N = std::ssize(pass_.ids), last = std::ssize(pass_.last_rows), V = model_.config().V;
+  const int64_t N = std::ssize(pass_.ids), last = std::ssize(pass_.last_rows),
+                V = model_.config().V;
   inputs_.clear();
   TokenBatch batch;
   batch.tokens = N;
   batch.ids = inputs_.put(pass_.ids, {N});
   batch.positions = inputs_.put(pass_.positions, {N});
   batch.sequences = inputs_.put(pass_.sequences, {std::ssize(pass_.sequences) / 4, 4});
-  const TensorView token_rows = inputs_.put(pass_.token_rows, {N}), last_rows = inputs_.put(pass_.last_rows, {last});
+  const TensorView token_rows = inputs_.put(pass_.token_rows, {N}),
+                   last_rows = inputs_.put(pass_.last_rows, {last});
   inputs_.send();
 
   const MatrixView x = model_.forward(batch, &cache_, token_rows, last > 0 ? 1 : 0);
   if (last > 0) {
     const MatrixView last_x(last_x_.data(), x.dtype, last, x.cols);
-    model_.ops().embedding(last_x, last_rows, {x.data, x.dtype, {x.rows, x.cols}}, Write::Overwrite);
+    model_.ops().embedding(last_x, last_rows, {x.data, x.dtype, {x.rows, x.cols}},
+                           Write::Overwrite);
     model_.final_norm(last_x, last_x);
     const MatrixView logits(logits_.data() + finished_feeds_ * V * 4, DType::F32, last, V);
     model_.visit_head([&](TensorView weight, int64_t v_begin) {
       const LinearPart part{weight, false, {}, nullptr};
-      model_.ops().linear(logits.col_range(v_begin, v_begin + weight.shape[0]), last_x, {&part, 1}, Write::Overwrite);
+      model_.ops().linear(logits.col_range(v_begin, v_begin + weight.shape[0]), last_x, {&part, 1},
+                          Write::Overwrite);
     });
   }
   model_.device().synchronize(Queue::Compute);
   finished_feeds_ += last;
-  for (auto* values : {&pass_.ids, &pass_.positions, &pass_.token_rows, &pass_.sequences, &pass_.last_rows})
+  for (auto* values :
+       {&pass_.ids, &pass_.positions, &pass_.token_rows, &pass_.sequences, &pass_.last_rows})
     values->clear();
 }
 

@@ -1,4 +1,5 @@
-// Inference: next-token logits of several sequences over one key-value cache. The generator drives it.
+// Inference: next-token logits of several sequences over one key-value cache. The generator drives
+// it.
 #pragma once
 
 #include <cstdint>
@@ -18,13 +19,14 @@ struct Feed {
 
 class Inference {
  public:
-  // A cache of `sequences` times `capacity` tokens. `folder` outlives the object. Nothing is allocated on the device
-  // after construction.
-  Inference(const ModelFolder& folder, const OpenOptions& options, int64_t sequences, int64_t capacity);
+  // A cache of `sequences` times `capacity` tokens. `folder` outlives the object. Nothing is
+  // allocated on the device after construction.
+  Inference(const ModelFolder& folder, const OpenOptions& options, int64_t sequences,
+            int64_t capacity);
 
-  // Appends every feed's tokens to its sequence and returns the logits (feeds, V) f32 after each feed's last token, valid
-  // until the next call. Feeds are not empty and name distinct sequences. Tokens are packed end to end whatever
-  // their number, so prompts and single tokens mix.
+  // Appends every feed's tokens to its sequence and returns the logits (feeds, V) f32 after each
+  // feed's last token, valid until the next call. Feeds are not empty and name distinct sequences.
+  // Tokens are packed end to end whatever their number, so prompts and single tokens mix.
   MatrixView append(std::span<const Feed> feeds);
 
   // What a sequence holds, and its first `length` tokens kept.

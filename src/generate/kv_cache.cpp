@@ -3,8 +3,12 @@
 
 namespace lema {
 
-KvCache::KvCache(Device& device, Ops& ops, const ModelConfig& config, DType X, int64_t sequences, int64_t capacity)
-    : capacity_(capacity), width_(2 * config.Hkv * config.D), X_(X), ids_(static_cast<size_t>(sequences)) {
+KvCache::KvCache(Device& device, Ops& ops, const ModelConfig& config, DType X, int64_t sequences,
+                 int64_t capacity)
+    : capacity_(capacity),
+      width_(2 * config.Hkv * config.D),
+      X_(X),
+      ids_(static_cast<size_t>(sequences)) {
   const int64_t elements = config.L * sequences * capacity * width_;
   buffer_ = device.allocate(elements * element_bytes(X), "key-value cache");
   ops.fill({buffer_.data(), X, {elements}}, 0);
@@ -18,14 +22,16 @@ MatrixView KvCache::block(int64_t block) const {
 
 int64_t KvCache::push(int64_t sequence, int32_t id) {
   std::vector<int32_t>& ids = ids_.at(static_cast<size_t>(sequence));
-  check(std::ssize(ids) < capacity_, "sequence {} of the key-value cache is full at {} tokens", sequence, capacity_);
+  check(std::ssize(ids) < capacity_, "sequence {} of the key-value cache is full at {} tokens",
+        sequence, capacity_);
   ids.push_back(id);
   return std::ssize(ids) - 1;
 }
 
 void KvCache::truncate(int64_t sequence, int64_t length) {
   std::vector<int32_t>& ids = ids_.at(static_cast<size_t>(sequence));
-  check(length >= 0 && length <= std::ssize(ids), "{} of {} cached tokens are kept", length, ids.size());
+  check(length >= 0 && length <= std::ssize(ids), "{} of {} cached tokens are kept", length,
+        ids.size());
   ids.resize(static_cast<size_t>(length));
 }
 

@@ -1,5 +1,5 @@
-// KvCache: keys and values of every block for a fixed number of sequences, in one allocation, and the ids they belong
-// to. Owned by Inference; the blocks write and read it through KvCacheView.
+// KvCache: keys and values of every block for a fixed number of sequences, in one allocation, and
+// the ids they belong to. Owned by Inference; the blocks write and read it through KvCacheView.
 #pragma once
 
 #include <cstdint>
@@ -13,16 +13,19 @@ namespace lema {
 
 class KvCache {
  public:
-  // Room for `capacity` tokens of each of `sequences`, in the activation dtype X. Every page is touched here, so memory
-  // stays flat while tokens come.
-  KvCache(Device& device, Ops& ops, const ModelConfig& config, DType X, int64_t sequences, int64_t capacity);
+  // Room for `capacity` tokens of each of `sequences`, in the activation dtype X. Every page is
+  // touched here, so memory stays flat while tokens come.
+  KvCache(Device& device, Ops& ops, const ModelConfig& config, DType X, int64_t sequences,
+          int64_t capacity);
 
   // Rows of [k | v] of one block: (sequences * capacity, 2 Hkv D) X.
   MatrixView block(int64_t block) const;
   int64_t row(int64_t sequence, int64_t position) const { return sequence * capacity_ + position; }
 
   // The tokens whose keys and values a sequence holds; the position of a token is its index.
-  const std::vector<int32_t>& ids(int64_t sequence) const { return ids_[static_cast<size_t>(sequence)]; }
+  const std::vector<int32_t>& ids(int64_t sequence) const {
+    return ids_[static_cast<size_t>(sequence)];
+  }
   // Books one more token; Internal when the sequence is full. Returns its position.
   int64_t push(int64_t sequence, int32_t id);
   // Keeps the first `length` tokens.

@@ -17,22 +17,28 @@ MatchRow row_of(const Value& object, const std::string& place, const ModelText& 
   const Value* messages = object.find("messages");
   if (!messages || !messages->is_array()) fail(ErrorCode::BadInput, "no array \"messages\"");
   check_messages(*messages);
-  const Value* role = messages->as_array().empty() ? nullptr : messages->as_array().back().find("role");
+  const Value* role =
+      messages->as_array().empty() ? nullptr : messages->as_array().back().find("role");
   if (role && role->is_string() && role->as_string() == "assistant")
-    fail(ErrorCode::BadInput, "the last message is the assistant's; the conversation must end before the reply");
+    fail(ErrorCode::BadInput,
+         "the last message is the assistant's; the conversation must end before the reply");
   MatchRow row;
   if (const Value* match = object.find("match"); match && !match->is_null()) {
-    if (!match->is_string()) fail(ErrorCode::BadInput, "match: found {}, expected string", name(match->kind()));
+    if (!match->is_string())
+      fail(ErrorCode::BadInput, "match: found {}, expected string", name(match->kind()));
     row.pattern.emplace(match->as_string(), place);
   }
   const Value* tools = object.find("tools");
-  row.prompt = text.tokenizer().encode(text.render_chat(*messages, tools ? *tools : Value(), true), false).ids;
+  row.prompt = text.tokenizer()
+                   .encode(text.render_chat(*messages, tools ? *tools : Value(), true), false)
+                   .ids;
   return row;
 }
 
 }  // namespace
 
-std::vector<MatchRow> read_match_rows(const std::string& path, const ModelText& text, bool has_common) {
+std::vector<MatchRow> read_match_rows(const std::string& path, const ModelText& text,
+                                      bool has_common) {
   std::istringstream lines(read_text(path, kMaxFileBytes));
   std::vector<MatchRow> rows;
   std::string line;
@@ -43,7 +49,8 @@ std::vector<MatchRow> read_match_rows(const std::string& path, const ModelText& 
     try {
       rows.push_back(row_of(object, place, text));
     } catch (const Error& error) {
-      if (error.code() != ErrorCode::BadInput || std::string_view(error.what()).starts_with(place)) throw;
+      if (error.code() != ErrorCode::BadInput || std::string_view(error.what()).starts_with(place))
+        throw;
       fail(ErrorCode::BadInput, "{}: {}", place, error.what());
     }
     rows.back().line = number;
@@ -54,14 +61,16 @@ std::vector<MatchRow> read_match_rows(const std::string& path, const ModelText& 
   return rows;
 }
 
-std::vector<MatchedReply> match_replies(const std::vector<MatchRow>& rows, const Pattern* common, bool require_stop,
-                                        const ModelText& text, Generator& generator,
+std::vector<MatchedReply> match_replies(const std::vector<MatchRow>& rows, const Pattern* common,
+                                        bool require_stop, const ModelText& text,
+                                        Generator& generator,
                                         const std::function<bool(int64_t)>& report) {
   std::vector<std::vector<int32_t>> prompts;
   for (const MatchRow& row : rows) prompts.push_back(row.prompt);
   int64_t done = 0;
   const std::vector<Reply> replies = generator.generate(prompts, {}, [&](int64_t) {
-    if (!report(++done)) fail(ErrorCode::InterruptedEmpty, "interrupted after {} of {} replies", done, rows.size());
+    if (!report(++done))
+      fail(ErrorCode::InterruptedEmpty, "interrupted after {} of {} replies", done, rows.size());
   });
   std::vector<MatchedReply> result;
   for (size_t i = 0; i < rows.size(); ++i) {
@@ -72,7 +81,8 @@ std::vector<MatchedReply> match_replies(const std::vector<MatchRow>& rows, const
     reply.tokens = std::ssize(replies[i].ids);
     const Pattern* pattern = rows[i].pattern ? &*rows[i].pattern : common;
     check(pattern != nullptr, "line {} has no pattern", reply.line);
-    reply.matched = pattern->matches(reply.reply) && (!require_stop || reply.finish == Finish::Stop);
+    reply.matched =
+        pattern->matches(reply.reply) && (!require_stop || reply.finish == Finish::Stop);
     result.push_back(std::move(reply));
   }
   return result;

@@ -7,34 +7,25 @@
 namespace lema {
 namespace {
 
-DType activation_dtype_of(const std::string& compute, DType stored) {
-  if (compute == "f32") return DType::F32;
-  if (compute == "bf16") return DType::BF16;
-  check(compute == "auto", "compute {}", compute);
-  return stored == DType::BF16 && cpu_prefers_bf16() ? DType::BF16 : DType::F32;
-}
-
-bool is_aligned(const Unit& unit) {
-  return std::all_of(unit.pieces.begin(), unit.pieces.end(), [](const Piece& piece) {
-    return std::all_of(piece.fields.begin(), piece.fields.end(), HostStore::is_aligned);
-  });
-}
-
-// In place where every weight lies at a multiple of its element size, as in files that lema wrote; else copied once.
+// In place where every weight lies at a multiple of its element size, as in files that lema wrote;
+// else copied once.
 StreamPlacement placement_of(const PieceTable& table) {
-  StreamPlacement placement{true, std::vector<bool>(static_cast<size_t>(table.unit_count()), true), 0};
-  for (int64_t u = 0; u < table.unit_count(); ++u) placement.in_place &= is_aligned(table.unit(u));
-  return placement;
+  return {HostStore::can_view(table),
+          std::vector<bool>(static_cast<size_t>(table.unit_count()), true), 0};
 }
 
 }  // namespace
 
-OpenedModel::OpenedModel(const ModelFolder& folder, const OpenOptions& options, const PassLimits& limits)
-    : config_(folder.config()), limits_(limits), device_(make_cpu_device()), table_(make_piece_table(folder)),
-      X_(activation_dtype_of(options.compute, table_.embed.dtype)) {
+OpenedModel::OpenedModel(const ModelFolder& folder, const OpenOptions& options,
+                         const PassLimits& limits)
+    : config_(folder.config()),
+      limits_(limits),
+      device_(make_cpu_device()),
+      table_(make_piece_table(folder)),
+      X_(lema::activation_dtype(options.compute, table_.embed.dtype)) {
   if (limits.positions > config_.max_positions)
-    fail(ErrorCode::Usage, "a context of {} tokens; {} has {} positions (max_position_embeddings)", limits.positions,
-         folder.path().string(), config_.max_positions);
+    fail(ErrorCode::Usage, "a context of {} tokens; {} has {} positions (max_position_embeddings)",
+         limits.positions, folder.path().string(), config_.max_positions);
   if (!options.adapter.empty()) {
     const Adapter adapter = read_adapter(options.adapter);
     adapter_ = std::make_unique<AdapterParameters>(table_, options_of(adapter.config));
@@ -46,15 +37,17 @@ OpenedModel::OpenedModel(const ModelFolder& folder, const OpenOptions& options, 
   store_ = std::make_unique<HostStore>(folder, *device_, DiskMode::Mmap);
   stream_ = std::make_unique<LayerStream>(*device_, table_, *store_, placement_of(table_));
   const TransformerLimits block_limits{limits.tokens, limits.tokens, limits.positions, false};
-  transformer_ = std::make_unique<Transformer>(*device_, *ops_, config_, table_.spec.linear_transposed, X_,
-                                               block_limits, adapter_.get());
-  x_ = device_->allocate(2 * limits.tokens * config_.C * element_bytes(X_), "block input and output");
+  transformer_ = std::make_unique<Transformer>(
+      *device_, *ops_, config_, table_.spec.linear_transposed, X_, block_limits, adapter_.get());
+  x_ = device_->allocate(2 * limits.tokens * config_.C * element_bytes(X_),
+                         "block input and output");
 }
 
 OpsLimits OpenedModel::ops_limits() const {
   OpsLimits limits;
   limits.rows = limits.tokens = limits_.tokens;
-  limits.width = std::max({3 * config_.C, config_.F, config_.H * config_.D, table_.head_chunk_rows});
+  limits.width =
+      std::max({3 * config_.C, config_.F, config_.H * config_.D, table_.head_chunk_rows});
   limits.rank = adapter_ ? adapter_->options().rank : 0;
   limits.vocab_chunk = table_.head_chunk_rows;
   limits.heads = config_.H;
@@ -62,15 +55,16 @@ OpsLimits OpenedModel::ops_limits() const {
   return limits;
 }
 
-MatrixView OpenedModel::forward(const TokenBatch& batch, const KvCache* cache, TensorView token_rows,
-                                int64_t head_visits) {
+MatrixView OpenedModel::forward(const TokenBatch& batch, const KvCache* cache,
+                                TensorView token_rows, int64_t head_visits) {
   const int64_t chunks = std::ssize(table_.head_chunks);
   std::vector<int64_t> visits = forward_visits(config_.L, 0);
   for (int64_t i = 0; i < head_visits * chunks; ++i) visits.push_back(config_.L + i % chunks);
   stream_->begin_pass(std::move(visits));
 
   MatrixView x(x_.data(), X_, batch.tokens, config_.C);
-  MatrixView x_next(x_.data() + limits_.tokens * config_.C * element_bytes(X_), X_, batch.tokens, config_.C);
+  MatrixView x_next(x_.data() + limits_.tokens * config_.C * element_bytes(X_), X_, batch.tokens,
+                    config_.C);
   const bool learned = config_.rope.kind == RopeConfig::Kind::None;
   transformer_->embed(x, batch, stream_->table(Field::Embed),
                       learned ? stream_->table(Field::Positions) : TensorView());
@@ -91,7 +85,8 @@ void OpenedModel::visit_head(const std::function<void(TensorView, int64_t)>& use
 }
 
 void OpenedModel::final_norm(MatrixView y, MatrixView x) {
-  transformer_->norm(y, x, stream_->resident(Field::NormFinal), stream_->resident(Field::NormFinalBias));
+  transformer_->norm(y, x, stream_->resident(Field::NormFinal),
+                     stream_->resident(Field::NormFinalBias));
 }
 
 }  // namespace lema

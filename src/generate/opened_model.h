@@ -1,5 +1,6 @@
-// OpenedModel: a model folder and perhaps an adapter, ready for forward passes on the CPU. Inference (chat, match) and
-// RowLosses (eval loss) run on it. Weights are used where the files are mapped; the adapter is applied unmerged.
+// OpenedModel: a model folder and perhaps an adapter, ready for forward passes on the CPU.
+// Inference (chat, match) and RowLosses (eval loss) run on it. Weights are used where the files are
+// mapped; the adapter is applied unmerged.
 #pragma once
 
 #include <functional>
@@ -29,10 +30,11 @@ class OpenedModel {
   // Reads nothing but headers and the adapter. `folder` outlives the model.
   OpenedModel(const ModelFolder& folder, const OpenOptions& options, const PassLimits& limits);
 
-  // One pass over all blocks: x (N, C) X of the last block's output, valid until the next pass. `cache` may be null; else
-  // batch tokens are written to the cache's rows token_rows (N) I32, and attention reads the cache. `head_visits` is
-  // how often visit_head will follow.
-  MatrixView forward(const TokenBatch& batch, const KvCache* cache, TensorView token_rows, int64_t head_visits);
+  // One pass over all blocks: x (N, C) X of the last block's output, valid until the next pass.
+  // `cache` may be null; else batch tokens are written to the cache's rows token_rows (N) I32, and
+  // attention reads the cache. `head_visits` is how often visit_head will follow.
+  MatrixView forward(const TokenBatch& batch, const KvCache* cache, TensorView token_rows,
+                     int64_t head_visits);
   // Calls use(weight rows, first vocabulary row) for every chunk of the head.
   void visit_head(const std::function<void(TensorView, int64_t)>& use);
   // The final norm; y may alias x.

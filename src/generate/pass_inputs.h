@@ -1,5 +1,5 @@
-// PassInputs: the integers of one pass (ids, positions, sequences, ...), packed on the host and sent in one copy. Used by
-// Inference and RowLosses.
+// PassInputs: the integers of one pass (ids, positions, sequences, ...), packed on the host and
+// sent in one copy. Used by Inference and RowLosses.
 #pragma once
 
 #include <cstring>
@@ -14,7 +14,8 @@ class PassInputs {
  public:
   // For at most `integers` in one pass.
   PassInputs(Device& device, int64_t integers)
-      : device_(device), buffer_(device.allocate(integers * 4, "pass inputs")),
+      : device_(device),
+        buffer_(device.allocate(integers * 4, "pass inputs")),
         host_(device.allocate_pinned(integers * 4, "pass inputs (host)")) {}
 
   // Begins a pass; the one before is complete.

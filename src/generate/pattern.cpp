@@ -41,11 +41,11 @@ Pattern::Pattern(std::string_view pattern, std::string place) {
   PCRE2_SIZE offset = 0;
   auto program = std::make_unique<Program>();
   program->place = std::move(place);
-  program->code.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(), PCRE2_UTF, &error,
-                                    &offset, nullptr));
+  program->code.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
+                                    PCRE2_UTF, &error, &offset, nullptr));
   if (!program->code)
-    fail(ErrorCode::BadInput, "{}: bad pattern \"{}\" at byte {}: {}", program->place, escaped(pattern), offset,
-         reason(error));
+    fail(ErrorCode::BadInput, "{}: bad pattern \"{}\" at byte {}: {}", program->place,
+         escaped(pattern), offset, reason(error));
   program->limits.reset(pcre2_match_context_create(nullptr));
   check(program->limits != nullptr, "no PCRE2 match context");
   pcre2_set_match_limit(program->limits.get(), kMatchLimit);
@@ -61,12 +61,12 @@ bool Pattern::matches(std::string_view text) const {
   const std::unique_ptr<pcre2_match_data, Freed<pcre2_match_data_free>> found(
       pcre2_match_data_create_from_pattern(program_->code.get(), nullptr));
   check(found != nullptr, "no PCRE2 match data");
-  const int result = pcre2_match(program_->code.get(), reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), 0, 0,
-                                 found.get(), program_->limits.get());
+  const int result = pcre2_match(program_->code.get(), reinterpret_cast<PCRE2_SPTR>(text.data()),
+                                 text.size(), 0, 0, found.get(), program_->limits.get());
   if (result >= 0) return true;
   if (result == PCRE2_ERROR_NOMATCH) return false;
-  fail(ErrorCode::BadInput, "{}: the pattern failed on a text of {} bytes: {}", program_->place, text.size(),
-       reason(result));
+  fail(ErrorCode::BadInput, "{}: the pattern failed on a text of {} bytes: {}", program_->place,
+       text.size(), reason(result));
 }
 
 }  // namespace lema

@@ -1,5 +1,5 @@
-// Pattern: a user's regular expression over replies, in PCRE2's own dialect. Used by `lema eval --task match`; the
-// tokenizer's patterns are text/regex.h.
+// Pattern: a user's regular expression over replies, in PCRE2's own dialect. Used by `lema eval
+// --task match`; the tokenizer's patterns are text/regex.h.
 #pragma once
 
 #include <memory>
@@ -16,8 +16,8 @@ class Pattern {
   Pattern& operator=(Pattern&&) noexcept;
   ~Pattern();
 
-  // Whether it matches anywhere in `text` (valid UTF-8); anchors are the pattern's own. BadInput when the match takes
-  // more than ten million steps. Threads: concurrent.
+  // Whether it matches anywhere in `text` (valid UTF-8); anchors are the pattern's own. BadInput
+  // when the match takes more than ten million steps. Threads: concurrent.
   bool matches(std::string_view text) const;
 
  private:

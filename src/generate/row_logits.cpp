@@ -39,7 +39,8 @@ void write_row_logits(const ModelFolder& folder, const OpenOptions& options, con
     const MatrixView logits(buffer.data(), DType::F32, T, V);
     model.visit_head([&](TensorView weight, int64_t v_begin) {
       const LinearPart part{weight, false, {}, nullptr};
-      model.ops().linear(logits.col_range(v_begin, v_begin + weight.shape[0]), x, {&part, 1}, Write::Overwrite);
+      model.ops().linear(logits.col_range(v_begin, v_begin + weight.shape[0]), x, {&part, 1},
+                         Write::Overwrite);
     });
     model.device().copy_async(Queue::Compute, host.data(), buffer.data(), T * V * 4);
     model.device().synchronize(Queue::Compute);

@@ -32,10 +32,12 @@ std::vector<std::vector<int64_t>> cut_into_passes(const Dataset& dataset) {
 
 class Evaluation {
  public:
-  Evaluation(const ModelFolder& folder, const OpenOptions& options, int64_t tokens, int64_t longest_row)
+  Evaluation(const ModelFolder& folder, const OpenOptions& options, int64_t tokens,
+             int64_t longest_row)
       : model_(folder, options, {tokens, longest_row}),
         head_(model_.device(), model_.ops(), model_.transformer(), {tokens, tokens, tokens, false}),
-        inputs_(model_.device(), 8 * tokens), losses_(model_.device().allocate(tokens * 4, "losses")) {}
+        inputs_(model_.device(), 8 * tokens),
+        losses_(model_.device().allocate(tokens * 4, "losses")) {}
 
   // The losses of the batch's targets, in order.
   std::vector<float> run(const MicroBatch& m) {
@@ -58,8 +60,10 @@ class Evaluation {
 
     const MatrixView x = model_.forward(batch, nullptr, {}, head_.visits(n));
     const LayerStream& stream = model_.stream();
-    head_.run({losses_.data(), DType::F32, {n}}, {}, x, target_rows, target_ids, stream.resident(Field::NormFinal),
-              stream.resident(Field::NormFinalBias), [&](const HeadLoss::UseChunk& use) { model_.visit_head(use); }, 0);
+    head_.run(
+        {losses_.data(), DType::F32, {n}}, {}, x, target_rows, target_ids,
+        stream.resident(Field::NormFinal), stream.resident(Field::NormFinalBias),
+        [&](const HeadLoss::UseChunk& use) { model_.visit_head(use); }, 0);
     std::vector<float> out(static_cast<size_t>(n));
     model_.device().copy_async(Queue::Compute, out.data(), losses_.data(), n * 4);
     model_.device().synchronize(Queue::Compute);
@@ -69,19 +73,23 @@ class Evaluation {
  private:
   OpenedModel model_;
   HeadLoss head_;
-  PassInputs inputs_;  // ids, positions, target rows and targets; 4 per sequence, which has a token at least
+  PassInputs inputs_;  // ids, positions, target rows and targets; 4 per sequence, which has a token
+                       // at least
   Buffer losses_;
 };
 
 }  // namespace
 
-std::vector<RowLoss> row_losses(const ModelFolder& folder, const OpenOptions& options, const Dataset& dataset,
+std::vector<RowLoss> row_losses(const ModelFolder& folder, const OpenOptions& options,
+                                const Dataset& dataset,
                                 const std::function<void(int64_t)>& report) {
-  const int64_t tokens = std::max(dataset.longest_row_tokens, std::min(kPassTokens, dataset.tokens));
+  const int64_t tokens =
+      std::max(dataset.longest_row_tokens, std::min(kPassTokens, dataset.tokens));
   Evaluation evaluation(folder, options, tokens, dataset.longest_row_tokens);
   std::vector<RowLoss> result;
   for (const std::vector<int64_t>& pass : cut_into_passes(dataset)) {
-    const std::vector<float> losses = evaluation.run(make_micro_batches(dataset, pass, 0, true).at(0));
+    const std::vector<float> losses =
+        evaluation.run(make_micro_batches(dataset, pass, 0, true).at(0));
     auto at = losses.begin();
     for (int64_t r : pass) {
       const Row& row = dataset.rows[static_cast<size_t>(r)];

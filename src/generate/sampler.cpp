@@ -29,7 +29,8 @@ double uniform_double(uint32_t high, uint32_t low) {
 Sampler::Sampler(const SamplerOptions& options) : options_(options) {
   if (!std::isfinite(options.temperature) || options.temperature < 0)
     fail(ErrorCode::Usage, "temperature is {}, expected 0 or more", options.temperature);
-  if (options.top_k < 0) fail(ErrorCode::Usage, "top_k is {}, expected 0 (all) or more", options.top_k);
+  if (options.top_k < 0)
+    fail(ErrorCode::Usage, "top_k is {}, expected 0 (all) or more", options.top_k);
   if (!(options.top_p > 0 && options.top_p <= 1))
     fail(ErrorCode::Usage, "top_p is {}, expected above 0 and at most 1", options.top_p);
 }
@@ -39,7 +40,8 @@ int32_t Sampler::pick(std::span<const float> logits, int64_t sequence, int64_t p
   const size_t best = largest_logit(logits);
   if (options_.temperature == 0 || !std::isfinite(logits[best])) return static_cast<int32_t>(best);
   candidates_.clear();
-  for (size_t i = 0; i < logits.size(); ++i) candidates_.push_back({logits[i], static_cast<int32_t>(i)});
+  for (size_t i = 0; i < logits.size(); ++i)
+    candidates_.push_back({logits[i], static_cast<int32_t>(i)});
   if (options_.top_k > 0 && options_.top_k < std::ssize(candidates_)) {
     const auto kth = candidates_.begin() + options_.top_k - 1;
     std::nth_element(candidates_.begin(), kth, candidates_.end(),
@@ -52,19 +54,22 @@ int32_t Sampler::pick(std::span<const float> logits, int64_t sequence, int64_t p
   return draw(uniform_double(words[0], words[1]), static_cast<double>(logits[best]));
 }
 
-// Walks the candidates from the most likely one on; weights are exp((logit - largest) / temperature).
+// Walks the candidates from the most likely one on; weights are exp((logit - largest) /
+// temperature).
 int32_t Sampler::draw(double u, double largest) {
   const auto weight = [&](const Candidate& c) {
     return std::exp((static_cast<double>(c.logit) - largest) / options_.temperature);
   };
   double total = 0;
   for (const Candidate& c : candidates_) total += weight(c);
-  // A heap gives the order as far as it is needed, which for a peaked distribution is a few tokens of many thousands.
+  // A heap gives the order as far as it is needed, which for a peaked distribution is a few tokens
+  // of many thousands.
   const auto less_likely = [](const Candidate& a, const Candidate& b) {
     return a.logit != b.logit ? a.logit < b.logit : a.id > b.id;
   };
   std::make_heap(candidates_.begin(), candidates_.end(), less_likely);
-  const double wanted = options_.top_p * total;  // a token stays when those before it have not reached this
+  const double wanted =
+      options_.top_p * total;  // a token stays when those before it have not reached this
   weights_.clear();
   double kept = 0;
   auto end = candidates_.end();
@@ -79,7 +84,8 @@ int32_t Sampler::draw(double u, double largest) {
     sum += weights_[i];
     if (sum > u * kept) return candidates_[candidates_.size() - 1 - i].id;
   }
-  return candidates_[candidates_.size() - weights_.size()].id;  // rounding left u beyond the last: the least likely
+  return candidates_[candidates_.size() - weights_.size()]
+      .id;  // rounding left u beyond the last: the least likely
 }
 
 }  // namespace lema

@@ -1,5 +1,5 @@
-// Sampler: picks the next token from logits. A pure function of its options and arguments: the same seed, position and
-// sequence draw the same number on every machine. Called by the generator.
+// Sampler: picks the next token from logits. A pure function of its options and arguments: the same
+// seed, position and sequence draw the same number on every machine. Called by the generator.
 #pragma once
 
 #include <cstdint>
@@ -21,8 +21,8 @@ class Sampler {
   // Usage error for a negative or non-finite temperature, a negative top_k, a top_p outside (0, 1].
   explicit Sampler(const SamplerOptions& options);
 
-  // The next token of `sequence` at `position`. Numeric error when a logit is NaN. Of equal logits greedy takes the
-  // lowest id.
+  // The next token of `sequence` at `position`. Numeric error when a logit is NaN. Of equal logits
+  // greedy takes the lowest id.
   int32_t pick(std::span<const float> logits, int64_t sequence, int64_t position);
 
  private:

@@ -11,14 +11,38 @@
 
 namespace lema {
 
-// One weight of a block (or of the ends of the model). Fused names exist where a family stores them fused.
+// One weight of a block (or of the ends of the model). Fused names exist where a family stores them
+// fused.
 enum class Field : uint8_t {
-  NormAttn, NormAttnBias,
-  Wq, Wk, Wv, Wqkv, Wo, BiasQ, BiasK, BiasV, BiasQkv, BiasO,
-  NormMlp, NormMlpBias,
-  WGate, WUp, WDown, BiasGate, BiasUp, BiasDown,
-  WFc, WProj, BiasFc, BiasProj,
-  Embed, Positions, NormFinal, NormFinalBias, Head,
+  NormAttn,
+  NormAttnBias,
+  Wq,
+  Wk,
+  Wv,
+  Wqkv,
+  Wo,
+  BiasQ,
+  BiasK,
+  BiasV,
+  BiasQkv,
+  BiasO,
+  NormMlp,
+  NormMlpBias,
+  WGate,
+  WUp,
+  WDown,
+  BiasGate,
+  BiasUp,
+  BiasDown,
+  WFc,
+  WProj,
+  BiasFc,
+  BiasProj,
+  Embed,
+  Positions,
+  NormFinal,
+  NormFinalBias,
+  Head,
   kCount,
 };
 inline constexpr size_t kFieldCount = static_cast<size_t>(Field::kCount);
@@ -42,7 +66,8 @@ struct FieldSpec {
   Shape shape;
 };
 
-// Weights that are read, copied and used together; matrices with the same input are neighbours, norms and biases lead.
+// Weights that are read, copied and used together; matrices with the same input are neighbours,
+// norms and biases lead.
 struct PieceSpec {
   std::string name;  // "attention", "gate_up", "down", "mlp_in", "mlp_out"
   std::vector<FieldSpec> fields;
@@ -51,15 +76,15 @@ struct PieceSpec {
 // Every weight of a model in execution order.
 struct ModelSpec {
   FieldSpec embed;
-  std::vector<FieldSpec> positions;                 // GPT-2's learned positions, else empty
-  std::vector<std::vector<PieceSpec>> blocks;       // [block][piece]
+  std::vector<FieldSpec> positions;            // GPT-2's learned positions, else empty
+  std::vector<std::vector<PieceSpec>> blocks;  // [block][piece]
   std::vector<FieldSpec> final_norm;
-  FieldSpec head;                                   // the embedding's tensor when tied
-  bool linear_transposed = false;                   // linears are stored (in, out): GPT-2's Conv1D
+  FieldSpec head;                  // the embedding's tensor when tied
+  bool linear_transposed = false;  // linears are stored (in, out): GPT-2's Conv1D
 };
 
-// The table of config.family. `has` says whether the folder holds a tensor: GPT-2 files come with and without the
-// "transformer." prefix.
+// The table of config.family. `has` says whether the folder holds a tensor: GPT-2 files come with
+// and without the "transformer." prefix.
 template <typename Has>
 ModelSpec model_spec(const ModelConfig& config, Has has);
 
@@ -69,12 +94,13 @@ ModelSpec gpt2_spec(const ModelConfig& config, const std::string& prefix);
 
 template <typename Has>
 ModelSpec model_spec(const ModelConfig& config, Has has) {
-  if (config.family == Family::Gpt2) return gpt2_spec(config, has("wte.weight") ? "" : "transformer.");
+  if (config.family == Family::Gpt2)
+    return gpt2_spec(config, has("wte.weight") ? "" : "transformer.");
   return llama_spec(config);
 }
 
-// True for tensors that published files carry and no computation reads: mask buffers, rotary caches, the copy of a
-// tied head.
+// True for tensors that published files carry and no computation reads: mask buffers, rotary
+// caches, the copy of a tied head.
 bool is_ignorable(const std::string& tensor, const ModelConfig& config);
 
 }  // namespace lema

@@ -38,7 +38,8 @@ ModelSpec llama_spec(const ModelConfig& c) {
     spec.blocks.push_back({std::move(attention), std::move(gate_up), std::move(down)});
   }
   spec.final_norm = {{Field::NormFinal, "model.norm.weight", "", {c.C}}};
-  spec.head = {Field::Head, c.tied_head ? spec.embed.tensor : "lm_head.weight", "lm_head", {c.V, c.C}};
+  spec.head = {
+      Field::Head, c.tied_head ? spec.embed.tensor : "lm_head.weight", "lm_head", {c.V, c.C}};
   return spec;
 }
 

@@ -7,7 +7,8 @@
 namespace lema {
 namespace {
 
-// Fields start at multiples of this inside a unit: a cache line, and what 16-byte vector loads need.
+// Fields start at multiples of this inside a unit: a cache line, and what 16-byte vector loads
+// need.
 constexpr int64_t kAlignment = 64;
 
 int64_t aligned(int64_t offset) { return (offset + kAlignment - 1) / kAlignment * kAlignment; }
@@ -19,16 +20,18 @@ class Resolver {
   PlacedField place(const FieldSpec& spec) {
     const StoredTensor* tensor = folder_.find(spec.tensor);
     if (!tensor)
-      fail(ErrorCode::BadInput, "{}: tensor {} is missing", folder_.path().string(), escaped(spec.tensor));
+      fail(ErrorCode::BadInput, "{}: tensor {} is missing", folder_.path().string(),
+           escaped(spec.tensor));
     const TensorEntry& entry = tensor->entry;
     if (!(entry.shape == spec.shape))
-      fail(ErrorCode::BadInput, "{} is {} {}; config.json needs {}", folder_.place(*tensor), name(entry.dtype),
-           entry.shape.str(), spec.shape.str());
+      fail(ErrorCode::BadInput, "{} is {} {}; config.json needs {}", folder_.place(*tensor),
+           name(entry.dtype), entry.shape.str(), spec.shape.str());
     if (entry.dtype != DType::F32 && entry.dtype != DType::BF16 && entry.dtype != DType::F16)
       fail(ErrorCode::BadInput, "{} is {}; supported are F32, BF16 and F16", folder_.place(*tensor),
            name(entry.dtype));
     claimed_.insert(spec.tensor);
-    return {spec.field, spec.module, entry.dtype, entry.shape, tensor->file, entry.offset, 0, entry.bytes};
+    return {spec.field,   spec.module,  entry.dtype, entry.shape,
+            tensor->file, entry.offset, 0,           entry.bytes};
   }
 
   void check_nothing_left_over() const {
@@ -43,14 +46,16 @@ class Resolver {
   std::set<std::string> claimed_;
 };
 
-// Lays the fields into the unit from `offset`. Where the file holds them back to back in this order, the piece keeps
-// the file's spacing and is one extent; else each field starts aligned and is an extent of its own.
+// Lays the fields into the unit from `offset`. Where the file holds them back to back in this
+// order, the piece keeps the file's spacing and is one extent; else each field starts aligned and
+// is an extent of its own.
 Piece make_piece(std::string name, std::vector<PlacedField> fields, int64_t offset) {
   Piece piece{std::move(name), std::move(fields), {}, aligned(offset), 0};
   bool contiguous = true;
   for (size_t i = 1; i < piece.fields.size(); ++i) {
     const PlacedField &before = piece.fields[i - 1], &field = piece.fields[i];
-    contiguous = contiguous && field.file == before.file && field.file_offset == before.file_offset + before.bytes;
+    contiguous = contiguous && field.file == before.file &&
+                 field.file_offset == before.file_offset + before.bytes;
   }
   // Kernels read 16 bytes at a time; a run that would misalign a matrix is copied field by field.
   for (const PlacedField& field : piece.fields)
@@ -64,7 +69,8 @@ Piece make_piece(std::string name, std::vector<PlacedField> fields, int64_t offs
   }
   piece.bytes = at - piece.slot_offset;
   if (contiguous)
-    piece.extents.push_back({piece.fields[0].file, piece.fields[0].file_offset, piece.slot_offset, piece.bytes});
+    piece.extents.push_back(
+        {piece.fields[0].file, piece.fields[0].file_offset, piece.slot_offset, piece.bytes});
   return piece;
 }
 
@@ -78,7 +84,8 @@ std::vector<Unit> head_units(const PlacedField& head, int64_t rows_per_chunk) {
     field.file_offset += begin * row_bytes;
     field.bytes = rows * row_bytes;
     Unit unit;
-    unit.pieces.push_back(make_piece(fmt::format("head rows {}-{}", begin, begin + rows - 1), {field}, 0));
+    unit.pieces.push_back(
+        make_piece(fmt::format("head rows {}-{}", begin, begin + rows - 1), {field}, 0));
     unit.bytes = aligned(unit.pieces[0].bytes);
     units.push_back(std::move(unit));
   }
@@ -94,10 +101,12 @@ const Unit& PieceTable::unit(int64_t i) const {
 
 PieceTable make_piece_table(const ModelFolder& folder, int64_t head_chunk_rows) {
   PieceTable table;
-  table.spec = model_spec(folder.config(), [&](const char* tensor) { return folder.find(tensor) != nullptr; });
+  table.spec = model_spec(folder.config(),
+                          [&](const char* tensor) { return folder.find(tensor) != nullptr; });
   Resolver resolver(folder);
   table.embed = resolver.place(table.spec.embed);
-  for (const FieldSpec& spec : table.spec.positions) table.positions.push_back(resolver.place(spec));
+  for (const FieldSpec& spec : table.spec.positions)
+    table.positions.push_back(resolver.place(spec));
   int64_t block_bytes = 0;
   for (size_t l = 0; l < table.spec.blocks.size(); ++l) {
     Unit unit;
@@ -105,14 +114,16 @@ PieceTable make_piece_table(const ModelFolder& folder, int64_t head_chunk_rows) 
     for (const PieceSpec& spec : table.spec.blocks[l]) {
       std::vector<PlacedField> fields;
       for (const FieldSpec& field : spec.fields) fields.push_back(resolver.place(field));
-      unit.pieces.push_back(make_piece(fmt::format("block {} {}", l, spec.name), std::move(fields), offset));
+      unit.pieces.push_back(
+          make_piece(fmt::format("block {} {}", l, spec.name), std::move(fields), offset));
       offset = unit.pieces.back().slot_offset + unit.pieces.back().bytes;
     }
     unit.bytes = aligned(offset);
     block_bytes = std::max(block_bytes, unit.bytes);
     table.blocks.push_back(std::move(unit));
   }
-  for (const FieldSpec& spec : table.spec.final_norm) table.final_norm.push_back(resolver.place(spec));
+  for (const FieldSpec& spec : table.spec.final_norm)
+    table.final_norm.push_back(resolver.place(spec));
   const PlacedField head = resolver.place(table.spec.head);
   const int64_t row_bytes = head.bytes / head.shape[0];
   if (head_chunk_rows == 0) head_chunk_rows = block_bytes / row_bytes;

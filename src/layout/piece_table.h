@@ -1,5 +1,6 @@
-// PieceTable: a model's weights resolved against its files and cut into units that are streamed. A unit is a block
-// or a chunk of head rows; its pieces are the grain of copies; offsets inside a unit are those inside a ring slot.
+// PieceTable: a model's weights resolved against its files and cut into units that are streamed. A
+// unit is a block or a chunk of head rows; its pieces are the grain of copies; offsets inside a
+// unit are those inside a ring slot.
 #pragma once
 
 #include <cstdint>
@@ -33,7 +34,8 @@ struct Extent {
 struct Piece {
   std::string name;  // "block 3 gate_up", "head rows 0-8191"
   std::vector<PlacedField> fields;
-  std::vector<Extent> extents;  // one where the file holds the piece in order, as lema's own files do
+  std::vector<Extent>
+      extents;  // one where the file holds the piece in order, as lema's own files do
   int64_t slot_offset = 0, bytes = 0;
 };
 
@@ -47,18 +49,18 @@ struct PieceTable {
   std::vector<Unit> blocks;
   std::vector<Unit> head_chunks;  // rows [i * head_chunk_rows, ...) of the head
   int64_t head_chunk_rows = 0;
-  PlacedField embed;                   // gathered row by row, never streamed
-  std::vector<PlacedField> positions;  // likewise
-  std::vector<PlacedField> final_norm; // small, always resident
+  PlacedField embed;                    // gathered row by row, never streamed
+  std::vector<PlacedField> positions;   // likewise
+  std::vector<PlacedField> final_norm;  // small, always resident
 
   int64_t unit_count() const { return static_cast<int64_t>(blocks.size() + head_chunks.size()); }
   // Units are numbered blocks first, then head chunks.
   const Unit& unit(int64_t i) const;
 };
 
-// Checks every tensor's presence, shape and dtype (F32, BF16, F16) against config.json before anything is allocated; BadInput
-// names file and tensor, also for tensors that no table claims. `head_chunk_rows`: rows of a head chunk, 0 for one
-// chunk no larger than a block.
+// Checks every tensor's presence, shape and dtype (F32, BF16, F16) against config.json before
+// anything is allocated; BadInput names file and tensor, also for tensors that no table claims.
+// `head_chunk_rows`: rows of a head chunk, 0 for one chunk no larger than a block.
 PieceTable make_piece_table(const ModelFolder& folder, int64_t head_chunk_rows = 0);
 
 }  // namespace lema

@@ -38,7 +38,8 @@ AdapterParameters::AdapterParameters(const PieceTable& table, const AdapterOptio
           unmatched.erase(target);
         }
         if (!wanted) continue;
-        AdapterSlot slot{field.module, static_cast<int64_t>(block), field.field, options.rank, 0, 0, 0, 0, 0};
+        AdapterSlot slot{
+            field.module, static_cast<int64_t>(block), field.field, options.rank, 0, 0, 0, 0, 0};
         slot.out = field.shape[transposed_ ? 1 : 0];
         slot.in = field.shape[transposed_ ? 0 : 1];
         slot.scale = static_cast<float>(options.alpha / static_cast<double>(options.rank));
@@ -51,7 +52,8 @@ AdapterParameters::AdapterParameters(const PieceTable& table, const AdapterOptio
     }
   }
   if (!unmatched.empty())
-    fail(ErrorCode::Usage, "lora.targets: \"{}\" is no linear of this model; it has {}, or all-linear",
+    fail(ErrorCode::Usage,
+         "lora.targets: \"{}\" is no linear of this model; it has {}, or all-linear",
          escaped(*unmatched.begin()), fmt::join(known, ", "));
 }
 
@@ -67,8 +69,10 @@ void AdapterParameters::initialise(uint64_t seed) {
     const AdapterSlot& slot = slots_[s];
     const float bound = 1.0f / std::sqrt(static_cast<float>(slot.in));
     for (int64_t i = 0; i < slot.rank * slot.in; ++i) {
-      const auto words = philox(seed, RngStream::AdapterInit, static_cast<uint64_t>(i / 4), static_cast<uint32_t>(s));
-      values[static_cast<size_t>(slot.a_offset + i)] = bound * (2 * uniform(words[static_cast<size_t>(i % 4)]) - 1);
+      const auto words = philox(seed, RngStream::AdapterInit, static_cast<uint64_t>(i / 4),
+                                static_cast<uint32_t>(s));
+      values[static_cast<size_t>(slot.a_offset + i)] =
+          bound * (2 * uniform(words[static_cast<size_t>(i % 4)]) - 1);
     }
   }
   device_->copy_async(Queue::Compute, values_.data(), values.data(), parameter_count_ * 4);
@@ -80,18 +84,22 @@ void AdapterParameters::load(const Adapter& adapter) {
   for (const AdapterSlot& slot : slots_) {
     const auto found = adapter.modules.find(slot.module);
     if (found == adapter.modules.end())
-      fail(ErrorCode::BadInput, "the adapter has no {}; its targets do not match this run's", slot.module);
+      fail(ErrorCode::BadInput, "the adapter has no {}; its targets do not match this run's",
+           slot.module);
     const AdapterModule& m = found->second;
     if (m.rank != slot.rank || m.in != slot.in || m.out != slot.out)
-      fail(ErrorCode::BadInput, "{}: the adapter is rank {}, {} -> {}; this run needs rank {}, {} -> {}", slot.module,
+      fail(ErrorCode::BadInput,
+           "{}: the adapter is rank {}, {} -> {}; this run needs rank {}, {} -> {}", slot.module,
            m.rank, m.in, m.out, slot.rank, slot.in, slot.out);
     std::memcpy(values.data() + slot.a_offset, m.a.data(), m.a.size() * 4);
     std::memcpy(values.data() + slot.b_offset, m.b.data(), m.b.size() * 4);
   }
   if (adapter.modules.size() != slots_.size()) {
     for (const auto& [module, unused] : adapter.modules)
-      if (std::none_of(slots_.begin(), slots_.end(), [&](const AdapterSlot& slot) { return slot.module == module; }))
-        fail(ErrorCode::BadInput, "the adapter's {} is no adapted linear of this model", escaped(module));
+      if (std::none_of(slots_.begin(), slots_.end(),
+                       [&](const AdapterSlot& slot) { return slot.module == module; }))
+        fail(ErrorCode::BadInput, "the adapter's {} is no adapted linear of this model",
+             escaped(module));
   }
   device_->copy_async(Queue::Compute, values_.data(), values.data(), parameter_count_ * 4);
   device_->synchronize(Queue::Compute);
@@ -117,10 +125,11 @@ Adapter AdapterParameters::to_adapter(const std::string& base_model) const {
     m.b.assign(values.data() + slot.b_offset, values.data() + slot.b_offset + slot.out * slot.rank);
     targets.insert(last_name(slot.module));
   }
-  // PEFT matches last names everywhere; where that would adapt more than this run did, full paths say it exactly.
-  const auto matched = std::count_if(linears_.begin(), linears_.end(), [&](const std::string& module) {
-    return targets.contains(last_name(module));
-  });
+  // PEFT matches last names everywhere; where that would adapt more than this run did, full paths
+  // say it exactly.
+  const auto matched =
+      std::count_if(linears_.begin(), linears_.end(),
+                    [&](const std::string& module) { return targets.contains(last_name(module)); });
   if (matched == static_cast<int64_t>(slots_.size())) {
     adapter.config.target_modules.assign(targets.begin(), targets.end());
   } else {
@@ -154,7 +163,8 @@ void AdapterParameters::set_step(uint64_t seed, int64_t step, bool training) {
   dropout_keys_.clear();
   if (!training || options_.dropout == 0) return;
   for (size_t s = 0; s < slots_.size(); ++s) {
-    const auto words = philox(seed, RngStream::Dropout, static_cast<uint64_t>(step), static_cast<uint32_t>(s));
+    const auto words =
+        philox(seed, RngStream::Dropout, static_cast<uint64_t>(step), static_cast<uint32_t>(s));
     dropout_keys_.push_back(uint64_t{words[0]} << 32 | words[1]);
   }
 }
@@ -165,7 +175,9 @@ int64_t AdapterParameters::lowest_block() const {
   return lowest;
 }
 
-TensorView AdapterParameters::values() const { return {values_.data(), DType::F32, {parameter_count_}}; }
+TensorView AdapterParameters::values() const {
+  return {values_.data(), DType::F32, {parameter_count_}};
+}
 
 TensorView AdapterParameters::gradients() const {
   if (gradients_.bytes() == 0) return {};

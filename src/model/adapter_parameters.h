@@ -1,5 +1,5 @@
-// AdapterParameters: every LoRA matrix of a run in one flat f32 buffer, with gradients in a second one of the same
-// layout, so that the optimizer is one pass and a checkpoint is one array.
+// AdapterParameters: every LoRA matrix of a run in one flat f32 buffer, with gradients in a second
+// one of the same layout, so that the optimizer is one pass and a checkpoint is one array.
 #pragma once
 
 #include <cstdint>
@@ -35,7 +35,8 @@ class AdapterParameters {
  public:
   // Selects and lays out. Usage error naming a target that matches no linear.
   AdapterParameters(const PieceTable& table, const AdapterOptions& options);
-  // Allocates values, and gradients when `trainable`; everything below needs it. `device` outlives this.
+  // Allocates values, and gradients when `trainable`; everything below needs it. `device` outlives
+  // this.
   void allocate(Device& device, bool trainable);
 
   // A uniform in +-1/sqrt(in) (Kaiming, a = sqrt 5), B zero, from the seed alone.
@@ -47,7 +48,8 @@ class AdapterParameters {
 
   // The view for one linear of a block, with a null `a` where it is not adapted.
   LoraView view(int64_t block, Field field) const;
-  // Dropout of the coming passes: masks are a function of (seed, step, module); training off drops nothing.
+  // Dropout of the coming passes: masks are a function of (seed, step, module); training off drops
+  // nothing.
   void set_step(uint64_t seed, int64_t step, bool training);
 
   const std::vector<AdapterSlot>& slots() const { return slots_; }
@@ -61,7 +63,7 @@ class AdapterParameters {
  private:
   Device* device_ = nullptr;
   AdapterOptions options_;
-  bool transposed_ = false;  // Conv1D base: fan_in_fan_out in PEFT's config
+  bool transposed_ = false;           // Conv1D base: fan_in_fan_out in PEFT's config
   std::vector<std::string> linears_;  // every module that could be adapted
   std::vector<AdapterSlot> slots_;
   std::vector<std::vector<int32_t>> index_;  // [block][field] -> slot, -1

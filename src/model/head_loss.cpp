@@ -7,8 +7,10 @@
 
 namespace lema {
 
-int64_t HeadLoss::carve(const ModelConfig& c, DType X, const HeadLimits& limits, std::byte* base, Regions& r) {
-  const int64_t x = element_bytes(X), G = limits.group_rows, T = std::min(limits.token_tile, limits.rows);
+int64_t HeadLoss::carve(const ModelConfig& c, DType X, const HeadLimits& limits, std::byte* base,
+                        Regions& r) {
+  const int64_t x = element_bytes(X), G = limits.group_rows,
+                T = std::min(limits.token_tile, limits.rows);
   Carver carver(base);
   r.n = carver.take(G * c.C * x);
   r.max = carver.take(G * 4);
@@ -42,8 +44,9 @@ void HeadLoss::gather(MatrixView to, MatrixView x, TensorView rows) const {
   ops_.embedding(to, rows, TensorView(x.data, x.dtype, {x.rows, x.cols}), Write::Overwrite);
 }
 
-void HeadLoss::run(TensorView loss, MatrixView dx, MatrixView x, TensorView rows, TensorView targets,
-                   TensorView norm_weight, TensorView norm_bias, const VisitChunks& visit_chunks, float grad_scale) {
+void HeadLoss::run(TensorView loss, MatrixView dx, MatrixView x, TensorView rows,
+                   TensorView targets, TensorView norm_weight, TensorView norm_bias,
+                   const VisitChunks& visit_chunks, float grad_scale) {
   const int64_t count = rows.shape[0], C = transformer_.config().C, tile = limits_.token_tile;
   const DType X = transformer_.activation_dtype();
   check(count <= limits_.rows, "{} rows with a target, planned for {}", count, limits_.rows);
@@ -52,9 +55,11 @@ void HeadLoss::run(TensorView loss, MatrixView dx, MatrixView x, TensorView rows
 
   for (int64_t group = 0; group < count; group += limits_.group_rows) {
     const int64_t group_end = std::min(count, group + limits_.group_rows);
-    // State and normalised rows of the tile that starts at `begin`; the group's buffers start at its first row.
+    // State and normalised rows of the tile that starts at `begin`; the group's buffers start at
+    // its first row.
     const auto part = [&](std::byte* base, DType dtype, int64_t begin, int64_t end, int64_t cols) {
-      return MatrixView(base + (begin - group) * cols * element_bytes(dtype), dtype, end - begin, cols);
+      return MatrixView(base + (begin - group) * cols * element_bytes(dtype), dtype, end - begin,
+                        cols);
     };
     const auto state = [&](int64_t begin, int64_t end) {
       const auto vector = [&](std::byte* base) {
@@ -68,7 +73,8 @@ void HeadLoss::run(TensorView loss, MatrixView dx, MatrixView x, TensorView rows
       return s;
     };
     const auto for_each_tile = [&](auto visit) {
-      for (int64_t begin = group; begin < group_end; begin += tile) visit(begin, std::min(group_end, begin + tile));
+      for (int64_t begin = group; begin < group_end; begin += tile)
+        visit(begin, std::min(group_end, begin + tile));
     };
 
     for_each_tile([&](int64_t begin, int64_t end) {
@@ -79,11 +85,13 @@ void HeadLoss::run(TensorView loss, MatrixView dx, MatrixView x, TensorView rows
     });
     visit_chunks([&](TensorView weight, int64_t v_begin) {
       for_each_tile([&](int64_t begin, int64_t end) {
-        ops_.head_chunk(state(begin, end), part(r_.n, X, begin, end, C), weight, v_begin, targets.rows(begin, end));
+        ops_.head_chunk(state(begin, end), part(r_.n, X, begin, end, C), weight, v_begin,
+                        targets.rows(begin, end));
       });
     });
     for_each_tile([&](int64_t begin, int64_t end) {
-      // The gradient of the normalised rows takes their place: the head has read them for the last time.
+      // The gradient of the normalised rows takes their place: the head has read them for the last
+      // time.
       const MatrixView dn = gradient ? part(r_.n, X, begin, end, C) : MatrixView();
       ops_.head_finish(loss.rows(begin, end), dn, state(begin, end), grad_scale);
       if (!gradient) return;

@@ -1,6 +1,7 @@
-// HeadLoss: final norm, linear cross-entropy and their gradient for the rows of a step that have a target. Logits are
-// never stored. Where head chunks are streamed, all rows pass each chunk before the next one; else a tile of rows
-// passes all chunks, and the running state is a tile's. Both give the same bits.
+// HeadLoss: final norm, linear cross-entropy and their gradient for the rows of a step that have a
+// target. Logits are never stored. Where head chunks are streamed, all rows pass each chunk before
+// the next one; else a tile of rows passes all chunks, and the running state is a tile's. Both give
+// the same bits.
 #pragma once
 
 #include <functional>
@@ -11,9 +12,10 @@
 namespace lema {
 
 struct HeadLimits {
-  int64_t rows = 0;        // rows with a target in one pass
+  int64_t rows = 0;  // rows with a target in one pass
   int64_t token_tile = 0;
-  int64_t group_rows = 0;  // rows that pass the chunks together: `rows` when chunks are streamed, else the tile
+  int64_t group_rows =
+      0;  // rows that pass the chunks together: `rows` when chunks are streamed, else the tile
   bool gradient = true;
 };
 
@@ -22,18 +24,22 @@ class HeadLoss {
   HeadLoss(Device& device, Ops& ops, Transformer& transformer, const HeadLimits& limits);
   static int64_t workspace_bytes(const ModelConfig& config, DType X, const HeadLimits& limits);
 
-  // Gives chunk i to `use`: its weight rows and its first vocabulary row. Supplied by the trainer from the stream.
+  // Gives chunk i to `use`: its weight rows and its first vocabulary row. Supplied by the trainer
+  // from the stream.
   using UseChunk = std::function<void(TensorView weight, int64_t v_begin)>;
   using VisitChunks = std::function<void(const UseChunk&)>;
 
   // Number of visits of all chunks that run() makes for n rows.
-  int64_t visits(int64_t n) const { return n == 0 ? 0 : (n + limits_.group_rows - 1) / limits_.group_rows; }
+  int64_t visits(int64_t n) const {
+    return n == 0 ? 0 : (n + limits_.group_rows - 1) / limits_.group_rows;
+  }
 
-  // x (N, C): the last block's output for the step. rows (n) I32: those with a target, ascending; targets (n) I32.
-  // loss (n) f32, per row. dx (N, C) = grad_scale * dLoss/dx for the sum of losses, zero in rows without a target;
-  // null: loss only.
-  void run(TensorView loss, MatrixView dx, MatrixView x, TensorView rows, TensorView targets, TensorView norm_weight,
-           TensorView norm_bias, const VisitChunks& visit_chunks, float grad_scale);
+  // x (N, C): the last block's output for the step. rows (n) I32: those with a target, ascending;
+  // targets (n) I32. loss (n) f32, per row. dx (N, C) = grad_scale * dLoss/dx for the sum of
+  // losses, zero in rows without a target; null: loss only.
+  void run(TensorView loss, MatrixView dx, MatrixView x, TensorView rows, TensorView targets,
+           TensorView norm_weight, TensorView norm_bias, const VisitChunks& visit_chunks,
+           float grad_scale);
 
  private:
   void gather(MatrixView to, MatrixView x, TensorView rows) const;
@@ -47,7 +53,8 @@ class HeadLoss {
     std::byte *n = nullptr, *max = nullptr, *sum = nullptr, *target_logit = nullptr, *acc = nullptr;
     std::byte *target_rows = nullptr, *x_rows = nullptr, *d_rows = nullptr;
   } r_;
-  static int64_t carve(const ModelConfig& config, DType X, const HeadLimits& limits, std::byte* base, Regions& r);
+  static int64_t carve(const ModelConfig& config, DType X, const HeadLimits& limits,
+                       std::byte* base, Regions& r);
 };
 
 }  // namespace lema

@@ -13,7 +13,8 @@ std::vector<float> rope_inverse_frequencies(const RopeConfig& rope, int64_t D) {
     float f = 1.0f / std::pow(static_cast<float>(rope.theta), exponent);
     if (rope.kind == RopeConfig::Kind::Llama3) {
       const auto factor = static_cast<float>(rope.factor);
-      const auto low = static_cast<float>(rope.low_freq_factor), high = static_cast<float>(rope.high_freq_factor);
+      const auto low = static_cast<float>(rope.low_freq_factor),
+                 high = static_cast<float>(rope.high_freq_factor);
       const auto original = static_cast<float>(rope.original_max_positions);
       const float wavelength = 2.0f * std::numbers::pi_v<float> / f;
       if (wavelength > original / low) {

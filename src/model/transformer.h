@@ -1,8 +1,10 @@
-// Transformer: the forward and backward pass of embedding and blocks, as lists of ops, for the Llama family and GPT-2.
-// Knows the mathematics and nothing of files, streaming or optimizers: weights come in as WeightViews.
+// Transformer: the forward and backward pass of embedding and blocks, as lists of ops, for the
+// Llama family and GPT-2. Knows the mathematics and nothing of files, streaming or optimizers:
+// weights come in as WeightViews.
 //
-// Token-wise work runs over tiles of `token_tile` rows; only q, k, v, o, lse and their gradients span a micro-batch.
-// Ref: arXiv:2302.13971 (Llama), transformers modeling_llama.py and modeling_gpt2.py for the order of operations.
+// Token-wise work runs over tiles of `token_tile` rows; only q, k, v, o, lse and their gradients
+// span a micro-batch. Ref: arXiv:2302.13971 (Llama), transformers modeling_llama.py and
+// modeling_gpt2.py for the order of operations.
 #pragma once
 
 #include "device.h"
@@ -13,26 +15,32 @@
 
 namespace lema {
 
+// The activation dtype of `compute` (auto | f32 | bf16) for weights stored as `stored`: auto is
+// BF16 where the file is BF16 and this CPU multiplies BF16 faster than F32.
+DType activation_dtype(const std::string& compute, DType stored);
+
 // A micro-batch on the device.
 struct TokenBatch {
-  TensorView ids;        // (N) I32
-  TensorView positions;  // (N) I32
-  TensorView sequences;  // (S, 4) I32, see Ops::attention
-  int64_t tokens = 0;    // N
-  int64_t first_row = 0; // of the step; numbers dropout masks
+  TensorView ids;         // (N) I32
+  TensorView positions;   // (N) I32
+  TensorView sequences;   // (S, 4) I32, see Ops::attention
+  int64_t tokens = 0;     // N
+  int64_t first_row = 0;  // of the step; numbers dropout masks
 };
 
-// What a block may keep from forward for backward; all null: recomputed. Rows are those of the micro-batch.
+// What a block may keep from forward for backward; all null: recomputed. Rows are those of the
+// micro-batch.
 struct KeptActivations {
-  MatrixView qkv;      // (N, (H + 2 Hkv) D), after RoPE
-  MatrixView o;        // (N, H D) attention output
-  TensorView lse;      // (N, H) f32
-  MatrixView x_mid;    // (N, C) residual after attention
-  MatrixView mlp_in;   // (N, 2F) gate and up, or (N, F) before GELU
+  MatrixView qkv;     // (N, (H + 2 Hkv) D), after RoPE
+  MatrixView o;       // (N, H D) attention output
+  TensorView lse;     // (N, H) f32
+  MatrixView x_mid;   // (N, C) residual after attention
+  MatrixView mlp_in;  // (N, 2F) gate and up, or (N, F) before GELU
   explicit operator bool() const { return qkv.data != nullptr; }
 };
 
-// A key-value cache of one block: rows of [k | v], (rows, 2 Hkv D), and the row of each of the batch's tokens.
+// A key-value cache of one block: rows of [k | v], (rows, 2 Hkv D), and the row of each of the
+// batch's tokens.
 struct KvCacheView {
   MatrixView rows;
   TensorView token_rows;  // (N) I32
@@ -41,8 +49,8 @@ struct KvCacheView {
 struct TransformerLimits {
   int64_t micro_tokens = 0;  // rows of a micro-batch
   int64_t token_tile = 2048;
-  int64_t positions = 0;     // of the rotary table: the longest row
-  bool training = true;      // backward workspace too
+  int64_t positions = 0;  // of the rotary table: the longest row
+  bool training = true;   // backward workspace too
 };
 
 class Transformer {
@@ -54,24 +62,28 @@ class Transformer {
   // x (N, C) = embedding rows of the batch (plus learned positions). Tables may lie in host memory.
   void embed(MatrixView x, const TokenBatch& batch, TensorView table, TensorView positions);
 
-  // x_next (N, C) from x (N, C). `kept` views are filled when given. With `cache`, keys and values go there and
-  // attention reads them there.
-  void block_forward(MatrixView x_next, MatrixView x, const WeightViews& w, int64_t block, const TokenBatch& batch,
-                     const KeptActivations& kept = {}, const KvCacheView* cache = nullptr);
+  // x_next (N, C) from x (N, C). `kept` views are filled when given. With `cache`, keys and values
+  // go there and attention reads them there.
+  void block_forward(MatrixView x_next, MatrixView x, const WeightViews& w, int64_t block,
+                     const TokenBatch& batch, const KeptActivations& kept = {},
+                     const KvCacheView* cache = nullptr);
 
-  // dx (N, C) in place: on entry dLoss/dx_next, on return dLoss/dx; with need_dx false only the adapters' gradients are
-  // computed and dx is left undefined. Adapter gradients accumulate.
-  void block_backward(MatrixView dx, MatrixView x, const WeightViews& w, int64_t block, const TokenBatch& batch,
-                      const KeptActivations& kept, bool need_dx);
+  // dx (N, C) in place: on entry dLoss/dx_next, on return dLoss/dx; with need_dx false only the
+  // adapters' gradients are computed and dx is left undefined. Adapter gradients accumulate.
+  void block_backward(MatrixView dx, MatrixView x, const WeightViews& w, int64_t block,
+                      const TokenBatch& batch, const KeptActivations& kept, bool need_dx);
 
   // Widths of the saved tensors, for the plan.
   int64_t qkv_width() const { return (config_.H + 2 * config_.Hkv) * config_.D; }
-  int64_t mlp_in_width() const { return config_.family == Family::Gpt2 ? config_.F : 2 * config_.F; }
+  int64_t mlp_in_width() const {
+    return config_.family == Family::Gpt2 ? config_.F : 2 * config_.F;
+  }
   DType activation_dtype() const { return X_; }
   const ModelConfig& config() const { return config_; }
   int64_t workspace_bytes() const { return workspace_.bytes() + rope_buffer_.bytes(); }
   // The same without allocating, for the plan.
-  static int64_t workspace_bytes(const ModelConfig& config, DType X, const TransformerLimits& limits);
+  static int64_t workspace_bytes(const ModelConfig& config, DType X,
+                                 const TransformerLimits& limits);
 
   // RMSNorm or LayerNorm, whichever the family has; also the final norm's. Shapes as Ops has them.
   void norm(MatrixView y, MatrixView x, TensorView weight, TensorView bias);
@@ -79,16 +91,18 @@ class Transformer {
 
   // Places in the workspace: M rows (of a micro-batch) for the first five, a tile for the others.
   struct Regions {
-    std::byte *qkv = nullptr, *o = nullptr, *x_mid = nullptr, *lse = nullptr, *d_qkv = nullptr, *d_o = nullptr;
-    std::byte *norm = nullptr, *mlp_in = nullptr, *act = nullptr, *d_act = nullptr, *d_norm = nullptr;
+    std::byte *qkv = nullptr, *o = nullptr, *x_mid = nullptr, *lse = nullptr, *d_qkv = nullptr,
+              *d_o = nullptr;
+    std::byte *norm = nullptr, *mlp_in = nullptr, *act = nullptr, *d_act = nullptr,
+              *d_norm = nullptr;
   };
 
  private:
   class Parts;
   void attention_forward(const WeightViews& w, MatrixView x, int64_t block, const TokenBatch& batch,
                          const KeptActivations& saved, const KvCacheView* cache);
-  void attention_backward(MatrixView dx, MatrixView x, const WeightViews& w, int64_t block, const TokenBatch& batch,
-                          const KeptActivations& saved, bool need_dx);
+  void attention_backward(MatrixView dx, MatrixView x, const WeightViews& w, int64_t block,
+                          const TokenBatch& batch, const KeptActivations& saved, bool need_dx);
   void mlp_backward(MatrixView dx, const WeightViews& w, int64_t block, const TokenBatch& batch,
                     const KeptActivations& saved);
   void rope(MatrixView qkv, TensorView positions, bool inverse);
@@ -96,7 +110,9 @@ class Transformer {
   void activate_backward(MatrixView d_mlp_in, MatrixView dy, MatrixView mlp_in);
   void copy(MatrixView to, MatrixView from);
   KeptActivations scratch_activations(int64_t tokens) const;
-  MatrixView matrix(std::byte* data, int64_t rows, int64_t cols) const { return {data, X_, rows, cols}; }
+  MatrixView matrix(std::byte* data, int64_t rows, int64_t cols) const {
+    return {data, X_, rows, cols};
+  }
 
   Device& device_;
   Ops& ops_;

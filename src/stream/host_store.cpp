@@ -16,7 +16,8 @@ HostStore::HostStore(const ModelFolder& folder, Device& device, DiskMode mode) {
     const int64_t size = file.file().size();
     buffers_.push_back(device.allocate_pinned(size, "model in host memory"));
     for (int64_t offset = 0; offset < size; offset += kReadBytes)
-      file.file().read_at(buffers_.back().data() + offset, std::min(kReadBytes, size - offset), offset);
+      file.file().read_at(buffers_.back().data() + offset, std::min(kReadBytes, size - offset),
+                          offset);
     base_.push_back(buffers_.back().data());
   }
 }
@@ -24,6 +25,14 @@ HostStore::HostStore(const ModelFolder& folder, Device& device, DiskMode mode) {
 TensorView HostStore::view(const PlacedField& field) const {
   // Weights are never written through a view; kernels take one view type for inputs and outputs.
   return {const_cast<std::byte*>(at(field.file, field.file_offset)), field.dtype, field.shape};
+}
+
+bool HostStore::can_view(const PieceTable& table) {
+  for (int64_t u = 0; u < table.unit_count(); ++u)
+    for (const Piece& piece : table.unit(u).pieces)
+      for (const PlacedField& field : piece.fields)
+        if (field.file_offset % element_bytes(field.dtype) != 0) return false;
+  return true;
 }
 
 int64_t HostStore::pinned_bytes() const {

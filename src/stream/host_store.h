@@ -1,5 +1,5 @@
-// HostStore: a model's files in host memory, mapped in place or read into page-locked memory. The source of every
-// copy to a device, and the table that embedding rows are gathered from.
+// HostStore: a model's files in host memory, mapped in place or read into page-locked memory. The
+// source of every copy to a device, and the table that embedding rows are gathered from.
 #pragma once
 
 #include <vector>
@@ -13,13 +13,15 @@ enum class DiskMode { Mmap, Buffered };
 
 class HostStore {
  public:
-  // Mmap maps every file; Buffered reads them whole into pinned memory. `device` outlives the store.
+  // Mmap maps every file; Buffered reads them whole into pinned memory. `device` outlives the
+  // store.
   HostStore(const ModelFolder& folder, Device& device, DiskMode mode);
 
   const std::byte* at(size_t file, int64_t offset) const { return base_[file] + offset; }
-  // The weight where it lies. Element alignment is the caller's concern: is_aligned().
+  // The weight where it lies. Kernels may read it there when can_view().
   TensorView view(const PlacedField& field) const;
-  static bool is_aligned(const PlacedField& field) { return field.file_offset % element_bytes(field.dtype) == 0; }
+  // Whether every weight lies at a multiple of its element size, as in files that lema wrote.
+  static bool can_view(const PieceTable& table);
   int64_t pinned_bytes() const;
 
  private:

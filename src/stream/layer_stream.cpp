@@ -16,11 +16,14 @@ LayerStream::LayerStream(Device& device, const PieceTable& table, const HostStor
   unit_weights_.resize(units);
   int64_t resident_bytes = 0;
   if (placement_.in_place) placement_.resident.assign(units, true);
-  check(placement_.resident.size() == units, "placement of {} units for {}", placement_.resident.size(), units);
+  check(placement_.resident.size() == units, "placement of {} units for {}",
+        placement_.resident.size(), units);
   for (size_t u = 0; u < units; ++u) {
     const int64_t bytes = table.unit(static_cast<int64_t>(u)).bytes;
-    if (!placement_.resident[u]) slot_bytes_ = std::max(slot_bytes_, bytes);
-    else if (!placement_.in_place) resident_bytes += bytes;
+    if (!placement_.resident[u])
+      slot_bytes_ = std::max(slot_bytes_, bytes);
+    else if (!placement_.in_place)
+      resident_bytes += bytes;
   }
   if (resident_bytes > 0) resident_buffer_ = device.allocate(resident_bytes, "resident weights");
   if (slot_bytes_ > 0) {
@@ -67,7 +70,8 @@ int64_t LayerStream::device_bytes() const {
 
 TensorView LayerStream::table(Field field) const {
   if (field == Field::Embed) return store_.view(table_.embed);
-  check(field == Field::Positions && !table_.positions.empty(), "no gathered table {}", name(field));
+  check(field == Field::Positions && !table_.positions.empty(), "no gathered table {}",
+        name(field));
   return store_.view(table_.positions[0]);
 }
 
@@ -81,8 +85,8 @@ void LayerStream::place_fields(WeightViews& weights, const Unit& unit, std::byte
 void LayerStream::copy_unit(const Unit& unit, std::byte* base) {
   for (const Piece& piece : unit.pieces) {
     for (const Extent& extent : piece.extents) {
-      device_.copy_async(Queue::H2D, base + extent.slot_offset, store_.at(extent.file, extent.file_offset),
-                         extent.bytes);
+      device_.copy_async(Queue::H2D, base + extent.slot_offset,
+                         store_.at(extent.file, extent.file_offset), extent.bytes);
       h2d_bytes_ += extent.bytes;
     }
   }
@@ -90,7 +94,8 @@ void LayerStream::copy_unit(const Unit& unit, std::byte* base) {
 
 void LayerStream::begin_pass(std::vector<int64_t> visits) {
   check(!leased_, "a pass begins while a lease is alive");
-  // A pass that was cut short leaves the ring as its instructions so far have made it; ring_ follows each Load.
+  // A pass that was cut short leaves the ring as its instructions so far have made it; ring_
+  // follows each Load.
   visits_ = std::move(visits);
   program_ = make_program(visits_, placement_.resident, ring_);
   check_program(program_, visits_, placement_.resident, ring_);
@@ -121,7 +126,8 @@ void LayerStream::run_until_visit() {
 
 Lease LayerStream::acquire(int64_t unit) {
   check(!leased_, "unit {} is acquired while another lease is alive", unit);
-  check(next_ < program_.instructions.size(), "unit {} is acquired after the end of the pass", unit);
+  check(next_ < program_.instructions.size(), "unit {} is acquired after the end of the pass",
+        unit);
   const Instruction& visit = program_.instructions[next_++];
   check(visit.unit == unit, "unit {} is acquired where the pass visits {}", unit, visit.unit);
   leased_ = true;

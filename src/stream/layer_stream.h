@@ -1,10 +1,12 @@
-// LayerStream: gives the model code one unit's weights at a time while the next ones are on their way.
+// LayerStream: gives the model code one unit's weights at a time while the next ones are on their
+// way.
 //
 //   stream.begin_pass(training_visits(...));
-//   for each visit: { Lease w = stream.acquire(unit); ... w[Field::Wq] ... }   // dropping the lease frees the slot
+//   for each visit: { Lease w = stream.acquire(unit); ... w[Field::Wq] ... }   // dropping the
+//   lease frees the slot
 //
-// acquire() returns at once: the compute queue, not the host, waits for the copy. Dropping a lease records an event
-// that the next copy into those bytes waits for.
+// acquire() returns at once: the compute queue, not the host, waits for the copy. Dropping a lease
+// records an event that the next copy into those bytes waits for.
 #pragma once
 
 #include <array>
@@ -23,7 +25,8 @@ class LayerStream;
 // The right to read one unit's weights. Move-only; at most one is alive per stream.
 class [[nodiscard]] Lease {
  public:
-  Lease(Lease&& other) noexcept : stream_(std::exchange(other.stream_, nullptr)), weights_(other.weights_) {}
+  Lease(Lease&& other) noexcept
+      : stream_(std::exchange(other.stream_, nullptr)), weights_(other.weights_) {}
   Lease& operator=(Lease&&) = delete;
   ~Lease();
   // The weight, or a null view where the model has none.
@@ -39,15 +42,18 @@ class [[nodiscard]] Lease {
 
 // Where each unit lives; decided by the plan.
 struct StreamPlacement {
-  bool in_place = false;       // weights are read where the host store has them; only where the device can
+  bool in_place =
+      false;  // weights are read where the host store has them; only where the device can
   std::vector<bool> resident;  // per unit: copied to the device once
   int64_t slots = 0;           // of the ring, each as large as the largest streamed unit
 };
 
 class LayerStream {
  public:
-  // Allocates the resident arena and the ring, and fills the arena. All references outlive the stream.
-  LayerStream(Device& device, const PieceTable& table, const HostStore& store, const StreamPlacement& placement);
+  // Allocates the resident arena and the ring, and fills the arena. All references outlive the
+  // stream.
+  LayerStream(Device& device, const PieceTable& table, const HostStore& store,
+              const StreamPlacement& placement);
   LayerStream(const LayerStream&) = delete;
 
   // Plans the pass, checks the program and submits its first copies.
@@ -78,10 +84,10 @@ class LayerStream {
   Buffer resident_buffer_, ring_buffer_, always_buffer_;
   int64_t slot_bytes_ = 0;
   WeightViews always_;
-  std::vector<WeightViews> unit_weights_;              // of resident and in-place units
-  std::vector<WeightViews> slot_weights_;              // of what each slot holds
-  std::vector<Event> copied_, released_;           // per slot
-  std::vector<bool> was_released_;                 // per slot: released_ has been recorded
+  std::vector<WeightViews> unit_weights_;  // of resident and in-place units
+  std::vector<WeightViews> slot_weights_;  // of what each slot holds
+  std::vector<Event> copied_, released_;   // per slot
+  std::vector<bool> was_released_;         // per slot: released_ has been recorded
   RingState ring_;
   std::vector<int64_t> visits_;
   Program program_;

@@ -1,4 +1,5 @@
-// Placement by need: first what must be on the device, then a ring, then residents, then kept activations.
+// Placement by need: first what must be on the device, then a ring, then residents, then kept
+// activations.
 #include "stream/plan.h"
 
 #include <algorithm>
@@ -12,12 +13,16 @@ namespace {
 
 constexpr int64_t kStagingBuffers = 3;  // SavedStore's ring for offloaded boundaries
 
-int64_t sum(const std::vector<int64_t>& values) { return std::accumulate(values.begin(), values.end(), int64_t{0}); }
+int64_t sum(const std::vector<int64_t>& values) {
+  return std::accumulate(values.begin(), values.end(), int64_t{0});
+}
 
-// Marks `count` of n units as resident, spread evenly so that their compute hides the copies of their neighbours.
+// Marks `count` of n units as resident, spread evenly so that their compute hides the copies of
+// their neighbours.
 std::vector<bool> spread(int64_t count, int64_t n) {
   std::vector<bool> resident(static_cast<size_t>(n), false);
-  for (int64_t i = 0; i < count; ++i) resident[static_cast<size_t>((2 * i + 1) * n / (2 * count))] = true;
+  for (int64_t i = 0; i < count; ++i)
+    resident[static_cast<size_t>((2 * i + 1) * n / (2 * count))] = true;
   return resident;
 }
 
@@ -48,24 +53,29 @@ class Placer {
   // The least that weights need on the device.
   int64_t smallest_weights() const {
     if (request_.weights_in_place && !has_budget() && request_.residency != "stream") return 0;
-    return request_.residency == "resident" ? sum(request_.unit_bytes) : ring_bytes(request_.slots ? request_.slots : 2);
+    return request_.residency == "resident" ? sum(request_.unit_bytes)
+                                            : ring_bytes(request_.slots ? request_.slots : 2);
   }
 
   void place_boundaries() {
     const int64_t all = request_.boundary_count * request_.boundary_bytes;
-    const int64_t staged = std::min(request_.boundary_count, kStagingBuffers) * request_.boundary_bytes;
+    const int64_t staged =
+        std::min(request_.boundary_count, kStagingBuffers) * request_.boundary_bytes;
     const bool must = has_budget() && all + smallest_weights() > left();
-    plan_.offload_boundaries =
-        request_.activations == "offload" || (request_.activations == "auto" && must && staged < all);
-    add(Tier::Device, plan_.offload_boundaries ? "boundary activations (staging)" : "boundary activations",
+    plan_.offload_boundaries = request_.activations == "offload" ||
+                               (request_.activations == "auto" && must && staged < all);
+    add(Tier::Device,
+        plan_.offload_boundaries ? "boundary activations (staging)" : "boundary activations",
         plan_.offload_boundaries ? staged : all);
     if (plan_.offload_boundaries) add(Tier::Pinned, "boundary activations (offloaded)", all);
     if (has_budget() && smallest_weights() > left()) {
       const int64_t need = plan_.bytes(Tier::Device) + smallest_weights();
-      fail(ErrorCode::DoesNotFit, "the run needs {} on the device and memory.vram is {}; {}", format_bytes(need),
-           format_bytes(request_.device_budget),
+      fail(ErrorCode::DoesNotFit, "the run needs {} on the device and memory.vram is {}; {}",
+           format_bytes(need), format_bytes(request_.device_budget),
            plan_.offload_boundaries || staged >= all
-               ? fmt::format("set memory.vram to at least {} or lower train.batch_size or data.max_tokens", need)
+               ? fmt::format(
+                     "set memory.vram to at least {} or lower train.batch_size or data.max_tokens",
+                     need)
                : "set memory.activations to offload or auto");
     }
   }
@@ -85,13 +95,25 @@ class Placer {
       weights.resident.assign(static_cast<size_t>(units), true);
     } else {
       weights.slots = std::min(request_.slots ? request_.slots : 2, units);
-      weights.resident = residency == "stream" ? spread(0, units) : most_residents(ring_bytes(weights.slots));
+      weights.resident =
+          residency == "stream" ? spread(0, units) : most_residents(ring_bytes(weights.slots));
     }
     int64_t resident_bytes = 0;
     for (int64_t u = 0; u < units; ++u)
-      if (weights.resident[static_cast<size_t>(u)]) resident_bytes += request_.unit_bytes[static_cast<size_t>(u)];
+      if (weights.resident[static_cast<size_t>(u)])
+        resident_bytes += request_.unit_bytes[static_cast<size_t>(u)];
     add(Tier::Device, "resident weights", resident_bytes);
-    if (weights.slots) add(Tier::Device, fmt::format("weight ring of {} slots", weights.slots), ring_bytes(weights.slots));
+    if (weights.slots)
+      add(Tier::Device, fmt::format("weight ring of {} slots", weights.slots),
+          streamed_slot_bytes() * weights.slots);
+  }
+
+  // A slot holds the largest unit that is streamed.
+  int64_t streamed_slot_bytes() const {
+    int64_t largest = 0;
+    for (size_t u = 0; u < request_.unit_bytes.size(); ++u)
+      if (!plan_.weights.resident[u]) largest = std::max(largest, request_.unit_bytes[u]);
+    return largest;
   }
 
   // As many units as fit beside a ring of this size.
@@ -107,18 +129,21 @@ class Placer {
     return spread(0, units);
   }
 
-  // Without a device budget on the CPU, kept activations compete with everything else for host memory; they are kept
-  // only on request. With one, they take what is left.
+  // Without a device budget on the CPU, kept activations compete with everything else for host
+  // memory; they are kept only on request. With one, they take what is left.
   void place_kept() {
     if (request_.activations == "recompute" || request_.activations == "offload") return;
     const int64_t each = request_.kept_bytes_per_block;
     int64_t count = request_.block_count;
     if (request_.activations == "auto") {
-      if (!has_budget()) count = each > 0 ? std::min(count, kAutoKeptBytes / each) : 0;
-      else count = each > 0 ? std::min(count, std::max<int64_t>(0, left()) / each) : 0;
+      if (!has_budget())
+        count = each > 0 ? std::min(count, kAutoKeptBytes / each) : 0;
+      else
+        count = each > 0 ? std::min(count, std::max<int64_t>(0, left()) / each) : 0;
     } else if (has_budget() && count * each > left()) {
       fail(ErrorCode::DoesNotFit,
-           "memory.activations keep needs {} more on the device; set memory.vram to at least {} or use auto",
+           "memory.activations keep needs {} more on the device; set memory.vram to at least {} or "
+           "use auto",
            format_bytes(count * each - left()), request_.device_budget + count * each - left());
     }
     plan_.kept_blocks = count;
@@ -132,9 +157,12 @@ class Placer {
 
 std::string_view tier_name(Tier tier) {
   switch (tier) {
-    case Tier::Device: return "device";
-    case Tier::Pinned: return "pinned";
-    case Tier::Mapped: return "mapped";
+    case Tier::Device:
+      return "device";
+    case Tier::Pinned:
+      return "pinned";
+    case Tier::Mapped:
+      return "mapped";
   }
   return "?";
 }
@@ -175,9 +203,11 @@ Value Plan::to_value() const {
 std::string Plan::table() const {
   std::string out;
   for (const PlanLine& line : lines)
-    out += fmt::format("  {:<7} {:>11}  {}\n", tier_name(line.tier), format_bytes(line.bytes), line.label);
+    out += fmt::format("  {:<7} {:>11}  {}\n", tier_name(line.tier), format_bytes(line.bytes),
+                       line.label);
   for (Tier tier : {Tier::Device, Tier::Pinned, Tier::Mapped})
-    if (bytes(tier) > 0) out += fmt::format("  {:<7} {:>11}  in all\n", tier_name(tier), format_bytes(bytes(tier)));
+    if (bytes(tier) > 0)
+      out += fmt::format("  {:<7} {:>11}  in all\n", tier_name(tier), format_bytes(bytes(tier)));
   return out;
 }
 

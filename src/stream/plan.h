@@ -1,5 +1,5 @@
-// The placement plan: what lies where, before anything is allocated. A pure function of sizes and budgets; the
-// trainer carries it out and shows it as a table and as plan.json.
+// The placement plan: what lies where, before anything is allocated. A pure function of sizes and
+// budgets; the trainer carries it out and shows it as a table and as plan.json.
 #pragma once
 
 #include <cstdint>
@@ -23,15 +23,15 @@ struct PlanLine {
 struct PlanRequest {
   std::vector<int64_t> unit_bytes;  // blocks, then head chunks
   int64_t block_count = 0;
-  std::vector<PlanLine> fixed;      // adapters, moments, workspace: needed whatever is placed where
-  int64_t boundary_count = 0;       // block inputs and the last output
-  int64_t boundary_bytes = 0;       // of one, for all tokens of a step
-  int64_t kept_bytes_per_block = 0; // what a block saves when it is not recomputed
-  int64_t device_budget = 0;        // bytes; 0: none
-  bool weights_in_place = false;    // the device reads the host's copy, so nothing need be copied
-  std::string residency = "auto";   // auto | stream | resident
-  int64_t slots = 0;                // 0: auto
-  std::string activations = "auto"; // auto | keep | recompute | offload
+  std::vector<PlanLine> fixed;  // adapters, moments, workspace: needed whatever is placed where
+  int64_t boundary_count = 0;   // block inputs and the last output
+  int64_t boundary_bytes = 0;   // of one, for all tokens of a step
+  int64_t kept_bytes_per_block = 0;  // what a block saves when it is not recomputed
+  int64_t device_budget = 0;         // bytes; 0: none
+  bool weights_in_place = false;     // the device reads the host's copy, so nothing need be copied
+  std::string residency = "auto";    // auto | stream | resident
+  int64_t slots = 0;                 // 0: auto
+  std::string activations = "auto";  // auto | keep | recompute | offload
 };
 
 struct Plan {

@@ -1,4 +1,5 @@
-// Offloading of boundary activations over the device-to-host queue, which LoRA training leaves idle.
+// Offloading of boundary activations over the device-to-host queue, which LoRA training leaves
+// idle.
 #include "stream/saved_store.h"
 
 #include "core/error.h"
@@ -7,7 +8,8 @@ namespace lema {
 
 SavedStore::SavedStore(Device& device, int64_t count, int64_t bytes_each, bool offload)
     : device_(device), bytes_each_((bytes_each + 63) / 64 * 64), offload_(offload) {
-  device_buffer_ = device.allocate((offload ? kStaging : count) * bytes_each_, "boundary activations");
+  device_buffer_ =
+      device.allocate((offload ? kStaging : count) * bytes_each_, "boundary activations");
   if (!offload) return;
   host_buffer_ = device.allocate_pinned(count * bytes_each_, "offloaded boundary activations");
   for (int64_t s = 0; s < kStaging; ++s) {
@@ -22,7 +24,8 @@ SavedStore::SavedStore(Device& device, int64_t count, int64_t bytes_each, bool o
 std::byte* SavedStore::begin_write(int64_t i) {
   if (!offload_) return device_buffer_.data() + i * bytes_each_;
   const size_t s = stage(i);
-  if (storing_[s]) device_.wait(Queue::Compute, stored_[s]);  // its last occupant is still being read out
+  if (storing_[s])
+    device_.wait(Queue::Compute, stored_[s]);  // its last occupant is still being read out
   if (loading_[s]) device_.wait(Queue::Compute, loaded_[s]);  // fetched and never read
   holds_[s] = i;
   storing_[s] = loading_[s] = false;
@@ -54,8 +57,9 @@ std::byte* SavedStore::begin_read(int64_t i, int64_t bytes) {
 void SavedStore::fetch(int64_t i, int64_t bytes) {
   const size_t s = stage(i);
   check(holds_[s] < 0 || holds_[s] > i, "boundary {} is fetched over boundary {}", i, holds_[s]);
-  // The host copy must be complete before it is read back, the staging buffer out of use before it is overwritten.
-  // All copies to the host were submitted to one queue, so its latest event covers every earlier one.
+  // The host copy must be complete before it is read back, the staging buffer out of use before it
+  // is overwritten. All copies to the host were submitted to one queue, so its latest event covers
+  // every earlier one.
   for (size_t other = 0; other < storing_.size(); ++other)
     if (storing_[other]) device_.wait(Queue::H2D, stored_[other]);
   device_.record(used_[s], Queue::Compute);

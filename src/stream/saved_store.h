@@ -1,5 +1,5 @@
-// SavedStore: the activations at block boundaries, from the forward pass to the backward pass. On the device, or in
-// pinned host memory behind a staging ring of three buffers (offload).
+// SavedStore: the activations at block boundaries, from the forward pass to the backward pass. On
+// the device, or in pinned host memory behind a staging ring of three buffers (offload).
 #pragma once
 
 #include <vector>
@@ -13,13 +13,14 @@ class SavedStore {
   // `count` boundaries of at most `bytes_each` bytes.
   SavedStore(Device& device, int64_t count, int64_t bytes_each, bool offload);
 
-  // Where boundary i is produced; earlier contents are gone. Forward order: 0, 1, ..., count - 1; boundary i - 1 stays
-  // readable while i is written.
+  // Where boundary i is produced; earlier contents are gone. Forward order: 0, 1, ..., count - 1;
+  // boundary i - 1 stays readable while i is written.
   std::byte* begin_write(int64_t i);
   // Boundary i is complete in the compute queue's order; `bytes` of it are in use.
   void finish_write(int64_t i, int64_t bytes);
 
-  // Boundary i for reading, in descending order from the last one written. Also asks for the next one.
+  // Boundary i for reading, in descending order from the last one written. Also asks for the next
+  // one.
   std::byte* begin_read(int64_t i, int64_t bytes);
 
   int64_t device_bytes() const { return device_buffer_.bytes(); }
@@ -30,7 +31,9 @@ class SavedStore {
  private:
   static constexpr int64_t kStaging = 3;
   size_t stage(int64_t i) const { return static_cast<size_t>(i % kStaging); }
-  std::byte* staging(int64_t i) const { return device_buffer_.data() + (i % kStaging) * bytes_each_; }
+  std::byte* staging(int64_t i) const {
+    return device_buffer_.data() + (i % kStaging) * bytes_each_;
+  }
   void fetch(int64_t i, int64_t bytes);
 
   Device& device_;
@@ -38,8 +41,8 @@ class SavedStore {
   bool offload_;
   Buffer device_buffer_, host_buffer_;
   std::vector<Event> produced_, stored_, loaded_, used_;  // per staging buffer
-  std::vector<int64_t> holds_;                            // boundary in each staging buffer, -1: none
-  std::vector<bool> storing_, loading_;                   // a copy out of it, into it, may be under way
+  std::vector<int64_t> holds_;           // boundary in each staging buffer, -1: none
+  std::vector<bool> storing_, loading_;  // a copy out of it, into it, may be under way
   int64_t d2h_bytes_ = 0, h2d_bytes_ = 0;
 };
 

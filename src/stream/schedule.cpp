@@ -10,7 +10,8 @@ namespace {
 
 class Planner {
  public:
-  Planner(std::span<const int64_t> visits, const std::vector<bool>& resident, const RingState& state)
+  Planner(std::span<const int64_t> visits, const std::vector<bool>& resident,
+          const RingState& state)
       : visits_(visits), resident_(resident) {
     program_.final_state = state;
   }
@@ -48,15 +49,17 @@ class Planner {
     return found == slots.end() ? -1 : found - slots.begin();
   }
 
-  // First visit to `unit` at or after t; the pass repeats, so one always comes unless the unit is never visited.
+  // First visit to `unit` at or after t; the pass repeats, so one always comes unless the unit is
+  // never visited.
   int64_t next_visit(int64_t unit, int64_t t) const {
     for (int64_t i = t; i < t + static_cast<int64_t>(visits_.size()); ++i)
       if (at(i) == unit) return i;
     return INT64_MAX;
   }
 
-  // Loads the units of the coming visits into slots whose unit is needed later than they are. Visits of the
-  // repeated pass are loaded only while this one still runs, so that a pass ends with what its successor starts with.
+  // Loads the units of the coming visits into slots whose unit is needed later than they are.
+  // Visits of the repeated pass are loaded only while this one still runs, so that a pass ends with
+  // what its successor starts with.
   void prefetch(int64_t t, int64_t end) {
     RingState& slots = program_.final_state;
     const int64_t horizon = end < 0 ? static_cast<int64_t>(visits_.size()) : end;
@@ -85,13 +88,14 @@ class Planner {
 
 }  // namespace
 
-Program make_program(std::span<const int64_t> visits, const std::vector<bool>& resident, const RingState& state) {
+Program make_program(std::span<const int64_t> visits, const std::vector<bool>& resident,
+                     const RingState& state) {
   if (visits.empty()) return {{}, state, 0};
   return Planner(visits, resident, state).plan();
 }
 
-int64_t check_program(const Program& program, std::span<const int64_t> visits, const std::vector<bool>& resident,
-                      const RingState& state) {
+int64_t check_program(const Program& program, std::span<const int64_t> visits,
+                      const std::vector<bool>& resident, const RingState& state) {
   RingState slots = state;
   std::vector<bool> busy(slots.size(), false), unread(slots.size(), false);
   size_t t = 0;
@@ -100,8 +104,8 @@ int64_t check_program(const Program& program, std::span<const int64_t> visits, c
     const auto s = static_cast<size_t>(instruction.slot);
     switch (instruction.kind) {
       case Instruction::Kind::Load:
-        check(instruction.slot >= 0 && s < slots.size(), "load of unit {} into slot {}", instruction.unit,
-              instruction.slot);
+        check(instruction.slot >= 0 && s < slots.size(), "load of unit {} into slot {}",
+              instruction.unit, instruction.slot);
         check(!busy[s], "slot {} is overwritten while unit {} is visited", s, slots[s]);
         check(!unread[s], "slot {} is overwritten before unit {} was visited", s, slots[s]);
         slots[s] = instruction.unit;
@@ -109,13 +113,16 @@ int64_t check_program(const Program& program, std::span<const int64_t> visits, c
         ++loads;
         break;
       case Instruction::Kind::Visit:
-        check(t < visits.size() && visits[t] == instruction.unit, "visit {} is not to unit {}", t, instruction.unit);
+        check(t < visits.size() && visits[t] == instruction.unit, "visit {} is not to unit {}", t,
+              instruction.unit);
         ++t;
         if (instruction.slot < 0) {
-          check(resident[static_cast<size_t>(instruction.unit)], "unit {} is not resident", instruction.unit);
+          check(resident[static_cast<size_t>(instruction.unit)], "unit {} is not resident",
+                instruction.unit);
           break;
         }
-        check(slots[s] == instruction.unit, "slot {} holds unit {}, visited as {}", s, slots[s], instruction.unit);
+        check(slots[s] == instruction.unit, "slot {} holds unit {}, visited as {}", s, slots[s],
+              instruction.unit);
         busy[s] = true;
         unread[s] = false;
         break;

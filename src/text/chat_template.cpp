@@ -9,7 +9,8 @@ namespace lema {
 
 ChatTemplate::ChatTemplate(std::string source) : source_(std::move(source)) {
   if (static_cast<int64_t>(source_.size()) > jinja::kMaxSource)
-    fail(ErrorCode::BadInput, "chat template: line 1: {} bytes, at most {}", source_.size(), jinja::kMaxSource);
+    fail(ErrorCode::BadInput, "chat template: line 1: {} bytes, at most {}", source_.size(),
+         jinja::kMaxSource);
   if (!is_valid_utf8(source_)) fail(ErrorCode::BadInput, "chat template: line 1: not valid UTF-8");
   tree_ = std::make_unique<const jinja::Template>(jinja::parse_template(source_));
 }

@@ -1,4 +1,5 @@
-// The parsed form of a chat template: made once by the parser, then only read, by any number of renders.
+// The parsed form of a chat template: made once by the parser, then only read, by any number of
+// renders.
 #pragma once
 
 #include <memory>
@@ -10,7 +11,23 @@
 
 namespace lema::jinja {
 
-enum class Op : uint8_t { Add, Sub, Mul, Div, FloorDiv, Mod, Pow, Eq, Ne, Lt, Le, Gt, Ge, In, NotIn };
+enum class Op : uint8_t {
+  Add,
+  Sub,
+  Mul,
+  Div,
+  FloorDiv,
+  Mod,
+  Pow,
+  Eq,
+  Ne,
+  Lt,
+  Le,
+  Gt,
+  Ge,
+  In,
+  NotIn
+};
 
 struct Expr;
 using ExprPtr = std::unique_ptr<Expr>;

@@ -1,4 +1,5 @@
-// The evaluator's statements: output, scopes, loops, macros' definitions and the blocks that catch output.
+// The evaluator's statements: output, scopes, loops, macros' definitions and the blocks that catch
+// output.
 #include "text/jinja_eval.h"
 
 #include <algorithm>
@@ -10,7 +11,8 @@ Interpreter::Interpreter(const Template& tree, const Value& context, bool tracks
   scope_ = open_scope(nullptr);
   if (!context.is_object()) error("the context is {}, expected an object", name(context.kind()));
   for (size_t id = 0; id < tree.names.size(); ++id)
-    if (const Value* value = context.find(tree.names[id])) assign(*scope_, static_cast<int>(id), from_json(*value));
+    if (const Value* value = context.find(tree.names[id]))
+      assign(*scope_, static_cast<int>(id), from_json(*value));
   scope_ = open_scope(scope_);
 }
 
@@ -72,7 +74,8 @@ void Interpreter::assign(const Expr& target, const Obj& value) {
 void Interpreter::assign_attribute(const Expr& target, const Obj& value) {
   line = target.line;
   const Obj space = lookup(target.id);
-  if (!space.is(Type::Namespace)) error("cannot set attribute '{}' of a {}", target.text, type_name(space));
+  if (!space.is(Type::Namespace))
+    error("cannot set attribute '{}' of a {}", target.text, type_name(space));
   if (target.text.starts_with("_")) error("a namespace has no attributes that begin with '_'");
   put(*this, *space.dict, Obj::string(target.text), value);
 }
@@ -96,19 +99,38 @@ Interpreter::Flow Interpreter::run_statement(const Stmt& s) {
   step();
   line = s.line;
   switch (s.kind) {
-    case Stmt::Kind::Text: write(Obj::string(s.text)); break;
-    case Stmt::Kind::Output: write(eval(*s.exprs[0])); break;
-    case Stmt::Kind::If: return run_if(s);
-    case Stmt::Kind::For: return run_for(s);
-    case Stmt::Kind::Set: assign(*s.targets[0], eval(*s.exprs[0])); break;
-    case Stmt::Kind::SetBlock: return run_set_block(s);
-    case Stmt::Kind::With: return run_with(s);
-    case Stmt::Kind::Macro: assign(*scope_, s.id, capture(s)); break;
-    case Stmt::Kind::CallBlock: run_call_block(s); break;
-    case Stmt::Kind::FilterBlock: return run_filter_block(s);
-    case Stmt::Kind::Generation: run_generation(s); break;
-    case Stmt::Kind::Break: return Flow::Break;
-    case Stmt::Kind::Continue: return Flow::Continue;
+    case Stmt::Kind::Text:
+      write(Obj::string(s.text));
+      break;
+    case Stmt::Kind::Output:
+      write(eval(*s.exprs[0]));
+      break;
+    case Stmt::Kind::If:
+      return run_if(s);
+    case Stmt::Kind::For:
+      return run_for(s);
+    case Stmt::Kind::Set:
+      assign(*s.targets[0], eval(*s.exprs[0]));
+      break;
+    case Stmt::Kind::SetBlock:
+      return run_set_block(s);
+    case Stmt::Kind::With:
+      return run_with(s);
+    case Stmt::Kind::Macro:
+      assign(*scope_, s.id, capture(s));
+      break;
+    case Stmt::Kind::CallBlock:
+      run_call_block(s);
+      break;
+    case Stmt::Kind::FilterBlock:
+      return run_filter_block(s);
+    case Stmt::Kind::Generation:
+      run_generation(s);
+      break;
+    case Stmt::Kind::Break:
+      return Flow::Break;
+    case Stmt::Kind::Continue:
+      return Flow::Continue;
   }
   return Flow::Normal;
 }
@@ -179,18 +201,20 @@ Interpreter::Flow Interpreter::run_filter_block(const Stmt& s) {
   return flow;
 }
 
-// A block inside another adds nothing. Inside a macro or a set block, where its place in the output is not known,
-// it is an error when spans are wanted.
+// A block inside another adds nothing. Inside a macro or a set block, where its place in the output
+// is not known, it is an error when spans are wanted.
 void Interpreter::run_generation(const Stmt& s) {
   if (tracks_spans_ && output_ != &root_output_)
-    error("a generation block inside a macro, set, call or filter block has no place in the output");
+    error(
+        "a generation block inside a macro, set, call or filter block has no place in the output");
   const auto start = static_cast<int64_t>(output_->size());
   const bool was_inside = std::exchange(in_generation_, true);
   Scope* outer = std::exchange(scope_, open_scope(scope_));
   run_body(s.bodies[0]);
   close_scope(std::exchange(scope_, outer));
   in_generation_ = was_inside;
-  if (output_ == &root_output_ && !was_inside) spans_.emplace_back(start, static_cast<int64_t>(output_->size()));
+  if (output_ == &root_output_ && !was_inside)
+    spans_.emplace_back(start, static_cast<int64_t>(output_->size()));
 }
 
 void Interpreter::run_call_block(const Stmt& s) {
@@ -246,8 +270,10 @@ Obj Interpreter::loop_attribute(LoopState& loop, std::string_view name) {
   if (name == "length") return Obj::integer(loop.index + 1 + remaining());
   if (name == "revindex") return Obj::integer(remaining() + 1);
   if (name == "revindex0") return Obj::integer(remaining());
-  if (name == "previtem") return loop.index == 0 ? Obj::undefined(Missing::Attribute, name) : loop.previous;
-  if (name == "nextitem") return peek(loop) ? loop.ahead.front() : Obj::undefined(Missing::Attribute, name);
+  if (name == "previtem")
+    return loop.index == 0 ? Obj::undefined(Missing::Attribute, name) : loop.previous;
+  if (name == "nextitem")
+    return peek(loop) ? loop.ahead.front() : Obj::undefined(Missing::Attribute, name);
   if (name == "depth") return Obj::integer(1);
   if (name == "depth0") return Obj::integer(0);
   if (name == "cycle" || name == "changed") {
@@ -265,7 +291,8 @@ Obj Interpreter::call_loop_method(LoopState& loop, std::string_view name, const 
     return values[static_cast<size_t>(loop.index) % values.size()];
   }
   bool same = loop.has_changed && loop.last_changed.size() == values.size();
-  for (size_t i = 0; same && i < values.size(); ++i) same = equal(*this, loop.last_changed[i], values[i]);
+  for (size_t i = 0; same && i < values.size(); ++i)
+    same = equal(*this, loop.last_changed[i], values[i]);
   loop.has_changed = true;
   loop.last_changed = values;
   return Obj::boolean(!same);

@@ -1,5 +1,5 @@
-// One render of a parsed template: walks the tree, keeps the scopes, writes the output. Made by ChatTemplate for each
-// call and thrown away with its heap, so renders share nothing but the tree.
+// One render of a parsed template: walks the tree, keeps the scopes, writes the output. Made by
+// ChatTemplate for each call and thrown away with its heap, so renders share nothing but the tree.
 #pragma once
 
 #include <cstdint>
@@ -25,8 +25,8 @@ struct MacroValue {
   Scope* scope;  // where it was defined
 };
 
-// A running for loop. Elements pass the loop's condition when they are asked for, so that the condition sees what the
-// body has changed, unless the body looks ahead (loop.last, loop.length).
+// A running for loop. Elements pass the loop's condition when they are asked for, so that the
+// condition sees what the body has changed, unless the body looks ahead (loop.last, loop.length).
 struct LoopState {
   const Stmt* def;
   Scope* outer;

@@ -14,8 +14,12 @@ Obj Interpreter::lookup(int id) {
     for (const auto& [key, value] : s->vars)
       if (key == id) return value;
   static constexpr std::pair<std::string_view, Builtin> kBuiltins[] = {
-      {"range", Builtin::Range}, {"dict", Builtin::Dict}, {"namespace", Builtin::Namespace},
-      {"cycler", Builtin::Cycler}, {"joiner", Builtin::Joiner}, {"raise_exception", Builtin::RaiseException},
+      {"range", Builtin::Range},
+      {"dict", Builtin::Dict},
+      {"namespace", Builtin::Namespace},
+      {"cycler", Builtin::Cycler},
+      {"joiner", Builtin::Joiner},
+      {"raise_exception", Builtin::RaiseException},
       {"strftime_now", Builtin::StrftimeNow}};
   const std::string& name = tree_.names[static_cast<size_t>(id)];
   for (const auto& [text, builtin] : kBuiltins) {
@@ -34,20 +38,37 @@ Obj Interpreter::eval(const Expr& e) {
   line = e.line;
   Obj out;
   switch (e.kind) {
-    case Kind::Const: out = e.value; break;
-    case Kind::Name: out = lookup(e.id); break;
-    case Kind::List: out = eval_args_list(e, Sequence::Kind::List); break;
-    case Kind::Tuple: out = eval_args_list(e, Sequence::Kind::Tuple); break;
-    case Kind::Dict: out = eval_dict(e); break;
-    case Kind::Attr: out = attribute(eval(*e.args[0]), e.text); break;
+    case Kind::Const:
+      out = e.value;
+      break;
+    case Kind::Name:
+      out = lookup(e.id);
+      break;
+    case Kind::List:
+      out = eval_args_list(e, Sequence::Kind::List);
+      break;
+    case Kind::Tuple:
+      out = eval_args_list(e, Sequence::Kind::Tuple);
+      break;
+    case Kind::Dict:
+      out = eval_dict(e);
+      break;
+    case Kind::Attr:
+      out = attribute(eval(*e.args[0]), e.text);
+      break;
     case Kind::Item: {
       const Obj base = eval(*e.args[0]), key = eval(*e.args[1]);
       line = e.line;
-      out = base.is(Type::Loop) && key.is(Type::String) ? attribute(base, key.str()) : get_item(*this, base, key);
+      out = base.is(Type::Loop) && key.is(Type::String) ? attribute(base, key.str())
+                                                        : get_item(*this, base, key);
       break;
     }
-    case Kind::Slice: out = eval_slice(e); break;
-    case Kind::Call: out = eval_call(e); break;
+    case Kind::Slice:
+      out = eval_slice(e);
+      break;
+    case Kind::Call:
+      out = eval_call(e);
+      break;
     case Kind::Filter: {
       const Obj value = eval(*e.args[0]);
       const Args args = eval_arguments(e);
@@ -62,17 +83,38 @@ Obj Interpreter::eval(const Expr& e) {
       out = Obj::boolean(apply_test(e.text, value, args));
       break;
     }
-    case Kind::Not: out = Obj::boolean(!truthy(eval(*e.args[0]))); break;
-    case Kind::Neg: out = negative(*this, eval(*e.args[0])); break;
-    case Kind::Pos: out = arithmetic(*this, Op::Add, Obj::integer(0), eval(*e.args[0])); break;
-    case Kind::Arith: out = eval_arithmetic(e); break;
-    case Kind::Compare: out = eval_compare(e); break;
-    case Kind::And: out = eval_logic(e, false); break;
-    case Kind::Or: out = eval_logic(e, true); break;
-    case Kind::Concat: out = eval_concat(e); break;
-    case Kind::Cond: out = eval_conditional(e); break;
-    case Kind::Piped: out = piped_; break;
-    case Kind::NsRef: break;
+    case Kind::Not:
+      out = Obj::boolean(!truthy(eval(*e.args[0])));
+      break;
+    case Kind::Neg:
+      out = negative(*this, eval(*e.args[0]));
+      break;
+    case Kind::Pos:
+      out = arithmetic(*this, Op::Add, Obj::integer(0), eval(*e.args[0]));
+      break;
+    case Kind::Arith:
+      out = eval_arithmetic(e);
+      break;
+    case Kind::Compare:
+      out = eval_compare(e);
+      break;
+    case Kind::And:
+      out = eval_logic(e, false);
+      break;
+    case Kind::Or:
+      out = eval_logic(e, true);
+      break;
+    case Kind::Concat:
+      out = eval_concat(e);
+      break;
+    case Kind::Cond:
+      out = eval_conditional(e);
+      break;
+    case Kind::Piped:
+      out = piped_;
+      break;
+    case Kind::NsRef:
+      break;
   }
   --depth_;
   return out;
@@ -129,7 +171,8 @@ Obj Interpreter::eval_compare(const Expr& e) {
   return Obj::boolean(true);
 }
 
-// `and` stops at the first false operand, `or` at the first true one; the value is the operand itself.
+// `and` stops at the first false operand, `or` at the first true one; the value is the operand
+// itself.
 Obj Interpreter::eval_logic(const Expr& e, bool stop_at) {
   Obj value;
   for (const ExprPtr& arg : e.args) {
@@ -212,16 +255,21 @@ Obj Interpreter::eval_call(const Expr& e) {
 
 Obj Interpreter::call(const Obj& callee, const Args& args) {
   switch (callee.type) {
-    case Type::Builtin: return call_builtin(callee.builtin, args);
-    case Type::Macro: return call_macro(*callee.macro, args);
+    case Type::Builtin:
+      return call_builtin(callee.builtin, args);
+    case Type::Macro:
+      return call_macro(*callee.macro, args);
     case Type::Method: {
       const BoundMethod& m = *callee.method;
       if (m.self.is(Type::Loop)) return call_loop_method(*m.self.loop, m.name, args);
       return call_method(*this, m.self, m.name, args);
     }
-    case Type::Joiner: return callee.cycler->at++ == 0 ? Obj::string("") : callee.cycler->items[0];
-    case Type::Undefined: error("{}", explain_undefined(callee));
-    default: error("a {} cannot be called", type_name(callee));
+    case Type::Joiner:
+      return callee.cycler->at++ == 0 ? Obj::string("") : callee.cycler->items[0];
+    case Type::Undefined:
+      error("{}", explain_undefined(callee));
+    default:
+      error("a {} cannot be called", type_name(callee));
   }
 }
 
@@ -242,8 +290,10 @@ std::string format_now(Runtime& rt, std::string_view format) {
 
 Obj Interpreter::call_builtin(Builtin which, const Args& args) {
   switch (which) {
-    case Builtin::Range: return make_range(*this, args);
-    case Builtin::Dict: return dict(make_dict(*this, args));
+    case Builtin::Range:
+      return make_range(*this, args);
+    case Builtin::Dict:
+      return dict(make_dict(*this, args));
     case Builtin::Namespace: {
       Obj space = dict(make_dict(*this, args), Type::Namespace);
       for (const auto& [key, value] : space.dict->items)
@@ -262,7 +312,8 @@ Obj Interpreter::call_builtin(Builtin which, const Args& args) {
       const Bound b(*this, "raise_exception", args, {"message"}, 1);
       error("{}", to_str(*this, b[0]));
     }
-    case Builtin::StrftimeNow: break;
+    case Builtin::StrftimeNow:
+      break;
   }
   const Bound b(*this, "strftime_now", args, {"format"}, 1);
   return string(format_now(*this, b.text(0, "")));
@@ -290,7 +341,8 @@ void Interpreter::bind_macro(const MacroValue& macro, const Args& args, Scope& s
                                     [&](const auto& a) { return a.first == parameter.text; });
     Obj value = Obj::undefined(Missing::Parameter, parameter.text);
     if (named != args.named.end()) {
-      if (i < args.positional.size()) error("macro {} got parameter '{}' twice", def.text, parameter.text);
+      if (i < args.positional.size())
+        error("macro {} got parameter '{}' twice", def.text, parameter.text);
       used[static_cast<size_t>(named - args.named.begin())] = true;
       value = named->second;
     } else if (i < args.positional.size()) {
@@ -317,7 +369,8 @@ void Interpreter::bind_macro(const MacroValue& macro, const Args& args, Scope& s
   if (args.positional.size() > count && !def.uses_varargs)
     error("macro {} takes at most {} arguments", def.text, count);
   if (!def.uses_varargs) return;
-  const auto begin = args.positional.begin() + static_cast<int64_t>(std::min(count, args.positional.size()));
+  const auto begin =
+      args.positional.begin() + static_cast<int64_t>(std::min(count, args.positional.size()));
   assign(scope, kVarargsId, sequence({begin, args.positional.end()}, Sequence::Kind::Tuple));
 }
 

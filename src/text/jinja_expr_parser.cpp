@@ -1,4 +1,5 @@
-// Recursive descent over the operators of jinja2's expressions, each level calling the next tighter one.
+// Recursive descent over the operators of jinja2's expressions, each level calling the next tighter
+// one.
 #include "text/jinja_expr_parser.h"
 
 #include <charconv>
@@ -69,8 +70,8 @@ ExprPtr ExprParser::parse_not() {
 }
 
 bool ExprParser::take_comparison(Op& op) {
-  static const std::pair<std::string_view, Op> kOps[] = {{"==", Op::Eq}, {"!=", Op::Ne}, {"<", Op::Lt},
-                                                         {"<=", Op::Le}, {">", Op::Gt},  {">=", Op::Ge}};
+  static const std::pair<std::string_view, Op> kOps[] = {
+      {"==", Op::Eq}, {"!=", Op::Ne}, {"<", Op::Lt}, {"<=", Op::Le}, {">", Op::Gt}, {">=", Op::Ge}};
   for (const auto& [text, value] : kOps) {
     if (!skip_operator(text)) continue;
     op = value;
@@ -112,8 +113,9 @@ ExprPtr ExprParser::parse_concat() {
 }
 
 ExprPtr ExprParser::parse_product() {
-  return parse_chain({{"*", Op::Mul}, {"/", Op::Div}, {"//", Op::FloorDiv}, {"%", Op::Mod}},
-                     [&] { return parse_chain({{"**", Op::Pow}}, [&] { return parse_unary(true); }); });
+  return parse_chain({{"*", Op::Mul}, {"/", Op::Div}, {"//", Op::FloorDiv}, {"%", Op::Mod}}, [&] {
+    return parse_chain({{"**", Op::Pow}}, [&] { return parse_unary(true); });
+  });
 }
 
 ExprPtr ExprParser::parse_unary(bool with_filters) {
@@ -134,7 +136,8 @@ ExprPtr ExprParser::parse_unary(bool with_filters) {
 ExprPtr ExprParser::parse_primary() {
   const Token& token = peek();
   switch (token.kind) {
-    case TokenKind::Name: return parse_name();
+    case TokenKind::Name:
+      return parse_name();
     case TokenKind::String: {
       ExprPtr e = make(Kind::Const, token.line);
       while (peek().kind == TokenKind::String) e->text += take().text;
@@ -143,7 +146,8 @@ ExprPtr ExprParser::parse_primary() {
     }
     case TokenKind::Integer: {
       int64_t value = 0;
-      const auto [end, code] = std::from_chars(token.text.data(), token.text.data() + token.text.size(), value);
+      const auto [end, code] =
+          std::from_chars(token.text.data(), token.text.data() + token.text.size(), value);
       if (code != std::errc{}) error("the number {} is too large", escaped(token.text));
       return constant(Obj::integer(value), take().line);
     }
@@ -151,7 +155,8 @@ ExprPtr ExprParser::parse_primary() {
       const double value = std::strtod(token.text.c_str(), nullptr);
       return constant(Obj::real(value), take().line);
     }
-    default: break;
+    default:
+      break;
   }
   if (skip_operator("(")) {
     ExprPtr e = parse_tuple(true, true);
@@ -166,7 +171,8 @@ ExprPtr ExprParser::parse_primary() {
 ExprPtr ExprParser::parse_name() {
   const Token& token = take();
   if (token.text == "true" || token.text == "True") return constant(Obj::boolean(true), token.line);
-  if (token.text == "false" || token.text == "False") return constant(Obj::boolean(false), token.line);
+  if (token.text == "false" || token.text == "False")
+    return constant(Obj::boolean(false), token.line);
   if (token.text == "none" || token.text == "None") return constant(Obj::none(), token.line);
   return name_node(token.text, token.line);
 }
@@ -231,7 +237,8 @@ ExprPtr ExprParser::parse_subscript(ExprPtr base) {
     e->kind = Kind::Slice;
     add(*e, std::move(start));
     for (int part = 0; part < 2; ++part) {
-      const bool is_given = skip_operator(":") && !peek().is_operator(":") && !peek().is_operator("]");
+      const bool is_given =
+          skip_operator(":") && !peek().is_operator(":") && !peek().is_operator("]");
       add(*e, is_given ? parse_expression() : nullptr);
     }
   } else if (peek().is_operator(",")) {
@@ -267,7 +274,8 @@ void ExprParser::parse_arguments(Expr& call) {
       call.height = std::max(call.height, value->height + 1);
       call.named.emplace_back(std::move(name), std::move(value));
     } else {
-      if (!call.named.empty() || call.star || call.star_star) error("a positional argument after a keyword argument");
+      if (!call.named.empty() || call.star || call.star_star)
+        error("a positional argument after a keyword argument");
       add(call, parse_expression());
     }
   }
@@ -295,7 +303,9 @@ ExprPtr ExprParser::parse_filter_chain(ExprPtr e) {
   return e;
 }
 
-ExprPtr ExprParser::parse_filter(ExprPtr piped) { return parse_filter_chain(parse_one_filter(std::move(piped))); }
+ExprPtr ExprParser::parse_filter(ExprPtr piped) {
+  return parse_filter_chain(parse_one_filter(std::move(piped)));
+}
 
 std::string ExprParser::parse_dotted_name() {
   std::string name = expect_any_name();
@@ -307,18 +317,22 @@ ExprPtr ExprParser::parse_one_filter(ExprPtr e) {
   const int line = peek().line;
   ExprPtr filter = wrap(Kind::Filter, line, std::move(e));
   filter->text = parse_dotted_name();
-  if (conditionals_ == 0 && !is_filter(filter->text)) error("there is no filter '{}'", escaped(filter->text));
+  if (conditionals_ == 0 && !is_filter(filter->text))
+    error("there is no filter '{}'", escaped(filter->text));
   if (peek().is_operator("(")) parse_arguments(*filter);
   return filter;
 }
 
 bool ExprParser::starts_test_argument() const {
   switch (peek().kind) {
-    case TokenKind::Name: return !peek().is_name("else") && !peek().is_name("or") && !peek().is_name("and");
+    case TokenKind::Name:
+      return !peek().is_name("else") && !peek().is_name("or") && !peek().is_name("and");
     case TokenKind::String:
     case TokenKind::Integer:
-    case TokenKind::Float: return true;
-    default: return peek().is_operator("[") || peek().is_operator("{");
+    case TokenKind::Float:
+      return true;
+    default:
+      return peek().is_operator("[") || peek().is_operator("{");
   }
 }
 
@@ -327,7 +341,8 @@ ExprPtr ExprParser::parse_test(ExprPtr e) {
   const bool is_negated = skip_name("not");
   ExprPtr test = wrap(Kind::Test, line, std::move(e));
   test->text = parse_dotted_name();
-  if (conditionals_ == 0 && !is_test(test->text)) error("there is no test '{}'", escaped(test->text));
+  if (conditionals_ == 0 && !is_test(test->text))
+    error("there is no test '{}'", escaped(test->text));
   if (peek().is_operator("(")) {
     parse_arguments(*test);
   } else if (starts_test_argument()) {

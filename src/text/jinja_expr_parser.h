@@ -1,6 +1,6 @@
-// Parses the expressions of a chat template; the statement parser derives from it. Chains (a + b + c, x and y and z)
-// become flat lists, so that the depth of the tree, which bounds the evaluator's stack, is the depth of nesting that
-// kMaxParseDepth counts.
+// Parses the expressions of a chat template; the statement parser derives from it. Chains (a + b +
+// c, x and y and z) become flat lists, so that the depth of the tree, which bounds the evaluator's
+// stack, is the depth of nesting that kMaxParseDepth counts.
 #pragma once
 
 #include <algorithm>
@@ -26,7 +26,9 @@ class ExprParser {
   using Kind = Expr::Kind;
 
   // --- tokens ---
-  const Token& peek(size_t ahead = 0) const { return tokens_[std::min(at_ + ahead, tokens_.size() - 1)]; }
+  const Token& peek(size_t ahead = 0) const {
+    return tokens_[std::min(at_ + ahead, tokens_.size() - 1)];
+  }
   const Token& take() {
     const Token& token = peek();
     if (at_ + 1 < tokens_.size()) ++at_;
@@ -39,10 +41,13 @@ class ExprParser {
   }
   std::string found() const {
     switch (peek().kind) {
-      case TokenKind::End: return "the end of the template";
+      case TokenKind::End:
+        return "the end of the template";
       case TokenKind::BlockEnd:
-      case TokenKind::VariableEnd: return "the end of the tag";
-      default: return "'" + escaped(peek().text) + "'";
+      case TokenKind::VariableEnd:
+        return "the end of the tag";
+      default:
+        return "'" + escaped(peek().text) + "'";
     }
   }
   bool skip_operator(std::string_view op) {
@@ -173,7 +178,8 @@ class ExprParser {
   Template template_;
   std::unordered_map<std::string, int> ids_;
   int depth_ = 0;
-  int conditionals_ = 0;  // inside an `if`, where jinja2 accepts unknown filters until they are reached
+  int conditionals_ =
+      0;  // inside an `if`, where jinja2 accepts unknown filters until they are reached
   bool uses_varargs_ = false, uses_kwargs_ = false, uses_caller_ = false;
 };
 

@@ -1,5 +1,5 @@
-// Filters over text, numbers and single values, and the table of all filters. Those over sequences are in
-// jinja_sequence_filters.cpp.
+// Filters over text, numbers and single values, and the table of all filters. Those over sequences
+// are in jinja_sequence_filters.cpp.
 #include "text/jinja_filters.h"
 
 #include <charconv>
@@ -25,7 +25,8 @@ Obj mapped(Interpreter& in, const Obj& x, const Args& args) {
 std::string title_words(std::string_view text) {
   std::string out;
   const auto separates = [](int32_t c) {
-    return is_space(c) || (c < 0x80 && std::string_view("-({[<").find(static_cast<char>(c)) != std::string_view::npos);
+    return is_space(c) || (c < 0x80 && std::string_view("-({[<").find(static_cast<char>(c)) !=
+                                           std::string_view::npos);
   };
   for (size_t at = 0; at < text.size();) {
     const size_t start = at;
@@ -47,7 +48,8 @@ std::string title_words(std::string_view text) {
 Obj trim(Interpreter& in, const Obj& x, const Args& args) {
   const Bound b(in, "trim", args, {"chars"});
   b.text(0, "");
-  return in.string(strip(to_str(in, x), b.or_else(0, Obj::none()), true, true), x.is(Type::String) && x.markup);
+  return in.string(strip(to_str(in, x), b.or_else(0, Obj::none()), true, true),
+                   x.is(Type::String) && x.markup);
 }
 
 Obj length_filter(Interpreter& in, const Obj& x, const Args& args) {
@@ -136,7 +138,8 @@ Obj indent(Interpreter& in, const Obj& x, const Args& args) {
 }
 
 Obj format_filter(Interpreter& in, const Obj& x, const Args& args) {
-  if (!args.positional.empty() && !args.named.empty()) in.error("format takes positional or keyword arguments");
+  if (!args.positional.empty() && !args.named.empty())
+    in.error("format takes positional or keyword arguments");
   const Obj values = args.named.empty() ? in.sequence(args.positional, Sequence::Kind::Tuple)
                                         : in.dict(make_dict(in, {{}, args.named}));
   return in.string(format_percent(in, to_str(in, x), values));
@@ -144,7 +147,8 @@ Obj format_filter(Interpreter& in, const Obj& x, const Args& args) {
 
 Obj center(Interpreter& in, const Obj& x, const Args& args) {
   const Bound b(in, "center", args, {"width"});
-  return call_method(in, in.string(to_str(in, x)), "center", {{Obj::integer(b.integer(0, 80))}, {}});
+  return call_method(in, in.string(to_str(in, x)), "center",
+                     {{Obj::integer(b.integer(0, 80))}, {}});
 }
 
 Obj truncate(Interpreter& in, const Obj& x, const Args& args) {
@@ -187,7 +191,8 @@ std::string number_text(std::string_view text) {
 
 bool parse_float(std::string_view text, double& out) {
   const std::string number = number_text(text);
-  if (number.find_first_of("xX_(") != number.npos || number.empty() || is_space(number[0])) return false;
+  if (number.find_first_of("xX_(") != number.npos || number.empty() || is_space(number[0]))
+    return false;
   char* end = nullptr;
   out = std::strtod(number.c_str(), &end);
   return end == number.c_str() + number.size();
@@ -258,18 +263,51 @@ Obj round_filter(Interpreter& in, const Obj& x, const Args& args) {
 
 Filter find_filter(std::string_view name) {
   static const std::unordered_map<std::string_view, Filter> kFilters = {
-      {"abs", abs_filter}, {"attr", filters::attr}, {"batch", filters::batch}, {"capitalize", mapped<capitalize>},
-      {"center", center}, {"count", length_filter}, {"d", default_filter}, {"default", default_filter},
-      {"dictsort", filters::dictsort}, {"e", escape_filter}, {"escape", escape_filter}, {"first", filters::first},
-      {"float", float_filter}, {"format", format_filter}, {"groupby", filters::groupby}, {"indent", indent},
-      {"int", int_filter}, {"items", filters::items}, {"join", filters::join}, {"last", filters::last},
-      {"length", length_filter}, {"list", filters::list}, {"lower", mapped<to_lower>}, {"map", filters::map},
-      {"max", filters::max}, {"min", filters::min}, {"reject", filters::reject},
-      {"rejectattr", filters::rejectattr}, {"replace", replace_filter}, {"reverse", filters::reverse},
-      {"round", round_filter}, {"safe", safe}, {"select", filters::select}, {"selectattr", filters::selectattr},
-      {"slice", filters::slice}, {"sort", filters::sort}, {"string", string_filter}, {"sum", filters::sum},
-      {"title", mapped<title_words>}, {"tojson", tojson}, {"trim", trim}, {"truncate", truncate},
-      {"unique", filters::unique}, {"upper", mapped<to_upper>}, {"wordcount", wordcount},
+      {"abs", abs_filter},
+      {"attr", filters::attr},
+      {"batch", filters::batch},
+      {"capitalize", mapped<capitalize>},
+      {"center", center},
+      {"count", length_filter},
+      {"d", default_filter},
+      {"default", default_filter},
+      {"dictsort", filters::dictsort},
+      {"e", escape_filter},
+      {"escape", escape_filter},
+      {"first", filters::first},
+      {"float", float_filter},
+      {"format", format_filter},
+      {"groupby", filters::groupby},
+      {"indent", indent},
+      {"int", int_filter},
+      {"items", filters::items},
+      {"join", filters::join},
+      {"last", filters::last},
+      {"length", length_filter},
+      {"list", filters::list},
+      {"lower", mapped<to_lower>},
+      {"map", filters::map},
+      {"max", filters::max},
+      {"min", filters::min},
+      {"reject", filters::reject},
+      {"rejectattr", filters::rejectattr},
+      {"replace", replace_filter},
+      {"reverse", filters::reverse},
+      {"round", round_filter},
+      {"safe", safe},
+      {"select", filters::select},
+      {"selectattr", filters::selectattr},
+      {"slice", filters::slice},
+      {"sort", filters::sort},
+      {"string", string_filter},
+      {"sum", filters::sum},
+      {"title", mapped<title_words>},
+      {"tojson", tojson},
+      {"trim", trim},
+      {"truncate", truncate},
+      {"unique", filters::unique},
+      {"upper", mapped<to_upper>},
+      {"wordcount", wordcount},
   };
   const auto found = kFilters.find(name);
   return found == kFilters.end() ? nullptr : found->second;

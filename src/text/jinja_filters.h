@@ -1,5 +1,6 @@
-// The filters and tests of jinja2 that chat templates can use, by name. Called by the evaluator; the parser asks which
-// names exist. Not here: filters for web pages (urlize, xmlattr, striptags, ...), pprint and random.
+// The filters and tests of jinja2 that chat templates can use, by name. Called by the evaluator;
+// the parser asks which names exist. Not here: filters for web pages (urlize, xmlattr, striptags,
+// ...), pprint and random.
 #pragma once
 
 #include <string_view>

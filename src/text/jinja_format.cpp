@@ -1,5 +1,5 @@
-// Python's two string formatters, `format % args` and str.format, for the conversions that templates use; the rest is
-// an error. Also HTML escaping for the `escape` filter.
+// Python's two string formatters, `format % args` and str.format, for the conversions that
+// templates use; the rest is an error. Also HTML escaping for the `escape` filter.
 #include <algorithm>
 #include <charconv>
 #include <cmath>
@@ -13,12 +13,23 @@ std::string escape_html(std::string_view text) {
   std::string out;
   for (const char c : text) {
     switch (c) {
-      case '&': out += "&amp;"; break;
-      case '<': out += "&lt;"; break;
-      case '>': out += "&gt;"; break;
-      case '\'': out += "&#39;"; break;
-      case '"': out += "&#34;"; break;
-      default: out += c;
+      case '&':
+        out += "&amp;";
+        break;
+      case '<':
+        out += "&lt;";
+        break;
+      case '>':
+        out += "&gt;";
+        break;
+      case '\'':
+        out += "&#39;";
+        break;
+      case '"':
+        out += "&#34;";
+        break;
+      default:
+        out += c;
     }
   }
   return out;
@@ -31,7 +42,8 @@ constexpr int64_t kMaxWidth = 10'000;
 // One "%[(name)][flags][width][.precision]type".
 class PercentFormat {
  public:
-  PercentFormat(Runtime& rt, std::string_view format, const Obj& args) : rt_(rt), format_(format), args_(args) {}
+  PercentFormat(Runtime& rt, std::string_view format, const Obj& args)
+      : rt_(rt), format_(format), args_(args) {}
 
   std::string run() {
     std::string out;
@@ -48,7 +60,8 @@ class PercentFormat {
       rt_.check_size(static_cast<int64_t>(out.size()));
     }
     const bool takes_all = args_.is(Type::Dict) || used_name_;
-    if (!takes_all && used_ < count()) rt_.error("not all arguments converted by the string format");
+    if (!takes_all && used_ < count())
+      rt_.error("not all arguments converted by the string format");
     return out;
   }
 
@@ -78,7 +91,8 @@ class PercentFormat {
   int64_t number(int64_t fallback) {
     if (peek() < '0' || peek() > '9') return fallback;
     int64_t value = 0;
-    while (peek() >= '0' && peek() <= '9' && value <= kMaxWidth) value = value * 10 + (format_[at_++] - '0');
+    while (peek() >= '0' && peek() <= '9' && value <= kMaxWidth)
+      value = value * 10 + (format_[at_++] - '0');
     if (value > kMaxWidth) rt_.error("a format width above {}", kMaxWidth);
     return value;
   }
@@ -87,7 +101,8 @@ class PercentFormat {
     const bool by_name = peek() == '(';
     Obj value = argument();
     std::string flags;
-    while (std::string_view("-+ 0").find(peek()) != std::string_view::npos && peek()) flags += format_[at_++];
+    while (std::string_view("-+ 0").find(peek()) != std::string_view::npos && peek())
+      flags += format_[at_++];
     const int64_t width = number(0);
     int64_t precision = -1;
     if (peek() == '.') {
@@ -100,8 +115,10 @@ class PercentFormat {
     std::string text = convert(value, type, precision);
     const bool is_numeric = type != 's' && type != 'r';
     if (is_numeric && text[0] != '-') {
-      if (flags.find('+') != flags.npos) text.insert(0, "+");
-      else if (flags.find(' ') != flags.npos) text.insert(0, " ");
+      if (flags.find('+') != flags.npos)
+        text.insert(0, "+");
+      else if (flags.find(' ') != flags.npos)
+        text.insert(0, " ");
     }
     return pad(std::move(text), flags, width, is_numeric);
   }
@@ -110,24 +127,33 @@ class PercentFormat {
     if (type == 's' || type == 'r') {
       std::string text;
       type == 's' ? append_str(rt_, text, value) : append_repr(rt_, text, value);
-      return precision < 0 || precision >= code_points(text) ? text : text.substr(0, byte_offset(text, precision));
+      return precision < 0 || precision >= code_points(text)
+                 ? text
+                 : text.substr(0, byte_offset(text, precision));
     }
-    if (!value.is_number()) rt_.error("%{} needs a number, found {}", escaped({&type, 1}), type_name(value));
+    if (!value.is_number())
+      rt_.error("%{} needs a number, found {}", escaped({&type, 1}), type_name(value));
     const double x = value.as_double();
     const int digits = static_cast<int>(precision < 0 ? 6 : precision);
     switch (type) {
       case 'd':
       case 'i':
-        if (value.is(Type::Float) && (!std::isfinite(x) || std::fabs(x) >= 0x1p63)) rt_.error("%d of a huge number");
+        if (value.is(Type::Float) && (!std::isfinite(x) || std::fabs(x) >= 0x1p63))
+          rt_.error("%d of a huge number");
         return std::to_string(value.is(Type::Float) ? static_cast<int64_t>(x) : value.as_int());
-      case 'f': return fmt::format("{:.{}f}", x, digits);
-      case 'e': return fmt::format("{:.{}e}", x, digits);
-      case 'g': return fmt::format("{:.{}g}", x, digits);
+      case 'f':
+        return fmt::format("{:.{}f}", x, digits);
+      case 'e':
+        return fmt::format("{:.{}e}", x, digits);
+      case 'g':
+        return fmt::format("{:.{}g}", x, digits);
       case 'x':
       case 'X':
         if (!value.is_integer()) rt_.error("%x needs an integer");
-        return type == 'x' ? fmt::format("{:x}", value.as_int()) : fmt::format("{:X}", value.as_int());
-      default: rt_.error("the format conversion '{}' is not supported", escaped({&type, 1}));
+        return type == 'x' ? fmt::format("{:x}", value.as_int())
+                           : fmt::format("{:X}", value.as_int());
+      default:
+        rt_.error("the format conversion '{}' is not supported", escaped({&type, 1}));
     }
   }
 
@@ -158,7 +184,8 @@ namespace {
 
 // The argument of a field "{}", "{2}" or "{name}".
 Obj field_value(Runtime& rt, std::string_view field, size_t& automatic, const Args& args) {
-  if (field.find_first_of(":!.[{") != field.npos) rt.error("format: the field '{}' is not supported", escaped(field));
+  if (field.find_first_of(":!.[{") != field.npos)
+    rt.error("format: the field '{}' is not supported", escaped(field));
   size_t index = 0;
   const auto [stop, code] = std::from_chars(field.data(), field.data() + field.size(), index);
   if (field.empty()) index = automatic++;

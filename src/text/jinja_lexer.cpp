@@ -1,5 +1,5 @@
-// The template lexer: a text mode that looks for the next tag and applies white-space control, and a tag mode that
-// reads Python-like tokens until the brackets are balanced and the tag ends.
+// The template lexer: a text mode that looks for the next tag and applies white-space control, and
+// a tag mode that reads Python-like tokens until the brackets are balanced and the tag ends.
 #include "text/jinja_lexer.h"
 
 #include <algorithm>
@@ -13,7 +13,8 @@ namespace {
 
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 bool is_name_char(char c) {
-  return is_digit(c) || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' || static_cast<signed char>(c) < 0;
+  return is_digit(c) || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' ||
+         static_cast<signed char>(c) < 0;
 }
 
 // Line ends as "\n", and the one at the very end removed.
@@ -45,13 +46,15 @@ class Lexer {
  private:
   template <typename... Args>
   [[noreturn]] void error(fmt::format_string<Args...> format, Args&&... args) const {
-    fail(ErrorCode::BadInput, "chat template: line {}: {}", line_, fmt::format(format, std::forward<Args>(args)...));
+    fail(ErrorCode::BadInput, "chat template: line {}: {}", line_,
+         fmt::format(format, std::forward<Args>(args)...));
   }
 
   void add(TokenKind kind, std::string text) { tokens_.push_back({kind, line_, std::move(text)}); }
 
   void advance(size_t bytes) {
-    line_ += static_cast<int>(std::count(rest_.begin(), rest_.begin() + static_cast<std::ptrdiff_t>(bytes), '\n'));
+    line_ += static_cast<int>(
+        std::count(rest_.begin(), rest_.begin() + static_cast<std::ptrdiff_t>(bytes), '\n'));
     rest_.remove_prefix(bytes);
   }
   bool skip(std::string_view prefix) {
@@ -69,14 +72,16 @@ class Lexer {
     } else if (sign != '+' && is_block) {
       const size_t newline = text.rfind('\n');
       const size_t line_start = newline == text.npos ? 0 : newline + 1;
-      const bool starts_line = line_start > 0 || rest_.data() == source_.data() || rest_.data()[-1] == '\n';
+      const bool starts_line =
+          line_start > 0 || rest_.data() == source_.data() || rest_.data()[-1] == '\n';
       if (starts_line && lstrip(text.substr(line_start)).empty()) text = text.substr(0, line_start);
     }
     if (!text.empty()) add(TokenKind::Text, std::string(text));
     advance(end);
   }
 
-  // After "%}" or "#}": "-" strips all white space, otherwise one newline goes (trim_blocks) unless "+".
+  // After "%}" or "#}": "-" strips all white space, otherwise one newline goes (trim_blocks) unless
+  // "+".
   bool skip_block_end(std::string_view close) {
     const std::string minus = "-" + std::string(close), plus = "+" + std::string(close);
     if (skip(minus)) {
@@ -133,7 +138,8 @@ class Lexer {
       after = lstrip(after);
       if (!after.starts_with("endraw")) continue;
       after = lstrip(after.substr(6));
-      if (!after.starts_with("%}") && !after.starts_with("-%}") && !after.starts_with("+%}")) continue;
+      if (!after.starts_with("%}") && !after.starts_with("-%}") && !after.starts_with("+%}"))
+        continue;
       const auto tag = static_cast<size_t>(after.data() - rest_.data()) - at;
       add_text(at, sign, true);
       advance(tag);
@@ -181,15 +187,17 @@ class Lexer {
 
   // A run of digits with single "_" between them, from `at`; returns its end.
   size_t digits_end(size_t at) const {
-    while (at < rest_.size() && (is_digit(rest_[at]) ||
-                                 (rest_[at] == '_' && at + 1 < rest_.size() && is_digit(rest_[at + 1])))) {
+    while (at < rest_.size() &&
+           (is_digit(rest_[at]) ||
+            (rest_[at] == '_' && at + 1 < rest_.size() && is_digit(rest_[at + 1])))) {
       ++at;
     }
     return at;
   }
 
   void read_number() {
-    if (rest_[0] == '0' && rest_.size() > 1 && std::string_view("xXoObB").find(rest_[1]) != std::string_view::npos)
+    if (rest_[0] == '0' && rest_.size() > 1 &&
+        std::string_view("xXoObB").find(rest_[1]) != std::string_view::npos)
       error("only decimal numbers are supported");
     size_t end = digits_end(0);
     bool is_float = false;
@@ -198,7 +206,8 @@ class Lexer {
       is_float = true;
     }
     if (end < rest_.size() && (rest_[end] == 'e' || rest_[end] == 'E')) {
-      const size_t sign = end + 1 < rest_.size() && (rest_[end + 1] == '+' || rest_[end + 1] == '-') ? 1 : 0;
+      const size_t sign =
+          end + 1 < rest_.size() && (rest_[end + 1] == '+' || rest_[end + 1] == '-') ? 1 : 0;
       if (end + 1 + sign < rest_.size() && is_digit(rest_[end + 1 + sign])) {
         end = digits_end(end + 1 + sign);
         is_float = true;
@@ -251,7 +260,9 @@ class Lexer {
         i += count;
       } else if (c >= '0' && c <= '7') {
         size_t count = 1;
-        while (count < 3 && i + count < text.size() && text[i + count] >= '0' && text[i + count] <= '7') ++count;
+        while (count < 3 && i + count < text.size() && text[i + count] >= '0' &&
+               text[i + count] <= '7')
+          ++count;
         append_escape(out, text.substr(i, count), count, 8);
         i += count - 1;
       } else if (c == 'N') {
@@ -273,7 +284,8 @@ class Lexer {
       value = value * base + digit;
     }
     if (digits.size() != count) error("a truncated escape in a string");
-    if (value > 0x10FFFF || (value >= 0xD800 && value <= 0xDFFF)) error("an escape that is no Unicode character");
+    if (value > 0x10FFFF || (value >= 0xD800 && value <= 0xDFFF))
+      error("an escape that is no Unicode character");
     append_code_point(out, static_cast<int32_t>(value));
   }
 
@@ -287,7 +299,8 @@ class Lexer {
       }
     }
     const char c = rest_[0];
-    if (kShort.find(c) == kShort.npos) error("unexpected character '{}'", escaped(rest_.substr(0, 1)));
+    if (kShort.find(c) == kShort.npos)
+      error("unexpected character '{}'", escaped(rest_.substr(0, 1)));
     if (c == '(' || c == '[' || c == '{') {
       open += c == '(' ? ')' : c == '[' ? ']' : '}';
     } else if (c == ')' || c == ']' || c == '}') {

@@ -1,5 +1,5 @@
-// Splits a chat template into text and tag tokens, with jinja2's white-space control (trim_blocks and lstrip_blocks
-// on, "-" and "+" signs). Called by the parser only.
+// Splits a chat template into text and tag tokens, with jinja2's white-space control (trim_blocks
+// and lstrip_blocks on, "-" and "+" signs). Called by the parser only.
 #pragma once
 
 #include <string>
@@ -9,7 +9,17 @@
 namespace lema::jinja {
 
 enum class TokenKind {
-  Text, VariableBegin, VariableEnd, BlockBegin, BlockEnd, Name, String, Integer, Float, Operator, End
+  Text,
+  VariableBegin,
+  VariableEnd,
+  BlockBegin,
+  BlockEnd,
+  Name,
+  String,
+  Integer,
+  Float,
+  Operator,
+  End
 };
 
 struct Token {

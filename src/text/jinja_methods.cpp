@@ -1,5 +1,5 @@
-// The methods of strings, lists and dicts that a template may call, with Python's results. Those that would change a
-// list or dict do not exist here.
+// The methods of strings, lists and dicts that a template may call, with Python's results. Those
+// that would change a list or dict do not exist here.
 #include <algorithm>
 #include <unordered_map>
 
@@ -32,7 +32,8 @@ std::string strip(std::string_view text, const Obj& chars, bool left, bool right
   return std::string(text);
 }
 
-std::string replace(Runtime& rt, std::string_view text, std::string_view from, std::string_view to, int64_t count) {
+std::string replace(Runtime& rt, std::string_view text, std::string_view from, std::string_view to,
+                    int64_t count) {
   std::string out;
   if (count < 0) count = INT64_MAX;
   rt.scan(text.size());
@@ -128,7 +129,8 @@ Obj rsplit(Runtime& rt, const Obj& self, const Args& args) {
   const std::string_view separator = b.text(0, "");
   if (separator.empty()) rt.error("rsplit: the separator is empty");
   rt.charge(int64_t{self.size});
-  const std::string back(text.rbegin(), text.rend()), back_separator(separator.rbegin(), separator.rend());
+  const std::string back(text.rbegin(), text.rend()),
+      back_separator(separator.rbegin(), separator.rend());
   std::vector<std::string_view> parts;
   for (size_t at = 0;; --limit) {  // offsets from the end
     rt.charge(sizeof(Obj) * 2);
@@ -150,10 +152,13 @@ Obj strip_method(Runtime& rt, const Obj& self, const Args& args) {
   return rt.string(strip(self.str(), b.or_else(0, Obj::none()), kLeft, kRight), self.markup);
 }
 
-// Text between code points [start, end) of arguments 1 and 2; `start` gets the first, made non-negative.
+// Text between code points [start, end) of arguments 1 and 2; `start` gets the first, made
+// non-negative.
 std::string_view window(const Obj& self, const Bound& b, int64_t& start) {
   const int64_t count = code_points(self.str());
-  const auto clamp = [&](int64_t i) { return std::clamp<int64_t>(i < 0 ? i + count : i, 0, count); };
+  const auto clamp = [&](int64_t i) {
+    return std::clamp<int64_t>(i < 0 ? i + count : i, 0, count);
+  };
   const int64_t first = b.integer(1, 0);
   start = clamp(first);
   const int64_t end = clamp(b.integer(2, count));
@@ -168,7 +173,8 @@ Obj affix(Runtime& rt, const Obj& self, const Args& args) {
   int64_t start = 0;
   const std::string_view text = b.has(1) || b.has(2) ? window(self, b, start) : self.str();
   const auto matches = [&](const Obj& x) {
-    if (!x.is(Type::String)) rt.error("startswith and endswith need a string or a tuple of strings");
+    if (!x.is(Type::String))
+      rt.error("startswith and endswith need a string or a tuple of strings");
     return kAtEnd ? text.ends_with(x.str()) : text.starts_with(x.str());
   };
   if (!b[0].is(Type::Sequence) || !b[0].seq->is_tuple()) return Obj::boolean(matches(b[0]));
@@ -210,7 +216,8 @@ Obj mapped(Runtime& rt, const Obj& self, const Args& args) {
 
 Obj replace_method(Runtime& rt, const Obj& self, const Args& args) {
   const Bound b(rt, "replace", args, {"old", "new", "count"}, 2);
-  return rt.string(replace(rt, self.str(), b.text(0, ""), b.text(1, ""), b.integer(2, -1)), self.markup);
+  return rt.string(replace(rt, self.str(), b.text(0, ""), b.text(1, ""), b.integer(2, -1)),
+                   self.markup);
 }
 
 Obj join_method(Runtime& rt, const Obj& self, const Args& args) {
@@ -287,8 +294,9 @@ Obj justify(Runtime& rt, const Obj& self, const Args& args) {
 }
 
 bool is_digit(int32_t c) {  // decimals, superscripts, subscripts and circled digits
-  return is_decimal(c) || c == 0xB2 || c == 0xB3 || c == 0xB9 || c == 0x2070 || (c >= 0x2074 && c <= 0x2079) ||
-         (c >= 0x2080 && c <= 0x2089) || (c >= 0x2460 && c <= 0x2468);
+  return is_decimal(c) || c == 0xB2 || c == 0xB3 || c == 0xB9 || c == 0x2070 ||
+         (c >= 0x2074 && c <= 0x2079) || (c >= 0x2080 && c <= 0x2089) ||
+         (c >= 0x2460 && c <= 0x2468);
 }
 bool is_alphanumeric(int32_t c) { return is_letter(c) || is_digit(c); }
 
@@ -316,20 +324,44 @@ Obj has_case(Runtime& rt, const Obj& self, const Args& args) {
 
 const std::unordered_map<std::string_view, Method>& string_methods() {
   static const std::unordered_map<std::string_view, Method> kMethods = {
-      {"split", split}, {"rsplit", rsplit}, {"splitlines", splitlines},
-      {"strip", strip_method<true, true>}, {"lstrip", strip_method<true, false>},
-      {"rstrip", strip_method<false, true>}, {"startswith", affix<false>}, {"endswith", affix<true>},
-      {"find", find_text<false, false>}, {"rfind", find_text<true, false>}, {"index", find_text<false, true>},
-      {"rindex", find_text<true, true>}, {"count", count_text}, {"upper", mapped<to_upper>},
-      {"lower", mapped<to_lower>}, {"title", mapped<to_title>},
-      {"capitalize", mapped<capitalize>}, {"swapcase", mapped<swap_case>}, {"replace", replace_method},
-      {"join", join_method}, {"format", format_method}, {"removeprefix", remove_affix<true>},
-      {"removesuffix", remove_affix<false>}, {"partition", partition<false>}, {"rpartition", partition<true>},
-      {"ljust", justify<Align::Left>}, {"rjust", justify<Align::Right>}, {"center", justify<Align::Center>},
-      {"zfill", justify<Align::Zero>}, {"isdigit", all_are<is_digit>}, {"isdecimal", all_are<is_decimal>},
-      {"isnumeric", all_are<is_digit>}, {"isalpha", all_are<is_letter>}, {"isalnum", all_are<is_alphanumeric>},
-      {"isspace", all_are<is_space>}, {"isprintable", all_are<is_printable>},
-      {"isupper", has_case<is_upper, is_lower>}, {"islower", has_case<is_lower, is_upper>},
+      {"split", split},
+      {"rsplit", rsplit},
+      {"splitlines", splitlines},
+      {"strip", strip_method<true, true>},
+      {"lstrip", strip_method<true, false>},
+      {"rstrip", strip_method<false, true>},
+      {"startswith", affix<false>},
+      {"endswith", affix<true>},
+      {"find", find_text<false, false>},
+      {"rfind", find_text<true, false>},
+      {"index", find_text<false, true>},
+      {"rindex", find_text<true, true>},
+      {"count", count_text},
+      {"upper", mapped<to_upper>},
+      {"lower", mapped<to_lower>},
+      {"title", mapped<to_title>},
+      {"capitalize", mapped<capitalize>},
+      {"swapcase", mapped<swap_case>},
+      {"replace", replace_method},
+      {"join", join_method},
+      {"format", format_method},
+      {"removeprefix", remove_affix<true>},
+      {"removesuffix", remove_affix<false>},
+      {"partition", partition<false>},
+      {"rpartition", partition<true>},
+      {"ljust", justify<Align::Left>},
+      {"rjust", justify<Align::Right>},
+      {"center", justify<Align::Center>},
+      {"zfill", justify<Align::Zero>},
+      {"isdigit", all_are<is_digit>},
+      {"isdecimal", all_are<is_decimal>},
+      {"isnumeric", all_are<is_digit>},
+      {"isalpha", all_are<is_letter>},
+      {"isalnum", all_are<is_alphanumeric>},
+      {"isspace", all_are<is_space>},
+      {"isprintable", all_are<is_printable>},
+      {"isupper", has_case<is_upper, is_lower>},
+      {"islower", has_case<is_lower, is_upper>},
   };
   return kMethods;
 }
@@ -381,23 +413,33 @@ Obj call_cycler_method(Runtime& rt, const Obj& self, std::string_view name, cons
 
 bool has_method(const Obj& x, std::string_view name) {
   switch (x.type) {
-    case Type::String: return string_methods().contains(name);
-    case Type::Dict: return name == "get" || name == "items" || name == "keys" || name == "values" || name == "copy";
+    case Type::String:
+      return string_methods().contains(name);
+    case Type::Dict:
+      return name == "get" || name == "items" || name == "keys" || name == "values" ||
+             name == "copy";
     case Type::Sequence:
       if (!x.seq->is_indexable()) return false;
-      return name == "index" || name == "count" || (name == "copy" && x.seq->kind == Sequence::Kind::List);
-    case Type::Cycler: return name == "next" || name == "reset";
-    default: return false;
+      return name == "index" || name == "count" ||
+             (name == "copy" && x.seq->kind == Sequence::Kind::List);
+    case Type::Cycler:
+      return name == "next" || name == "reset";
+    default:
+      return false;
   }
 }
 
 Obj call_method(Runtime& rt, const Obj& self, std::string_view name, const Args& args) {
   rt.step();
   switch (self.type) {
-    case Type::String: return string_methods().at(name)(rt, self, args);
-    case Type::Dict: return call_dict_method(rt, self, name, args);
-    case Type::Cycler: return call_cycler_method(rt, self, name, args);
-    default: return call_sequence_method(rt, self, name, args);
+    case Type::String:
+      return string_methods().at(name)(rt, self, args);
+    case Type::Dict:
+      return call_dict_method(rt, self, name, args);
+    case Type::Cycler:
+      return call_cycler_method(rt, self, name, args);
+    default:
+      return call_sequence_method(rt, self, name, args);
   }
 }
 

@@ -1,5 +1,5 @@
-// Arithmetic, comparison, membership, subscripts and slices with Python's results and type errors. Integers are 64-bit:
-// what Python would grow beyond that is an error here.
+// Arithmetic, comparison, membership, subscripts and slices with Python's results and type errors.
+// Integers are 64-bit: what Python would grow beyond that is an error here.
 #include "text/jinja_ops.h"
 
 #include <algorithm>
@@ -9,10 +9,11 @@
 
 namespace lema::jinja {
 
-Bound::Bound(Runtime& rt, std::string_view what, const Args& args, std::initializer_list<std::string_view> names,
-             size_t required)
+Bound::Bound(Runtime& rt, std::string_view what, const Args& args,
+             std::initializer_list<std::string_view> names, size_t required)
     : rt_(rt), what_(what), values_(names.size()), given_(names.size()) {
-  if (args.positional.size() > names.size()) rt.error("{} takes at most {} arguments", what, names.size());
+  if (args.positional.size() > names.size())
+    rt.error("{} takes at most {} arguments", what, names.size());
   for (size_t i = 0; i < args.positional.size(); ++i) {
     values_[i] = args.positional[i];
     given_[i] = true;
@@ -31,13 +32,15 @@ Bound::Bound(Runtime& rt, std::string_view what, const Args& args, std::initiali
 
 int64_t Bound::integer(size_t i, int64_t fallback) const {
   if (!given_[i] || values_[i].is(Type::None)) return fallback;
-  if (!values_[i].is_integer()) rt_.error("{}: found {}, expected an integer", what_, type_name(values_[i]));
+  if (!values_[i].is_integer())
+    rt_.error("{}: found {}, expected an integer", what_, type_name(values_[i]));
   return values_[i].as_int();
 }
 
 std::string_view Bound::text(size_t i, std::string_view fallback) const {
   if (!given_[i] || values_[i].is(Type::None)) return fallback;
-  if (!values_[i].is(Type::String)) rt_.error("{}: found {}, expected a string", what_, type_name(values_[i]));
+  if (!values_[i].is(Type::String))
+    rt_.error("{}: found {}, expected a string", what_, type_name(values_[i]));
   return values_[i].str();
 }
 
@@ -67,7 +70,8 @@ Obj add_sequences(Runtime& rt, const Obj& a, const Obj& b) {
   rt.charge(static_cast<int64_t>(count * sizeof(Obj)));
   std::vector<Obj> items = a.seq->items;
   items.insert(items.end(), b.seq->items.begin(), b.seq->items.end());
-  return rt.sequence(std::move(items), a.seq->is_tuple() ? Sequence::Kind::Tuple : Sequence::Kind::List);
+  return rt.sequence(std::move(items),
+                     a.seq->is_tuple() ? Sequence::Kind::Tuple : Sequence::Kind::List);
 }
 
 Obj repeat(Runtime& rt, const Obj& x, int64_t count) {
@@ -83,8 +87,10 @@ Obj repeat(Runtime& rt, const Obj& x, int64_t count) {
   }
   rt.charge(one * count);
   std::vector<Obj> items;
-  for (int64_t i = 0; one && i < count; ++i) items.insert(items.end(), x.seq->items.begin(), x.seq->items.end());
-  return rt.sequence(std::move(items), x.seq->is_tuple() ? Sequence::Kind::Tuple : Sequence::Kind::List);
+  for (int64_t i = 0; one && i < count; ++i)
+    items.insert(items.end(), x.seq->items.begin(), x.seq->items.end());
+  return rt.sequence(std::move(items),
+                     x.seq->is_tuple() ? Sequence::Kind::Tuple : Sequence::Kind::List);
 }
 
 bool is_list_or_tuple(const Obj& x) {
@@ -98,7 +104,8 @@ int64_t floor_div(int64_t a, int64_t b) {
 
 int64_t power(Runtime& rt, int64_t base, int64_t exponent) {
   int64_t result = 1;
-  if (base == 0 || base == 1 || base == -1) return exponent == 0 ? 1 : base == -1 && exponent % 2 == 0 ? 1 : base;
+  if (base == 0 || base == 1 || base == -1)
+    return exponent == 0 ? 1 : base == -1 && exponent % 2 == 0 ? 1 : base;
   for (int64_t i = 0; i < exponent; ++i)
     if (__builtin_mul_overflow(result, base, &result)) rt.error("an integer beyond 64 bits");
   return result;
@@ -110,15 +117,24 @@ Obj integer_arithmetic(Runtime& rt, Op op, int64_t a, int64_t b) {
   const bool divides = op == Op::Div || op == Op::FloorDiv || op == Op::Mod;
   if (divides && b == 0) rt.error("division by zero");
   switch (op) {
-    case Op::Add: overflow = __builtin_add_overflow(a, b, &out); break;
-    case Op::Sub: overflow = __builtin_sub_overflow(a, b, &out); break;
-    case Op::Mul: overflow = __builtin_mul_overflow(a, b, &out); break;
-    case Op::Div: return Obj::real(static_cast<double>(a) / static_cast<double>(b));
+    case Op::Add:
+      overflow = __builtin_add_overflow(a, b, &out);
+      break;
+    case Op::Sub:
+      overflow = __builtin_sub_overflow(a, b, &out);
+      break;
+    case Op::Mul:
+      overflow = __builtin_mul_overflow(a, b, &out);
+      break;
+    case Op::Div:
+      return Obj::real(static_cast<double>(a) / static_cast<double>(b));
     case Op::FloorDiv:
       overflow = b == -1 && a == INT64_MIN;
       if (!overflow) out = floor_div(a, b);
       break;
-    case Op::Mod: out = b == -1 ? 0 : a - floor_div(a, b) * b; break;
+    case Op::Mod:
+      out = b == -1 ? 0 : a - floor_div(a, b) * b;
+      break;
     default:
       if (b >= 0) return Obj::integer(power(rt, a, b));
       if (a == 0) rt.error("division by zero");
@@ -133,10 +149,14 @@ Obj float_arithmetic(Runtime& rt, Op op, double a, double b) {
   if (divides && b == 0) rt.error("division by zero");
   double rest = 0;
   switch (op) {
-    case Op::Add: return Obj::real(a + b);
-    case Op::Sub: return Obj::real(a - b);
-    case Op::Mul: return Obj::real(a * b);
-    case Op::Div: return Obj::real(a / b);
+    case Op::Add:
+      return Obj::real(a + b);
+    case Op::Sub:
+      return Obj::real(a - b);
+    case Op::Mul:
+      return Obj::real(a * b);
+    case Op::Div:
+      return Obj::real(a / b);
     case Op::Mod:
     case Op::FloorDiv:
       rest = std::fmod(a, b);
@@ -157,7 +177,8 @@ constexpr std::string_view kOpNames[] = {"+", "-", "*", "/", "//", "%", "**"};
 Obj arithmetic(Runtime& rt, Op op, const Obj& a, const Obj& b) {
   if (a.is_integer() && b.is_integer()) return integer_arithmetic(rt, op, a.as_int(), b.as_int());
   if (a.is_number() && b.is_number()) return float_arithmetic(rt, op, a.as_double(), b.as_double());
-  if (op == Op::Mod && a.is(Type::String)) return rt.string(format_percent(rt, a.str(), b), a.markup);
+  if (op == Op::Mod && a.is(Type::String))
+    return rt.string(format_percent(rt, a.str(), b), a.markup);
   refuse_undefined(rt, a, b);
   if (op == Op::Add) {
     if (a.is(Type::String) && b.is(Type::String)) return add_strings(rt, a, b);
@@ -169,7 +190,8 @@ Obj arithmetic(Runtime& rt, Op op, const Obj& a, const Obj& b) {
     if (repeats(a) && b.is_integer()) return repeat(rt, a, b.as_int());
     if (repeats(b) && a.is_integer()) return repeat(rt, b, a.as_int());
   }
-  rt.error("'{}' not supported between {} and {}", kOpNames[static_cast<size_t>(op)], type_name(a), type_name(b));
+  rt.error("'{}' not supported between {} and {}", kOpNames[static_cast<size_t>(op)], type_name(a),
+           type_name(b));
 }
 
 Obj negative(Runtime& rt, const Obj& x) {
@@ -181,27 +203,39 @@ Obj negative(Runtime& rt, const Obj& x) {
 
 bool compare(Runtime& rt, Op op, const Obj& a, const Obj& b) {
   switch (op) {
-    case Op::Eq: return equal(rt, a, b);
-    case Op::Ne: return !equal(rt, a, b);
-    case Op::Lt: return less(rt, a, b);
-    case Op::Gt: return less(rt, b, a);
-    case Op::Le: return less(rt, a, b) || equal(rt, a, b);
-    case Op::Ge: return less(rt, b, a) || equal(rt, a, b);
-    case Op::In: return contains(rt, b, a);
-    default: return !contains(rt, b, a);
+    case Op::Eq:
+      return equal(rt, a, b);
+    case Op::Ne:
+      return !equal(rt, a, b);
+    case Op::Lt:
+      return less(rt, a, b);
+    case Op::Gt:
+      return less(rt, b, a);
+    case Op::Le:
+      return less(rt, a, b) || equal(rt, a, b);
+    case Op::Ge:
+      return less(rt, b, a) || equal(rt, a, b);
+    case Op::In:
+      return contains(rt, b, a);
+    default:
+      return !contains(rt, b, a);
   }
 }
 
 bool contains(Runtime& rt, const Obj& container, const Obj& item) {
   switch (container.type) {
-    case Type::Undefined: return false;
+    case Type::Undefined:
+      return false;
     case Type::String:
       if (!item.is(Type::String)) rt.error("'in <string>' needs a string, not {}", type_name(item));
       rt.scan(container.size);
       return find_first(container.str(), item.str()) != std::string_view::npos;
-    case Type::Dict: return find(rt, *container.dict, item) != nullptr;
-    case Type::Sequence: break;
-    default: rt.error("'in' is not supported by a {}", type_name(container));
+    case Type::Dict:
+      return find(rt, *container.dict, item) != nullptr;
+    case Type::Sequence:
+      break;
+    default:
+      rt.error("'in' is not supported by a {}", type_name(container));
   }
   Sequence& seq = *container.seq;
   const bool is_generator = seq.kind == Sequence::Kind::Generator;
@@ -233,15 +267,19 @@ bool is_indexable(const Obj& x) {
 bool is_dunder(std::string_view name) { return name.starts_with("__") && name.ends_with("__"); }
 
 bool is_mutator(const Obj& x, std::string_view name) {
-  static constexpr std::string_view kDict[] = {"clear", "pop", "popitem", "setdefault", "update", "fromkeys"};
-  static constexpr std::string_view kList[] = {"append", "clear", "pop", "reverse", "insert", "sort", "extend",
-                                               "remove"};
-  if (x.is(Type::Dict)) return std::find(std::begin(kDict), std::end(kDict), name) != std::end(kDict);
+  static constexpr std::string_view kDict[] = {"clear",      "pop",    "popitem",
+                                               "setdefault", "update", "fromkeys"};
+  static constexpr std::string_view kList[] = {"append", "clear", "pop",    "reverse",
+                                               "insert", "sort",  "extend", "remove"};
+  if (x.is(Type::Dict))
+    return std::find(std::begin(kDict), std::end(kDict), name) != std::end(kDict);
   if (!x.is(Type::Sequence) || x.seq->kind != Sequence::Kind::List) return false;
   return std::find(std::begin(kList), std::end(kList), name) != std::end(kList);
 }
 
-Obj name_of(Runtime& rt, const Obj& key) { return key.is(Type::String) ? key : rt.string(to_str(rt, key)); }
+Obj name_of(Runtime& rt, const Obj& key) {
+  return key.is(Type::String) ? key : rt.string(to_str(rt, key));
+}
 
 }  // namespace
 
@@ -252,7 +290,8 @@ Obj get_method(Runtime& rt, const Obj& x, std::string_view name) {
     const Obj* found = find(rt, *x.dict, Obj::string(name));
     return found ? *found : Obj::undefined(Missing::Attribute, name);
   }
-  if (x.is(Type::Sequence) && x.seq->kind == Sequence::Kind::Group && (name == "grouper" || name == "list"))
+  if (x.is(Type::Sequence) && x.seq->kind == Sequence::Kind::Group &&
+      (name == "grouper" || name == "list"))
     return x.seq->items[name == "list"];
   if (x.is(Type::Cycler) && name == "current") return x.cycler->items[x.cycler->at];
   if (has_method(x, name)) return rt.method(x, name);
@@ -292,13 +331,16 @@ Obj get_slice(Runtime& rt, const Obj& x, const Obj* start, const Obj* stop, cons
     if (i < 0) i += count;
     return by > 0 ? std::clamp<int64_t>(i, 0, count) : std::clamp<int64_t>(i, -1, count - 1);
   };
-  const int64_t from = start && !start->is(Type::None) ? clamp(part(start, 0)) : by > 0 ? 0 : count - 1;
+  const int64_t from = start && !start->is(Type::None) ? clamp(part(start, 0))
+                       : by > 0                        ? 0
+                                                       : count - 1;
   const int64_t to = stop && !stop->is(Type::None) ? clamp(part(stop, 0)) : by > 0 ? count : -1;
 
   if (x.is(Type::String)) {
     rt.scan(x.size);
     if (by == 1) {
-      const size_t begin = byte_offset(x.str(), from), end = byte_offset(x.str(), std::max(from, to));
+      const size_t begin = byte_offset(x.str(), from),
+                   end = byte_offset(x.str(), std::max(from, to));
       return Obj::string(x.str().substr(begin, end - begin), x.markup);
     }
     rt.charge(count * 4);
@@ -316,7 +358,8 @@ Obj get_slice(Runtime& rt, const Obj& x, const Obj* start, const Obj* stop, cons
     items.push_back(x.seq->items[static_cast<size_t>(i)]);
     if (__builtin_add_overflow(i, by, &i)) break;
   }
-  return rt.sequence(std::move(items), x.seq->kind == Sequence::Kind::Group ? Sequence::Kind::Tuple : x.seq->kind);
+  return rt.sequence(std::move(items),
+                     x.seq->kind == Sequence::Kind::Group ? Sequence::Kind::Tuple : x.seq->kind);
 }
 
 Dict make_dict(Runtime& rt, const Args& args) {
@@ -341,7 +384,8 @@ Dict make_dict(Runtime& rt, const Args& args) {
 
 Obj make_range(Runtime& rt, const Args& args) {
   const std::vector<Obj>& given = args.positional;
-  if (given.empty() || given.size() > 3 || !args.named.empty()) rt.error("range takes 1 to 3 arguments");
+  if (given.empty() || given.size() > 3 || !args.named.empty())
+    rt.error("range takes 1 to 3 arguments");
   for (const Obj& x : given)
     if (!x.is_integer()) rt.error("range: found {}, expected an integer", type_name(x));
   const int64_t start = given.size() > 1 ? given[0].as_int() : 0;
@@ -350,7 +394,8 @@ Obj make_range(Runtime& rt, const Args& args) {
   if (step == 0) rt.error("range: the step is zero");
   std::vector<Obj> items;
   for (int64_t i = start; step > 0 ? i < stop : i > stop;) {
-    if (static_cast<int64_t>(items.size()) >= kMaxRange) rt.error("a range of more than {} elements", kMaxRange);
+    if (static_cast<int64_t>(items.size()) >= kMaxRange)
+      rt.error("a range of more than {} elements", kMaxRange);
     items.push_back(Obj::integer(i));
     if (__builtin_add_overflow(i, step, &i)) break;
   }

@@ -1,4 +1,5 @@
-// The statements of a chat template: text, output and blocks, each block a recursion bounded by kMaxParseDepth.
+// The statements of a chat template: text, output and blocks, each block a recursion bounded by
+// kMaxParseDepth.
 #include "text/jinja_parser.h"
 
 #include "text/jinja_expr_parser.h"
@@ -18,7 +19,8 @@ class Parser : ExprParser {
   }
 
  private:
-  // Until a tag that starts with one of `ends`; that word stays the next token. Without `ends`: to the end.
+  // Until a tag that starts with one of `ends`; that word stays the next token. Without `ends`: to
+  // the end.
   Body parse_body(Words ends) {
     const Depth depth(*this);
     Body body;
@@ -52,7 +54,8 @@ class Parser : ExprParser {
     }
   }
 
-  // The rest of an opening tag, the body and the closing word; the closing tag's end is left to parse_body.
+  // The rest of an opening tag, the body and the closing word; the closing tag's end is left to
+  // parse_body.
   Body parse_block(std::string_view end) {
     expect(TokenKind::BlockEnd, "'%}'");
     Body body = parse_body({end});
@@ -90,7 +93,8 @@ class Parser : ExprParser {
       if (loops_ == 0) error("'{}' outside of a loop", word);
       if (word == "continue") s.kind = Stmt::Kind::Continue;
     } else {
-      for (const char* known : {"include", "import", "from", "extends", "block", "autoescape", "do", "trans"})
+      for (const char* known :
+           {"include", "import", "from", "extends", "block", "autoescape", "do", "trans"})
         if (word == known) error("the tag '{}' is not supported", word);
       error("unknown tag '{}'", escaped(word));
     }
@@ -145,7 +149,8 @@ class Parser : ExprParser {
       return s;
     }
     s.kind = Stmt::Kind::SetBlock;
-    s.exprs.push_back(peek().is_operator("|") ? parse_filter_chain(make(Kind::Piped, line)) : nullptr);
+    s.exprs.push_back(peek().is_operator("|") ? parse_filter_chain(make(Kind::Piped, line))
+                                              : nullptr);
     s.bodies.push_back(parse_block("endset"));
     return s;
   }

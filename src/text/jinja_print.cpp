@@ -1,4 +1,5 @@
-// How values become text: Python's str() and repr(), float digits, and json.dumps for the `tojson` filter.
+// How values become text: Python's str() and repr(), float digits, and json.dumps for the `tojson`
+// filter.
 #include <algorithm>
 #include <array>
 #include <charconv>
@@ -13,7 +14,9 @@ std::string format_double(double x) {
   if (std::isnan(x)) return "nan";
   if (std::isinf(x)) return x < 0 ? "-inf" : "inf";
   std::array<char, 40> buffer{};
-  const auto end = std::to_chars(buffer.data(), buffer.data() + buffer.size(), x, std::chars_format::scientific).ptr;
+  const auto end =
+      std::to_chars(buffer.data(), buffer.data() + buffer.size(), x, std::chars_format::scientific)
+          .ptr;
   std::string_view text(buffer.data(), static_cast<size_t>(end - buffer.data()));
   const bool negative = text.front() == '-';
   if (negative) text.remove_prefix(1);
@@ -31,8 +34,10 @@ std::string format_double(double x) {
     if (count > 1) out += "." + digits.substr(1);
     return out + fmt::format("e{}{:02}", exponent < 0 ? '-' : '+', std::abs(exponent));
   }
-  if (exponent < 0) return out + "0." + std::string(static_cast<size_t>(-exponent - 1), '0') + digits;
-  if (count <= exponent + 1) return out + digits + std::string(static_cast<size_t>(exponent + 1 - count), '0') + ".0";
+  if (exponent < 0)
+    return out + "0." + std::string(static_cast<size_t>(-exponent - 1), '0') + digits;
+  if (count <= exponent + 1)
+    return out + digits + std::string(static_cast<size_t>(exponent + 1 - count), '0') + ".0";
   const auto whole = static_cast<size_t>(exponent + 1);
   return out + digits.substr(0, whole) + "." + digits.substr(whole);
 }
@@ -98,14 +103,27 @@ void append_range_repr(std::string& out, const std::vector<Obj>& items) {
 void append_sequence_repr(Runtime& rt, std::string& out, const Sequence& seq, int depth) {
   using Kind = Sequence::Kind;
   switch (seq.kind) {
-    case Kind::Range: return append_range_repr(out, seq.items);
-    case Kind::Generator: out += "<generator object>"; return;
-    case Kind::List: out += '['; break;
+    case Kind::Range:
+      return append_range_repr(out, seq.items);
+    case Kind::Generator:
+      out += "<generator object>";
+      return;
+    case Kind::List:
+      out += '[';
+      break;
     case Kind::Tuple:
-    case Kind::Group: out += '('; break;
-    case Kind::Keys: out += "dict_keys(["; break;
-    case Kind::Values: out += "dict_values(["; break;
-    case Kind::Items: out += "dict_items(["; break;
+    case Kind::Group:
+      out += '(';
+      break;
+    case Kind::Keys:
+      out += "dict_keys([";
+      break;
+    case Kind::Values:
+      out += "dict_values([";
+      break;
+    case Kind::Items:
+      out += "dict_items([";
+      break;
   }
   append_items(rt, out, seq.items, depth);
   if (seq.is_tuple()) {
@@ -122,25 +140,40 @@ void append_repr(Runtime& rt, std::string& out, const Obj& x, int depth) {
   rt.check_size(static_cast<int64_t>(out.size()));
   if (depth > kMaxDataDepth) rt.error("values nested deeper than {}", kMaxDataDepth);
   switch (x.type) {
-    case Type::Undefined: out += "Undefined"; break;
-    case Type::None: out += "None"; break;
-    case Type::Bool: out += x.b ? "True" : "False"; break;
-    case Type::Int: out += std::to_string(x.i); break;
-    case Type::Float: out += format_double(x.f); break;
+    case Type::Undefined:
+      out += "Undefined";
+      break;
+    case Type::None:
+      out += "None";
+      break;
+    case Type::Bool:
+      out += x.b ? "True" : "False";
+      break;
+    case Type::Int:
+      out += std::to_string(x.i);
+      break;
+    case Type::Float:
+      out += format_double(x.f);
+      break;
     case Type::String:
       rt.scan(x.size);
       if (x.markup) out += "Markup(";
       append_string_repr(out, x.str());
       if (x.markup) out += ')';
       break;
-    case Type::Sequence: append_sequence_repr(rt, out, *x.seq, depth); break;
-    case Type::Dict: append_dict_repr(rt, out, *x.dict, depth); break;
+    case Type::Sequence:
+      append_sequence_repr(rt, out, *x.seq, depth);
+      break;
+    case Type::Dict:
+      append_dict_repr(rt, out, *x.dict, depth);
+      break;
     case Type::Namespace:
       out += "<Namespace ";
       append_dict_repr(rt, out, *x.dict, depth);
       out += '>';
       break;
-    default: out += fmt::format("<{}>", type_name(x));
+    default:
+      out += fmt::format("<{}>", type_name(x));
   }
 }
 
@@ -165,41 +198,60 @@ namespace {
 
 class JsonWriter {
  public:
-  JsonWriter(Runtime& rt, const JsonStyle& style, std::string& out) : rt_(rt), style_(style), out_(out) {}
+  JsonWriter(Runtime& rt, const JsonStyle& style, std::string& out)
+      : rt_(rt), style_(style), out_(out) {}
 
   void write(const Obj& x, int depth) {
     rt_.step();
     rt_.check_size(static_cast<int64_t>(out_.size()));
     if (depth > kMaxDataDepth) rt_.error("tojson: values nested deeper than {}", kMaxDataDepth);
     switch (x.type) {
-      case Type::None: out_ += "null"; return;
-      case Type::Bool: out_ += x.b ? "true" : "false"; return;
-      case Type::Int: out_ += std::to_string(x.i); return;
-      case Type::Float: write_double(x.f); return;
-      case Type::String: write_string(x.str()); return;
-      case Type::Dict: write_dict(*x.dict, depth); return;
+      case Type::None:
+        out_ += "null";
+        return;
+      case Type::Bool:
+        out_ += x.b ? "true" : "false";
+        return;
+      case Type::Int:
+        out_ += std::to_string(x.i);
+        return;
+      case Type::Float:
+        write_double(x.f);
+        return;
+      case Type::String:
+        write_string(x.str());
+        return;
+      case Type::Dict:
+        write_dict(*x.dict, depth);
+        return;
       case Type::Sequence:
-        if (x.seq->is_tuple() || x.seq->kind == Sequence::Kind::List) return write_list(x.seq->items, depth);
+        if (x.seq->is_tuple() || x.seq->kind == Sequence::Kind::List)
+          return write_list(x.seq->items, depth);
         break;
-      default: break;
+      default:
+        break;
     }
     rt_.error("tojson: a value of type {} is not JSON serializable", type_name(x));
   }
 
  private:
   void write_double(double x) {
-    out_ += std::isnan(x) ? "NaN" : std::isinf(x) ? (x < 0 ? "-Infinity" : "Infinity") : format_double(x);
+    out_ += std::isnan(x)   ? "NaN"
+            : std::isinf(x) ? (x < 0 ? "-Infinity" : "Infinity")
+                            : format_double(x);
   }
 
   void write_escape(int32_t c) {
     static constexpr std::string_view kFrom = "\"\\\n\r\t\b\f", kTo = "\"\\nrtbf";
-    if (const size_t i = c < 0x80 ? kFrom.find(static_cast<char>(c)) : kFrom.npos; i != kFrom.npos) {
+    if (const size_t i = c < 0x80 ? kFrom.find(static_cast<char>(c)) : kFrom.npos;
+        i != kFrom.npos) {
       out_ += '\\';
       out_ += kTo[i];
     } else if (c < 0x10000) {
       out_ += fmt::format("\\u{:04x}", c);
     } else {
-      out_ += fmt::format("\\u{:04x}\\u{:04x}", 0xD800 + ((c - 0x10000) >> 10), 0xDC00 + ((c - 0x10000) & 0x3FF));
+      out_ += fmt::format("\\u{:04x}\\u{:04x}", 0xD800 + ((c - 0x10000) >> 10),
+                          0xDC00 + ((c - 0x10000) & 0x3FF));
     }
   }
 
@@ -221,7 +273,8 @@ class JsonWriter {
   // Keys of json.dumps: strings, and numbers, booleans and None as their JSON text.
   std::string key_text(const Obj& key) {
     if (key.is(Type::String)) return std::string(key.str());
-    if (!key.is_number() && !key.is(Type::None)) rt_.error("tojson: a key of type {}", type_name(key));
+    if (!key.is_number() && !key.is(Type::None))
+      rt_.error("tojson: a key of type {}", type_name(key));
     std::string text;
     JsonWriter(rt_, style_, text).write(key, 0);
     return text;
@@ -230,7 +283,8 @@ class JsonWriter {
   void write_dict(const Dict& dict, int depth) {
     std::vector<std::pair<Obj, Obj>> items = dict.items;
     if (style_.sort_keys)
-      std::stable_sort(items.begin(), items.end(), [&](auto& a, auto& b) { return less(rt_, a.first, b.first); });
+      std::stable_sort(items.begin(), items.end(),
+                       [&](auto& a, auto& b) { return less(rt_, a.first, b.first); });
     out_ += '{';
     for (size_t i = 0; i < items.size(); ++i) {
       begin_item(i, depth);

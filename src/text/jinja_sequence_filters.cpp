@@ -9,8 +9,9 @@
 namespace lema::jinja::filters {
 namespace {
 
-// Reads "a.b.0" of each element: attributes or items, numbers are indices. A missing value becomes `fallback` when
-// that is given. Without attribute: the element itself. With ignore_case, strings compare in lower case.
+// Reads "a.b.0" of each element: attributes or items, numbers are indices. A missing value becomes
+// `fallback` when that is given. Without attribute: the element itself. With ignore_case, strings
+// compare in lower case.
 class Getter {
  public:
   Getter(Interpreter& in, const Obj& attribute, bool ignore_case, Obj fallback = Obj::none())
@@ -39,8 +40,9 @@ class Getter {
 
  private:
   static Obj part(std::string_view text) {
-    const bool is_index = !text.empty() && text.size() < 18 &&
-                          std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; });
+    const bool is_index =
+        !text.empty() && text.size() < 18 &&
+        std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; });
     return is_index ? Obj::integer(std::stoll(std::string(text))) : Obj::string(text);
   }
 
@@ -50,7 +52,9 @@ class Getter {
   std::vector<Obj> path_;
 };
 
-Obj generator(Interpreter& in, std::vector<Obj> out) { return in.sequence(std::move(out), Sequence::Kind::Generator); }
+Obj generator(Interpreter& in, std::vector<Obj> out) {
+  return in.sequence(std::move(out), Sequence::Kind::Generator);
+}
 
 using Keyed = std::pair<Obj, Obj>;  // sort key, element
 
@@ -84,7 +88,8 @@ Obj filtered(Interpreter& in, const Obj& x, const Args& args, bool keep_if, bool
   std::vector<Obj> out;
   for (const Obj& item : iterate(in, x)) {
     const Obj value = get(item);
-    if ((has_test ? in.apply_test(test, value, rest) : truthy(value)) == keep_if) out.push_back(item);
+    if ((has_test ? in.apply_test(test, value, rest) : truthy(value)) == keep_if)
+      out.push_back(item);
   }
   return generator(in, std::move(out));
 }
@@ -202,7 +207,8 @@ Obj groupby(Interpreter& in, const Obj& x, const Args& args) {
   const auto close = [&] {
     if (members.empty()) return;
     const Obj name = shown(members[0]);
-    groups.push_back(in.sequence({name, in.sequence(std::exchange(members, {}))}, Sequence::Kind::Group));
+    groups.push_back(
+        in.sequence({name, in.sequence(std::exchange(members, {}))}, Sequence::Kind::Group));
   };
   for (const Obj& item : sorted(in, std::move(keyed), false)) {
     const Obj next = key_of(item);
@@ -253,7 +259,8 @@ Obj first(Interpreter& in, const Obj& x, const Args& args) {
 
 Obj last(Interpreter& in, const Obj& x, const Args& args) {
   const Bound b(in, "last", args, {});
-  if (x.is(Type::Sequence) && x.seq->kind == Sequence::Kind::Generator) in.error("a generator cannot be reversed");
+  if (x.is(Type::Sequence) && x.seq->kind == Sequence::Kind::Generator)
+    in.error("a generator cannot be reversed");
   const std::vector<Obj> all = iterate(in, x);
   return all.empty() ? Obj::undefined(Missing::Empty) : all.back();
 }
@@ -269,7 +276,8 @@ Obj reverse(Interpreter& in, const Obj& x, const Args& args) {
   std::reverse(all.begin(), all.end());
   if (!x.is(Type::String)) {
     const bool was_generator = x.is(Type::Sequence) && x.seq->kind == Sequence::Kind::Generator;
-    return in.sequence(std::move(all), was_generator ? Sequence::Kind::List : Sequence::Kind::Generator);
+    return in.sequence(std::move(all),
+                       was_generator ? Sequence::Kind::List : Sequence::Kind::Generator);
   }
   std::string out;
   for (const Obj& letter : all) out += letter.str();
@@ -304,9 +312,17 @@ Obj sum(Interpreter& in, const Obj& x, const Args& args) {
 
 Obj max(Interpreter& in, const Obj& x, const Args& args) { return extreme(in, x, args, true); }
 Obj min(Interpreter& in, const Obj& x, const Args& args) { return extreme(in, x, args, false); }
-Obj select(Interpreter& in, const Obj& x, const Args& args) { return filtered(in, x, args, true, false); }
-Obj reject(Interpreter& in, const Obj& x, const Args& args) { return filtered(in, x, args, false, false); }
-Obj selectattr(Interpreter& in, const Obj& x, const Args& args) { return filtered(in, x, args, true, true); }
-Obj rejectattr(Interpreter& in, const Obj& x, const Args& args) { return filtered(in, x, args, false, true); }
+Obj select(Interpreter& in, const Obj& x, const Args& args) {
+  return filtered(in, x, args, true, false);
+}
+Obj reject(Interpreter& in, const Obj& x, const Args& args) {
+  return filtered(in, x, args, false, false);
+}
+Obj selectattr(Interpreter& in, const Obj& x, const Args& args) {
+  return filtered(in, x, args, true, true);
+}
+Obj rejectattr(Interpreter& in, const Obj& x, const Args& args) {
+  return filtered(in, x, args, false, true);
+}
 
 }  // namespace lema::jinja::filters

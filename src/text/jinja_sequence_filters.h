@@ -1,5 +1,5 @@
-// Filters over sequences; see jinja_filters.cpp for the table. Where jinja2 returns a generator the result here is one
-// too: true when tested, without length or index, gone when consumed.
+// Filters over sequences; see jinja_filters.cpp for the table. Where jinja2 returns a generator the
+// result here is one too: true when tested, without length or index, gone when consumed.
 #pragma once
 
 #include "text/jinja_filters.h"

@@ -73,32 +73,59 @@ constexpr auto kTrue = [](const Obj& x) { return x.is(Type::Bool) && x.b; };
 constexpr auto kFalse = [](const Obj& x) { return x.is(Type::Bool) && !x.b; };
 constexpr auto kEscaped = [](const Obj& x) { return x.is(Type::String) && x.markup; };
 constexpr auto kCallable = [](const Obj& x) {
-  return x.is(Type::Builtin) || x.is(Type::Macro) || x.is(Type::Method) || x.is(Type::Joiner) || x.is(Type::Loop) ||
-         x.is(Type::Undefined);
+  return x.is(Type::Builtin) || x.is(Type::Macro) || x.is(Type::Method) || x.is(Type::Joiner) ||
+         x.is(Type::Loop) || x.is(Type::Undefined);
 };
 constexpr auto kFilterName = [](const Obj& x) { return x.is(Type::String) && is_filter(x.str()); };
 constexpr auto kTestName = [](const Obj& x) { return x.is(Type::String) && is_test(x.str()); };
 
-bool is_in(Interpreter& in, const Obj& x, const Args& args) { return contains(in, one_argument(in, args), x); }
+bool is_in(Interpreter& in, const Obj& x, const Args& args) {
+  return contains(in, one_argument(in, args), x);
+}
 
 }  // namespace
 
 Test find_test(std::string_view name) {
   static const std::unordered_map<std::string_view, Test> kTests = {
-      {"defined", unary(kDefined)}, {"undefined", unary(kUndefined)}, {"none", unary(kNone)},
-      {"string", unary(kString)}, {"mapping", unary(kMapping)}, {"iterable", unary(kIterable)},
-      {"sequence", unary(kSequence)}, {"number", unary(kNumber)}, {"integer", unary(kInteger)},
-      {"float", unary(kFloat)}, {"boolean", unary(kBoolean)}, {"true", unary(kTrue)}, {"false", unary(kFalse)},
-      {"escaped", unary(kEscaped)}, {"callable", unary(kCallable)}, {"filter", unary(kFilterName)},
-      {"test", unary(kTestName)}, {"odd", has_rest<1>}, {"even", has_rest<0>}, {"divisibleby", is_divisible},
-      {"sameas", is_same}, {"in", is_in}, {"lower", has_case<is_lower, is_upper>},
+      {"defined", unary(kDefined)},
+      {"undefined", unary(kUndefined)},
+      {"none", unary(kNone)},
+      {"string", unary(kString)},
+      {"mapping", unary(kMapping)},
+      {"iterable", unary(kIterable)},
+      {"sequence", unary(kSequence)},
+      {"number", unary(kNumber)},
+      {"integer", unary(kInteger)},
+      {"float", unary(kFloat)},
+      {"boolean", unary(kBoolean)},
+      {"true", unary(kTrue)},
+      {"false", unary(kFalse)},
+      {"escaped", unary(kEscaped)},
+      {"callable", unary(kCallable)},
+      {"filter", unary(kFilterName)},
+      {"test", unary(kTestName)},
+      {"odd", has_rest<1>},
+      {"even", has_rest<0>},
+      {"divisibleby", is_divisible},
+      {"sameas", is_same},
+      {"in", is_in},
+      {"lower", has_case<is_lower, is_upper>},
       {"upper", has_case<is_upper, is_lower>},
-      {"eq", comparison<Op::Eq>}, {"equalto", comparison<Op::Eq>}, {"==", comparison<Op::Eq>},
-      {"ne", comparison<Op::Ne>}, {"!=", comparison<Op::Ne>},
-      {"lt", comparison<Op::Lt>}, {"lessthan", comparison<Op::Lt>}, {"<", comparison<Op::Lt>},
-      {"le", comparison<Op::Le>}, {"<=", comparison<Op::Le>},
-      {"gt", comparison<Op::Gt>}, {"greaterthan", comparison<Op::Gt>}, {">", comparison<Op::Gt>},
-      {"ge", comparison<Op::Ge>}, {">=", comparison<Op::Ge>},
+      {"eq", comparison<Op::Eq>},
+      {"equalto", comparison<Op::Eq>},
+      {"==", comparison<Op::Eq>},
+      {"ne", comparison<Op::Ne>},
+      {"!=", comparison<Op::Ne>},
+      {"lt", comparison<Op::Lt>},
+      {"lessthan", comparison<Op::Lt>},
+      {"<", comparison<Op::Lt>},
+      {"le", comparison<Op::Le>},
+      {"<=", comparison<Op::Le>},
+      {"gt", comparison<Op::Gt>},
+      {"greaterthan", comparison<Op::Gt>},
+      {">", comparison<Op::Gt>},
+      {"ge", comparison<Op::Ge>},
+      {">=", comparison<Op::Ge>},
   };
   const auto found = kTests.find(name);
   return found == kTests.end() ? nullptr : found->second;

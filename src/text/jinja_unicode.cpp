@@ -1,5 +1,6 @@
-// Python's str rules over utf8proc: UTF-8 decoding, white space, case mapping and line ends. utf8proc maps one code
-// point to one, so the multi-letter upper-case forms are taken from its full case folding.
+// Python's str rules over utf8proc: UTF-8 decoding, white space, case mapping and line ends.
+// utf8proc maps one code point to one, so the multi-letter upper-case forms are taken from its full
+// case folding.
 #include "text/jinja_unicode.h"
 
 #include <utf8proc.h>
@@ -35,7 +36,8 @@ void append_code_point(std::string& out, int32_t code_point) {
 }
 
 bool is_ascii(std::string_view text) {
-  return std::all_of(text.begin(), text.end(), [](char c) { return static_cast<signed char>(c) >= 0; });
+  return std::all_of(text.begin(), text.end(),
+                     [](char c) { return static_cast<signed char>(c) >= 0; });
 }
 
 int64_t code_points(std::string_view text) {
@@ -73,7 +75,8 @@ size_t find_last(std::string_view text, std::string_view part) {
 
 bool is_space(int32_t c) {
   return (c >= 9 && c <= 13) || (c >= 28 && c <= 32) || c == 0x85 || c == 0xA0 || c == 0x1680 ||
-         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
+         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F ||
+         c == 0x3000;
 }
 
 std::string_view lstrip(std::string_view text) {
@@ -115,8 +118,10 @@ bool is_printable(int32_t c) {
     case UTF8PROC_CATEGORY_CO:
     case UTF8PROC_CATEGORY_ZS:
     case UTF8PROC_CATEGORY_ZL:
-    case UTF8PROC_CATEGORY_ZP: return false;
-    default: return true;
+    case UTF8PROC_CATEGORY_ZP:
+      return false;
+    default:
+      return true;
   }
 }
 
@@ -132,8 +137,11 @@ bool is_case_ignorable(int32_t c) {
     case UTF8PROC_CATEGORY_ME:
     case UTF8PROC_CATEGORY_CF:
     case UTF8PROC_CATEGORY_LM:
-    case UTF8PROC_CATEGORY_SK: return true;
-    default: return c == '\'' || c == '.' || c == ':' || c == 0xB7 || c == 0x2018 || c == 0x2019 || c == 0x2024;
+    case UTF8PROC_CATEGORY_SK:
+      return true;
+    default:
+      return c == '\'' || c == '.' || c == ':' || c == 0xB7 || c == 0x2018 || c == 0x2019 ||
+             c == 0x2024;
   }
 }
 
@@ -142,8 +150,8 @@ std::vector<int32_t> expansion(int32_t c) {
   if (c < 0x80 || is_upper(c)) return {};
   std::array<utf8proc_int32_t, 8> out{};
   int boundary = 0;
-  const utf8proc_ssize_t n = utf8proc_decompose_char(c, out.data(), static_cast<utf8proc_ssize_t>(out.size()),
-                                                     UTF8PROC_CASEFOLD, &boundary);
+  const utf8proc_ssize_t n = utf8proc_decompose_char(
+      c, out.data(), static_cast<utf8proc_ssize_t>(out.size()), UTF8PROC_CASEFOLD, &boundary);
   if (n < 2 || n > static_cast<utf8proc_ssize_t>(out.size())) return {};
   return {out.begin(), out.begin() + n};
 }
@@ -154,7 +162,8 @@ void append_upper(std::string& out, int32_t c) {
   for (const int32_t letter : letters) append_code_point(out, utf8proc_toupper(letter));
 }
 
-// Only the first letter of an expansion is capital; code points with a title-case form of their own keep it.
+// Only the first letter of an expansion is capital; code points with a title-case form of their own
+// keep it.
 void append_title(std::string& out, int32_t c) {
   const std::vector<int32_t> letters = expansion(c);
   const int32_t title = utf8proc_totitle(c);
@@ -163,7 +172,8 @@ void append_title(std::string& out, int32_t c) {
   for (size_t i = 1; i < letters.size(); ++i) append_code_point(out, letters[i]);
 }
 
-// A capital sigma ends a word when a cased letter stands before it and none after, case-ignorables skipped.
+// A capital sigma ends a word when a cased letter stands before it and none after, case-ignorables
+// skipped.
 bool is_final_sigma(const std::vector<int32_t>& text, size_t at) {
   size_t before = at;
   while (before > 0 && is_case_ignorable(text[before - 1])) --before;
@@ -247,7 +257,8 @@ std::vector<std::string_view> split_lines(std::string_view text, bool keep_ends)
   for (size_t at = 0; at < text.size();) {
     const size_t end = at;
     const int32_t c = next_code_point(text, at);
-    const bool is_end = (c >= 10 && c <= 13) || (c >= 28 && c <= 30) || c == 0x85 || c == 0x2028 || c == 0x2029;
+    const bool is_end =
+        (c >= 10 && c <= 13) || (c >= 28 && c <= 30) || c == 0x85 || c == 0x2028 || c == 0x2029;
     if (!is_end) continue;
     if (c == '\r' && at < text.size() && text[at] == '\n') ++at;
     out.push_back(text.substr(start, (keep_ends ? at : end) - start));

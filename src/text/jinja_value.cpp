@@ -1,4 +1,5 @@
-// Values of a running template: the metered heap, truth, equality, order and iteration, as Python defines them.
+// Values of a running template: the metered heap, truth, equality, order and iteration, as Python
+// defines them.
 #include "text/jinja_value.h"
 
 #include <cmath>
@@ -26,7 +27,8 @@ Obj Obj::undefined(Missing why, std::string_view name) {
 
 void Runtime::check_time() {
   if (steps_ > kMaxSteps) error("the template does more than {} evaluations", kMaxSteps);
-  if (std::chrono::steady_clock::now() > deadline_) error("the template runs longer than {} s", kMaxTime.count());
+  if (std::chrono::steady_clock::now() > deadline_)
+    error("the template runs longer than {} s", kMaxTime.count());
   next_check_ = std::min(steps_ + 1024, kMaxSteps + 1);
 }
 
@@ -77,10 +79,14 @@ Obj Runtime::cycler(std::vector<Obj> items, Type type) {
 Obj Runtime::from_json(const Value& value, int depth) {
   if (depth > kMaxDataDepth) error("the data is nested deeper than {}", kMaxDataDepth);
   switch (value.kind()) {
-    case Value::Kind::Null: return Obj::none();
-    case Value::Kind::Bool: return Obj::boolean(value.as_bool());
-    case Value::Kind::Int: return Obj::integer(value.as_int());
-    case Value::Kind::Float: return Obj::real(value.as_number());
+    case Value::Kind::Null:
+      return Obj::none();
+    case Value::Kind::Bool:
+      return Obj::boolean(value.as_bool());
+    case Value::Kind::Int:
+      return Obj::integer(value.as_int());
+    case Value::Kind::Float:
+      return Obj::real(value.as_number());
     case Value::Kind::String:
       check_size(static_cast<int64_t>(value.as_string().size()));
       return Obj::string(value.as_string());
@@ -90,7 +96,8 @@ Obj Runtime::from_json(const Value& value, int depth) {
       for (const Value& item : value.as_array()) items.push_back(from_json(item, depth + 1));
       return sequence(std::move(items));
     }
-    case Value::Kind::Object: break;
+    case Value::Kind::Object:
+      break;
   }
   Dict items;
   items.items.reserve(value.as_object().size());
@@ -101,31 +108,53 @@ Obj Runtime::from_json(const Value& value, int depth) {
 
 std::string_view type_name(const Obj& x) {
   switch (x.type) {
-    case Type::Undefined: return "Undefined";
-    case Type::None: return "None";
-    case Type::Bool: return "bool";
-    case Type::Int: return "int";
-    case Type::Float: return "float";
-    case Type::String: return "str";
-    case Type::Dict: return "dict";
-    case Type::Namespace: return "Namespace";
-    case Type::Loop: return "LoopContext";
-    case Type::Cycler: return "Cycler";
-    case Type::Joiner: return "Joiner";
-    case Type::Builtin: return "function";
-    case Type::Macro: return "Macro";
-    case Type::Method: return "method";
-    case Type::Sequence: break;
+    case Type::Undefined:
+      return "Undefined";
+    case Type::None:
+      return "None";
+    case Type::Bool:
+      return "bool";
+    case Type::Int:
+      return "int";
+    case Type::Float:
+      return "float";
+    case Type::String:
+      return "str";
+    case Type::Dict:
+      return "dict";
+    case Type::Namespace:
+      return "Namespace";
+    case Type::Loop:
+      return "LoopContext";
+    case Type::Cycler:
+      return "Cycler";
+    case Type::Joiner:
+      return "Joiner";
+    case Type::Builtin:
+      return "function";
+    case Type::Macro:
+      return "Macro";
+    case Type::Method:
+      return "method";
+    case Type::Sequence:
+      break;
   }
   switch (x.seq->kind) {
-    case Sequence::Kind::List: return "list";
+    case Sequence::Kind::List:
+      return "list";
     case Sequence::Kind::Tuple:
-    case Sequence::Kind::Group: return "tuple";
-    case Sequence::Kind::Range: return "range";
-    case Sequence::Kind::Keys: return "dict_keys";
-    case Sequence::Kind::Values: return "dict_values";
-    case Sequence::Kind::Items: return "dict_items";
-    case Sequence::Kind::Generator: return "generator";
+    case Sequence::Kind::Group:
+      return "tuple";
+    case Sequence::Kind::Range:
+      return "range";
+    case Sequence::Kind::Keys:
+      return "dict_keys";
+    case Sequence::Kind::Values:
+      return "dict_values";
+    case Sequence::Kind::Items:
+      return "dict_items";
+    case Sequence::Kind::Generator:
+      return "generator";
   }
   return "object";
 }
@@ -133,12 +162,18 @@ std::string_view type_name(const Obj& x) {
 std::string explain_undefined(const Obj& x) {
   const std::string found = escaped(x.str());
   switch (x.missing) {
-    case Missing::Name: return fmt::format("'{}' is undefined", found);
-    case Missing::Attribute: return fmt::format("there is no attribute or item '{}'", found);
-    case Missing::Unsafe: return fmt::format("access to attribute '{}' is refused", found);
-    case Missing::InlineIf: return "an inline if without else was false";
-    case Missing::Empty: return "the sequence was empty";
-    case Missing::Parameter: return fmt::format("parameter '{}' was not provided", found);
+    case Missing::Name:
+      return fmt::format("'{}' is undefined", found);
+    case Missing::Attribute:
+      return fmt::format("there is no attribute or item '{}'", found);
+    case Missing::Unsafe:
+      return fmt::format("access to attribute '{}' is refused", found);
+    case Missing::InlineIf:
+      return "an inline if without else was false";
+    case Missing::Empty:
+      return "the sequence was empty";
+    case Missing::Parameter:
+      return fmt::format("parameter '{}' was not provided", found);
   }
   return "the value is undefined";
 }
@@ -146,14 +181,22 @@ std::string explain_undefined(const Obj& x) {
 bool truthy(const Obj& x) {
   switch (x.type) {
     case Type::Undefined:
-    case Type::None: return false;
-    case Type::Bool: return x.b;
-    case Type::Int: return x.i != 0;
-    case Type::Float: return x.f != 0;
-    case Type::String: return x.size != 0;
-    case Type::Dict: return !x.dict->items.empty();
-    case Type::Sequence: return x.seq->kind == Sequence::Kind::Generator || !x.seq->items.empty();
-    default: return true;
+    case Type::None:
+      return false;
+    case Type::Bool:
+      return x.b;
+    case Type::Int:
+      return x.i != 0;
+    case Type::Float:
+      return x.f != 0;
+    case Type::String:
+      return x.size != 0;
+    case Type::Dict:
+      return !x.dict->items.empty();
+    case Type::Sequence:
+      return x.seq->kind == Sequence::Kind::Generator || !x.seq->items.empty();
+    default:
+      return true;
   }
 }
 
@@ -196,7 +239,8 @@ int compare_integer_double(int64_t i, double f) {
 
 // -1, 0, 1; 2 when one is NaN. Integers are compared exactly.
 int compare_numbers(const Obj& a, const Obj& b) {
-  if (a.is_integer() && b.is_integer()) return a.as_int() < b.as_int() ? -1 : a.as_int() > b.as_int();
+  if (a.is_integer() && b.is_integer())
+    return a.as_int() < b.as_int() ? -1 : a.as_int() > b.as_int();
   if (a.is_integer()) return compare_integer_double(a.as_int(), b.f);
   if (b.is_integer()) {
     const int c = compare_integer_double(b.as_int(), a.f);
@@ -214,14 +258,19 @@ bool equal(Runtime& rt, const Obj& a, const Obj& b, int depth) {
   if (a.type != b.type) return false;
   switch (a.type) {
     case Type::Undefined:
-    case Type::None: return true;
+    case Type::None:
+      return true;
     case Type::String:
       rt.scan(a.size);
       return a.str() == b.str();
-    case Type::Sequence: return equal_sequences(rt, *a.seq, *b.seq, depth);
-    case Type::Dict: return equal_dicts(rt, *a.dict, *b.dict, depth);
-    case Type::Builtin: return a.builtin == b.builtin;
-    default: return a.s == b.s;  // identity
+    case Type::Sequence:
+      return equal_sequences(rt, *a.seq, *b.seq, depth);
+    case Type::Dict:
+      return equal_dicts(rt, *a.dict, *b.dict, depth);
+    case Type::Builtin:
+      return a.builtin == b.builtin;
+    default:
+      return a.s == b.s;  // identity
   }
 }
 
@@ -239,7 +288,8 @@ bool less(Runtime& rt, const Obj& a, const Obj& b, int depth) {
     const bool lists = x.kind == Sequence::Kind::List && y.kind == Sequence::Kind::List;
     if (lists || (x.is_tuple() && y.is_tuple())) {
       for (size_t i = 0; i < std::min(x.items.size(), y.items.size()); ++i)
-        if (!equal(rt, x.items[i], y.items[i], depth + 1)) return less(rt, x.items[i], y.items[i], depth + 1);
+        if (!equal(rt, x.items[i], y.items[i], depth + 1))
+          return less(rt, x.items[i], y.items[i], depth + 1);
       return x.items.size() < y.items.size();
     }
   }
@@ -247,24 +297,31 @@ bool less(Runtime& rt, const Obj& a, const Obj& b, int depth) {
 }
 
 bool is_iterable(const Obj& x) {
-  return x.is(Type::Undefined) || x.is(Type::String) || x.is(Type::Sequence) || x.is(Type::Dict) || x.is(Type::Loop);
+  return x.is(Type::Undefined) || x.is(Type::String) || x.is(Type::Sequence) || x.is(Type::Dict) ||
+         x.is(Type::Loop);
 }
 
 int64_t length(const Obj& x) {
   switch (x.type) {
-    case Type::Undefined: return 0;
-    case Type::String: return code_points(x.str());
-    case Type::Dict: return static_cast<int64_t>(x.dict->items.size());
+    case Type::Undefined:
+      return 0;
+    case Type::String:
+      return code_points(x.str());
+    case Type::Dict:
+      return static_cast<int64_t>(x.dict->items.size());
     case Type::Sequence:
-      return x.seq->kind == Sequence::Kind::Generator ? -1 : static_cast<int64_t>(x.seq->items.size());
-    default: return -1;
+      return x.seq->kind == Sequence::Kind::Generator ? -1
+                                                      : static_cast<int64_t>(x.seq->items.size());
+    default:
+      return -1;
   }
 }
 
 std::vector<Obj> iterate(Runtime& rt, const Obj& x) {
   std::vector<Obj> out;
   switch (x.type) {
-    case Type::Undefined: break;
+    case Type::Undefined:
+      break;
     case Type::String:
       for (size_t at = 0; at < x.size;) {
         rt.charge(sizeof(Obj));
@@ -284,7 +341,8 @@ std::vector<Obj> iterate(Runtime& rt, const Obj& x) {
         out = x.seq->items;
       }
       break;
-    default: rt.error("a {} is not iterable", type_name(x));
+    default:
+      rt.error("a {} is not iterable", type_name(x));
   }
   rt.step(static_cast<int64_t>(out.size() / 16));
   return out;

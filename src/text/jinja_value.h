@@ -1,5 +1,6 @@
-// The values of a running chat template and the heap they live in. Semantics are Python's, since jinja2 templates are
-// written against Python objects. The evaluator, the filters and the methods all work on Obj; nothing else does.
+// The values of a running chat template and the heap they live in. Semantics are Python's, since
+// jinja2 templates are written against Python objects. The evaluator, the filters and the methods
+// all work on Obj; nothing else does.
 #pragma once
 
 #include <chrono>
@@ -15,26 +16,49 @@
 
 namespace lema::jinja {
 
-// What a template may cost. A template is untrusted code: every limit ends in BadInput with the template's line.
-inline constexpr int64_t kMaxSource = int64_t{1} << 20;       // bytes of template text
-inline constexpr int kMaxParseDepth = 128;                    // nested statements, nested expressions
-inline constexpr int kMaxMacroDepth = 64;                     // nested macro calls
-inline constexpr int kMaxEvalDepth = 2000;                    // nested evaluator calls, bounds the C++ stack
-inline constexpr int kMaxDataDepth = 200;                     // nested lists and dicts when compared or printed
-inline constexpr int64_t kMaxSteps = 5'000'000;               // node evaluations and element visits
-inline constexpr int64_t kMaxRange = 100'000;                 // elements of range(), the value of jinja2's sandbox
-inline constexpr int64_t kMaxOutput = int64_t{64} << 20;      // bytes of output, and of any one string
-inline constexpr int64_t kMaxHeap = int64_t{512} << 20;       // bytes of all values made while rendering
+// What a template may cost. A template is untrusted code: every limit ends in BadInput with the
+// template's line.
+inline constexpr int64_t kMaxSource = int64_t{1} << 20;  // bytes of template text
+inline constexpr int kMaxParseDepth = 128;               // nested statements, nested expressions
+inline constexpr int kMaxMacroDepth = 64;                // nested macro calls
+inline constexpr int kMaxEvalDepth = 2000;       // nested evaluator calls, bounds the C++ stack
+inline constexpr int kMaxDataDepth = 200;        // nested lists and dicts when compared or printed
+inline constexpr int64_t kMaxSteps = 5'000'000;  // node evaluations and element visits
+inline constexpr int64_t kMaxRange = 100'000;  // elements of range(), the value of jinja2's sandbox
+inline constexpr int64_t kMaxOutput = int64_t{64} << 20;  // bytes of output, and of any one string
+inline constexpr int64_t kMaxHeap = int64_t{512} << 20;  // bytes of all values made while rendering
 inline constexpr std::chrono::seconds kMaxTime{5};
 
 enum class Type : uint8_t {
-  Undefined, None, Bool, Int, Float, String, Sequence, Dict, Namespace, Loop, Cycler, Joiner, Builtin, Macro, Method
+  Undefined,
+  None,
+  Bool,
+  Int,
+  Float,
+  String,
+  Sequence,
+  Dict,
+  Namespace,
+  Loop,
+  Cycler,
+  Joiner,
+  Builtin,
+  Macro,
+  Method
 };
 
 // Why a value is undefined; the name it was looked up by is in the Obj.
 enum class Missing : uint8_t { Name, Attribute, Unsafe, InlineIf, Empty, Parameter };
 
-enum class Builtin : uint8_t { Range, Dict, Namespace, Cycler, Joiner, RaiseException, StrftimeNow };
+enum class Builtin : uint8_t {
+  Range,
+  Dict,
+  Namespace,
+  Cycler,
+  Joiner,
+  RaiseException,
+  StrftimeNow
+};
 
 struct Sequence;
 struct Dict;
@@ -43,13 +67,15 @@ struct MacroValue;
 struct BoundMethod;
 struct CyclerState;
 
-// A reference of 16 bytes; what it points to belongs to the heap of the render, to the template or to its context.
+// A reference of 16 bytes; what it points to belongs to the heap of the render, to the template or
+// to its context.
 struct Obj {
   Type type = Type::Undefined;
   Missing missing = Missing::Name;  // Undefined
-  bool markup = false;              // String: an HTML-safe string (markupsafe.Markup): `+` escapes the other side
-  Builtin builtin{};                // Builtin
-  uint32_t size = 0;                // bytes of a String, or of an Undefined's name
+  bool markup =
+      false;          // String: an HTML-safe string (markupsafe.Markup): `+` escapes the other side
+  Builtin builtin{};  // Builtin
+  uint32_t size = 0;  // bytes of a String, or of an Undefined's name
   union {
     bool b;
     int64_t i = 0;
@@ -64,13 +90,29 @@ struct Obj {
   };
 
   static Obj none() { return of(Type::None); }
-  static Obj boolean(bool x) { Obj o = of(Type::Bool); o.b = x; return o; }
-  static Obj integer(int64_t x) { Obj o = of(Type::Int); o.i = x; return o; }
-  static Obj real(double x) { Obj o = of(Type::Float); o.f = x; return o; }
+  static Obj boolean(bool x) {
+    Obj o = of(Type::Bool);
+    o.b = x;
+    return o;
+  }
+  static Obj integer(int64_t x) {
+    Obj o = of(Type::Int);
+    o.i = x;
+    return o;
+  }
+  static Obj real(double x) {
+    Obj o = of(Type::Float);
+    o.f = x;
+    return o;
+  }
   // A view: the bytes must outlive the render.
   static Obj string(std::string_view x, bool markup = false);
   static Obj undefined(Missing why, std::string_view name = {});
-  static Obj of(Type t) { Obj o; o.type = t; return o; }
+  static Obj of(Type t) {
+    Obj o;
+    o.type = t;
+    return o;
+  }
 
   bool is(Type t) const { return type == t; }
   bool is_integer() const { return type == Type::Int || type == Type::Bool; }
@@ -81,7 +123,8 @@ struct Obj {
   double as_double() const { return type == Type::Float ? f : static_cast<double>(as_int()); }
 };
 
-// Python's list and tuple, and what else is iterated in order. Views and generators are made eagerly.
+// Python's list and tuple, and what else is iterated in order. Views and generators are made
+// eagerly.
 struct Sequence {
   enum class Kind : uint8_t { List, Tuple, Group, Range, Keys, Values, Items, Generator };
   Kind kind = Kind::List;
@@ -106,7 +149,8 @@ struct CyclerState {
   size_t at = 0;
 };
 
-// The heap and the meter of one render. Everything made is freed with it, so values need no ownership of their own.
+// The heap and the meter of one render. Everything made is freed with it, so values need no
+// ownership of their own.
 class Runtime {
  public:
   Runtime() : deadline_(std::chrono::steady_clock::now() + kMaxTime) {}
@@ -115,7 +159,8 @@ class Runtime {
   // BadInput "chat template: line L: ...", L being the line last evaluated.
   template <typename... Args>
   [[noreturn]] void error(fmt::format_string<Args...> format, Args&&... args) const {
-    fail(ErrorCode::BadInput, "chat template: line {}: {}", line, fmt::format(format, std::forward<Args>(args)...));
+    fail(ErrorCode::BadInput, "chat template: line {}: {}", line,
+         fmt::format(format, std::forward<Args>(args)...));
   }
 
   // Counts `n` evaluations or element visits.
@@ -170,8 +215,8 @@ std::string to_str(Runtime& rt, const Obj& x);
 // repr of a float: the shortest digits that read back, exponent form below 1e-4 and from 1e16.
 std::string format_double(double x);
 
-// Elements in iteration order: code points of a string, keys of a dict; a generator is consumed. Undefined has none.
-// A type error for what Python cannot iterate.
+// Elements in iteration order: code points of a string, keys of a dict; a generator is consumed.
+// Undefined has none. A type error for what Python cannot iterate.
 std::vector<Obj> iterate(Runtime& rt, const Obj& x);
 bool is_iterable(const Obj& x);
 // len(x), or -1 when x has none.

@@ -1,4 +1,5 @@
-// Saving, finding and restoring checkpoints. Ref: the commit order is manifest last, sync, rename, sync, read back, prune.
+// Saving, finding and restoring checkpoints. Ref: the commit order is manifest last, sync, rename,
+// sync, read back, prune.
 #include "train/checkpoint.h"
 
 #include <algorithm>
@@ -34,8 +35,10 @@ std::vector<fs::path> checkpoints(const fs::path& output_dir) {
   std::vector<fs::path> found;
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(output_dir, error))
-    if (entry.is_directory() && !entry.is_symlink() && step_of(entry.path())) found.push_back(entry.path());
-  std::sort(found.begin(), found.end(), [](const fs::path& a, const fs::path& b) { return *step_of(a) > *step_of(b); });
+    if (entry.is_directory() && !entry.is_symlink() && step_of(entry.path()))
+      found.push_back(entry.path());
+  std::sort(found.begin(), found.end(),
+            [](const fs::path& a, const fs::path& b) { return *step_of(a) > *step_of(b); });
   return found;
 }
 
@@ -46,7 +49,9 @@ void point(const fs::path& link, const fs::path& target) {
   fs::remove(temporary, error);
   fs::create_symlink(target.filename(), temporary, error);
   if (!error) fs::rename(temporary, link, error);
-  if (error) fail(ErrorCode::Io, "{}: cannot point at {}: {}", link.string(), target.string(), error.message());
+  if (error)
+    fail(ErrorCode::Io, "{}: cannot point at {}: {}", link.string(), target.string(),
+         error.message());
   sync_folder(link.parent_path());
 }
 
@@ -74,7 +79,8 @@ const Value& member(const Value& value, std::string_view key, const fs::path& pa
 
 void write_state_tensors(const fs::path& path, Trainer& trainer) {
   const int64_t count = trainer.moment1().elements();
-  SafetensorsWriter writer(path, {{"moment1", DType::F32, {count}}, {"moment2", DType::F32, {count}}}, {});
+  SafetensorsWriter writer(
+      path, {{"moment1", DType::F32, {count}}, {"moment2", DType::F32, {count}}}, {});
   std::vector<float> values(static_cast<size_t>(count));
   for (const TensorView& moment : {trainer.moment1(), trainer.moment2()}) {
     trainer.device().copy_async(Queue::Compute, values.data(), moment.data, count * 4);
@@ -86,10 +92,12 @@ void write_state_tensors(const fs::path& path, Trainer& trainer) {
 
 void read_state_tensors(const fs::path& path, Trainer& trainer) {
   const SafetensorsFile file(path);
-  for (const auto& [tensor_name, moment] : {std::pair("moment1", trainer.moment1()), {"moment2", trainer.moment2()}}) {
+  for (const auto& [tensor_name, moment] :
+       {std::pair("moment1", trainer.moment1()), {"moment2", trainer.moment2()}}) {
     const TensorEntry* entry = file.find(tensor_name);
     if (!entry || entry->dtype != DType::F32 || !(entry->shape == moment.shape))
-      fail(ErrorCode::BadInput, "{}: {} is missing or not F32 {}", path.string(), tensor_name, moment.shape.str());
+      fail(ErrorCode::BadInput, "{}: {} is missing or not F32 {}", path.string(), tensor_name,
+           moment.shape.str());
     std::vector<float> values(static_cast<size_t>(moment.elements()));
     file.read(*entry, values.data());
     trainer.device().copy_async(Queue::Compute, moment.data, values.data(), moment.bytes());
@@ -99,22 +107,28 @@ void read_state_tensors(const fs::path& path, Trainer& trainer) {
 
 }  // namespace
 
-RunIdentity run_identity(const RunConfig& config, const ModelFolder& folder, const NumericPlan& numeric) {
+RunIdentity run_identity(const RunConfig& config, const ModelFolder& folder,
+                         const NumericPlan& numeric) {
   std::string model = dump_json(folder.config_json());
   for (const auto& [tensor, stored] : folder.tensors())
-    model += fmt::format("{} {} {} {}\n", tensor, name(stored.entry.dtype), stored.entry.shape.str(), stored.entry.offset);
+    model += fmt::format("{} {} {} {}\n", tensor, name(stored.entry.dtype),
+                         stored.entry.shape.str(), stored.entry.offset);
   Value steering = lema::to_value(config);
-  // Where things lie and how often they are reported may change between runs; what is computed may not.
-  for (const char* section : {"memory", "checkpoint", "eval", "log", "output_dir", "threads", "model"})
+  // Where things lie and how often they are reported may change between runs; what is computed may
+  // not.
+  for (const char* section :
+       {"memory", "checkpoint", "eval", "log", "output_dir", "threads", "model"})
     if (steering.find(section)) steering.set(section, Value());
-  return {numeric.to_value(), sha256(model), sha256_file(config.data.train), sha256(dump_json(steering, -1, true))};
+  return {numeric.to_value(), sha256(model), sha256_file(config.data.train),
+          sha256(dump_json(steering, -1, true))};
 }
 
 fs::path save_checkpoint(const fs::path& output_dir, Trainer& trainer, const TrainState& state,
                          const RunIdentity& identity, const std::string& base_model) {
   const fs::path folder = output_dir / fmt::format("{}{:06}", kPrefix, state.step);
   if (fs::exists(folder)) {
-    if (!verify_manifest(folder)) return folder;  // a resumed run reached a step that is saved already
+    if (!verify_manifest(folder))
+      return folder;  // a resumed run reached a step that is saved already
     fs::remove_all(folder);
   }
   StagedFolder staged(folder);
@@ -129,7 +143,9 @@ fs::path save_checkpoint(const fs::path& output_dir, Trainer& trainer, const Tra
   return folder;
 }
 
-void mark_best(const fs::path& output_dir, const fs::path& checkpoint) { point(output_dir / "best", checkpoint); }
+void mark_best(const fs::path& output_dir, const fs::path& checkpoint) {
+  point(output_dir / "best", checkpoint);
+}
 
 void prune_checkpoints(const fs::path& output_dir, int64_t keep) {
   keep = std::max<int64_t>(2, keep);
@@ -156,7 +172,8 @@ fs::path newest_checkpoint(const fs::path& output_dir) {
   fail(ErrorCode::BadInput, "{}: no complete checkpoint to resume from", output_dir.string());
 }
 
-TrainState load_checkpoint(const fs::path& checkpoint, Trainer& trainer, const RunIdentity& identity) {
+TrainState load_checkpoint(const fs::path& checkpoint, Trainer& trainer,
+                           const RunIdentity& identity) {
   if (const auto reason = verify_manifest(checkpoint))
     fail(ErrorCode::BadInput, "{}: {}", checkpoint.string(), *reason);
   const fs::path path = checkpoint / "state.json";
@@ -176,7 +193,8 @@ TrainState load_checkpoint(const fs::path& checkpoint, Trainer& trainer, const R
   state.step = member(value, "step", path).as_int();
   state.cursor = {member(value, "epoch", path).as_int(), member(value, "position", path).as_int()};
   state.tokens_seen = member(value, "tokens_seen", path).as_int();
-  if (const Value& best = member(value, "best_eval_loss", path); !best.is_null()) state.best_eval_loss = best.as_number();
+  if (const Value& best = member(value, "best_eval_loss", path); !best.is_null())
+    state.best_eval_loss = best.as_number();
   state.best_step = member(value, "best_step", path).as_int();
   state.run_id = member(value, "run_id", path).as_string();
   return state;

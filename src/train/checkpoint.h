@@ -1,6 +1,8 @@
-// Checkpoints of a run: written by the commit protocol, verified before older ones go, found again for --resume.
+// Checkpoints of a run: written by the commit protocol, verified before older ones go, found again
+// for --resume.
 //
-//   output_dir/checkpoint-000500/  adapter_config.json  adapter_model.safetensors  README.md   the PEFT adapter
+//   output_dir/checkpoint-000500/  adapter_config.json  adapter_model.safetensors  README.md   the
+//   PEFT adapter
 //                                  state.safetensors   moment1, moment2 (parameters) F32
 //                                  state.json          see to_value(TrainState)
 //                                  manifest.json       last: sizes and CRC32C of the others
@@ -31,22 +33,26 @@ struct RunIdentity {
   std::string data_sha256;    // of the training file
   std::string config_sha256;  // of the settings that steer the arithmetic
 };
-RunIdentity run_identity(const RunConfig& config, const ModelFolder& folder, const NumericPlan& numeric);
+RunIdentity run_identity(const RunConfig& config, const ModelFolder& folder,
+                         const NumericPlan& numeric);
 
-// Writes checkpoint-STEP below output_dir and returns its folder: staged, synced, renamed, read back. Io on failure, with
-// nothing half-written. Moves `last`.
+// Writes checkpoint-STEP below output_dir and returns its folder: staged, synced, renamed, read
+// back. Io on failure, with nothing half-written. Moves `last`.
 fs::path save_checkpoint(const fs::path& output_dir, Trainer& trainer, const TrainState& state,
                          const RunIdentity& identity, const std::string& base_model);
 // Points output_dir/best at a checkpoint.
 void mark_best(const fs::path& output_dir, const fs::path& checkpoint);
-// Removes the oldest of this run's checkpoints until `keep` (at least two) are left; never the best or the last.
+// Removes the oldest of this run's checkpoints until `keep` (at least two) are left; never the best
+// or the last.
 void prune_checkpoints(const fs::path& output_dir, int64_t keep);
 
-// The newest checkpoint whose manifest holds, by step; says in the log which it passes over and why. BadInput when there
-// is none.
+// The newest checkpoint whose manifest holds, by step; says in the log which it passes over and
+// why. BadInput when there is none.
 fs::path newest_checkpoint(const fs::path& output_dir);
 bool has_checkpoints(const fs::path& output_dir);
-// Restores adapter and moments and returns the rest. Usage error when the checkpoint is of another run's arithmetic.
-TrainState load_checkpoint(const fs::path& checkpoint, Trainer& trainer, const RunIdentity& identity);
+// Restores adapter and moments and returns the rest. Usage error when the checkpoint is of another
+// run's arithmetic.
+TrainState load_checkpoint(const fs::path& checkpoint, Trainer& trainer,
+                           const RunIdentity& identity);
 
 }  // namespace lema

@@ -10,7 +10,8 @@
 namespace lema {
 
 double LrSchedule::at(int64_t step) const {
-  if (step < warmup_steps) return lr * static_cast<double>(step) / static_cast<double>(std::max<int64_t>(1, warmup_steps));
+  if (step < warmup_steps)
+    return lr * static_cast<double>(step) / static_cast<double>(std::max<int64_t>(1, warmup_steps));
   const auto span = static_cast<double>(std::max<int64_t>(1, total_steps - warmup_steps));
   const double p = std::min(1.0, static_cast<double>(step - warmup_steps) / span);
   double share = 1;

@@ -12,7 +12,8 @@ constexpr int64_t kMaxMetricsBytes = int64_t{1} << 32;
 
 }  // namespace
 
-Metrics::Metrics(const fs::path& output_dir, int64_t resumed_step) : path_(output_dir / "metrics.jsonl") {
+Metrics::Metrics(const fs::path& output_dir, int64_t resumed_step)
+    : path_(output_dir / "metrics.jsonl") {
   if (!fs::exists(path_)) return;
   const std::string text = read_text(path_, kMaxMetricsBytes);
   std::string kept;
@@ -53,9 +54,10 @@ void Metrics::step(const StepMetrics& m, bool show) {
   value.set("d2h_bytes", m.d2h_bytes);
   append(dump_json(value) + "\n");
   if (!show) return;
-  log::progress(fmt::format("step {}/{}  loss {:.4f}  lr {:.2e}  grad {:.3f}  {:.0f} tok/s  memory {}  left {}", m.step,
-                            m.total_steps, m.result.loss, m.lr, m.result.grad_norm, rate, format_bytes(memory.total),
-                            format_duration(step_seconds_ * static_cast<double>(m.total_steps - m.step))));
+  log::progress(fmt::format(
+      "step {}/{}  loss {:.4f}  lr {:.2e}  grad {:.3f}  {:.0f} tok/s  memory {}  left {}", m.step,
+      m.total_steps, m.result.loss, m.lr, m.result.grad_norm, rate, format_bytes(memory.total),
+      format_duration(step_seconds_ * static_cast<double>(m.total_steps - m.step))));
 }
 
 void Metrics::evaluation(int64_t step, double eval_loss, int64_t targets) {

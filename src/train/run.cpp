@@ -36,14 +36,18 @@ std::string make_run_id() {
 class Run {
  public:
   Run(const RunConfig& config, const RunOptions& options)
-      : config_(config), options_(options), output_(config.output_dir), folder_(config.model),
+      : config_(config),
+        options_(options),
+        output_(config.output_dir),
+        folder_(config.model),
         text_(load_model_text(folder_, config.data.chat_template)),
         train_(load_dataset(config.data.train, config.data, text_)),
         batcher_(static_cast<int64_t>(train_.rows.size()), config.train.batch_size,
                  static_cast<uint64_t>(config.seed), config.data.shuffle) {
     if (!config.data.eval.empty()) eval_ = load_dataset(config.data.eval, config.data, text_);
     schedule_ = {config.schedule.name, config.optimizer.lr, 0,
-                 batcher_.total_steps(config.train.epochs, config.train.max_steps), config.schedule.min_lr_ratio};
+                 batcher_.total_steps(config.train.epochs, config.train.max_steps),
+                 config.schedule.min_lr_ratio};
     schedule_.warmup_steps = warmup_steps(config.schedule.warmup, schedule_.total_steps);
     describe();
   }
@@ -64,22 +68,25 @@ class Run {
 
  private:
   void describe() const {
-    log::info("{}: {} rows ({}), {} tokens, {} of them trained; {} steps of {} rows", train_.path, train_.rows.size(),
-              train_.format, train_.tokens, train_.trained_tokens, schedule_.total_steps, config_.train.batch_size);
+    log::info("{}: {} rows ({}), {} tokens, {} of them trained; {} steps of {} rows", train_.path,
+              train_.rows.size(), train_.format, train_.tokens, train_.trained_tokens,
+              schedule_.total_steps, config_.train.batch_size);
   }
 
   // The run folder: fresh, or continued from a checkpoint.
   void open_output() {
     std::error_code error;
     fs::create_directories(output_, error);
-    if (error) fail(ErrorCode::Io, "{}: cannot create folder: {}", output_.string(), error.message());
+    if (error)
+      fail(ErrorCode::Io, "{}: cannot create folder: {}", output_.string(), error.message());
     if (options_.resume) {
       saved_ = options_.resume->empty() ? newest_checkpoint(output_) : fs::path(*options_.resume);
       state_ = load_checkpoint(saved_, *trainer_, identity_);
       log::info("resumed from {} at step {}", saved_.string(), state_.step);
     } else {
       if (has_checkpoints(output_) || fs::exists(output_ / "run.json"))
-        fail(ErrorCode::Usage, "{}: holds a run already; continue it with --resume or name another output_dir",
+        fail(ErrorCode::Usage,
+             "{}: holds a run already; continue it with --resume or name another output_dir",
              output_.string());
       state_.run_id = make_run_id();
     }
@@ -92,7 +99,8 @@ class Run {
 
   void loop(Metrics& metrics) {
     const int64_t total = schedule_.total_steps;
-    if (StopSignals::requested()) fail(ErrorCode::InterruptedEmpty, "stopped before the first step");
+    if (StopSignals::requested())
+      fail(ErrorCode::InterruptedEmpty, "stopped before the first step");
     while (state_.step < total) {
       const auto start = Clock::now();
       const int64_t h2d = trainer_->h2d_bytes(), d2h = trainer_->d2h_bytes();
@@ -121,8 +129,10 @@ class Run {
   void check_finite(const StepResult& result, const std::vector<int64_t>& rows) const {
     if (std::isfinite(result.loss) && std::isfinite(result.grad_norm)) return;
     std::string lines;
-    for (int64_t row : rows) lines += fmt::format(" {}", train_.rows[static_cast<size_t>(row)].line);
-    fail(ErrorCode::Numeric, "step {}: loss {}, gradient norm {}; rows of lines{} of {}; the last checkpoint stands",
+    for (int64_t row : rows)
+      lines += fmt::format(" {}", train_.rows[static_cast<size_t>(row)].line);
+    fail(ErrorCode::Numeric,
+         "step {}: loss {}, gradient norm {}; rows of lines{} of {}; the last checkpoint stands",
          state_.step + 1, result.loss, result.grad_norm, lines, train_.path);
   }
 
@@ -130,7 +140,8 @@ class Run {
     const bool interrupted = StopSignals::requested();
     const int64_t every = config_.checkpoint.every_steps;
     const bool due = every > 0 && state_.step % every == 0;
-    if (config_.eval.every_steps > 0 && state_.step % config_.eval.every_steps == 0 && !due) evaluate(metrics);
+    if (config_.eval.every_steps > 0 && state_.step % config_.eval.every_steps == 0 && !due)
+      evaluate(metrics);
     if (due || interrupted) save(metrics);
     if (interrupted && state_.step < schedule_.total_steps)
       fail(ErrorCode::Interrupted, "stopped at step {}; continue with --resume", state_.step);
@@ -153,8 +164,8 @@ class Run {
     Batcher order(static_cast<int64_t>(eval_->rows.size()), config_.train.batch_size, 0, false);
     BatchCursor cursor;
     for (int64_t step = 0; step < order.steps_per_epoch(); ++step) {
-      const StepBatch batch = make_step_batch(*eval_, order.next(cursor), trainer_->bounds().micro_rows,
-                                              config_.data.packing);
+      const StepBatch batch = make_step_batch(*eval_, order.next(cursor),
+                                              trainer_->bounds().micro_rows, config_.data.packing);
       sum += trainer_->evaluate(batch);
       targets += batch.trained_tokens;
     }
@@ -185,6 +196,8 @@ class Run {
 
 }  // namespace
 
-RunSummary run_training(const RunConfig& config, const RunOptions& options) { return Run(config, options).run(); }
+RunSummary run_training(const RunConfig& config, const RunOptions& options) {
+  return Run(config, options).run();
+}
 
 }  // namespace lema

@@ -6,7 +6,9 @@ namespace lema {
 int64_t StepInputs::bytes(int64_t tokens, int64_t rows) { return (4 * tokens + 4 * rows) * 4; }
 
 StepInputs::StepInputs(Device& device, int64_t tokens, int64_t rows)
-    : device_(device), max_tokens_(tokens), max_rows_(rows),
+    : device_(device),
+      max_tokens_(tokens),
+      max_rows_(rows),
       device_buffer_(device.allocate(bytes(tokens, rows), "step inputs")),
       host_buffer_(device.allocate_pinned(bytes(tokens, rows), "step inputs (host)")) {}
 

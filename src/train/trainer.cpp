@@ -12,7 +12,8 @@
 namespace lema {
 namespace {
 
-// Tokens a micro-batch aims at when its size is left to us: weight-gradient products want at least these.
+// Tokens a micro-batch aims at when its size is left to us: weight-gradient products want at least
+// these.
 constexpr int64_t kAutoMicroTokens = 8192;
 
 // The sum of the n largest values.
@@ -20,12 +21,6 @@ int64_t largest(std::vector<int64_t> values, int64_t n) {
   std::sort(values.begin(), values.end(), std::greater<>());
   values.resize(std::min(values.size(), static_cast<size_t>(n)));
   return std::accumulate(values.begin(), values.end(), int64_t{0});
-}
-
-DType compute_dtype(const RunConfig& config, DType stored) {
-  if (config.compute == "f32") return DType::F32;
-  if (config.compute == "bf16") return DType::BF16;
-  return stored == DType::BF16 && cpu_prefers_bf16() ? DType::BF16 : DType::F32;
 }
 
 }  // namespace
@@ -66,14 +61,20 @@ Value NumericPlan::to_value() const {
 
 Trainer::Trainer(const RunConfig& config, const ModelFolder& folder, std::unique_ptr<Device> device,
                  OpsFactory make_ops, const StepBounds& bounds)
-    : run_(config), config_(folder.config()), bounds_(bounds), device_(std::move(device)),
+    : run_(config),
+      config_(folder.config()),
+      bounds_(bounds),
+      device_(std::move(device)),
       table_(make_piece_table(folder)),
-      adapter_(table_, AdapterOptions{config.lora.rank, config.lora.alpha, config.lora.dropout, config.lora.targets}) {
-  numeric_ = {compute_dtype(config, table_.embed.dtype), bounds.micro_rows, config.train.token_tile,
-              table_.head_chunk_rows, device_->name()};
-  if (config_.family == Family::Gpt2 && bounds.row_tokens > config_.max_positions)
-    fail(ErrorCode::Usage, "a row of {} tokens; the model has {} positions (data.max_tokens)", bounds.row_tokens,
-         config_.max_positions);
+      adapter_(table_, AdapterOptions{config.lora.rank, config.lora.alpha, config.lora.dropout,
+                                      config.lora.targets}) {
+  numeric_ = {activation_dtype(config.compute, table_.embed.dtype), bounds.micro_rows,
+              config.train.token_tile, table_.head_chunk_rows, device_->name()};
+  if (bounds.row_tokens > config_.max_positions)
+    fail(ErrorCode::Usage,
+         "a row of {} tokens; the model has {} positions: set data.max_tokens to it, and "
+         "data.too_long",
+         bounds.row_tokens, config_.max_positions);
   block_limits_ = {bounds.micro_tokens, run_.train.token_tile, bounds.row_tokens, true};
   OpsLimits limits;
   limits.rows = std::min(run_.train.token_tile, std::max(bounds.micro_tokens, bounds.target_rows));
@@ -85,32 +86,39 @@ Trainer::Trainer(const RunConfig& config, const ModelFolder& folder, std::unique
   limits.head_size = config_.D;
   ops_ = make_ops(static_cast<int>(run_.threads), limits);
 
-  // Where all head chunks are at hand a tile of rows passes them together; streamed chunks are passed by all rows.
+  // Where all head chunks are at hand a tile of rows passes them together; streamed chunks are
+  // passed by all rows.
   const int64_t tile = run_.train.token_tile;
   head_limits_ = {bounds.target_rows, tile, std::min(tile, bounds.target_rows), true};
   plan_ = make_plan(plan_request(head_limits_));
-  const bool head_resident = std::all_of(plan_.weights.resident.begin() + config_.L, plan_.weights.resident.end(),
-                                         [](bool resident) { return resident; });
+  const bool head_resident =
+      std::all_of(plan_.weights.resident.begin() + config_.L, plan_.weights.resident.end(),
+                  [](bool resident) { return resident; });
   if (!head_resident) {
     head_limits_.group_rows = bounds.target_rows;
     plan_ = make_plan(plan_request(head_limits_));
   }
   log::info("memory plan\n{}", plan_.table());
   const bool mapped = plan_.weights.in_place || run_.memory.disk != "buffered";
-  store_ = std::make_unique<HostStore>(folder, *device_, mapped ? DiskMode::Mmap : DiskMode::Buffered);
+  store_ =
+      std::make_unique<HostStore>(folder, *device_, mapped ? DiskMode::Mmap : DiskMode::Buffered);
   allocate();
-  if (run_.lora.init_from.empty()) adapter_.initialise(static_cast<uint64_t>(run_.seed));
-  else adapter_.load(read_adapter(run_.lora.init_from));
+  if (run_.lora.init_from.empty())
+    adapter_.initialise(static_cast<uint64_t>(run_.seed));
+  else
+    adapter_.load(read_adapter(run_.lora.init_from));
 }
 
 PlanRequest Trainer::plan_request(const HeadLimits& head) const {
   const int64_t x = element_bytes(numeric_.compute), parameters = adapter_.parameter_count() * 4;
   PlanRequest request;
-  for (int64_t u = 0; u < table_.unit_count(); ++u) request.unit_bytes.push_back(table_.unit(u).bytes);
+  for (int64_t u = 0; u < table_.unit_count(); ++u)
+    request.unit_bytes.push_back(table_.unit(u).bytes);
   request.block_count = config_.L;
   request.fixed = {
       {Tier::Device, "adapter, gradients, two moments", 4 * parameters},
-      {Tier::Device, "block workspace", Transformer::workspace_bytes(config_, numeric_.compute, block_limits_)},
+      {Tier::Device, "block workspace",
+       Transformer::workspace_bytes(config_, numeric_.compute, block_limits_)},
       {Tier::Device, "head workspace", HeadLoss::workspace_bytes(config_, numeric_.compute, head)},
       {Tier::Device, "gradient of the block output", bounds_.tokens * config_.C * x},
       {Tier::Device, "kernel scratch", ops_->scratch_bytes()},
@@ -121,19 +129,11 @@ PlanRequest Trainer::plan_request(const HeadLimits& head) const {
   request.boundary_bytes = bounds_.tokens * config_.C * x;
   request.kept_bytes_per_block = kept_block_bytes();
   request.device_budget = run_.memory.vram_bytes;
-  request.weights_in_place = device_->reads_host_memory() && weights_are_aligned();
+  request.weights_in_place = device_->reads_host_memory() && HostStore::can_view(table_);
   request.residency = run_.memory.residency;
   request.slots = run_.memory.slots;
   request.activations = run_.memory.activations;
   return request;
-}
-
-bool Trainer::weights_are_aligned() const {
-  for (int64_t u = 0; u < table_.unit_count(); ++u)
-    for (const Piece& piece : table_.unit(u).pieces)
-      for (const PlacedField& field : piece.fields)
-        if (!HostStore::is_aligned(field)) return false;
-  return true;
 }
 
 void Trainer::allocate() {
@@ -144,14 +144,16 @@ void Trainer::allocate() {
   stream_ = std::make_unique<LayerStream>(*device_, table_, *store_, plan_.weights);
   saved_ = std::make_unique<SavedStore>(*device_, config_.L + 1, bounds_.tokens * config_.C * x,
                                         plan_.offload_boundaries);
-  transformer_ = std::make_unique<Transformer>(*device_, *ops_, config_, table_.spec.linear_transposed,
-                                               numeric_.compute, block_limits_, &adapter_);
+  transformer_ =
+      std::make_unique<Transformer>(*device_, *ops_, config_, table_.spec.linear_transposed,
+                                    numeric_.compute, block_limits_, &adapter_);
   head_ = std::make_unique<HeadLoss>(*device_, *ops_, *transformer_, head_limits_);
   inputs_ = std::make_unique<StepInputs>(*device_, bounds_.tokens, bounds_.rows);
   dx_ = device_->allocate(bounds_.tokens * config_.C * x, "gradient of the block output");
   losses_ = device_->allocate(std::max<int64_t>(1, bounds_.target_rows) * 4, "losses");
   norm_ = device_->allocate(4, "gradient norm");
-  if (plan_.kept_blocks > 0) kept_ = device_->allocate(plan_.kept_blocks * kept_block_bytes(), "kept activations");
+  if (plan_.kept_blocks > 0)
+    kept_ = device_->allocate(plan_.kept_blocks * kept_block_bytes(), "kept activations");
 }
 
 StepResult Trainer::train_step(const StepBatch& batch, double lr, int64_t step) {
@@ -188,8 +190,8 @@ void Trainer::forward(bool keep) {
     const Lease w = stream_->acquire(block);
     const MatrixView x_next = boundary(saved_->begin_write(block + 1));
     for (const TokenBatch& micro : inputs_->micro())
-      transformer_->block_forward(rows_of(x_next, micro), rows_of(x, micro), w.weights(), block, micro,
-                                  keep ? kept(block, micro) : KeptActivations());
+      transformer_->block_forward(rows_of(x_next, micro), rows_of(x, micro), w.weights(), block,
+                                  micro, keep ? kept(block, micro) : KeptActivations());
     if (keep) saved_->finish_write(block + 1, boundary_bytes());
     x = x_next;
   }
@@ -199,16 +201,17 @@ void Trainer::forward(bool keep) {
 // Loss of the rows with a target; with `gradient`, dx_ = dLoss/d(output of the last block).
 void Trainer::head(bool gradient, float grad_scale) {
   const MatrixView dx = gradient ? boundary(dx_.data()) : MatrixView();
-  head_->run(losses(), dx, output_, inputs_->target_rows(), inputs_->targets(), stream_->resident(Field::NormFinal),
-             stream_->resident(Field::NormFinalBias),
-             [&](const HeadLoss::UseChunk& use) {
-               for (size_t chunk = 0; chunk < table_.head_chunks.size(); ++chunk) {
-                 const auto i = static_cast<int64_t>(chunk);
-                 const Lease w = stream_->acquire(config_.L + i);
-                 use(w[Field::Head], i * table_.head_chunk_rows);
-               }
-             },
-             grad_scale);
+  head_->run(
+      losses(), dx, output_, inputs_->target_rows(), inputs_->targets(),
+      stream_->resident(Field::NormFinal), stream_->resident(Field::NormFinalBias),
+      [&](const HeadLoss::UseChunk& use) {
+        for (size_t chunk = 0; chunk < table_.head_chunks.size(); ++chunk) {
+          const auto i = static_cast<int64_t>(chunk);
+          const Lease w = stream_->acquire(config_.L + i);
+          use(w[Field::Head], i * table_.head_chunk_rows);
+        }
+      },
+      grad_scale);
 }
 
 // Blocks L-1 .. lowest trained; the gradient of a block's input takes the place of its output's.
@@ -249,7 +252,8 @@ double Trainer::evaluate(const StepBatch& batch, std::vector<float>* losses) {
 
 double Trainer::sum_of_losses(std::vector<float>* out) {
   std::vector<float> values(static_cast<size_t>(inputs_->targets().shape[0]));
-  device_->copy_async(Queue::Compute, values.data(), losses_.data(), static_cast<int64_t>(values.size()) * 4);
+  device_->copy_async(Queue::Compute, values.data(), losses_.data(),
+                      static_cast<int64_t>(values.size()) * 4);
   device_->synchronize(Queue::Compute);
   double sum = 0;
   for (float loss : values) sum += static_cast<double>(loss);
@@ -262,7 +266,8 @@ std::vector<int64_t> Trainer::visits(bool training) const {
   std::vector<int64_t> order = forward_visits(config_.L, 0);
   for (int64_t group = 0; group < head_->visits(inputs_->targets().shape[0]); ++group)
     for (int64_t chunk = 0; chunk < chunks; ++chunk) order.push_back(config_.L + chunk);
-  for (int64_t block = config_.L - 1; training && block >= adapter_.lowest_block(); --block) order.push_back(block);
+  for (int64_t block = config_.L - 1; training && block >= adapter_.lowest_block(); --block)
+    order.push_back(block);
   return order;
 }
 
@@ -281,7 +286,8 @@ KeptActivations Trainer::kept(int64_t block, const TokenBatch& micro) const {
   const auto take = [&](int64_t cols, DType dtype) {
     std::byte* base = at;
     at += bounds_.tokens * cols * element_bytes(dtype);
-    return MatrixView(base, dtype, bounds_.tokens, cols).row_range(micro.first_row, micro.first_row + micro.tokens);
+    return MatrixView(base, dtype, bounds_.tokens, cols)
+        .row_range(micro.first_row, micro.first_row + micro.tokens);
   };
   KeptActivations k;
   k.lse = {take(config_.H, DType::F32).data, DType::F32, {micro.tokens, config_.H}};
@@ -292,9 +298,12 @@ KeptActivations Trainer::kept(int64_t block, const TokenBatch& micro) const {
   return k;
 }
 
-TensorView Trainer::moment1() const { return {moments_.data(), DType::F32, {adapter_.parameter_count()}}; }
+TensorView Trainer::moment1() const {
+  return {moments_.data(), DType::F32, {adapter_.parameter_count()}};
+}
 TensorView Trainer::moment2() const {
-  return {moments_.data() + adapter_.parameter_count() * 4, DType::F32, {adapter_.parameter_count()}};
+  return {
+      moments_.data() + adapter_.parameter_count() * 4, DType::F32, {adapter_.parameter_count()}};
 }
 
 }  // namespace lema

@@ -1,4 +1,5 @@
-// Trainer: everything a training run holds on its device, and the step. A newcomer reads train_step first.
+// Trainer: everything a training run holds on its device, and the step. A newcomer reads train_step
+// first.
 #pragma once
 
 #include <memory>
@@ -14,14 +15,15 @@
 
 namespace lema {
 
-// The largest step to come, in every measure that sizes a buffer. A function of config and data alone.
+// The largest step to come, in every measure that sizes a buffer. A function of config and data
+// alone.
 struct StepBounds {
-  int64_t rows = 0;            // sequences in a step
-  int64_t tokens = 0;          // tokens in a step
-  int64_t micro_rows = 0;      // rows per micro-batch, resolved from `auto`
-  int64_t micro_tokens = 0;    // tokens in a micro-batch
-  int64_t target_rows = 0;     // trained tokens in a step
-  int64_t row_tokens = 0;      // the longest row
+  int64_t rows = 0;          // sequences in a step
+  int64_t tokens = 0;        // tokens in a step
+  int64_t micro_rows = 0;    // rows per micro-batch, resolved from `auto`
+  int64_t micro_tokens = 0;  // tokens in a micro-batch
+  int64_t target_rows = 0;   // trained tokens in a step
+  int64_t row_tokens = 0;    // the longest row
 };
 
 // Over the data sets of a run (training and evaluation); a null one is skipped.
@@ -43,17 +45,18 @@ struct StepResult {
 
 class Trainer {
  public:
-  // Plans, allocates, and initialises the adapter (from lora.init_from, else from the seed). `device` and `ops_factory`
-  // come from outside so that tests can pass other devices. References outlive the trainer.
+  // Plans, allocates, and initialises the adapter (from lora.init_from, else from the seed).
+  // `device` and `ops_factory` come from outside so that tests can pass other devices. References
+  // outlive the trainer.
   using OpsFactory = std::unique_ptr<Ops> (*)(int threads, const OpsLimits& limits);
-  Trainer(const RunConfig& config, const ModelFolder& folder, std::unique_ptr<Device> device, OpsFactory make_ops,
-          const StepBounds& bounds);
+  Trainer(const RunConfig& config, const ModelFolder& folder, std::unique_ptr<Device> device,
+          OpsFactory make_ops, const StepBounds& bounds);
 
   // One optimizer update at this rate. `step` is the 0-based index of the update.
   StepResult train_step(const StepBatch& batch, double lr, int64_t step);
 
-  // Sum of the losses of the batch's targets, without dropout or gradient; per target (in row order) in `losses` when
-  // it is not null.
+  // Sum of the losses of the batch's targets, without dropout or gradient; per target (in row
+  // order) in `losses` when it is not null.
   double evaluate(const StepBatch& batch, std::vector<float>* losses = nullptr);
 
   const Plan& plan() const { return plan_; }
@@ -70,7 +73,6 @@ class Trainer {
 
  private:
   PlanRequest plan_request(const HeadLimits& head) const;
-  bool weights_are_aligned() const;
   int64_t kept_block_bytes() const;
   void allocate();
 
@@ -83,11 +85,15 @@ class Trainer {
   std::vector<int64_t> visits(bool training) const;
   KeptActivations kept(int64_t block, const TokenBatch& micro) const;
   // A whole step's activations at `data`, and a micro-batch's rows of them.
-  MatrixView boundary(std::byte* data) const { return {data, numeric_.compute, inputs_->tokens(), config_.C}; }
+  MatrixView boundary(std::byte* data) const {
+    return {data, numeric_.compute, inputs_->tokens(), config_.C};
+  }
   MatrixView rows_of(MatrixView x, const TokenBatch& micro) const {
     return x.row_range(micro.first_row, micro.first_row + micro.tokens);
   }
-  int64_t boundary_bytes() const { return inputs_->tokens() * config_.C * element_bytes(numeric_.compute); }
+  int64_t boundary_bytes() const {
+    return inputs_->tokens() * config_.C * element_bytes(numeric_.compute);
+  }
   TensorView losses() const { return {losses_.data(), DType::F32, {inputs_->targets().shape[0]}}; }
 
   const RunConfig& run_;

@@ -1,7 +1,8 @@
 // Ops::adamw, squared_norm and fill on the CPU against the reference and against exact sums.
+#include "ref/adamw.h"
+
 #include <cmath>
 
-#include "ref/adamw.h"
 #include "support/catch.h"
 #include "support/random_tensor.h"
 
@@ -11,14 +12,21 @@ using namespace lema::test;
 namespace {
 
 std::unique_ptr<Ops> ops_with(int threads) {
-  return make_cpu_ops(threads, {.rows = 1, .tokens = 1, .width = 1, .rank = 1, .vocab_chunk = 1, .heads = 1,
+  return make_cpu_ops(threads, {.rows = 1,
+                                .tokens = 1,
+                                .width = 1,
+                                .rank = 1,
+                                .vocab_chunk = 1,
+                                .heads = 1,
                                 .head_size = 8});
 }
 
 struct Parameters {
   Matrix param, moment1, moment2, norm;
   explicit Parameters(int64_t n)
-      : param(Matrix::random(1, n, DType::F32, 1)), moment1(1, n, DType::F32), moment2(1, n, DType::F32),
+      : param(Matrix::random(1, n, DType::F32, 1)),
+        moment1(1, n, DType::F32),
+        moment2(1, n, DType::F32),
         norm(1, 1, DType::F32) {
     for (int64_t i = 0; i < n; ++i) moment1.set(0, i, 0), moment2.set(0, i, 0);
   }
@@ -26,7 +34,8 @@ struct Parameters {
 
 // Five updates with fresh gradients; the f32 moments are carried from step to step on both sides.
 void check_steps(int64_t n, AdamWStep step, int threads) {
-  INFO(fmt::format("n={} weight_decay={} clip={} grad_scale={}", n, step.weight_decay, step.clip, step.grad_scale));
+  INFO(fmt::format("n={} weight_decay={} clip={} grad_scale={}", n, step.weight_decay, step.clip,
+                   step.grad_scale));
   const auto ops = ops_with(threads);
   Parameters p(n);
   for (step.step = 1; step.step <= 5; ++step.step) {
@@ -38,24 +47,27 @@ void check_steps(int64_t n, AdamWStep step, int threads) {
     ops->adamw(p.param.vector(), grad.vector(), p.moment1.vector(), p.moment2.vector(),
                step.clip > 0 ? p.norm.vector() : TensorView(), step);
 
-    const double factor = ref::gradient_factor(std::sqrt(squares), static_cast<double>(step.grad_scale),
-                                               static_cast<double>(step.clip));
-    const ref::AdamW<double> reference = {step.lr, step.beta1, step.beta2, step.eps, step.weight_decay,
-                                          static_cast<int>(step.step)};
+    const double factor = ref::gradient_factor(
+        std::sqrt(squares), static_cast<double>(step.grad_scale), static_cast<double>(step.clip));
+    const ref::AdamW<double> reference = {step.lr,  step.beta1,        step.beta2,
+                                          step.eps, step.weight_decay, static_cast<int>(step.step)};
     const Values g = grad.values();
     Values param_bound, m1_bound, m2_bound;
     const double u = unit_roundoff(DType::F32);
     for (size_t i = 0; i < g.size(); ++i) {
       const double update_size = 4 * static_cast<double>(step.lr);
-      const double m1_before = std::abs(m1[i]), gradient = std::abs(factor * g[i]), before = param[i];
+      const double m1_before = std::abs(m1[i]), gradient = std::abs(factor * g[i]),
+                   before = param[i];
       reference.update(param[i], factor * g[i], m1[i], m2[i]);
-      // Four to six roundings each; m1's terms may cancel, so its bound is on their magnitudes. An update is at most
-      // some lr, and its relative error is that of m1 / sqrt(m2) with m1's cancellation in it.
+      // Four to six roundings each; m1's terms may cancel, so its bound is on their magnitudes. An
+      // update is at most some lr, and its relative error is that of m1 / sqrt(m2) with m1's
+      // cancellation in it.
       const double m1_error = 8 * u * (m1_before + gradient);
       m1_bound.push_back(m1_error + kTiny);
       m2_bound.push_back(8 * u * m2[i] + kTiny);
       param_bound.push_back(4 * u * std::abs(before) + 16 * u * update_size +
-                            static_cast<double>(step.lr) * 10 * m1_error / (std::sqrt(m2[i]) + 1e-8));
+                            static_cast<double>(step.lr) * 10 * m1_error /
+                                (std::sqrt(m2[i]) + 1e-8));
     }
     expect_close("moment1", p.moment1.values(), m1, m1_bound);
     expect_close("moment2", p.moment2.values(), m2, m2_bound);
@@ -69,7 +81,8 @@ TEST_CASE("adamw: sizes, decay, scale and clip") {
   for (int64_t n : {1, 7, 33, 16384, 16385}) check_steps(n, {.lr = 1e-3f}, 2);
   check_steps(100, {.lr = 1e-2f, .weight_decay = 0.1f}, 1);
   check_steps(100, {.lr = 1e-3f, .grad_scale = 0.125f, .clip = 0.5f}, 1);
-  check_steps(100, {.lr = 1e-3f, .grad_scale = 0.125f, .clip = 1e6f}, 1);  // a norm below the clip changes nothing
+  check_steps(100, {.lr = 1e-3f, .grad_scale = 0.125f, .clip = 1e6f},
+              1);  // a norm below the clip changes nothing
 }
 
 TEST_CASE("adamw: a NaN gradient norm shows in every parameter") {
@@ -77,8 +90,8 @@ TEST_CASE("adamw: a NaN gradient norm shows in every parameter") {
   Parameters p(5);
   const Matrix grad = Matrix::random(1, 5, DType::F32, 3);
   p.norm.set(0, 0, NAN);
-  ops->adamw(p.param.vector(), grad.vector(), p.moment1.vector(), p.moment2.vector(), p.norm.vector(),
-             {.lr = 1e-3f, .clip = 1});
+  ops->adamw(p.param.vector(), grad.vector(), p.moment1.vector(), p.moment2.vector(),
+             p.norm.vector(), {.lr = 1e-3f, .clip = 1});
   for (double x : p.param.values()) CHECK(std::isnan(x));
 }
 

@@ -12,10 +12,12 @@ TEST_CASE("add: one rounding, in place on either side, in columns of a wider mat
       for (const int64_t C : kWidths)
         for (const DType X : kActivations) {
           INFO("N " << N << ", C " << C << ", " << name(X));
-          const Matrix a = Matrix::random(N, C, X, 1, 1, C + 2), b = Matrix::random(N, C, X, 2, 1, C + 3);
+          const Matrix a = Matrix::random(N, C, X, 1, 1, C + 2),
+                       b = Matrix::random(N, C, X, 2, 1, C + 3);
           Matrix expected(N, C, X);
           const Values sum = a.values() + b.values();
-          for (int64_t i = 0; i < N * C; ++i) store(expected.view().data, X, i, sum[static_cast<size_t>(i)]);
+          for (int64_t i = 0; i < N * C; ++i)
+            store(expected.view().data, X, i, sum[static_cast<size_t>(i)]);
           const auto apart = [&](ThreadPool& pool, const Matrix& y) { cpu::add(pool, y, a, b); };
           const auto left = [&](ThreadPool& pool, const Matrix& y) { cpu::add(pool, y, y, b); };
           const auto right = [&](ThreadPool& pool, const Matrix& y) { cpu::add(pool, y, a, y); };
@@ -33,10 +35,12 @@ TEST_CASE("embedding: rows of the table, rounded to X, written or added") {
         for (const DType X : kActivations)
           for (const DType G : kWeights) {
             INFO("N " << N << ", C " << C << ", " << name(X) << ", table " << name(G));
-            const Matrix table = Matrix::random(19, C, G, 1), before = Matrix::random(N, C, X, 2, 1, C + 3);
+            const Matrix table = Matrix::random(19, C, G, 1),
+                         before = Matrix::random(N, C, X, 2, 1, C + 3);
             Matrix ids(1, N, DType::I32);
             for (int64_t n = 0; n < N; ++n) ids.set(0, n, static_cast<double>(n * 7 % 19));
-            const Values rows = ref::embedding(ids.values(), table.values(), static_cast<size_t>(C));
+            const Values rows =
+                ref::embedding(ids.values(), table.values(), static_cast<size_t>(C));
             for (const Write write : {Write::Overwrite, Write::Accumulate}) {
               Values sum = write == Write::Accumulate ? rows + before.values() : rows;
               for (double& x : sum) {
@@ -71,10 +75,12 @@ TEST_CASE("conversions of vectors equal those of scalars for every 16-bit patter
     }
     // f32 to bf16: ties, overflow to infinity and NaN through a table of f32.
     Matrix exact(1, 8, DType::F32), rounded(1, 8, DType::BF16);
-    const std::vector<float> values = {1.00390625f, 1.01171875f, 3.4e38f, -3.4e38f, INFINITY, NAN, 1e-40f, -0.0f};
+    const std::vector<float> values = {1.00390625f, 1.01171875f, 3.4e38f, -3.4e38f,
+                                       INFINITY,    NAN,         1e-40f,  -0.0f};
     for (int64_t c = 0; c < 8; ++c) exact.set(0, c, values[static_cast<size_t>(c)]);
     cpu::embedding(pool, rounded, zero.vector(), exact.tensor(), Write::Overwrite);
-    for (size_t c = 0; c < 8; ++c) CHECK(static_cast<bf16*>(rounded.view().data)[c].bits == to_bf16(values[c]).bits);
+    for (size_t c = 0; c < 8; ++c)
+      CHECK(static_cast<bf16*>(rounded.view().data)[c].bits == to_bf16(values[c]).bits);
   });
 }
 

@@ -1,4 +1,5 @@
-// Attention: the reference's backward against the complex step, the CPU kernel against the reference.
+// Attention: the reference's backward against the complex step, the CPU kernel against the
+// reference.
 #include "cpu/attention.h"
 
 #include "ref/attention.h"
@@ -26,16 +27,25 @@ struct Call {
   AttentionShape attention;
 
   Call(const Case& c, DType X)
-      : shape{static_cast<size_t>(c.H), static_cast<size_t>(c.Hkv), static_cast<size_t>(c.D),
-              1 / std::sqrt(static_cast<double>(c.D)), {}},
-        sequences(static_cast<int64_t>(c.lengths.size()), 4, DType::I32), q(0, 0, X), k(0, 0, X), v(0, 0, X),
-        d_o(0, 0, X), attention{c.H, c.Hkv, c.D, static_cast<float>(shape.scale)} {
+      : shape{static_cast<size_t>(c.H),
+              static_cast<size_t>(c.Hkv),
+              static_cast<size_t>(c.D),
+              1 / std::sqrt(static_cast<double>(c.D)),
+              {}},
+        sequences(static_cast<int64_t>(c.lengths.size()), 4, DType::I32),
+        q(0, 0, X),
+        k(0, 0, X),
+        v(0, 0, X),
+        d_o(0, 0, X),
+        attention{c.H, c.Hkv, c.D, static_cast<float>(shape.scale)} {
     for (size_t s = 0; s < c.lengths.size(); ++s) {
       const auto [q_len, kv_len] = c.lengths[s];
-      const std::array<size_t, 4> row = {static_cast<size_t>(Nq), q_len, static_cast<size_t>(Nkv), kv_len};
+      const std::array<size_t, 4> row = {static_cast<size_t>(Nq), q_len, static_cast<size_t>(Nkv),
+                                         kv_len};
       shape.sequences.push_back(row);
       for (size_t i = 0; i < 4; ++i)
-        sequences.set(static_cast<int64_t>(s), static_cast<int64_t>(i), static_cast<double>(row[i]));
+        sequences.set(static_cast<int64_t>(s), static_cast<int64_t>(i),
+                      static_cast<double>(row[i]));
       Nq += static_cast<int64_t>(q_len);
       Nkv += static_cast<int64_t>(kv_len);
     }
@@ -50,11 +60,13 @@ struct Call {
     limits.tokens = Nq;
     limits.heads = attention.H;
     limits.head_size = attention.D;
-    return std::vector<float>(static_cast<size_t>(cpu::attention_scratch_floats(limits, threads)), NAN);
+    return std::vector<float>(static_cast<size_t>(cpu::attention_scratch_floats(limits, threads)),
+                              NAN);
   }
 };
 
-// The error of a score, 4 u sqrt(D) sum |q k| scale, is relative in P; so |o| is off by twice that share of sum P |v|.
+// The error of a score, 4 u sqrt(D) sum |q k| scale, is relative in P; so |o| is off by twice that
+// share of sum P |v|.
 Values output_bound(const Call& c, const Values& expected, DType X) {
   Values magnitudes = c.v.values(), lse;
   for (double& x : magnitudes) x = std::abs(x);
@@ -80,19 +92,23 @@ void check_forward(const Case& c, DType X) {
   INFO(describe(c, X));
   const Call call(c, X);
   Values lse;
-  const Values expected = ref::attention(lse, call.q.values(), call.k.values(), call.v.values(), call.shape);
+  const Values expected =
+      ref::attention(lse, call.q.values(), call.k.values(), call.v.values(), call.shape);
   const auto run = [&](ThreadPool& pool, const Matrix& o, const TensorView& lse_out) {
     std::vector<float> scratch = call.scratch(pool.threads());
-    cpu::attention(pool, o, lse_out, call.q, call.k, call.v, call.sequences.tensor(), call.attention, scratch);
+    cpu::attention(pool, o, lse_out, call.q, call.k, call.v, call.sequences.tensor(),
+                   call.attention, scratch);
   };
   const Matrix empty(call.Nq, c.H * c.D, X, c.H * c.D + 4);
-  const Matrix o = result_of(empty, [&](ThreadPool& pool, const Matrix& out) { run(pool, out, {}); });
+  const Matrix o =
+      result_of(empty, [&](ThreadPool& pool, const Matrix& out) { run(pool, out, {}); });
   expect_close("o", o.values(), expected, output_bound(call, expected, X));
-  const Matrix lse_found = result_of(Matrix(call.Nq, c.H, DType::F32), [&](ThreadPool& pool, const Matrix& out) {
-    Matrix same = empty;
-    run(pool, same, out.tensor());
-    CHECK(same.same_bytes(o));
-  });
+  const Matrix lse_found =
+      result_of(Matrix(call.Nq, c.H, DType::F32), [&](ThreadPool& pool, const Matrix& out) {
+        Matrix same = empty;
+        run(pool, same, out.tensor());
+        CHECK(same.same_bytes(o));
+      });
   expect_close("lse", lse_found.values(), lse, 2e-6 * std::sqrt(static_cast<double>(c.D)) + 2e-6);
 }
 
@@ -100,11 +116,15 @@ void check_backward(const Case& c, DType X) {
   INFO(describe(c, X));
   const Call call(c, X);
   Values lse_ref, dq, dk, dv;
-  const Values o_ref = ref::attention(lse_ref, call.q.values(), call.k.values(), call.v.values(), call.shape);
-  ref::attention_backward(dq, dk, dv, call.d_o.values(), call.q.values(), call.k.values(), call.v.values(), call.shape);
+  const Values o_ref =
+      ref::attention(lse_ref, call.q.values(), call.k.values(), call.v.values(), call.shape);
+  ref::attention_backward(dq, dk, dv, call.d_o.values(), call.q.values(), call.k.values(),
+                          call.v.values(), call.shape);
   Matrix o(call.Nq, c.H * c.D, X), lse(call.Nq, c.H, DType::F32);
-  for (size_t i = 0; i < o_ref.size(); ++i) store(o.view().data, X, static_cast<int64_t>(i), o_ref[i]);
-  for (size_t i = 0; i < lse_ref.size(); ++i) store(lse.view().data, DType::F32, static_cast<int64_t>(i), lse_ref[i]);
+  for (size_t i = 0; i < o_ref.size(); ++i)
+    store(o.view().data, X, static_cast<int64_t>(i), o_ref[i]);
+  for (size_t i = 0; i < lse_ref.size(); ++i)
+    store(lse.view().data, DType::F32, static_cast<int64_t>(i), lse_ref[i]);
 
   const std::array<Matrix, 3> empty = {Matrix(call.Nq, c.H * c.D, X, c.H * c.D + 2),
                                        Matrix(call.Nkv, c.Hkv * c.D, X, c.Hkv * c.D + 2),
@@ -117,8 +137,8 @@ void check_backward(const Case& c, DType X) {
       std::array<Matrix, 3> all = empty;
       std::array<MatrixView, 3> views = {all[0], all[1], all[2]};
       views[which] = out;
-      cpu::attention_backward(pool, views[0], views[1], views[2], call.d_o, o, lse.tensor(), call.q, call.k, call.v,
-                              call.sequences.tensor(), call.attention, scratch);
+      cpu::attention_backward(pool, views[0], views[1], views[2], call.d_o, o, lse.tensor(), call.q,
+                              call.k, call.v, call.sequences.tensor(), call.attention, scratch);
     });
     double energy = 0;
     for (const double x : *expected[which]) energy += x * x;
@@ -135,13 +155,20 @@ void check_backward(const Case& c, DType X) {
 TEST_CASE("attention: the reference backward is the derivative of the reference forward") {
   const Case c{4, 2, 3, {{4, 4}, {1, 1}, {2, 2}}};
   const Call call(c, DType::F32);
-  const Values q = call.q.values(), k = call.k.values(), v = call.v.values(), d_o = call.d_o.values();
+  const Values q = call.q.values(), k = call.k.values(), v = call.v.values(),
+               d_o = call.d_o.values();
   Values dq, dk, dv;
   ref::attention_backward(dq, dk, dv, d_o, q, k, v, call.shape);
   Complexes lse;
-  const auto of_q = [&](const Complexes& z) { return ref::attention(lse, z, complexes(k), complexes(v), call.shape); };
-  const auto of_k = [&](const Complexes& z) { return ref::attention(lse, complexes(q), z, complexes(v), call.shape); };
-  const auto of_v = [&](const Complexes& z) { return ref::attention(lse, complexes(q), complexes(k), z, call.shape); };
+  const auto of_q = [&](const Complexes& z) {
+    return ref::attention(lse, z, complexes(k), complexes(v), call.shape);
+  };
+  const auto of_k = [&](const Complexes& z) {
+    return ref::attention(lse, complexes(q), z, complexes(v), call.shape);
+  };
+  const auto of_v = [&](const Complexes& z) {
+    return ref::attention(lse, complexes(q), complexes(k), z, call.shape);
+  };
   expect_same_gradient("dq", dq, complex_step_gradient(of_q, q, d_o));
   expect_same_gradient("dk", dk, complex_step_gradient(of_k, k, d_o));
   expect_same_gradient("dv", dv, complex_step_gradient(of_v, v, d_o));
@@ -187,7 +214,8 @@ TEST_CASE("attention: large scores neither overflow nor lose the maximum") {
     ThreadPool pool(2);
     Matrix o(call.Nq, c.H * c.D, X), lse(call.Nq, c.H, DType::F32);
     std::vector<float> scratch = call.scratch(2);
-    cpu::attention(pool, o, lse.tensor(), call.q, call.k, call.v, call.sequences.tensor(), call.attention, scratch);
+    cpu::attention(pool, o, lse.tensor(), call.q, call.k, call.v, call.sequences.tensor(),
+                   call.attention, scratch);
     for (const double x : o.values()) REQUIRE(std::isfinite(x));
     for (const double x : lse.values()) REQUIRE(std::isfinite(x));
   }
@@ -200,7 +228,8 @@ TEST_CASE("attention: a NaN reaches only the rows that see it") {
   ThreadPool pool(2);
   Matrix o(call.Nq, 8, DType::F32);
   std::vector<float> scratch = call.scratch(2);
-  cpu::attention(pool, o, {}, call.q, call.k, call.v, call.sequences.tensor(), call.attention, scratch);
+  cpu::attention(pool, o, {}, call.q, call.k, call.v, call.sequences.tensor(), call.attention,
+                 scratch);
   const Values found = o.values();
   for (size_t n = 0; n < 79; ++n)
     for (size_t d = 0; d < 8; ++d) {

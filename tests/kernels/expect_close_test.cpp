@@ -9,7 +9,9 @@ namespace {
 // 8 rows of 16 values, and a bound of a few roundings.
 struct Planted {
   Values expected = Matrix::random(8, 16, DType::F32, 1).values(), found = expected;
-  Comparison compared() const { return compare(found, expected, elementwise_bound(expected, DType::F32)); }
+  Comparison compared() const {
+    return compare(found, expected, elementwise_bound(expected, DType::F32));
+  }
 };
 
 }  // namespace
@@ -64,7 +66,8 @@ TEST_CASE("a gradient of the wrong sign or size fails") {
 }
 
 TEST_CASE("random matrices spread, repeat by seed and guard their gaps") {
-  const Matrix a = Matrix::random(33, 7, DType::BF16, 5, 1, 11), b = Matrix::random(33, 7, DType::BF16, 5, 1, 11);
+  const Matrix a = Matrix::random(33, 7, DType::BF16, 5, 1, 11),
+               b = Matrix::random(33, 7, DType::BF16, 5, 1, 11);
   CHECK(a.same_bytes(b));
   CHECK(a.gaps_intact());
   double sum = 0, square = 0;

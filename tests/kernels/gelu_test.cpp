@@ -7,7 +7,8 @@
 namespace lema::test {
 
 TEST_CASE("gelu: the reference backward is the derivative of the reference forward") {
-  const Values x = Matrix::random(3, 7, DType::F32, 1).values(), dy = Matrix::random(3, 7, DType::F32, 2).values();
+  const Values x = Matrix::random(3, 7, DType::F32, 1).values(),
+               dy = Matrix::random(3, 7, DType::F32, 2).values();
   const auto forward = [&](const Complexes& z) { return ref::gelu(z); };
   expect_same_gradient("dx", ref::gelu_backward(dy, x), complex_step_gradient(forward, x, dy));
 }
@@ -18,26 +19,39 @@ TEST_CASE("gelu: the CPU kernel is the reference") {
       for (const int64_t F : kWidths)
         for (const DType X : kActivations) {
           INFO("N " << N << ", F " << F << ", " << name(X));
-          const Matrix x = Matrix::random(N, F, X, 1, 2, F + 3), dy = Matrix::random(N, F, X, 2, 1, F + 2);
+          const Matrix x = Matrix::random(N, F, X, 1, 2, F + 3),
+                       dy = Matrix::random(N, F, X, 2, 1, F + 2);
           const Matrix y(N, F, X, F + 1);
-          const Values expected = ref::gelu(x.values()), gradient = ref::gelu_backward(dy.values(), x.values());
-          // The slope amplifies the rounding of the exponent: |w| u relative, |w| = 2 |u(x)| up to about 20 here.
+          const Values expected = ref::gelu(x.values()),
+                       gradient = ref::gelu_backward(dy.values(), x.values());
+          // The slope amplifies the rounding of the exponent: |w| u relative, |w| = 2 |u(x)| up to
+          // about 20 here.
           Values bound = elementwise_bound(expected, X), dx_bound = elementwise_bound(gradient, X);
           const Values at = x.values(), d = dy.values();
           for (size_t i = 0; i < bound.size(); ++i) {
-            const double w = 1 + 2 * std::abs(ref::kGeluSlope * (at[i] + 0.044715 * std::pow(at[i], 3)));
+            const double w =
+                1 + 2 * std::abs(ref::kGeluSlope * (at[i] + 0.044715 * std::pow(at[i], 3)));
             // The reference's own 1 + tanh cancels in the far negative tail.
             bound[i] += reduction_bound(1, w * std::abs(expected[i])) + 0x1p-52 * std::abs(at[i]);
-            const double tail = std::abs(d[i]) * (1 + std::abs(at[i])) / (1 + std::exp(std::min(0.0, -at[i])));
+            const double tail =
+                std::abs(d[i]) * (1 + std::abs(at[i])) / (1 + std::exp(std::min(0.0, -at[i])));
             dx_bound[i] += reduction_bound(1, w * (std::abs(gradient[i]) + tail));
           }
-          const auto forward = [&](ThreadPool& pool, const Matrix& out) { cpu::gelu(pool, out, x); };
-          const auto in_place = [&](ThreadPool& pool, const Matrix& out) { cpu::gelu(pool, out, out); };
+          const auto forward = [&](ThreadPool& pool, const Matrix& out) {
+            cpu::gelu(pool, out, x);
+          };
+          const auto in_place = [&](ThreadPool& pool, const Matrix& out) {
+            cpu::gelu(pool, out, out);
+          };
           expect_close("y", result_of(y, forward).values(), expected, bound);
           CHECK(result_of(x, in_place).values() == result_of(y, forward).values());
 
-          const auto backward = [&](ThreadPool& pool, const Matrix& out) { cpu::gelu_backward(pool, out, dy, x); };
-          const auto over_dy = [&](ThreadPool& pool, const Matrix& out) { cpu::gelu_backward(pool, out, out, x); };
+          const auto backward = [&](ThreadPool& pool, const Matrix& out) {
+            cpu::gelu_backward(pool, out, dy, x);
+          };
+          const auto over_dy = [&](ThreadPool& pool, const Matrix& out) {
+            cpu::gelu_backward(pool, out, out, x);
+          };
           expect_close("dx", result_of(y, backward).values(), gradient, dx_bound);
           CHECK(result_of(dy, over_dy).values() == result_of(y, backward).values());
         }

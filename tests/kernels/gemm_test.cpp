@@ -1,13 +1,14 @@
-// The matrix product below linear and head: layouts, storage types, tails, parts of panels, every instruction set; the
-// storage conversions bit for bit; the dropout words against core/rng.h.
+// The matrix product below linear and head: layouts, storage types, tails, parts of panels, every
+// instruction set; the storage conversions bit for bit; the dropout words against core/rng.h.
+#include "cpu/gemm.h"
+
 #include <cmath>
 
+#include "core/rng.h"
 #include "cpu/convert.h"
 #include "cpu/dropout.h"
-#include "cpu/gemm.h"
 #include "cpu/gemm_bf16.h"
 #include "cpu/isa.h"
-#include "core/rng.h"
 #include "support/catch.h"
 #include "support/random_tensor.h"
 
@@ -40,25 +41,33 @@ struct UseBf16 {
   ~UseBf16() { cpu::use_bf16_products(cpu::widest_bf16_products()); }
 };
 
-double rounded(double x, DType X) { return X == DType::BF16 ? to_f32(to_bf16(static_cast<float>(x))) : x; }
+double rounded(double x, DType X) {
+  return X == DType::BF16 ? to_f32(to_bf16(static_cast<float>(x))) : x;
+}
 
 // c (=|+=) A B for stored A and B of any type; `flip` stores the transpose.
-void check_product(int64_t M, int64_t N, int64_t K, DType a_type, DType b_type, DType X, bool flip_a, bool flip_b,
-                   Write write) {
-  INFO(fmt::format("M={} N={} K={} A={}{} B={}{} X={} accumulate={}", M, N, K, name(a_type), flip_a ? "^T" : "",
-                   name(b_type), flip_b ? "^T" : "", name(X), write == Write::Accumulate));
-  const Matrix a = Matrix::random(flip_a ? K : M, flip_a ? M : K, a_type, 1, 1, (flip_a ? M : K) + 3);
-  const Matrix b = Matrix::random(flip_b ? N : K, flip_b ? K : N, b_type, 2, 1, (flip_b ? K : N) + 1);
+void check_product(int64_t M, int64_t N, int64_t K, DType a_type, DType b_type, DType X,
+                   bool flip_a, bool flip_b, Write write) {
+  INFO(fmt::format("M={} N={} K={} A={}{} B={}{} X={} accumulate={}", M, N, K, name(a_type),
+                   flip_a ? "^T" : "", name(b_type), flip_b ? "^T" : "", name(X),
+                   write == Write::Accumulate));
+  const Matrix a =
+      Matrix::random(flip_a ? K : M, flip_a ? M : K, a_type, 1, 1, (flip_a ? M : K) + 3);
+  const Matrix b =
+      Matrix::random(flip_b ? N : K, flip_b ? K : N, b_type, 2, 1, (flip_b ? K : N) + 1);
   Matrix c = Matrix::random(M, N, DType::F32, 3, 1, N + 2);
   const Values before = c.values(), av = a.values(), bv = b.values();
-  const cpu::Operand a_operand = flip_a ? cpu::operand(a.view()).transposed() : cpu::operand(a.view());
-  const cpu::Operand b_operand = flip_b ? cpu::operand(b.view()).transposed() : cpu::operand(b.view());
+  const cpu::Operand a_operand =
+      flip_a ? cpu::operand(a.view()).transposed() : cpu::operand(a.view());
+  const cpu::Operand b_operand =
+      flip_b ? cpu::operand(b.view()).transposed() : cpu::operand(b.view());
   // What is in the scratch before must not matter, NaN least of all.
-  std::vector<float> panel(static_cast<size_t>(cpu::panel_floats(K, N)), NAN), scratch(cpu::kMultiplyScratch, NAN);
+  std::vector<float> panel(static_cast<size_t>(cpu::panel_floats(K, N)), NAN),
+      scratch(cpu::kMultiplyScratch, NAN);
   const cpu::Panel packed = {panel.data(), K};
   cpu::pack_panel(packed, b_operand, N, X);
-  cpu::multiply(static_cast<float*>(c.view().data), c.view().stride, a_operand, packed, M, N, K, write, X,
-                scratch.data());
+  cpu::multiply(static_cast<float*>(c.view().data), c.view().stride, a_operand, packed, M, N, K,
+                write, X, scratch.data());
   Values expected, bound;
   for (int64_t m = 0; m < M; ++m)
     for (int64_t n = 0; n < N; ++n) {
@@ -108,7 +117,8 @@ TEST_CASE("products: native bf16, tails and layouts") {
     for (int64_t M : {1, 15, 16, 17, 32, 49, 128})
       for (int64_t N : {1, 16, 33, 48, 100})
         for (int64_t K : {1, 2, 31, 32, 65, 513, 1100})
-          check_product(M, N, K, DType::BF16, DType::BF16, DType::BF16, false, true, Write::Accumulate);
+          check_product(M, N, K, DType::BF16, DType::BF16, DType::BF16, false, true,
+                        Write::Accumulate);
     for (DType a : {DType::F32, DType::BF16})
       for (DType b : {DType::F32, DType::BF16, DType::F16})
         for (bool flip_a : {false, true})
@@ -121,19 +131,22 @@ TEST_CASE("products: native bf16, tails and layouts") {
 TEST_CASE("products: parts of a panel") {
   const int64_t M = 10, N = 150, K = 400;
   const Matrix a = Matrix::random(M, K, DType::F32, 1), b = Matrix::random(K, N, DType::F32, 2);
-  std::vector<float> panel(static_cast<size_t>(cpu::panel_floats(K, N))), scratch(cpu::kMultiplyScratch);
+  std::vector<float> panel(static_cast<size_t>(cpu::panel_floats(K, N))),
+      scratch(cpu::kMultiplyScratch);
   const cpu::Panel packed = {panel.data(), K};
   for (int64_t n = 0; n < N; n += cpu::kSliver)
-    cpu::pack_panel(packed.columns_from(n), cpu::operand(b.view()).from(0, n), std::min(cpu::kSliver, N - n),
-                    DType::F32);
+    cpu::pack_panel(packed.columns_from(n), cpu::operand(b.view()).from(0, n),
+                    std::min(cpu::kSliver, N - n), DType::F32);
   Matrix whole(M, N, DType::F32), parts(M, N, DType::F32);
   auto* w = static_cast<float*>(whole.view().data);
   auto* p = static_cast<float*>(parts.view().data);
-  cpu::multiply(w, N, cpu::operand(a.view()), packed, M, N, K, Write::Overwrite, DType::F32, scratch.data());
+  cpu::multiply(w, N, cpu::operand(a.view()), packed, M, N, K, Write::Overwrite, DType::F32,
+                scratch.data());
   for (int64_t n : {0, 96})
     for (int64_t k : {0, 256})
-      cpu::multiply(p + n, N, cpu::operand(a.view()).from(0, k), packed.columns_from(n).rows_from(k), M,
-                    n == 0 ? 96 : N - 96, k == 0 ? 256 : K - 256, k == 0 ? Write::Overwrite : Write::Accumulate,
+      cpu::multiply(p + n, N, cpu::operand(a.view()).from(0, k),
+                    packed.columns_from(n).rows_from(k), M, n == 0 ? 96 : N - 96,
+                    k == 0 ? 256 : K - 256, k == 0 ? Write::Overwrite : Write::Accumulate,
                     DType::F32, scratch.data());
   CHECK(parts.same_bytes(whole));  // cut where the product itself cuts
 }
@@ -149,19 +162,22 @@ TEST_CASE("conversions: every 16-bit pattern, and roundings, bit for bit") {
       int64_t wrong = 0;
       for (size_t i = 0; i < all.size(); ++i) {
         const float expected = dtype == DType::BF16 ? to_f32(bf16{all[i]}) : to_f32(f16{all[i]});
-        wrong += std::isnan(expected) ? !std::isnan(wide[i])
-                                      : std::bit_cast<uint32_t>(wide[i]) != std::bit_cast<uint32_t>(expected);
+        wrong += std::isnan(expected)
+                     ? !std::isnan(wide[i])
+                     : std::bit_cast<uint32_t>(wide[i]) != std::bit_cast<uint32_t>(expected);
       }
       CHECK(wrong == 0);
     }
     std::vector<float> values;
-    for (uint64_t i = 0; i < 70000; ++i) values.push_back(std::bit_cast<float>(static_cast<uint32_t>(i * 61357)));
+    for (uint64_t i = 0; i < 70000; ++i)
+      values.push_back(std::bit_cast<float>(static_cast<uint32_t>(i * 61357)));
     for (DType dtype : {DType::BF16, DType::F16}) {
       std::vector<uint16_t> narrow(values.size());
       cpu::narrow(narrow.data(), dtype, values.data(), static_cast<int64_t>(values.size()));
       int64_t wrong = 0;
       for (size_t i = 0; i < values.size(); ++i) {
-        const uint16_t expected = dtype == DType::BF16 ? to_bf16(values[i]).bits : to_f16(values[i]).bits;
+        const uint16_t expected =
+            dtype == DType::BF16 ? to_bf16(values[i]).bits : to_f16(values[i]).bits;
         wrong += narrow[i] != expected;
       }
       CHECK(wrong == 0);
@@ -182,7 +198,8 @@ TEST_CASE("dropout words are those of the generator, from any element on") {
         for (int64_t r = 0; r < 5; ++r)
           for (int64_t c = 0; c < width - col; ++c) {
             const auto index = static_cast<uint64_t>((lora.first_row + 2 + r) * width + col + c);
-            const uint32_t word = philox(lora.dropout_key, RngStream::Dropout, index / 4)[index % 4];
+            const uint32_t word =
+                philox(lora.dropout_key, RngStream::Dropout, index / 4)[index % 4];
             wrong += (x[static_cast<size_t>(r * width + c)] == 1.0f) != (uniform(word) >= 0.5f);
           }
         CHECK(wrong == 0);

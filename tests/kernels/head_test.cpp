@@ -1,7 +1,9 @@
-// Ops::head_begin, head_chunk and head_finish on the CPU against the reference, in any cut of the vocabulary.
+// Ops::head_begin, head_chunk and head_finish on the CPU against the reference, in any cut of the
+// vocabulary.
+#include "ref/head.h"
+
 #include <cmath>
 
-#include "ref/head.h"
 #include "support/catch.h"
 #include "support/complex_step.h"
 #include "support/random_tensor.h"
@@ -11,7 +13,12 @@ using namespace lema::test;
 
 namespace {
 
-constexpr OpsLimits kLimits = {.rows = 200, .tokens = 16, .width = 600, .rank = 8, .vocab_chunk = 2500, .heads = 1,
+constexpr OpsLimits kLimits = {.rows = 200,
+                               .tokens = 16,
+                               .width = 600,
+                               .rank = 8,
+                               .vocab_chunk = 2500,
+                               .heads = 1,
                                .head_size = 8};
 
 struct Case {
@@ -26,11 +33,19 @@ struct Setup {
   Matrix x, weight, targets, max, sum, target_logit, acc, target_rows, loss, dx;
 
   explicit Setup(const Case& in)
-      : c(in), x(Matrix::random(c.N, c.C, c.X, 1, c.logit_scale, c.C + 5)),
-        weight(Matrix::random(c.V, c.C, c.W, 2, 1 / std::sqrt(static_cast<double>(c.C)))), targets(1, c.N, DType::I32),
-        max(1, c.N, DType::F32), sum(1, c.N, DType::F32), target_logit(1, c.N, DType::F32), acc(c.N, c.C, DType::F32),
-        target_rows(c.N, c.C, c.X), loss(1, c.N, DType::F32), dx(c.N, c.C, c.X, c.C + 2) {
-    for (int64_t n = 0; n < c.N; ++n) targets.set(0, n, static_cast<double>((n * 7919 + c.V - 1) % c.V));
+      : c(in),
+        x(Matrix::random(c.N, c.C, c.X, 1, c.logit_scale, c.C + 5)),
+        weight(Matrix::random(c.V, c.C, c.W, 2, 1 / std::sqrt(static_cast<double>(c.C)))),
+        targets(1, c.N, DType::I32),
+        max(1, c.N, DType::F32),
+        sum(1, c.N, DType::F32),
+        target_logit(1, c.N, DType::F32),
+        acc(c.N, c.C, DType::F32),
+        target_rows(c.N, c.C, c.X),
+        loss(1, c.N, DType::F32),
+        dx(c.N, c.C, c.X, c.C + 2) {
+    for (int64_t n = 0; n < c.N; ++n)
+      targets.set(0, n, static_cast<double>((n * 7919 + c.V - 1) % c.V));
   }
 
   void run(int threads, float grad_scale) {
@@ -39,7 +54,8 @@ struct Setup {
     if (c.gradient) state.acc = acc.tensor(), state.target_rows = target_rows.tensor();
     ops->head_begin(state);
     for (int64_t v = 0; v < c.V; v += c.chunk)
-      ops->head_chunk(state, x, weight.tensor().rows(v, std::min(c.V, v + c.chunk)), v, targets.vector());
+      ops->head_chunk(state, x, weight.tensor().rows(v, std::min(c.V, v + c.chunk)), v,
+                      targets.vector());
     ops->head_finish(loss.vector(), c.gradient ? dx.view() : MatrixView(), state, grad_scale);
     CHECK(dx.gaps_intact());
   }
@@ -55,11 +71,12 @@ struct Setup {
   }
 };
 
-// A logit is a sum of C terms, off by e_n = bound(C, max_v sum |x w|) at most: so is the loss, twice (lse and target),
-// and a probability by the factor 2 e_n. dx sums V rows of such weights; in bf16 each is rounded (2^-8) as well.
+// A logit is a sum of C terms, off by e_n = bound(C, max_v sum |x w|) at most: so is the loss,
+// twice (lse and target), and a probability by the factor 2 e_n. dx sums V rows of such weights; in
+// bf16 each is rounded (2^-8) as well.
 void check_case(const Case& c) {
-  INFO(fmt::format("N={} C={} V={} chunk={} X={} W={} scale={}", c.N, c.C, c.V, c.chunk, name(c.X), name(c.W),
-                   c.logit_scale));
+  INFO(fmt::format("N={} C={} V={} chunk={} X={} W={} scale={}", c.N, c.C, c.V, c.chunk, name(c.X),
+                   name(c.W), c.logit_scale));
   Setup s(c);
   const double grad_scale = 0.5;
   s.run(2, static_cast<float>(grad_scale));
@@ -71,7 +88,8 @@ void check_case(const Case& c) {
     for (int64_t v = 0; v < c.V; ++v) {
       double terms = 0;
       for (int64_t i = 0; i < c.C; ++i)
-        terms += std::abs(r.x[static_cast<size_t>(n * c.C + i)] * r.w[static_cast<size_t>(v * c.C + i)]);
+        terms +=
+            std::abs(r.x[static_cast<size_t>(n * c.C + i)] * r.w[static_cast<size_t>(v * c.C + i)]);
       largest = std::max(largest, terms);
     }
     const double logit = reduction_bound(c.C, largest);
@@ -84,9 +102,11 @@ void check_case(const Case& c) {
       double terms = std::abs(r.w[target * static_cast<size_t>(c.C) + static_cast<size_t>(i)]);
       const double target_term = terms;
       for (int64_t v = 0; v < c.V; ++v)
-        terms += std::exp(z[static_cast<size_t>(v)] - lse) * std::abs(r.w[static_cast<size_t>(v * c.C + i)]);
+        terms += std::exp(z[static_cast<size_t>(v)] - lse) *
+                 std::abs(r.w[static_cast<size_t>(v * c.C + i)]);
       const double rounding = c.X == DType::F32 ? 0 : unit_roundoff(c.X) * (terms - target_term);
-      dx_bound.push_back(grad_scale * ((2 * logit) * terms + reduction_bound(c.V, terms) + rounding) +
+      dx_bound.push_back(grad_scale *
+                             ((2 * logit) * terms + reduction_bound(c.V, terms) + rounding) +
                          2 * unit_roundoff(c.X) * std::abs(dx[static_cast<size_t>(n * c.C + i)]));
     }
   }
@@ -100,7 +120,8 @@ TEST_CASE("the reference head's gradient is its derivative") {
   ref::Head<Complex> r;
   r.N = 3, r.C = 4, r.V = 6, r.targets = {5, 0, 3};
   r.w = complexes(Matrix::random(6, 4, DType::F32, 2).values());
-  const Values x = Matrix::random(3, 4, DType::F32, 1).values(), g = Matrix::random(1, 3, DType::F32, 3).values();
+  const Values x = Matrix::random(3, 4, DType::F32, 1).values(),
+               g = Matrix::random(1, 3, DType::F32, 3).values();
   const auto loss = [&](const Complexes& point) {
     r.x = point;
     return r.loss();

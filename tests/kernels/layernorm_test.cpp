@@ -1,4 +1,5 @@
-// LayerNorm: the reference's backward against the complex step, the CPU kernel against the reference.
+// LayerNorm: the reference's backward against the complex step, the CPU kernel against the
+// reference.
 #include "cpu/layernorm.h"
 
 #include "ref/layernorm.h"
@@ -32,7 +33,8 @@ void check_kernel(int64_t N, int64_t C, DType X, DType G) {
   const Values at = x.values(), w = weight.values(), b = bias.values(), d = dy.values();
   const auto width = static_cast<size_t>(C);
 
-  const Values expected = ref::layernorm(at, w, b, eps), gradient = ref::layernorm_backward(d, at, w, eps);
+  const Values expected = ref::layernorm(at, w, b, eps),
+               gradient = ref::layernorm_backward(d, at, w, eps);
   Values bound = elementwise_bound(expected, X), magnitude(at.size());
   for (size_t n = 0; n < at.size(); n += width) {
     const RowScale scale = row_scale(at, n, width);
@@ -68,10 +70,13 @@ void check_kernel(int64_t N, int64_t C, DType X, DType G) {
 }  // namespace
 
 TEST_CASE("layernorm: the reference backward is the derivative of the reference forward") {
-  const Values x = Matrix::random(3, 7, DType::F32, 1).values(), weight = Matrix::random(1, 7, DType::F32, 2).values();
-  const Values bias = Matrix::random(1, 7, DType::F32, 4).values(), dy = Matrix::random(3, 7, DType::F32, 3).values();
+  const Values x = Matrix::random(3, 7, DType::F32, 1).values(),
+               weight = Matrix::random(1, 7, DType::F32, 2).values();
+  const Values bias = Matrix::random(1, 7, DType::F32, 4).values(),
+               dy = Matrix::random(3, 7, DType::F32, 3).values();
   const auto forward = [&](const Complexes& z) { return ref::layernorm(z, weight, bias, kEps); };
-  expect_same_gradient("dx", ref::layernorm_backward(dy, x, weight, kEps), complex_step_gradient(forward, x, dy));
+  expect_same_gradient("dx", ref::layernorm_backward(dy, x, weight, kEps),
+                       complex_step_gradient(forward, x, dy));
 }
 
 TEST_CASE("layernorm: the CPU kernel is the reference") {
@@ -84,7 +89,8 @@ TEST_CASE("layernorm: the CPU kernel is the reference") {
 }
 
 TEST_CASE("layernorm: a large mean costs no precision in the variance") {
-  Matrix x(1, 64, DType::F32), y(1, 64, DType::F32), one(1, 64, DType::F32), zero(1, 64, DType::F32);
+  Matrix x(1, 64, DType::F32), y(1, 64, DType::F32), one(1, 64, DType::F32),
+      zero(1, 64, DType::F32);
   for (int64_t c = 0; c < 64; ++c) {
     x.set(0, c, 4096 + (c % 2 ? 1 : -1));
     one.set(0, c, 1);

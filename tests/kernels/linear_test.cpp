@@ -1,9 +1,10 @@
-// Ops::linear and linear_backward on the CPU against the reference: layouts, storage types, parts, adapters, dropout,
-// and the same bits for any number of threads.
+// Ops::linear and linear_backward on the CPU against the reference: layouts, storage types, parts,
+// adapters, dropout, and the same bits for any number of threads.
+#include "ref/linear.h"
+
 #include <cmath>
 
 #include "core/rng.h"
-#include "ref/linear.h"
 #include "support/catch.h"
 #include "support/complex_step.h"
 #include "support/random_tensor.h"
@@ -13,7 +14,12 @@ using namespace lema::test;
 
 namespace {
 
-constexpr OpsLimits kLimits = {.rows = 1200, .tokens = 16, .width = 1000, .rank = 64, .vocab_chunk = 0, .heads = 1,
+constexpr OpsLimits kLimits = {.rows = 1200,
+                               .tokens = 16,
+                               .width = 1000,
+                               .rank = 64,
+                               .vocab_chunk = 0,
+                               .heads = 1,
                                .head_size = 8};
 
 struct Case {
@@ -27,9 +33,11 @@ struct Case {
   std::string str() const {
     std::string o;
     for (int64_t x : outs) o += std::to_string(x) + " ";
-    return fmt::format("N={} I={} O={} R={} X={} W={} Y={} transposed={} bias={} strided={} accumulate={} dropout={}",
-                       N, I, o, R, name(X), name(W), name(Y), transposed, bias, strided, write == Write::Accumulate,
-                       dropout);
+    return fmt::format(
+        "N={} I={} O={} R={} X={} W={} Y={} transposed={} bias={} strided={} accumulate={} "
+        "dropout={}",
+        N, I, o, R, name(X), name(W), name(Y), transposed, bias, strided,
+        write == Write::Accumulate, dropout);
   }
 };
 
@@ -42,7 +50,8 @@ Values rounded(Values values, DType dtype) {
 Values transpose(const Values& in, int64_t rows, int64_t cols) {
   Values out(in.size());
   for (int64_t r = 0; r < rows; ++r)
-    for (int64_t c = 0; c < cols; ++c) out[static_cast<size_t>(c * rows + r)] = in[static_cast<size_t>(r * cols + c)];
+    for (int64_t c = 0; c < cols; ++c)
+      out[static_cast<size_t>(c * rows + r)] = in[static_cast<size_t>(r * cols + c)];
   return out;
 }
 
@@ -56,8 +65,11 @@ struct Setup {
   std::vector<LinearPart> parts;
 
   explicit Setup(const Case& in)
-      : c(in), O(sum(in.outs)), x(Matrix::random(c.N, c.I, c.X, 1, 1, gap(c.I))),
-        dy(Matrix::random(c.N, O, c.X, 2, 1, gap(O))), y(Matrix::random(c.N, O, c.Y, 3, 1, gap(O))),
+      : c(in),
+        O(sum(in.outs)),
+        x(Matrix::random(c.N, c.I, c.X, 1, 1, gap(c.I))),
+        dy(Matrix::random(c.N, O, c.X, 2, 1, gap(O))),
+        y(Matrix::random(c.N, O, c.Y, 3, 1, gap(O))),
         dx(Matrix::random(c.N, c.I, c.X, 4, 1, gap(c.I))) {
     for (size_t p = 0; p < c.outs.size(); ++p) add_part(p, c.outs[p]);
     for (size_t p = 0; p < c.outs.size(); ++p) {
@@ -118,7 +130,8 @@ struct Setup {
 Values columns(const Values& m, int64_t rows, int64_t stride, int64_t begin, int64_t n) {
   Values out;
   for (int64_t r = 0; r < rows; ++r)
-    for (int64_t i = begin; i < begin + n; ++i) out.push_back(m[static_cast<size_t>(r * stride + i)]);
+    for (int64_t i = begin; i < begin + n; ++i)
+      out.push_back(m[static_cast<size_t>(r * stride + i)]);
   return out;
 }
 
@@ -133,11 +146,14 @@ ref::Linear<double> positive(ref::Linear<double> r) {
   return r;
 }
 
-// Sums of n terms, with h or u rounded to X between two sums (relative 2^-8 of the low-rank terms), stored as `stored`.
-Values bound(const Values& magnitude, const Values& low_rank, const Values& result, int64_t n, DType X, DType stored) {
+// Sums of n terms, with h or u rounded to X between two sums (relative 2^-8 of the low-rank terms),
+// stored as `stored`.
+Values bound(const Values& magnitude, const Values& low_rank, const Values& result, int64_t n,
+             DType X, DType stored) {
   Values out(result.size());
   for (size_t i = 0; i < out.size(); ++i)
-    out[i] = reduction_bound(n, magnitude[i]) + (X == DType::F32 ? 0 : unit_roundoff(X) * low_rank[i]) +
+    out[i] = reduction_bound(n, magnitude[i]) +
+             (X == DType::F32 ? 0 : unit_roundoff(X) * low_rank[i]) +
              2 * unit_roundoff(stored) * std::abs(result[i]);
   return out;
 }
@@ -155,8 +171,10 @@ void check_forward(const Case& c, Ops& ops) {
     Values expected = r.forward();
     const Values old = columns(before, c.N, s.O, column, r.O);
     if (c.write == Write::Accumulate) expected = expected + old;
-    expect_close("y of part " + std::to_string(p), columns(s.y.values(), c.N, s.O, column, r.O), expected,
-                 bound(positive(r).forward() + magnitudes(old), low_rank.forward(), expected, c.I + c.R + 2, c.X, c.Y));
+    expect_close("y of part " + std::to_string(p), columns(s.y.values(), c.N, s.O, column, r.O),
+                 expected,
+                 bound(positive(r).forward() + magnitudes(old), low_rank.forward(), expected,
+                       c.I + c.R + 2, c.X, c.Y));
     column += r.O;
   }
 }
@@ -244,10 +262,25 @@ TEST_CASE("linear: every storage type and layout") {
     for (DType W : {DType::F32, DType::BF16, DType::F16})
       for (bool transposed : {false, true})
         for (int64_t N : {1, 5, 37}) {
-          check_case({.N = N, .I = 67, .outs = {50}, .R = 4, .X = X, .W = W, .Y = X, .transposed = transposed,
-                      .bias = true, .strided = true});
-          check_case({.N = N, .I = 67, .outs = {50}, .X = X, .W = W, .Y = DType::F32, .transposed = transposed,
-                      .bias = true, .write = Write::Accumulate});
+          check_case({.N = N,
+                      .I = 67,
+                      .outs = {50},
+                      .R = 4,
+                      .X = X,
+                      .W = W,
+                      .Y = X,
+                      .transposed = transposed,
+                      .bias = true,
+                      .strided = true});
+          check_case({.N = N,
+                      .I = 67,
+                      .outs = {50},
+                      .X = X,
+                      .W = W,
+                      .Y = DType::F32,
+                      .transposed = transposed,
+                      .bias = true,
+                      .write = Write::Accumulate});
         }
 }
 
@@ -256,10 +289,27 @@ TEST_CASE("linear: parts, adapters, dropout") {
     for (Write write : {Write::Overwrite, Write::Accumulate})
       for (float dropout : {0.0f, 0.25f})
         for (int64_t N : {1, 3, 150}) {
-          check_case({.N = N, .I = 101, .outs = {60, 20, 20}, .R = 16, .X = X, .W = X, .Y = X, .bias = true,
-                      .strided = true, .write = write, .dropout = dropout});
-          check_case({.N = N, .I = 530, .outs = {33}, .R = 5, .X = X, .W = X, .Y = X, .transposed = true,
-                      .write = write, .dropout = dropout});
+          check_case({.N = N,
+                      .I = 101,
+                      .outs = {60, 20, 20},
+                      .R = 16,
+                      .X = X,
+                      .W = X,
+                      .Y = X,
+                      .bias = true,
+                      .strided = true,
+                      .write = write,
+                      .dropout = dropout});
+          check_case({.N = N,
+                      .I = 530,
+                      .outs = {33},
+                      .R = 5,
+                      .X = X,
+                      .W = X,
+                      .Y = X,
+                      .transposed = true,
+                      .write = write,
+                      .dropout = dropout});
         }
   check_case({.N = 140, .I = 300, .outs = {260, 3}, .R = 64, .dropout = 0.1f});
 }
@@ -267,8 +317,16 @@ TEST_CASE("linear: parts, adapters, dropout") {
 // Past one panel of inner size (768), one block of rows (1,024), one range of gradient rows (256).
 TEST_CASE("linear: more than one block in every direction") {
   for (DType X : {DType::F32, DType::BF16}) {
-    check_case({.N = 20, .I = 800, .outs = {900}, .R = 3, .X = X, .W = X, .Y = X, .write = Write::Accumulate});
-    check_case({.N = 1100, .I = 35, .outs = {20, 30}, .R = 3, .X = X, .W = X, .Y = X, .dropout = 0.2f});
+    check_case({.N = 20,
+                .I = 800,
+                .outs = {900},
+                .R = 3,
+                .X = X,
+                .W = X,
+                .Y = X,
+                .write = Write::Accumulate});
+    check_case(
+        {.N = 1100, .I = 35, .outs = {20, 30}, .R = 3, .X = X, .W = X, .Y = X, .dropout = 0.2f});
     check_case({.N = 1050, .I = 20, .outs = {35}, .R = 3, .X = X, .W = X, .Y = X, .bias = true});
   }
 }
@@ -276,7 +334,14 @@ TEST_CASE("linear: more than one block in every direction") {
 TEST_CASE("linear: the same bits with 1, 2 and 3 threads") {
   for (DType X : {DType::F32, DType::BF16})
     for (int64_t N : {1, 6, 290}) {
-      const Case c = {.N = N, .I = 210, .outs = {300, 77}, .R = 16, .X = X, .W = DType::BF16, .Y = X, .bias = true,
+      const Case c = {.N = N,
+                      .I = 210,
+                      .outs = {300, 77},
+                      .R = 16,
+                      .X = X,
+                      .W = DType::BF16,
+                      .Y = X,
+                      .bias = true,
                       .dropout = 0.1f};
       Setup one(c);
       const auto ops1 = make_cpu_ops(1, kLimits);
@@ -299,7 +364,8 @@ TEST_CASE("linear: the same bits with 1, 2 and 3 threads") {
 
 TEST_CASE("dropout: keep rate, replay, and independence of the row split") {
   const float dropout = 0.3f;
-  // W = 0, A = one row that picks column sums, B = 1: y[n] counts the kept elements of row n times 1 / (1 - p).
+  // W = 0, A = one row that picks column sums, B = 1: y[n] counts the kept elements of row n times
+  // 1 / (1 - p).
   const int64_t N = 256, I = 512;
   Matrix x(N, I, DType::F32), weight(1, I, DType::F32), a(1, I, DType::F32), b(1, 1, DType::F32);
   for (int64_t i = 0; i < I; ++i) {
@@ -308,7 +374,8 @@ TEST_CASE("dropout: keep rate, replay, and independence of the row split") {
   }
   b.set(0, 0, 1);
   LoraView lora;
-  lora.a = a.tensor(), lora.b = b.tensor(), lora.scale = 1, lora.dropout = dropout, lora.dropout_key = 7;
+  lora.a = a.tensor(), lora.b = b.tensor(), lora.scale = 1, lora.dropout = dropout,
+  lora.dropout_key = 7;
   const LinearPart part = {weight.tensor(), false, {}, &lora};
   const auto ops = make_cpu_ops(2, kLimits);
   Matrix y(N, 1, DType::F32), again(N, 1, DType::F32), split(N, 1, DType::F32);
@@ -317,18 +384,21 @@ TEST_CASE("dropout: keep rate, replay, and independence of the row split") {
   CHECK(again.same_bytes(y));
   for (auto [begin, end] : {std::pair<int64_t, int64_t>{0, 100}, {100, 256}}) {
     lora.first_row = begin;
-    ops->linear(split.view().row_range(begin, end), x.view().row_range(begin, end), {&part, 1}, Write::Overwrite);
+    ops->linear(split.view().row_range(begin, end), x.view().row_range(begin, end), {&part, 1},
+                Write::Overwrite);
   }
   CHECK(split.same_bytes(y));
   double kept = 0;
   for (double v : y.values()) kept += v * (1 - static_cast<double>(dropout));
   const double n = static_cast<double>(N * I), p = 1 - static_cast<double>(dropout);
-  expect_close("kept elements", {kept}, {p * n}, 5 * std::sqrt(n * p * (1 - p)));  // five standard deviations
+  expect_close("kept elements", {kept}, {p * n},
+               5 * std::sqrt(n * p * (1 - p)));  // five standard deviations
 }
 
 TEST_CASE("linear_backward: adapters only, and base only") {
   const auto ops = make_cpu_ops(2, kLimits);
-  Setup full({.N = 20, .I = 40, .outs = {30}, .R = 8}), no_dx({.N = 20, .I = 40, .outs = {30}, .R = 8});
+  Setup full({.N = 20, .I = 40, .outs = {30}, .R = 8}),
+      no_dx({.N = 20, .I = 40, .outs = {30}, .R = 8});
   ops->linear_backward(full.dx, full.dy, full.x, full.parts, Write::Overwrite);
   ops->linear_backward({}, no_dx.dy, no_dx.x, no_dx.parts, Write::Overwrite);
   CHECK(no_dx.da[0].same_bytes(full.da[0]));

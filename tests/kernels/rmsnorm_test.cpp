@@ -18,7 +18,9 @@ void check_kernel(int64_t N, int64_t C, DType X, DType G) {
   const Values expected = ref::rmsnorm(x.values(), weight.values(), eps);
   Values bound = elementwise_bound(expected, X);
   for (size_t i = 0; i < bound.size(); ++i) bound[i] += reduction_bound(C, std::abs(expected[i]));
-  const auto forward = [&](ThreadPool& pool, const Matrix& y) { cpu::rmsnorm(pool, y, x, weight.vector(), eps); };
+  const auto forward = [&](ThreadPool& pool, const Matrix& y) {
+    cpu::rmsnorm(pool, y, x, weight.vector(), eps);
+  };
   expect_close("y", result_of(before, forward).values(), expected, bound);
   const Matrix aliased = result_of(x, [&](ThreadPool& pool, const Matrix& y) {
     cpu::rmsnorm(pool, y, y, weight.vector(), eps);
@@ -26,7 +28,8 @@ void check_kernel(int64_t N, int64_t C, DType X, DType G) {
   CHECK(aliased.values() == result_of(before, forward).values());
 
   const Values gradient = ref::rmsnorm_backward(dy.values(), x.values(), weight.values(), eps);
-  // The two terms of dx may cancel, so the bound is on their magnitudes: |g| and |x| mean|g x| / rms^2, over rms.
+  // The two terms of dx may cancel, so the bound is on their magnitudes: |g| and |x| mean|g x| /
+  // rms^2, over rms.
   const Values at = x.values(), w = weight.values(), d = dy.values();
   Values magnitude = gradient;
   const auto width = static_cast<size_t>(C);
@@ -38,7 +41,8 @@ void check_kernel(int64_t N, int64_t C, DType X, DType G) {
     }
     const double rms = std::sqrt(square + eps);
     for (size_t c = 0; c < width; ++c)
-      magnitude[n + c] = (std::abs(d[n + c] * w[c]) + std::abs(at[n + c]) * along / (rms * rms)) / rms;
+      magnitude[n + c] =
+          (std::abs(d[n + c] * w[c]) + std::abs(at[n + c]) * along / (rms * rms)) / rms;
   }
   for (const Write write : {Write::Overwrite, Write::Accumulate}) {
     Values sum = gradient;
@@ -55,10 +59,12 @@ void check_kernel(int64_t N, int64_t C, DType X, DType G) {
 }  // namespace
 
 TEST_CASE("rmsnorm: the reference backward is the derivative of the reference forward") {
-  const Values x = Matrix::random(3, 7, DType::F32, 1).values(), weight = Matrix::random(1, 7, DType::F32, 2).values();
+  const Values x = Matrix::random(3, 7, DType::F32, 1).values(),
+               weight = Matrix::random(1, 7, DType::F32, 2).values();
   const Values dy = Matrix::random(3, 7, DType::F32, 3).values();
   const auto forward = [&](const Complexes& z) { return ref::rmsnorm(z, weight, kEps); };
-  expect_same_gradient("dx", ref::rmsnorm_backward(dy, x, weight, kEps), complex_step_gradient(forward, x, dy));
+  expect_same_gradient("dx", ref::rmsnorm_backward(dy, x, weight, kEps),
+                       complex_step_gradient(forward, x, dy));
 }
 
 TEST_CASE("rmsnorm: the CPU kernel is the reference") {
@@ -80,7 +86,8 @@ TEST_CASE("rmsnorm: x rstd is rounded before the weight, as LlamaRMSNorm does") 
     cpu::rmsnorm(pool, y, pair, scale.vector(), 0.0f);
     const Values v = pair.values(), w = scale.values();
     const auto rstd = static_cast<float>(1 / std::sqrt((v[0] * v[0] + v[1] * v[1]) / 2));
-    const float normed = to_f32(to_bf16(static_cast<float>(v[0]) * rstd)), scalar = static_cast<float>(w[0]);
+    const float normed = to_f32(to_bf16(static_cast<float>(v[0]) * rstd)),
+                scalar = static_cast<float>(w[0]);
     CHECK(y.values()[0] == to_f32(to_bf16(normed * scalar)));
     told_apart += y.values()[0] != to_f32(to_bf16(static_cast<float>(v[0]) * rstd * scalar));
   }

@@ -1,4 +1,5 @@
-// SwiGLU, and exp and the logistic function below it: against the complex step, the reference and the C library.
+// SwiGLU, and exp and the logistic function below it: against the complex step, the reference and
+// the C library.
 #include "cpu/swiglu.h"
 
 #include "cpu/math.h"
@@ -8,7 +9,8 @@
 namespace lema::test {
 
 TEST_CASE("swiglu: the reference backward is the derivative of the reference forward") {
-  const Values x = Matrix::random(3, 14, DType::F32, 1).values(), dy = Matrix::random(3, 7, DType::F32, 2).values();
+  const Values x = Matrix::random(3, 14, DType::F32, 1).values(),
+               dy = Matrix::random(3, 7, DType::F32, 2).values();
   const auto forward = [&](const Complexes& z) { return ref::swiglu(z, 7); };
   expect_same_gradient("dx", ref::swiglu_backward(dy, x, 7), complex_step_gradient(forward, x, dy));
 }
@@ -19,13 +21,18 @@ TEST_CASE("swiglu: the CPU kernel is the reference") {
       for (const int64_t F : kWidths)
         for (const DType X : kActivations) {
           INFO("N " << N << ", F " << F << ", " << name(X));
-          const Matrix gate_up = Matrix::random(N, 2 * F, X, 1, 4, 2 * F + 3), dy = Matrix::random(N, F, X, 2);
+          const Matrix gate_up = Matrix::random(N, 2 * F, X, 1, 4, 2 * F + 3),
+                       dy = Matrix::random(N, F, X, 2);
           const Matrix y(N, F, X, F + 1), d_gate_up(N, 2 * F, X, 2 * F + 3);
           const Values expected = ref::swiglu(gate_up.values(), static_cast<size_t>(F));
-          const auto forward = [&](ThreadPool& pool, const Matrix& out) { cpu::swiglu(pool, out, gate_up); };
-          expect_close("y", result_of(y, forward).values(), expected, elementwise_bound(expected, X));
+          const auto forward = [&](ThreadPool& pool, const Matrix& out) {
+            cpu::swiglu(pool, out, gate_up);
+          };
+          expect_close("y", result_of(y, forward).values(), expected,
+                       elementwise_bound(expected, X));
 
-          const Values gradient = ref::swiglu_backward(dy.values(), gate_up.values(), static_cast<size_t>(F));
+          const Values gradient =
+              ref::swiglu_backward(dy.values(), gate_up.values(), static_cast<size_t>(F));
           // s (1 + g (1 - s)) crosses zero at g = -1.28: there the bound is on the two terms.
           Values bound = elementwise_bound(gradient, X);
           const Values at = gate_up.values(), d = dy.values();

@@ -1,5 +1,6 @@
-// Causal softmax attention of packed sequences, arXiv:1706.03762 eq. 1, on any number type; grouped heads as in
-// arXiv:2305.13245. q (Nq, H, D), k, v (Nkv, Hkv, D). Each (sequence, head, query) on its own, scores in full.
+// Causal softmax attention of packed sequences, arXiv:1706.03762 eq. 1, on any number type; grouped
+// heads as in arXiv:2305.13245. q (Nq, H, D), k, v (Nkv, Hkv, D). Each (sequence, head, query) on
+// its own, scores in full.
 #pragma once
 
 #include <array>
@@ -47,9 +48,10 @@ std::vector<T> attention(std::vector<T>& lse, const std::vector<T>& q, const std
 }
 
 // Softmax gradient: ds_j = p_j (dp_j - sum_i p_i dp_i) with dp_j = do . v_j.
-inline void attention_backward(std::vector<double>& dq, std::vector<double>& dk, std::vector<double>& dv,
-                               const std::vector<double>& d_o, const std::vector<double>& q,
-                               const std::vector<double>& k, const std::vector<double>& v, const Attention& a) {
+inline void attention_backward(std::vector<double>& dq, std::vector<double>& dk,
+                               std::vector<double>& dv, const std::vector<double>& d_o,
+                               const std::vector<double>& q, const std::vector<double>& k,
+                               const std::vector<double>& v, const Attention& a) {
   dq.assign(q.size(), 0);
   dk.assign(k.size(), 0);
   dv.assign(v.size(), 0);

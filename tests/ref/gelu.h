@@ -12,11 +12,13 @@ inline const double kGeluSlope = std::sqrt(2 / 3.14159265358979323846);
 template <typename T>
 std::vector<T> gelu(const std::vector<T>& x) {
   std::vector<T> y;
-  for (const T& v : x) y.push_back(0.5 * v * (1.0 + std::tanh(kGeluSlope * (v + 0.044715 * v * v * v))));
+  for (const T& v : x)
+    y.push_back(0.5 * v * (1.0 + std::tanh(kGeluSlope * (v + 0.044715 * v * v * v))));
   return y;
 }
 
-inline std::vector<double> gelu_backward(const std::vector<double>& dy, const std::vector<double>& x) {
+inline std::vector<double> gelu_backward(const std::vector<double>& dy,
+                                         const std::vector<double>& x) {
   std::vector<double> dx;
   for (size_t i = 0; i < x.size(); ++i) {
     const double v = x[i], t = std::tanh(kGeluSlope * (v + 0.044715 * v * v * v));

@@ -1,4 +1,5 @@
-// Reference of the linear cross-entropy, in any number type: loss[n] = log(sum_v exp(x_n . w_v)) - x_n . w_target.
+// Reference of the linear cross-entropy, in any number type: loss[n] = log(sum_v exp(x_n . w_v)) -
+// x_n . w_target.
 #pragma once
 
 #include <cmath>

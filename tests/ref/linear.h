@@ -1,4 +1,5 @@
-// Reference of a linear with a low-rank adapter, in any number type. Ref: arXiv:2106.09685, section 4.1.
+// Reference of a linear with a low-rank adapter, in any number type. Ref: arXiv:2106.09685,
+// section 4.1.
 #pragma once
 
 #include <cstdint>
@@ -6,7 +7,8 @@
 
 namespace lema::ref {
 
-// y = x W^T + bias + scale (mask o x) A^T B^T. `mask` holds 0 or 1 / (1 - dropout) for each element of x.
+// y = x W^T + bias + scale (mask o x) A^T B^T. `mask` holds 0 or 1 / (1 - dropout) for each element
+// of x.
 template <typename T>
 struct Linear {
   int64_t N = 0, I = 0, O = 0, R = 0;
@@ -19,7 +21,8 @@ struct Linear {
     std::vector<T> h(at(N * R), T(0));
     for (int64_t n = 0; n < N; ++n)
       for (int64_t r = 0; r < R; ++r)
-        for (int64_t i = 0; i < I; ++i) h[at(n * R + r)] += x[at(n * I + i)] * mask[at(n * I + i)] * a[at(r * I + i)];
+        for (int64_t i = 0; i < I; ++i)
+          h[at(n * R + r)] += x[at(n * I + i)] * mask[at(n * I + i)] * a[at(r * I + i)];
     return h;
   }
   std::vector<T> forward() const {
@@ -48,7 +51,8 @@ struct Linear {
       for (int64_t i = 0; i < I; ++i) {
         T& sum = out[at(n * I + i)];
         for (int64_t o = 0; o < O; ++o) sum += dy[at(n * O + o)] * w[at(o * I + i)];
-        for (int64_t r = 0; r < R; ++r) sum += scale * mask[at(n * I + i)] * u[at(n * R + r)] * a[at(r * I + i)];
+        for (int64_t r = 0; r < R; ++r)
+          sum += scale * mask[at(n * I + i)] * u[at(n * R + r)] * a[at(r * I + i)];
       }
     return out;
   }
@@ -66,7 +70,8 @@ struct Linear {
     std::vector<T> out(at(O * R), T(0));
     for (int64_t o = 0; o < O; ++o)
       for (int64_t r = 0; r < R; ++r)
-        for (int64_t n = 0; n < N; ++n) out[at(o * R + r)] += scale * dy[at(n * O + o)] * h[at(n * R + r)];
+        for (int64_t n = 0; n < N; ++n)
+          out[at(o * R + r)] += scale * dy[at(n * O + o)] * h[at(n * R + r)];
     return out;
   }
 

@@ -21,7 +21,8 @@ std::vector<T> rmsnorm(const std::vector<T>& x, const std::vector<double>& weigh
 }
 
 // Quotient rule on x_c / rms: dx_c = (g_c - x_c / rms^2 * mean(g x)) / rms, g = dy * weight.
-inline std::vector<double> rmsnorm_backward(const std::vector<double>& dy, const std::vector<double>& x,
+inline std::vector<double> rmsnorm_backward(const std::vector<double>& dy,
+                                            const std::vector<double>& x,
                                             const std::vector<double>& weight, double eps) {
   const size_t C = weight.size();
   std::vector<double> dx(x.size());
@@ -32,7 +33,8 @@ inline std::vector<double> rmsnorm_backward(const std::vector<double>& dy, const
       along += dy[n + c] * weight[c] * x[n + c] / static_cast<double>(C);
     }
     const double rms = std::sqrt(square + eps);
-    for (size_t c = 0; c < C; ++c) dx[n + c] = (dy[n + c] * weight[c] - x[n + c] * along / (rms * rms)) / rms;
+    for (size_t c = 0; c < C; ++c)
+      dx[n + c] = (dy[n + c] * weight[c] - x[n + c] * along / (rms * rms)) / rms;
   }
   return dx;
 }

@@ -1,5 +1,6 @@
-// Rotary position embedding, arXiv:2104.09864 eq. 13 with the pairs (i, i + P/2) of the Llama layout, on any number
-// type; x (N, heads * D). The transpose of a rotation is the rotation back, so `sign` -1 is also the backward pass.
+// Rotary position embedding, arXiv:2104.09864 eq. 13 with the pairs (i, i + P/2) of the Llama
+// layout, on any number type; x (N, heads * D). The transpose of a rotation is the rotation back,
+// so `sign` -1 is also the backward pass.
 #pragma once
 
 #include <vector>
@@ -7,8 +8,8 @@
 namespace lema::ref {
 
 template <typename T>
-std::vector<T> rope(const std::vector<T>& x, const std::vector<double>& positions, const std::vector<double>& table,
-                    size_t P, size_t D, double sign) {
+std::vector<T> rope(const std::vector<T>& x, const std::vector<double>& positions,
+                    const std::vector<double>& table, size_t P, size_t D, double sign) {
   const size_t cols = x.size() / positions.size();
   std::vector<T> y = x;
   for (size_t n = 0; n < positions.size(); ++n)

@@ -1,4 +1,5 @@
-// SwiGLU without its projections, arXiv:2002.05202 eq. 5, on any number type; gate_up (N, 2F): gate, then up.
+// SwiGLU without its projections, arXiv:2002.05202 eq. 5, on any number type; gate_up (N, 2F):
+// gate, then up.
 #pragma once
 
 #include <cmath>
@@ -11,12 +12,13 @@ template <typename T>
 std::vector<T> swiglu(const std::vector<T>& gate_up, size_t F) {
   std::vector<T> y;
   for (size_t n = 0; n < gate_up.size(); n += 2 * F)
-    for (size_t c = n; c < n + F; ++c) y.push_back(gate_up[c] / (1.0 + std::exp(-gate_up[c])) * gate_up[c + F]);
+    for (size_t c = n; c < n + F; ++c)
+      y.push_back(gate_up[c] / (1.0 + std::exp(-gate_up[c])) * gate_up[c + F]);
   return y;
 }
 
-inline std::vector<double> swiglu_backward(const std::vector<double>& dy, const std::vector<double>& gate_up,
-                                           size_t F) {
+inline std::vector<double> swiglu_backward(const std::vector<double>& dy,
+                                           const std::vector<double>& gate_up, size_t F) {
   std::vector<double> d_gate_up(gate_up.size());
   for (size_t n = 0; n < gate_up.size(); n += 2 * F)
     for (size_t c = n; c < n + F; ++c) {

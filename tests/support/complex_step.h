@@ -1,5 +1,6 @@
-// The derivative of a reference forward without subtraction error: f(x + ih) / ih in complex<double>, h far below
-// the roundoff, is exact to double precision. Rung one of the gradient checks (Squire and Trapp, 1998).
+// The derivative of a reference forward without subtraction error: f(x + ih) / ih in
+// complex<double>, h far below the roundoff, is exact to double precision. Rung one of the gradient
+// checks (Squire and Trapp, 1998).
 #pragma once
 
 #include <complex>
@@ -32,7 +33,8 @@ Values complex_step_gradient(const F& f, const Values& x, const Values& upstream
 }
 
 // Equal to 1e-12 of the largest element.
-inline void expect_same_gradient(const std::string& what, const Values& found, const Values& expected) {
+inline void expect_same_gradient(const std::string& what, const Values& found,
+                                 const Values& expected) {
   double largest = 0;
   for (const double x : expected) largest = std::max(largest, std::abs(x));
   expect_close(what, found, expected, 1e-12 * largest);

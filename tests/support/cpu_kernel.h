@@ -1,4 +1,5 @@
-// Runs a CPU kernel the ways it must not differ: with 1, 2 and 3 threads; and with each instruction set of this CPU.
+// Runs a CPU kernel the ways it must not differ: with 1, 2 and 3 threads; and with each instruction
+// set of this CPU.
 #pragma once
 
 #include <vector>
@@ -27,7 +28,8 @@ void on_each_isa(const Body& body) {
   cpu::use_isa(cpu::widest_isa());
 }
 
-// A copy of `initial` after run(pool, copy): bit-equal for every thread count, and nothing outside the view changed.
+// A copy of `initial` after run(pool, copy): bit-equal for every thread count, and nothing outside
+// the view changed.
 template <typename Run>
 Matrix result_of(const Matrix& initial, const Run& run) {
   Matrix first = initial;

@@ -1,5 +1,6 @@
-// Numeric comparison for every test: bounds derived from the unit roundoff, a failure that names the worst element,
-// and NaN never passes. The tolerances of the whole suite come from here, each with its reason.
+// Numeric comparison for every test: bounds derived from the unit roundoff, a failure that names
+// the worst element, and NaN never passes. The tolerances of the whole suite come from here, each
+// with its reason.
 #pragma once
 
 #include <fmt/format.h>
@@ -19,7 +20,8 @@ using Values = std::vector<double>;
 
 // u of a storage type: one rounding changes x by at most u |x|.
 inline double unit_roundoff(DType dtype) {
-  check(dtype == DType::F32 || dtype == DType::BF16 || dtype == DType::F16, "no roundoff of {}", name(dtype));
+  check(dtype == DType::F32 || dtype == DType::BF16 || dtype == DType::F16, "no roundoff of {}",
+        name(dtype));
   return dtype == DType::F32 ? 0x1p-24 : dtype == DType::BF16 ? 0x1p-8 : 0x1p-11;
 }
 
@@ -29,13 +31,16 @@ inline constexpr double kTiny = 0x1p-126;
 // Element-wise arithmetic: up to four roundings of the result, 4 u |ref|.
 inline Values elementwise_bound(const Values& ref, DType dtype) {
   Values bound(ref.size());
-  for (size_t i = 0; i < ref.size(); ++i) bound[i] = 4 * unit_roundoff(dtype) * std::abs(ref[i]) + kTiny;
+  for (size_t i = 0; i < ref.size(); ++i)
+    bound[i] = 4 * unit_roundoff(dtype) * std::abs(ref[i]) + kTiny;
   return bound;
 }
 
-// A sum of n terms in f32: 4 u sqrt(n) sum |terms|. Roundings are independent, so they grow as the root of n.
+// A sum of n terms in f32: 4 u sqrt(n) sum |terms|. Roundings are independent, so they grow as the
+// root of n.
 inline double reduction_bound(int64_t n, double sum_of_magnitudes) {
-  return 4 * unit_roundoff(DType::F32) * std::sqrt(static_cast<double>(n)) * sum_of_magnitudes + kTiny;
+  return 4 * unit_roundoff(DType::F32) * std::sqrt(static_cast<double>(n)) * sum_of_magnitudes +
+         kTiny;
 }
 
 inline Values operator+(Values a, const Values& b) {
@@ -52,8 +57,8 @@ struct Comparison {
 // |found - expected| <= bound for each element; a NaN on any side fails, equal infinities pass.
 inline Comparison compare(const Values& found, const Values& expected, const Values& bound) {
   if (found.size() != expected.size() || found.size() != bound.size())
-    return {false, fmt::format("{} values found, {} expected, {} bounds", found.size(), expected.size(),
-                               bound.size())};
+    return {false, fmt::format("{} values found, {} expected, {} bounds", found.size(),
+                               expected.size(), bound.size())};
   size_t worst = 0, failures = 0;
   double worst_ratio = -1;
   for (size_t i = 0; i < found.size(); ++i) {
@@ -64,12 +69,14 @@ inline Comparison compare(const Values& found, const Values& expected, const Val
     if (ratio > worst_ratio) worst_ratio = ratio, worst = i;
   }
   if (failures == 0) return {};
-  return {false, fmt::format("{} of {} outside; worst [{}]: found {:.9g}, expected {:.9g}, off by {:.3g}, bound {:.3g}",
+  return {false, fmt::format("{} of {} outside; worst [{}]: found {:.9g}, expected {:.9g}, off by "
+                             "{:.3g}, bound {:.3g}",
                              failures, found.size(), worst, found[worst], expected[worst],
                              std::abs(found[worst] - expected[worst]), bound[worst])};
 }
 
-// Normalised mean square error, sum (found - expected)^2 / sum expected^2; 0 when both are all zero.
+// Normalised mean square error, sum (found - expected)^2 / sum expected^2; 0 when both are all
+// zero.
 inline double nmse(const Values& found, const Values& expected) {
   double error = 0, energy = 0;
   for (size_t i = 0; i < expected.size(); ++i) {
@@ -96,7 +103,8 @@ inline Comparison compare_nmse(const Values& found, const Values& expected, DTyp
     return {false, fmt::format("{} values found, {} expected", found.size(), expected.size())};
   const double limit = dtype == DType::F32 ? 1e-10 : 1e-4, error = nmse(found, expected);
   if (error <= limit) return {};
-  return {false, fmt::format("NMSE {:.3g}, limit {:.3g}, over {} values", error, limit, found.size())};
+  return {false,
+          fmt::format("NMSE {:.3g}, limit {:.3g}, over {} values", error, limit, found.size())};
 }
 
 // Gradients also by direction: cosine 0.9999 (f32) or 0.999 (16-bit storage).
@@ -105,7 +113,8 @@ inline Comparison compare_gradient(const Values& found, const Values& expected, 
   if (!magnitude.ok) return magnitude;
   const double limit = dtype == DType::F32 ? 0.9999 : 0.999, angle = cosine(found, expected);
   if (angle >= limit) return {};
-  return {false, fmt::format("cosine {:.6g}, limit {}, over {} values", angle, limit, found.size())};
+  return {false,
+          fmt::format("cosine {:.6g}, limit {}, over {} values", angle, limit, found.size())};
 }
 
 inline void expect(const std::string& what, const Comparison& comparison) {
@@ -113,15 +122,18 @@ inline void expect(const std::string& what, const Comparison& comparison) {
   CHECK(comparison.ok);
 }
 
-inline void expect_close(const std::string& what, const Values& found, const Values& expected, const Values& bound) {
+inline void expect_close(const std::string& what, const Values& found, const Values& expected,
+                         const Values& bound) {
   expect(what, compare(found, expected, bound));
 }
 
-inline void expect_close(const std::string& what, const Values& found, const Values& expected, double bound) {
+inline void expect_close(const std::string& what, const Values& found, const Values& expected,
+                         double bound) {
   expect(what, compare(found, expected, Values(expected.size(), bound)));
 }
 
-inline void expect_gradient(const std::string& what, const Values& found, const Values& expected, DType dtype) {
+inline void expect_gradient(const std::string& what, const Values& found, const Values& expected,
+                            DType dtype) {
   expect(what, compare_gradient(found, expected, dtype));
 }
 

@@ -1,6 +1,6 @@
-// LateDevice: the CPU device with the timing of a GPU. A copy on a copy queue fills its target with NaN at once and
-// brings the bytes only when something waits for it; so a missing wait shows as NaN, an early release or a
-// source that is overwritten too soon shows as wrong bits.
+// LateDevice: the CPU device with the timing of a GPU. A copy on a copy queue fills its target with
+// NaN at once and brings the bytes only when something waits for it; so a missing wait shows as
+// NaN, an early release or a source that is overwritten too soon shows as wrong bits.
 #pragma once
 
 #include <cstring>
@@ -15,12 +15,15 @@ namespace lema::test {
 
 class LateDevice final : public Device {
  public:
-  // With `in_place` weights may be used where they are mapped, as on the CPU; else every weight is copied, as on a GPU.
+  // With `in_place` weights may be used where they are mapped, as on the CPU; else every weight is
+  // copied, as on a GPU.
   explicit LateDevice(bool in_place = false) : cpu_(make_cpu_device()), in_place_(in_place) {}
 
   std::string name() const override { return cpu_->name(); }
   bool reads_host_memory() const override { return in_place_; }
-  Buffer allocate(int64_t bytes, std::string_view label) override { return counted(cpu_->allocate(bytes, label)); }
+  Buffer allocate(int64_t bytes, std::string_view label) override {
+    return counted(cpu_->allocate(bytes, label));
+  }
   Buffer allocate_pinned(int64_t bytes, std::string_view label) override {
     return counted(cpu_->allocate_pinned(bytes, label));
   }
@@ -72,7 +75,8 @@ class LateDevice final : public Device {
   void run_until(Queue queue, int64_t count) {
     auto& copies = pending(queue);
     while (submitted(queue) - static_cast<int64_t>(copies.size()) < count) {
-      std::memcpy(copies.front().to, copies.front().from, static_cast<size_t>(copies.front().bytes));
+      std::memcpy(copies.front().to, copies.front().from,
+                  static_cast<size_t>(copies.front().bytes));
       copies.pop_front();
     }
   }

@@ -1,4 +1,5 @@
-// The message of the Error that a call throws, "" when it throws none: for checks of what users read.
+// The message of the Error that a call throws, "" when it throws none: for checks of what users
+// read.
 #pragma once
 
 #include <string>
@@ -17,6 +18,8 @@ std::string message_of(Call call) {
   return "";
 }
 
-inline bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+inline bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
 
 }  // namespace lema::testing

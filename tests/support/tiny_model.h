@@ -1,5 +1,5 @@
-// A tiny random model folder (Llama family or GPT-2) with the byte tokenizer of tiny_text.h, and rows of random ids, for
-// tests that train and generate.
+// A tiny random model folder (Llama family or GPT-2) with the byte tokenizer of tiny_text.h, and
+// rows of random ids, for tests that train and generate.
 #pragma once
 
 #include <cmath>
@@ -25,28 +25,49 @@ struct TinyModelOptions {
 inline Value tiny_config(const TinyModelOptions& o) {
   const int64_t V = lema::testing::kTinyVocabulary;
   if (o.family == Family::Gpt2)
-    return Value::Object{{"architectures", Value::Array{"GPT2LMHeadModel"}}, {"model_type", "gpt2"}, {"n_embd", 32},
-                         {"n_layer", o.L}, {"n_head", 4}, {"n_positions", 128}, {"vocab_size", V},
-                         {"activation_function", "gelu_new"}, {"tie_word_embeddings", o.tied_head},
+    return Value::Object{{"architectures", Value::Array{"GPT2LMHeadModel"}},
+                         {"model_type", "gpt2"},
+                         {"n_embd", 32},
+                         {"n_layer", o.L},
+                         {"n_head", 4},
+                         {"n_positions", 128},
+                         {"vocab_size", V},
+                         {"activation_function", "gelu_new"},
+                         {"tie_word_embeddings", o.tied_head},
                          {"eos_token_id", int64_t{lema::testing::kEndOfText}}};
-  return Value::Object{{"architectures", Value::Array{"LlamaForCausalLM"}}, {"model_type", "llama"},
-                       {"hidden_size", 32}, {"intermediate_size", 48}, {"num_hidden_layers", o.L},
-                       {"num_attention_heads", 4}, {"num_key_value_heads", 2}, {"max_position_embeddings", 128},
-                       {"vocab_size", V}, {"rms_norm_eps", 1e-5}, {"rope_theta", 10000.0}, {"hidden_act", "silu"},
-                       {"tie_word_embeddings", o.tied_head}, {"eos_token_id", int64_t{lema::testing::kEndOfText}}};
+  return Value::Object{{"architectures", Value::Array{"LlamaForCausalLM"}},
+                       {"model_type", "llama"},
+                       {"hidden_size", 32},
+                       {"intermediate_size", 48},
+                       {"num_hidden_layers", o.L},
+                       {"num_attention_heads", 4},
+                       {"num_key_value_heads", 2},
+                       {"max_position_embeddings", 128},
+                       {"vocab_size", V},
+                       {"rms_norm_eps", 1e-5},
+                       {"rope_theta", 10000.0},
+                       {"hidden_act", "silu"},
+                       {"tie_word_embeddings", o.tied_head},
+                       {"eos_token_id", int64_t{lema::testing::kEndOfText}}};
 }
 
 // Values uniform in +-0.3 around 1 (norm weights) or 0, from the tensor's number.
 inline std::vector<char> tiny_values(const FieldSpec& spec, DType dtype, uint64_t seed) {
   const int64_t n = spec.shape.elements(), width = element_bytes(dtype);
   std::vector<char> bytes(static_cast<size_t>(n * width));
-  const float centre = spec.tensor.find("norm") != std::string::npos || spec.tensor.find("ln_") != std::string::npos;
+  const float centre =
+      spec.tensor.find("norm") != std::string::npos || spec.tensor.find("ln_") != std::string::npos;
   for (int64_t i = 0; i < n; ++i) {
-    const float x = centre + 0.6f * (uniform(philox(seed, RngStream::AdapterInit, static_cast<uint64_t>(i))[0]) - 0.5f);
+    const float x =
+        centre +
+        0.6f * (uniform(philox(seed, RngStream::AdapterInit, static_cast<uint64_t>(i))[0]) - 0.5f);
     char* at = bytes.data() + i * width;
-    if (dtype == DType::F32) *reinterpret_cast<float*>(at) = x;
-    else if (dtype == DType::BF16) *reinterpret_cast<bf16*>(at) = to_bf16(x);
-    else *reinterpret_cast<f16*>(at) = to_f16(x);
+    if (dtype == DType::F32)
+      *reinterpret_cast<float*>(at) = x;
+    else if (dtype == DType::BF16)
+      *reinterpret_cast<bf16*>(at) = to_bf16(x);
+    else
+      *reinterpret_cast<f16*>(at) = to_f16(x);
   }
   return bytes;
 }
@@ -56,17 +77,20 @@ inline void write_tiny_model(const fs::path& folder, const TinyModelOptions& opt
   const Value config = tiny_config(options);
   write_file(folder / "config.json", dump_json(config, 2));
   write_file(folder / "tokenizer.json", dump_json(lema::testing::tiny_tokenizer_json()));
-  write_file(folder / "tokenizer_config.json", dump_json(Value::Object{{"eos_token", "<|endoftext|>"}}));
+  write_file(folder / "tokenizer_config.json",
+             dump_json(Value::Object{{"eos_token", "<|endoftext|>"}}));
   const ModelSpec spec =
       model_spec(parse_model_config(config, "config.json"), [](const char*) { return false; });
   std::vector<FieldSpec> fields = {spec.embed};
   for (const FieldSpec& field : spec.positions) fields.push_back(field);
   for (const auto& block : spec.blocks)
-    for (const PieceSpec& piece : block) fields.insert(fields.end(), piece.fields.begin(), piece.fields.end());
+    for (const PieceSpec& piece : block)
+      fields.insert(fields.end(), piece.fields.begin(), piece.fields.end());
   for (const FieldSpec& field : spec.final_norm) fields.push_back(field);
   if (!options.tied_head) fields.push_back(spec.head);
   std::vector<TensorSpec> tensors;
-  for (const FieldSpec& field : fields) tensors.push_back({field.tensor, options.dtype, field.shape});
+  for (const FieldSpec& field : fields)
+    tensors.push_back({field.tensor, options.dtype, field.shape});
   SafetensorsWriter writer(folder / "model.safetensors", tensors, {{"format", "pt"}});
   for (size_t i = 0; i < fields.size(); ++i) {
     const std::vector<char> bytes = tiny_values(fields[i], options.dtype, i);
@@ -80,7 +104,9 @@ inline void write_random_rows(const fs::path& path, int64_t count, int64_t longe
   std::string text;
   for (int64_t row = 0; row < count; ++row) {
     const auto draw = [&](int64_t i, uint32_t range) {
-      return static_cast<int64_t>(philox(9, RngStream::Shuffle, static_cast<uint64_t>(row), static_cast<uint32_t>(i))[0] % range);
+      return static_cast<int64_t>(
+          philox(9, RngStream::Shuffle, static_cast<uint64_t>(row), static_cast<uint32_t>(i))[0] %
+          range);
     };
     Value::Array ids, mask;
     const int64_t length = 2 + draw(1000, static_cast<uint32_t>(longest - 1));

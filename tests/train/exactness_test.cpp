@@ -1,5 +1,6 @@
-// What must never change a bit: where weights lie, how many slots the ring has, what is recomputed or offloaded, how many
-// threads work, whether a run was interrupted. All on a device whose copies arrive late.
+// What must never change a bit: where weights lie, how many slots the ring has, what is recomputed
+// or offloaded, how many threads work, whether a run was interrupted. All on a device whose copies
+// arrive late.
 #include <cmath>
 #include <cstring>
 
@@ -23,7 +24,8 @@ struct Outcome {
     const auto same = [](const std::vector<float>& a, const std::vector<float>& b) {
       return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * 4) == 0;
     };
-    return losses == o.losses && same(adapter, o.adapter) && same(gradients, o.gradients) && same(moments, o.moments);
+    return losses == o.losses && same(adapter, o.adapter) && same(gradients, o.gradients) &&
+           same(moments, o.moments);
   }
 };
 
@@ -44,8 +46,14 @@ class Bench {
     std::vector<std::string> all = {"model=" + (folder_.path() / "model").string(),
                                     "data.train=" + (folder_.path() / "rows.jsonl").string(),
                                     "output_dir=" + (folder_.path() / "run").string(),
-                                    "data.format=tokens", "lora.rank=3", "lora.dropout=0.2", "train.batch_size=5",
-                                    "train.max_steps=4", "train.token_tile=16", "optimizer.lr=0.01", "threads=2"};
+                                    "data.format=tokens",
+                                    "lora.rank=3",
+                                    "lora.dropout=0.2",
+                                    "train.batch_size=5",
+                                    "train.max_steps=4",
+                                    "train.token_tile=16",
+                                    "optimizer.lr=0.01",
+                                    "threads=2"};
     all.insert(all.end(), settings.begin(), settings.end());
     return make_run_config(all);
   }
@@ -60,13 +68,15 @@ class Bench {
     Outcome out;
     const int64_t before = trainer.device().allocation_count();
     for (int64_t step = 0; step < steps; ++step) {
-      const StepBatch batch = make_step_batch(data, batcher.next(cursor), trainer.bounds().micro_rows, config.data.packing);
+      const StepBatch batch = make_step_batch(data, batcher.next(cursor),
+                                              trainer.bounds().micro_rows, config.data.packing);
       const StepResult result = trainer.train_step(batch, config.optimizer.lr, step);
       REQUIRE(std::isfinite(result.loss));
       out.losses.push_back(result.loss);
       out.losses.push_back(result.grad_norm);
     }
-    out.losses.push_back(trainer.evaluate(make_step_batch(data, batcher.next(cursor), trainer.bounds().micro_rows, true)));
+    out.losses.push_back(trainer.evaluate(
+        make_step_batch(data, batcher.next(cursor), trainer.bounds().micro_rows, true)));
     out.allocations_in_steps = trainer.device().allocation_count() - before;
     out.adapter = floats(trainer.adapter().values());
     out.gradients = floats(trainer.adapter().gradients());
@@ -90,7 +100,8 @@ TEST_CASE("placement, slots, recompute, offload and threads change no bit") {
   const auto dtype = GENERATE(DType::F32, DType::BF16);
   const Bench bench({family, blocks, dtype, blocks == 4}, 23);
   const std::string compute = dtype == DType::BF16 ? "compute=bf16" : "compute=f32";
-  const Outcome reference = bench.run(bench.config({compute, "memory.residency=resident", "memory.activations=keep"}));
+  const Outcome reference =
+      bench.run(bench.config({compute, "memory.residency=resident", "memory.activations=keep"}));
   CHECK(reference.h2d_bytes == 0);
   CHECK(reference.allocations_in_steps == 0);
   const std::vector<std::vector<std::string>> variants = {
@@ -109,7 +120,8 @@ TEST_CASE("placement, slots, recompute, offload and threads change no bit") {
     const Outcome outcome = bench.run(bench.config(settings));
     CHECK(outcome == reference);
     CHECK(outcome.allocations_in_steps == 0);
-    CHECK((outcome.h2d_bytes > 0) == (settings[1] == "memory.residency=stream" || settings[2].ends_with("offload")));
+    CHECK((outcome.h2d_bytes > 0) ==
+          (settings[1] == "memory.residency=stream" || settings[2].ends_with("offload")));
   }
   CHECK(bench.run(bench.config({compute}), true) == reference);  // weights where they are mapped
 }
@@ -117,14 +129,18 @@ TEST_CASE("placement, slots, recompute, offload and threads change no bit") {
 TEST_CASE("a budget between streaming and residence changes no bit and is kept") {
   const Bench bench({Family::Llama, 6, DType::F32, false}, 11);
   const Outcome reference = bench.run(bench.config({"compute=f32", "memory.residency=resident"}));
-  const int64_t least = bench.run(bench.config({"compute=f32", "memory.residency=stream", "memory.slots=2",
-                                                "memory.activations=offload"})).device_bytes;
+  const int64_t least = bench
+                            .run(bench.config({"compute=f32", "memory.residency=stream",
+                                               "memory.slots=2", "memory.activations=offload"}))
+                            .device_bytes;
   int64_t fewest = INT64_MAX;
-  for (const int64_t budget : {least - 4096, least, least + 60'000, least + 120'000, least + 250'000, least + 2'000'000}) {
+  for (const int64_t budget :
+       {least - 4096, least, least + 60'000, least + 120'000, least + 250'000, least + 2'000'000}) {
     INFO(fmt::format("least {}, budget {}", least, budget));
     const RunConfig config = bench.config({"compute=f32", fmt::format("memory.vram={}", budget)});
     if (budget < least) {
-      CHECK(contains(message_of(ErrorCode::DoesNotFit, [&] { bench.run(config); }), fmt::format("at least {}", least)));
+      CHECK(contains(message_of(ErrorCode::DoesNotFit, [&] { bench.run(config); }),
+                     fmt::format("at least {}", least)));
       continue;
     }
     const Outcome outcome = bench.run(config);
@@ -140,13 +156,16 @@ TEST_CASE("micro-batches and packing agree to rounding") {
   const auto family = GENERATE(Family::Llama, Family::Gpt2);
   const Bench bench({family, 3, DType::F32, false}, 23);
   const Outcome one = bench.run(bench.config({"compute=f32", "lora.dropout=0"}), false, 1);
-  for (const char* setting : {"train.micro_batch_size=1", "train.micro_batch_size=2", "data.packing=false"}) {
+  for (const char* setting :
+       {"train.micro_batch_size=1", "train.micro_batch_size=2", "data.packing=false"}) {
     INFO(setting);
-    const Outcome other = bench.run(bench.config({"compute=f32", "lora.dropout=0", setting}), false, 1);
+    const Outcome other =
+        bench.run(bench.config({"compute=f32", "lora.dropout=0", setting}), false, 1);
     CHECK(std::abs(other.losses[0] - one.losses[0]) <= 1e-6 * one.losses[0]);
     double difference = 0, norm = 0;
     for (size_t i = 0; i < one.gradients.size(); ++i) {
-      difference += std::pow(static_cast<double>(one.gradients[i]) - static_cast<double>(other.gradients[i]), 2);
+      difference += std::pow(
+          static_cast<double>(one.gradients[i]) - static_cast<double>(other.gradients[i]), 2);
       norm += std::pow(static_cast<double>(one.gradients[i]), 2);
     }
     CHECK(!(std::sqrt(difference / norm) > 1e-5));

@@ -21,18 +21,21 @@ TEST_CASE("bf16 rounds to nearest even and keeps NaN and infinity") {
   CHECK(std::isnan(to_f32(to_bf16(std::numeric_limits<float>::quiet_NaN()))));
   CHECK(std::isinf(to_f32(to_bf16(std::numeric_limits<float>::infinity()))));
   CHECK(std::isinf(to_f32(to_bf16(std::numeric_limits<float>::max()))));
-  for (uint32_t bits = 0; bits < 0x7f80; ++bits) CHECK(to_bf16(to_f32(bf16{static_cast<uint16_t>(bits)})).bits == bits);
+  for (uint32_t bits = 0; bits < 0x7f80; ++bits)
+    CHECK(to_bf16(to_f32(bf16{static_cast<uint16_t>(bits)})).bits == bits);
 }
 
 TEST_CASE("f16 round trip of every finite value") {
-  for (uint32_t bits = 0; bits < 0x7c00; ++bits) CHECK(to_f16(to_f32(f16{static_cast<uint16_t>(bits)})).bits == bits);
+  for (uint32_t bits = 0; bits < 0x7c00; ++bits)
+    CHECK(to_f16(to_f32(f16{static_cast<uint16_t>(bits)})).bits == bits);
 }
 
 TEST_CASE("Philox4x32-10 equals the published vectors") {
   // Random123's known-answer file: zero counter and key; all ones.
   const auto zero = philox(0, static_cast<RngStream>(0), 0, 0);
   CHECK(zero == std::array<uint32_t, 4>{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8});
-  const auto ones = philox(~uint64_t{0}, static_cast<RngStream>(~uint32_t{0}), ~uint64_t{0}, ~uint32_t{0});
+  const auto ones =
+      philox(~uint64_t{0}, static_cast<RngStream>(~uint32_t{0}), ~uint64_t{0}, ~uint32_t{0});
   CHECK(ones == std::array<uint32_t, 4>{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd});
 }
 

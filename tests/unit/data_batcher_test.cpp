@@ -1,4 +1,5 @@
-// Batcher and packing: every row once per epoch, a state of two integers, unbiased orders, targets within rows.
+// Batcher and packing: every row once per epoch, a state of two integers, unbiased orders, targets
+// within rows.
 #include <algorithm>
 #include <map>
 #include <numeric>
@@ -32,7 +33,8 @@ TEST_CASE("every row comes exactly once per epoch and steps never mix epochs") {
           REQUIRE(cursor.epoch == epoch);
           const auto batch = batcher.next(cursor);
           const bool is_last = step + 1 == batcher.steps_per_epoch();
-          REQUIRE(static_cast<int64_t>(batch.size()) == (is_last ? rows - step * batch_size : batch_size));
+          REQUIRE(static_cast<int64_t>(batch.size()) ==
+                  (is_last ? rows - step * batch_size : batch_size));
           seen.insert(batch.begin(), batch.end());
         }
         REQUIRE(cursor == BatchCursor{epoch + 1, 0});
@@ -78,7 +80,8 @@ TEST_CASE("all 24 orders of 4 rows are equally frequent") {
   for (int64_t epoch = 0; epoch < kDraws; ++epoch) ++counts[epoch_order(4, 5, epoch)];
   REQUIRE(counts.size() == 24);
   double chi_squared = 0;
-  for (const auto& [order, count] : counts) chi_squared += (count - 1000.0) * (count - 1000.0) / 1000.0;
+  for (const auto& [order, count] : counts)
+    chi_squared += (count - 1000.0) * (count - 1000.0) / 1000.0;
   CHECK(chi_squared < 49.7);  // 23 degrees of freedom, p = 0.001
 }
 

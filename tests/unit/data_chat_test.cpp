@@ -57,7 +57,8 @@ TEST_CASE("an answer is trained with its end token and what follows up to the ne
 TEST_CASE("train_on all trains everything") {
   const ModelText text(tiny_sources());
   const ChatEncoding chat = encode_chat(kTwoTurns, Value(), false, "all", text);
-  CHECK(std::count(chat.trained.begin(), chat.trained.end(), 1) == static_cast<int64_t>(chat.ids.size()));
+  CHECK(std::count(chat.trained.begin(), chat.trained.end(), 1) ==
+        static_cast<int64_t>(chat.ids.size()));
   CHECK(text.tokenizer().decode(chat.ids, false) == chat.text);
 }
 
@@ -76,8 +77,10 @@ TEST_CASE("the stop id inside a user's text is not trained: positions decide") {
 TEST_CASE("generation blocks of a template are its mask") {
   const char* tagged =
       "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}{% if m.role == 'assistant' %}"
-      "{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}{% else %}{{ m.content }}<|im_end|>{% endif %}"
-      "{{ '\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
+      "{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}{% else %}{{ m.content "
+      "}}<|im_end|>{% endif %}"
+      "{{ '\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% "
+      "endif %}";
   CHECK(trained(kTwoTurns, tagged) == "hello \xc3\xa4\xf0\x9f\x98\x80<|im_end|>|<|im_end|>|");
 }
 
@@ -87,20 +90,24 @@ TEST_CASE("templates whose masks would not be what a chat sees are refused") {
       "{% for m in messages %}{% if m.role != 'assistant' or loop.last %}"
       "{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>' }}{% endif %}{% endfor %}"
       "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
-  expect_failure([&] { trained(kTwoTurns, forgetful); }, "messages[2]: the template writes this turn differently");
+  expect_failure([&] { trained(kTwoTurns, forgetful); },
+                 "messages[2]: the template writes this turn differently");
   // Its prompt is not what it writes before an answer.
   const char* other_prompt =
-      "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>' }}{% endfor %}"
+      "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>' }}{% "
+      "endfor %}"
       "{% if add_generation_prompt %}{{ '<|im_start|>bot\\n' }}{% endif %}";
   expect_failure([&] { trained(kTwoTurns, other_prompt); },
                  "messages[2]: the template does not continue its own prompt: \"bot");
   // A prompt that ends in a space: " w" becomes one token.
-  const char* space = "{% for m in messages %}{{ m.role + ': ' + m.content + '<|im_end|>' }}{% endfor %}"
-                      "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}";
+  const char* space =
+      "{% for m in messages %}{{ m.role + ': ' + m.content + '<|im_end|>' }}{% endfor %}"
+      "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}";
   const Value world = Value::Array{message("user", "x"), message("assistant", "world")};
   expect_failure([&] { trained(world, space); }, "other tokens alone");
   const char* tagged_space =
-      "{% for m in messages %}{{ m.role + ': ' }}{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}"
+      "{% for m in messages %}{{ m.role + ': ' }}{% generation %}{{ m.content }}<|im_end|>{% "
+      "endgeneration %}"
       "{% endfor %}";
   expect_failure([&] { trained(world, tagged_space); }, "begins inside a token");
 }
@@ -118,7 +125,8 @@ TEST_CASE("which template a model has") {
   CHECK_FALSE(ModelText(sources).has_template());
   CHECK(ModelText(sources).template_origin().empty());
   const Value messages = Value::Array{message("user", "x")};
-  expect_failure([&] { ModelText(sources).render_chat(messages, Value(), false); }, "no chat template");
+  expect_failure([&] { ModelText(sources).render_chat(messages, Value(), false); },
+                 "no chat template");
 
   sources.tokenizer_config->set("chat_template", "config");
   CHECK(ModelText(sources).render_chat(messages, Value(), false) == "config");
@@ -134,8 +142,10 @@ TEST_CASE("which template a model has") {
   CHECK(ModelText(sources).template_origin() == "chat_template.jinja");
   CHECK(ModelText(sources, "chatml").render_chat(messages, Value(), true) ==
         "<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\n");
-  expect_failure([&] { const ModelText text(sources, "llama3"); }, "has no token <|start_header_id|>");
-  expect_failure([&] { const ModelText text(sources, "/nonexistent.jinja"); }, "/nonexistent.jinja");
+  expect_failure([&] { const ModelText text(sources, "llama3"); },
+                 "has no token <|start_header_id|>");
+  expect_failure([&] { const ModelText text(sources, "/nonexistent.jinja"); },
+                 "/nonexistent.jinja");
 }
 
 TEST_CASE("a reply stops on the config's ids, the EOS token and the template's end of turn") {
@@ -148,8 +158,10 @@ TEST_CASE("a reply stops on the config's ids, the EOS token and the template's e
   sources.tokenizer_config.reset();
   sources.eos_id = kImStart;  // config.json's, where no file names the token
   CHECK(ModelText(sources).eos_id() == kImStart);
-  sources.special_tokens = Value(Value::Object{{"eos_token", Value::Object{{"content", "<|im_end|>"}}}});
+  sources.special_tokens =
+      Value(Value::Object{{"eos_token", Value::Object{{"content", "<|im_end|>"}}}});
   CHECK(ModelText(sources).eos_id() == kImEnd);
   sources.special_tokens = Value(Value::Object{{"eos_token", "<|nothing|>"}});
-  expect_failure([&] { const ModelText unknown_eos(sources); }, "eos_token \"<|nothing|>\" is not in the tokenizer");
+  expect_failure([&] { const ModelText unknown_eos(sources); },
+                 "eos_token \"<|nothing|>\" is not in the tokenizer");
 }

@@ -17,7 +17,8 @@ namespace {
 class TempFile {
  public:
   explicit TempFile(const std::string& bytes)
-      : path_(fs::temp_directory_path() / ("lema_dataset_" + std::to_string(::getpid()) + ".jsonl")) {
+      : path_(fs::temp_directory_path() /
+              ("lema_dataset_" + std::to_string(::getpid()) + ".jsonl")) {
     write_file(path_, bytes);
   }
   TempFile(const TempFile&) = delete;
@@ -35,7 +36,8 @@ Dataset load(const std::string& bytes, const RunConfig::Data& options = {}) {
 
 // The message of a load that must fail, with the file's path written FILE.
 std::string failure(const std::string& bytes, const RunConfig::Data& options = {},
-                    ErrorCode code = ErrorCode::BadInput, const std::string& chat_template = kChatMl) {
+                    ErrorCode code = ErrorCode::BadInput,
+                    const std::string& chat_template = kChatMl) {
   const TempFile file(bytes);
   const ModelText text(tiny_sources(chat_template));
   try {
@@ -105,7 +107,8 @@ TEST_CASE("append_eos can be turned off, is not doubled, and needs an EOS") {
 
 TEST_CASE("line ends, byte order mark, blank lines and a missing final newline") {
   const std::string row = "{\"text\":\"hello\"}";
-  for (const std::string& bytes : {row, row + "\n", row + "\r\n", "\xef\xbb\xbf" + row, "\n \t\r\n" + row + "\n\n\r\n"})
+  for (const std::string& bytes :
+       {row, row + "\n", row + "\r\n", "\xef\xbb\xbf" + row, "\n \t\r\n" + row + "\n\n\r\n"})
     CHECK(load(bytes).rows.size() == 1);
   CHECK(load("\r\n\r\n" + row).rows[0].line == 3);
 }
@@ -114,8 +117,10 @@ TEST_CASE("token rows take labels or a mask") {
   const Dataset plain = load(R"({"tokens":[5,6,7]})");
   CHECK(plain.format == "tokens");
   CHECK(plain.rows[0].trained == std::vector<uint8_t>{0, 1, 1});
-  CHECK(load(R"({"input_ids":[5,6,7],"labels":[-100,-100,7]})").rows[0].trained == std::vector<uint8_t>{0, 0, 1});
-  CHECK(load(R"({"input_ids":[5,6,7],"mask":[1,true,0]})").rows[0].trained == std::vector<uint8_t>{0, 1, 0});
+  CHECK(load(R"({"input_ids":[5,6,7],"labels":[-100,-100,7]})").rows[0].trained ==
+        std::vector<uint8_t>{0, 0, 1});
+  CHECK(load(R"({"input_ids":[5,6,7],"mask":[1,true,0]})").rows[0].trained ==
+        std::vector<uint8_t>{0, 1, 0});
   CHECK(load(R"({"tokens":[5,6,265]})").rows[0].ids.back() == 265);
 }
 
@@ -140,13 +145,14 @@ TEST_CASE("too_long: error, drop, truncate") {
   const Dataset dropped = load(bytes, options);
   CHECK(dropped.rows.size() == 1);
   CHECK(dropped.dropped_rows == 1);
-  expect(failure("{\"tokens\":[1,2,3,4,5]}", options), "FILE: all 1 rows are longer than data.max_tokens 4");
+  expect(failure("{\"tokens\":[1,2,3,4,5]}", options),
+         "FILE: all 1 rows are longer than data.max_tokens 4");
   options.too_long = "truncate";
   const Dataset truncated = load(bytes, options);
   CHECK(truncated.rows[0].ids == std::vector<int32_t>{1, 2, 3, 4});
   CHECK(truncated.truncated_rows == 1);
   expect(failure(R"({"tokens":[1,2,3,4,5],"mask":[0,0,0,0,1]})", options),
-           "no trained token among 4 (after truncation from 5)");
+         "no trained token among 4 (after truncation from 5)");
   options.max_tokens = 5;
   CHECK(load(bytes, options).truncated_rows == 0);
 }
@@ -155,7 +161,8 @@ TEST_CASE("one wrong row is named with line and reason, and hides no other") {
   struct Case {
     std::string row, reason;
   };
-  const std::string user = R"({"role":"user","content":"hi"})", nul = std::string("{\"text\":\"a") + '\0' + "\"}";
+  const std::string user = R"({"role":"user","content":"hi"})",
+                    nul = std::string("{\"text\":\"a") + '\0' + "\"}";
   const std::vector<Case> chat = {
       {"{", "FILE:2:"},
       {kGoodChat + " x", "FILE:2:"},
@@ -168,11 +175,15 @@ TEST_CASE("one wrong row is named with line and reason, and hides no other") {
       {R"({"messages":[]})", "messages: the array is empty"},
       {R"({"messages":[3]})", "messages[0]: found integer, expected object"},
       {R"({"messages":[{"content":"x"}]})", "messages[0]: no field \"role\""},
-      {R"({"messages":[{"role":1,"content":"x"}]})", "messages[0].role: found integer, expected string"},
-      {R"({"messages":[{"role":"asistant","content":"x"}]})", "messages[0].role: found \"asistant\", expected one of"},
+      {R"({"messages":[{"role":1,"content":"x"}]})",
+       "messages[0].role: found integer, expected string"},
+      {R"({"messages":[{"role":"asistant","content":"x"}]})",
+       "messages[0].role: found \"asistant\", expected one of"},
       {R"({"messages":[{"role":"user"}]})", "messages[0]: no field \"content\""},
-      {R"({"messages":[{"role":"user","content":null}]})", "messages[0].content: found null, expected string"},
-      {R"({"messages":[{"role":"user","content":["x"]}]})", "messages[0].content: found array, expected string"},
+      {R"({"messages":[{"role":"user","content":null}]})",
+       "messages[0].content: found null, expected string"},
+      {R"({"messages":[{"role":"user","content":["x"]}]})",
+       "messages[0].content: found array, expected string"},
       {R"({"messages":[)" + user + R"(],"tools":"x"})", "tools: found string, expected array"},
       {R"({"messages":[)" + user + "]}", "no trained token: no message of the assistant"},
       {R"({"messages":[)" + user + R"(],"messages":[]})", "FILE:2:"},
@@ -199,8 +210,10 @@ TEST_CASE("one wrong row is named with line and reason, and hides no other") {
       {R"({"tokens":[1,2.0]})", "tokens[1]: found number, expected integer"},
       {R"({"tokens":[1,-1]})", "tokens[1]: found -1, expected an id below the vocabulary's 266"},
       {R"({"tokens":[266,1]})", "tokens[0]: found 266, expected an id below"},
-      {R"({"input_ids":[1,2],"labels":[1]})", "labels: found 1 elements, expected one per token: 2"},
-      {R"({"input_ids":[1,2],"labels":[1,3]})", "labels[1]: found 3, expected 2 (the same token, unshifted) or -100"},
+      {R"({"input_ids":[1,2],"labels":[1]})",
+       "labels: found 1 elements, expected one per token: 2"},
+      {R"({"input_ids":[1,2],"labels":[1,3]})",
+       "labels[1]: found 3, expected 2 (the same token, unshifted) or -100"},
       {R"({"input_ids":[1,2],"labels":[1,-100]})", "no trained token among 2"},
       {R"({"input_ids":[1,2],"mask":[1,2]})", "mask[1]: found 2, expected 0 or 1"},
       {R"({"text":"x"})", "no field \"tokens\""},
@@ -210,27 +223,30 @@ TEST_CASE("one wrong row is named with line and reason, and hides no other") {
 }
 
 TEST_CASE("a row must end on a stop token the model knows") {
-  const char* endless = "{% for m in messages %}{{ '<|im_start|>' + m.role + ':' + m.content + '\\n' }}{% endfor %}"
-                        "{% if add_generation_prompt %}{{ '<|im_start|>assistant:' }}{% endif %}";
+  const char* endless =
+      "{% for m in messages %}{{ '<|im_start|>' + m.role + ':' + m.content + '\\n' }}{% endfor %}"
+      "{% if add_generation_prompt %}{{ '<|im_start|>assistant:' }}{% endif %}";
   expect(failure(kGoodChat, {}, ErrorCode::BadInput, endless),
-           "FILE:1:1: no stop token is trained (stop ids of the model: 262)");
+         "FILE:1:1: no stop token is trained (stop ids of the model: 262)");
   RunConfig::Data options;
   options.format = "chat";
   expect(failure(kGoodChat, options, ErrorCode::Usage, ""), "has no chat template");
 }
 
 TEST_CASE("role order is the template's to refuse") {
-  const char* strict = "{% if messages[0].role != 'user' %}{{ raise_exception('must start with user') }}{% endif %}";
+  const char* strict =
+      "{% if messages[0].role != 'user' %}{{ raise_exception('must start with user') }}{% endif %}";
   expect(failure(R"({"messages":[{"role":"assistant","content":"x"}]})", {}, ErrorCode::BadInput,
-                   strict + std::string(kChatMl)),
-           "FILE:1:1: chat template: line 1: must start with user");
+                 strict + std::string(kChatMl)),
+         "FILE:1:1: chat template: line 1: must start with user");
 }
 
 TEST_CASE("twenty reasons are shown and all bad rows are counted") {
   std::string bytes;
   for (int i = 0; i < 30; ++i) bytes += i % 10 == 0 ? "{\"text\":\"fine\"}\n" : "{\"text\":1}\n";
   const std::string message = failure(bytes);
-  expect(message, "FILE: 27 of 30 rows cannot be used:\nFILE:2:1: text: found integer, expected string\n");
+  expect(message,
+         "FILE: 27 of 30 rows cannot be used:\nFILE:2:1: text: found integer, expected string\n");
   expect(message, "\n... and 7 more");
   CHECK(std::count(message.begin(), message.end(), '\n') == 21);
 }
@@ -239,13 +255,16 @@ TEST_CASE("empty files and unknown shapes") {
   expect(failure(""), "FILE: the file has no rows");
   expect(failure("\n\n"), "FILE: the file has no rows");
   expect(failure("{\"prompt\":\"x\",\"answer\":\"y\"}"),
-           "FILE:1:1: found fields prompt, answer, expected \"messages\", \"text\", \"tokens\" or \"input_ids\"");
+         "FILE:1:1: found fields prompt, answer, expected \"messages\", \"text\", \"tokens\" or "
+         "\"input_ids\"");
   expect(failure("{\"prompt\":\"x\"}\n{\"text\":\"y\"}"), "FILE: 1 of 2 rows cannot be used");
-  expect_failure([&] { load_dataset("/nonexistent.jsonl", {}, ModelText(tiny_sources())); }, "/nonexistent.jsonl");
+  expect_failure([&] { load_dataset("/nonexistent.jsonl", {}, ModelText(tiny_sources())); },
+                 "/nonexistent.jsonl");
 }
 
 TEST_CASE("a tokenizer with more ids than the embedding has rows is refused") {
   TextSources sources = tiny_sources();
   sources.V = kTinyVocabulary - 1;
-  expect_failure([&] { const ModelText text(sources); }, "ids up to 265, the model's embedding has 265 rows");
+  expect_failure([&] { const ModelText text(sources); },
+                 "ids up to 265, the model's embedding has 265 rows");
 }

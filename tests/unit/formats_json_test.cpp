@@ -1,11 +1,11 @@
-// Strict JSON: what is refused and where, lines of values, limits, and printing as Python's json.dumps.
-#include "formats/json.h"
-
+// Strict JSON: what is refused and where, lines of values, limits, and printing as Python's
+// json.dumps.
 #include <cmath>
 #include <cstring>
 
 #include "core/error.h"
 #include "core/file.h"
+#include "formats/json.h"
 #include "support/catch.h"
 
 using namespace lema;
@@ -23,7 +23,8 @@ std::string error_of(std::string_view text, const JsonLimits& limits = {}) {
 }
 
 std::string nested(int depth) {
-  return std::string(static_cast<size_t>(depth), '[') + std::string(static_cast<size_t>(depth), ']');
+  return std::string(static_cast<size_t>(depth), '[') +
+         std::string(static_cast<size_t>(depth), ']');
 }
 
 }  // namespace
@@ -106,8 +107,11 @@ TEST_CASE("depth, size and memory limits") {
 
 TEST_CASE("values, kinds and exact numbers") {
   const Value v = parse_json(
-      " {\"i\": 9223372036854775807, \"m\": -9223372036854775808, \"z\": -0, \"f\": 1e2, \"d\": 0.1, \"t\": true,\r\n"
-      "\"n\": null, \"s\": \"a\\n\\u00e9\\ud83d\\ude00\\/\", \"e\": [], \"o\": {}, \"\": 5, \"tiny\": 1e-400} \n", "f");
+      " {\"i\": 9223372036854775807, \"m\": -9223372036854775808, \"z\": -0, \"f\": 1e2, \"d\": "
+      "0.1, \"t\": true,\r\n"
+      "\"n\": null, \"s\": \"a\\n\\u00e9\\ud83d\\ude00\\/\", \"e\": [], \"o\": {}, \"\": 5, "
+      "\"tiny\": 1e-400} \n",
+      "f");
   CHECK(v.find("i")->as_int() == INT64_MAX);
   CHECK(v.find("m")->as_int() == INT64_MIN);
   CHECK(v.find("z")->as_int() == 0);
@@ -128,7 +132,8 @@ TEST_CASE("values, kinds and exact numbers") {
 }
 
 TEST_CASE("every value knows the line it begins on") {
-  const Value v = parse_json("\n{\"a\": 1\n,\"b\"\n:\n[\n2\n,3,\n\"x\"],\n\n\"c\": {\n\"d\":\n1.5\n}}", "f");
+  const Value v =
+      parse_json("\n{\"a\": 1\n,\"b\"\n:\n[\n2\n,3,\n\"x\"],\n\n\"c\": {\n\"d\":\n1.5\n}}", "f");
   CHECK(v.line == 2);
   CHECK(v.find("a")->line == 2);
   CHECK(v.find("b")->line == 5);
@@ -160,10 +165,22 @@ TEST_CASE("dump_json prints as Python's json.dumps(ensure_ascii=False)") {
         "{\n  \"a\": [\n    1,\n    {\n      \"b\": []\n    }\n  ],\n  \"c\": {}\n}");
   // Python 3.11: repr of each.
   const std::pair<double, const char*> numbers[] = {
-      {1.0, "1.0"},       {0.1, "0.1"},         {1e5, "100000.0"},   {123456789012345680.0, "1.2345678901234568e+17"},
-      {1e15, "1000000000000000.0"}, {1e16, "1e+16"}, {1e-4, "0.0001"}, {1e-5, "1e-05"}, {-0.0, "-0.0"}, {0.0, "0.0"},
-      {5e-324, "5e-324"}, {1.7976931348623157e308, "1.7976931348623157e+308"}, {2e-4, "0.0002"}, {1e22, "1e+22"},
-      {9007199254740993.0, "9007199254740992.0"}, {0.30000000000000004, "0.30000000000000004"}};
+      {1.0, "1.0"},
+      {0.1, "0.1"},
+      {1e5, "100000.0"},
+      {123456789012345680.0, "1.2345678901234568e+17"},
+      {1e15, "1000000000000000.0"},
+      {1e16, "1e+16"},
+      {1e-4, "0.0001"},
+      {1e-5, "1e-05"},
+      {-0.0, "-0.0"},
+      {0.0, "0.0"},
+      {5e-324, "5e-324"},
+      {1.7976931348623157e308, "1.7976931348623157e+308"},
+      {2e-4, "0.0002"},
+      {1e22, "1e+22"},
+      {9007199254740993.0, "9007199254740992.0"},
+      {0.30000000000000004, "0.30000000000000004"}};
   for (const auto& [x, text] : numbers) CHECK(dump_json(Value(x)) == text);
   CHECK_THROWS_AS(dump_json(Value(std::nan(""))), Error);
 }
@@ -184,7 +201,8 @@ TEST_CASE("a tokenizer-like document stays within 16 times its size in memory") 
   std::string text = "{\n  \"model\": {\n    \"vocab\": {\n";
   for (int i = 0; i < 300000; ++i) text += fmt::format("      \"tok{}\": {},\n", i, i);
   text += "      \"end\": 300000\n    },\n    \"merges\": [\n";
-  for (int i = 0; i < 100000; ++i) text += fmt::format("      [\n        \"m{}\",\n        \"n{}\"\n      ],\n", i, i);
+  for (int i = 0; i < 100000; ++i)
+    text += fmt::format("      [\n        \"m{}\",\n        \"n{}\"\n      ],\n", i, i);
   text += "      [\"m\", \"n\"]\n    ]\n  }\n}\n";
   const int64_t before = resident_memory().total;
   const Value v = parse_json(text, "tokenizer.json", kTokenizerJsonLimits);
@@ -200,7 +218,9 @@ TEST_CASE("a tokenizer-like document stays within 16 times its size in memory") 
 }
 
 TEST_CASE("JSON: long integers are rounded where the limits say so") {
-  const auto number = [](const char* text) { return parse_json(text, "t.json", kTokenizerJsonLimits); };
+  const auto number = [](const char* text) {
+    return parse_json(text, "t.json", kTokenizerJsonLimits);
+  };
   CHECK(number("1000000000000000019884624838656") == Value(1e30));
   CHECK(number("9223372036854775808") == Value(9223372036854775808.0));
   CHECK(number("9223372036854775807") == Value(int64_t{9223372036854775807}));

@@ -1,9 +1,8 @@
 // Checkpoint manifests: a sound folder verifies; any change to it is noticed and named.
-#include "formats/manifest.h"
-
 #include <unistd.h>
 
 #include "core/error.h"
+#include "formats/manifest.h"
 #include "support/catch.h"
 
 using namespace lema;
@@ -99,14 +98,17 @@ TEST_CASE("malformed manifests are refused by name") {
       {"{}", "manifest.json: no \"format\""},
       {"[]", "manifest.json: no \"format\""},
       {R"({"format": 2, "step": 1, "run_id": "", "files": {}})", "format 2, this lema reads 1"},
-      {R"({"format": 1, "step": "1", "run_id": "", "files": {}})", "found string, expected integer"},
+      {R"({"format": 1, "step": "1", "run_id": "", "files": {}})",
+       "found string, expected integer"},
       {R"({"format": 1, "step": 1, "run_id": "", "files": []})", "found array, expected object"},
       {R"({"format": 1, "step": 1, "run_id": "", "files": {"../x": {"bytes": 1, "crc32c": "00000000"}}})",
        "\"../x\" is not a file name"},
       {R"({"format": 1, "step": 1, "run_id": "", "files": {"x": {"bytes": 1, "crc32c": "0000000"}}})",
        "x: crc32c \"0000000\" is not 8 hex digits"},
-      {R"({"format": 1, "step": 1, "run_id": "", "files": {"x": {"bytes": 1, "crc32c": "0000000g"}}})", "8 hex digits"},
-      {R"({"format": 1, "step": 1, "run_id": "", "files": {"x": {"bytes": 1}}})", "x: no \"crc32c\""},
+      {R"({"format": 1, "step": 1, "run_id": "", "files": {"x": {"bytes": 1, "crc32c": "0000000g"}}})",
+       "8 hex digits"},
+      {R"({"format": 1, "step": 1, "run_id": "", "files": {"x": {"bytes": 1}}})",
+       "x: no \"crc32c\""},
       {R"({"format": 1, "step": 1, "run_id": "", "files": {"x": 1}})", "x: no \"bytes\""},
       {R"({"format": 1, "format": 1})", "duplicate key"},
   };

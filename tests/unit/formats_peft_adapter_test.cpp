@@ -46,7 +46,8 @@ void make(const TempFolder& folder, const std::string& config, std::vector<Tenso
   int64_t bytes = 0;
   for (const TensorSpec& spec : specs) bytes += spec.shape.elements() * element_bytes(spec.dtype);
   std::vector<std::byte> raw(static_cast<size_t>(bytes));
-  if (!values.empty()) std::memcpy(raw.data(), values.data(), std::min(raw.size(), values.size() * 4));
+  if (!values.empty())
+    std::memcpy(raw.data(), values.data(), std::min(raw.size(), values.size() * 4));
   writer.write(raw.data(), bytes);
   writer.finish();
 }

@@ -1,8 +1,7 @@
 // TOML: the same Values as JSON, lines, and refusals with line and column.
-#include "formats/toml.h"
-
 #include "core/error.h"
 #include "formats/json.h"
+#include "formats/toml.h"
 #include "support/catch.h"
 
 using namespace lema;
@@ -43,10 +42,11 @@ TEST_CASE("a TOML document gives the Value of its JSON twin, in file order, with
       "[[rows]]\n"
       "x = 1e3\n",
       "f.toml");
-  CHECK(dump_json(v) ==
-        "{\"model\": \"m\", \"big\": 9223372036854775807, \"train\": {\"epochs\": 2.5, \"on\": true, "
-        "\"list\": [1, \"x\", {\"b\": []}]}, \"a\": {\"b\": {\"c\": {\"d\": \"lit\\\\n\"}}}, "
-        "\"rows\": [{\"x\": 1}, {\"x\": 1000.0}]}");
+  CHECK(
+      dump_json(v) ==
+      "{\"model\": \"m\", \"big\": 9223372036854775807, \"train\": {\"epochs\": 2.5, \"on\": true, "
+      "\"list\": [1, \"x\", {\"b\": []}]}, \"a\": {\"b\": {\"c\": {\"d\": \"lit\\\\n\"}}}, "
+      "\"rows\": [{\"x\": 1}, {\"x\": 1000.0}]}");
   CHECK(v.line == 1);
   CHECK(v.find("model")->line == 1);
   CHECK(v.find("train")->find("epochs")->line == 4);
@@ -80,7 +80,9 @@ TEST_CASE("what has no JSON twin or is malformed is refused with its place") {
       {"a = \"\\ud800\"", "1:", ""},
       {"a = \"\xff\"", "1:", ""},
       {std::string("a = \"\0\"", 8), "1:", ""},
-      {"\xef\xbb\xbf"  "a = 1", "1:1: ", "byte order mark"},
+      {"\xef\xbb\xbf"
+       "a = 1",
+       "1:1: ", "byte order mark"},
       {"a = " + repeat("[", 100) + repeat("]", 100), "1:", "maximum nested value depth of 64"},
       {"a = " + repeat("[", 1'000'000), "1:", "maximum nested value depth of 64"},
       {"x = 1\n" + repeat("a.", 1'000'000) + "b = 1", "2:1: ", "more than 100 dots"},

@@ -1,5 +1,5 @@
-// Inference and the generator on tiny random models: a cache gives what a fresh pass gives, sequences do not see each
-// other, and memory does not grow with tokens.
+// Inference and the generator on tiny random models: a cache gives what a fresh pass gives,
+// sequences do not see each other, and memory does not grow with tokens.
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -18,7 +18,8 @@ namespace {
 std::vector<int32_t> ids_from(int64_t seed, int64_t count) {
   std::vector<int32_t> ids;
   for (int64_t i = 0; i < count; ++i)
-    ids.push_back(static_cast<int32_t>((seed * 7919 + i * i * 31 + i * 17) % testing::kTinyVocabulary));
+    ids.push_back(
+        static_cast<int32_t>((seed * 7919 + i * i * 31 + i * 17) % testing::kTinyVocabulary));
   return ids;
 }
 
@@ -28,7 +29,8 @@ struct TinyModel {
   ModelFolder folder;
   TinyModel(std::string_view name, const test::TinyModelOptions& options, int64_t positions = 0)
       : temp(name), folder(written(temp.path() / "model", options, positions)) {}
-  static fs::path written(const fs::path& path, const test::TinyModelOptions& options, int64_t positions) {
+  static fs::path written(const fs::path& path, const test::TinyModelOptions& options,
+                          int64_t positions) {
     test::write_tiny_model(path, options);
     if (positions == 0) return path;
     Value config = parse_json(read_text(path / "config.json", 1 << 20), "config.json");
@@ -54,7 +56,8 @@ std::vector<float> fresh_logits(const ModelFolder& folder, const std::vector<int
 double largest_difference(const std::vector<float>& a, const std::vector<float>& b) {
   REQUIRE(a.size() == b.size());
   double worst = 0;
-  for (size_t i = 0; i < a.size(); ++i) worst = std::max(worst, std::abs(double{a[i]} - double{b[i]}));
+  for (size_t i = 0; i < a.size(); ++i)
+    worst = std::max(worst, std::abs(double{a[i]} - double{b[i]}));
   return worst;
 }
 
@@ -76,14 +79,17 @@ TEST_CASE("inference: token by token equals one pass, and both equal the pass wi
   dataset.rows.push_back({ids, std::vector<uint8_t>(ids.size(), 1), 1});
   dataset.rows[0].trained[0] = 0;
   dataset.longest_row_tokens = dataset.tokens = std::ssize(ids);
-  const std::vector<float> losses = row_losses(model.folder, kF32, dataset, [](int64_t) {}).at(0).losses;
+  const std::vector<float> losses =
+      row_losses(model.folder, kF32, dataset, [](int64_t) {}).at(0).losses;
 
   Inference inference(model.folder, kF32, 1, 128);
   for (size_t i = 0; i + 1 < ids.size(); ++i) {
-    const std::vector<float> logits = row(inference.append(std::vector<Feed>{{0, {&ids[i], 1}}}), 0);
+    const std::vector<float> logits =
+        row(inference.append(std::vector<Feed>{{0, {&ids[i], 1}}}), 0);
     CHECK(std::abs(log_probability(logits, ids[i + 1]) + double{losses[i]}) < 1e-4);
     if (i % 23 == 0 || i == 63) {
-      const std::vector<int32_t> prefix(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(i) + 1);
+      const std::vector<int32_t> prefix(ids.begin(),
+                                        ids.begin() + static_cast<std::ptrdiff_t>(i) + 1);
       CHECK(largest_difference(logits, fresh_logits(model.folder, prefix)) < 1e-4);
     }
   }
@@ -91,9 +97,11 @@ TEST_CASE("inference: token by token equals one pass, and both equal the pass wi
 
 TEST_CASE("inference: sequences of one batch do not see each other") {
   const TinyModel model("inference_batch", {});
-  const std::vector<std::vector<int32_t>> prompts = {ids_from(2, 5), ids_from(3, 33), ids_from(4, 1)};
+  const std::vector<std::vector<int32_t>> prompts = {ids_from(2, 5), ids_from(3, 33),
+                                                     ids_from(4, 1)};
   Inference inference(model.folder, kF32, 3, 64);
-  MatrixView logits = inference.append(std::vector<Feed>{{2, prompts[2]}, {0, prompts[0]}, {1, prompts[1]}});
+  MatrixView logits =
+      inference.append(std::vector<Feed>{{2, prompts[2]}, {0, prompts[0]}, {1, prompts[1]}});
   CHECK(largest_difference(row(logits, 0), fresh_logits(model.folder, prompts[2])) < 1e-4);
   CHECK(largest_difference(row(logits, 1), fresh_logits(model.folder, prompts[0])) < 1e-4);
   CHECK(largest_difference(row(logits, 2), fresh_logits(model.folder, prompts[1])) < 1e-4);
@@ -121,7 +129,8 @@ TEST_CASE("inference: a prompt of several passes equals its halves") {
   const std::vector<float> expected = row(whole.append(std::vector<Feed>{{0, ids}}), 0);
   const std::span<const int32_t> all(ids);
   halves.append(std::vector<Feed>{{0, all.first(700)}});
-  CHECK(largest_difference(row(halves.append(std::vector<Feed>{{0, all.subspan(700)}}), 0), expected) < 1e-4);
+  CHECK(largest_difference(row(halves.append(std::vector<Feed>{{0, all.subspan(700)}}), 0),
+                           expected) < 1e-4);
 }
 
 TEST_CASE("inference: bf16 activations stay near f32") {
@@ -135,7 +144,8 @@ TEST_CASE("inference: bf16 activations stay near f32") {
 
 TEST_CASE("inference: a context beyond the model's positions is refused") {
   const TinyModel model("inference_context", {});
-  const std::string message = message_of(ErrorCode::Usage, [&] { Inference(model.folder, kF32, 1, 129); });
+  const std::string message =
+      message_of(ErrorCode::Usage, [&] { Inference(model.folder, kF32, 1, 129); });
   CHECK(contains(message, "129"));
   CHECK(contains(message, "128"));
 }
@@ -153,9 +163,11 @@ TEST_CASE("generator: batched replies equal single ones, in any number of places
     Inference inference(model.folder, kF32, 1, 64);
     single.push_back(Generator(inference, options).generate({&prompt, 1}).at(0));
   }
-  const bool all_stop = std::all_of(single.begin(), single.end(), [](const Reply& r) { return r.finish == Finish::Stop; });
+  const bool all_stop = std::all_of(single.begin(), single.end(),
+                                    [](const Reply& r) { return r.finish == Finish::Stop; });
   CHECK_FALSE(all_stop);
-  CHECK(std::any_of(single.begin(), single.end(), [](const Reply& r) { return r.finish == Finish::Stop; }));
+  CHECK(std::any_of(single.begin(), single.end(),
+                    [](const Reply& r) { return r.finish == Finish::Stop; }));
   for (int64_t places : {1, 3, 7}) {
     Inference inference(model.folder, kF32, places, 64);
     int64_t finished = 0;
@@ -190,7 +202,8 @@ TEST_CASE("generator: ends at a stop token, at the limit, at the context's end a
   const TinyModel model("generator_ends", {});
   const std::vector<int32_t> prompt = ids_from(40, 10);
   Inference inference(model.folder, kF32, 1, 24);
-  const auto generate = [&](const GenerateOptions& options, const Generator::OnToken& on_token = {}) {
+  const auto generate = [&](const GenerateOptions& options,
+                            const Generator::OnToken& on_token = {}) {
     return Generator(inference, options).generate({&prompt, 1}, on_token).at(0);
   };
   const Reply free = generate({8, {}, {}});
@@ -228,13 +241,16 @@ TEST_CASE("generator: memory is flat over 1000 tokens") {
   Generator generator(inference, {1001, {}, {1, 0, 0.9, 1}});
   const std::vector<int32_t> prompt = ids_from(60, 10);
   int64_t count = 0, allocations = 0, before = 0;
-  const Reply reply = generator.generate({&prompt, 1}, [&](int64_t, int32_t) {
-    if (++count == 10) {
-      allocations = inference.model().device().allocation_count();
-      before = resident_memory().total;
-    }
-    return true;
-  }).at(0);
+  const Reply reply = generator
+                          .generate({&prompt, 1},
+                                    [&](int64_t, int32_t) {
+                                      if (++count == 10) {
+                                        allocations = inference.model().device().allocation_count();
+                                        before = resident_memory().total;
+                                      }
+                                      return true;
+                                    })
+                          .at(0);
   CHECK(reply.ids.size() == 1001);
   CHECK(inference.model().device().allocation_count() == allocations);
   CHECK(resident_memory().total - before <= int64_t{1} << 20);

@@ -1,7 +1,6 @@
 // Patterns over replies, the rows they are asked of, and the conversation of a chat.
-#include "generate/match.h"
-
 #include "generate/conversation.h"
+#include "generate/match.h"
 #include "support/catch.h"
 #include "support/temp_folder.h"
 #include "support/tiny_text.h"
@@ -11,9 +10,11 @@ using namespace lema;
 namespace {
 
 constexpr const char* kStrict =
-    "\\A\\[LEMA_REPLY\\]\\nAnswer: .+\\nExplanation: .+\\nConfidence: (High|Medium|Low)\\n\\[/LEMA_REPLY\\]\\s*\\z";
+    "\\A\\[LEMA_REPLY\\]\\nAnswer: .+\\nExplanation: .+\\nConfidence: "
+    "(High|Medium|Low)\\n\\[/LEMA_REPLY\\]\\s*\\z";
 
-std::vector<MatchRow> rows_of(const TempFolder& folder, std::string_view text, bool has_common = true) {
+std::vector<MatchRow> rows_of(const TempFolder& folder, std::string_view text,
+                              bool has_common = true) {
   const ModelText model(testing::tiny_sources());
   return read_match_rows(folder.file("rows.jsonl", text).string(), model, has_common);
 }
@@ -22,12 +23,14 @@ std::vector<MatchRow> rows_of(const TempFolder& folder, std::string_view text, b
 
 TEST_CASE("pattern: anchors and lines are the pattern's own") {
   const Pattern strict(kStrict, "--pattern");
-  const std::string reply = "[LEMA_REPLY]\nAnswer: x\nExplanation: \xC3\xA9t\xC3\xA9\nConfidence: High\n[/LEMA_REPLY]";
+  const std::string reply =
+      "[LEMA_REPLY]\nAnswer: x\nExplanation: \xC3\xA9t\xC3\xA9\nConfidence: High\n[/LEMA_REPLY]";
   CHECK(strict.matches(reply));
   CHECK(strict.matches(reply + "\n"));
   CHECK_FALSE(strict.matches(reply + "."));
   CHECK_FALSE(strict.matches(" " + reply));
-  CHECK_FALSE(strict.matches("[LEMA_REPLY]\nAnswer: x\ny\nExplanation: z\nConfidence: High\n[/LEMA_REPLY]"));
+  CHECK_FALSE(strict.matches(
+      "[LEMA_REPLY]\nAnswer: x\ny\nExplanation: z\nConfidence: High\n[/LEMA_REPLY]"));
   CHECK(Pattern("(?i)\\bohm\\b", "row").matches("It is the Ohm."));
   CHECK(Pattern("^.$", "row").matches("\xC3\xA9"));
 }
@@ -42,9 +45,10 @@ TEST_CASE("pattern: refuses what PCRE2 refuses and gives up on a match without e
 
 TEST_CASE("match rows: prompts end with the generation prompt; other keys are left alone") {
   const TempFolder folder("match_rows");
-  const auto rows = rows_of(folder,
-                            "{\"messages\": [{\"role\": \"user\", \"content\": \"hello\"}], \"category\": 3}\r\n\n"
-                            "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}], \"match\": \"b\"}");
+  const auto rows = rows_of(
+      folder,
+      "{\"messages\": [{\"role\": \"user\", \"content\": \"hello\"}], \"category\": 3}\r\n\n"
+      "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}], \"match\": \"b\"}");
   REQUIRE(rows.size() == 2);
   CHECK(rows[0].line == 1);
   CHECK_FALSE(rows[0].pattern);
@@ -52,7 +56,8 @@ TEST_CASE("match rows: prompts end with the generation prompt; other keys are le
   REQUIRE(rows[1].pattern);
   CHECK(rows[1].pattern->matches("abc"));
   const ModelText model(testing::tiny_sources());
-  CHECK(model.tokenizer().decode(rows[0].prompt, false) == "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n");
+  CHECK(model.tokenizer().decode(rows[0].prompt, false) ==
+        "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n");
 }
 
 TEST_CASE("match rows: a bad row is named by its line") {
@@ -60,17 +65,25 @@ TEST_CASE("match rows: a bad row is named by its line") {
   const std::string good = "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}]}\n";
   CHECK_BAD_INPUT(rows_of(folder, good + "{\"text\": 1}"), "rows.jsonl:2: no array \"messages\"");
   CHECK_BAD_INPUT(rows_of(folder, good + "{"), "rows.jsonl:2");
-  CHECK_BAD_INPUT(rows_of(folder, "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}], \"match\": 1}"), "match");
-  CHECK_BAD_INPUT(rows_of(folder, "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}], \"match\": \"(\"}"),
-                  "rows.jsonl:1: bad pattern");
-  CHECK_BAD_INPUT(rows_of(folder, "{\"messages\": [{\"role\": \"assistant\", \"content\": \"a\"}]}"), "before the reply");
+  CHECK_BAD_INPUT(
+      rows_of(folder, "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}], \"match\": 1}"),
+      "match");
+  CHECK_BAD_INPUT(
+      rows_of(folder,
+              "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}], \"match\": \"(\"}"),
+      "rows.jsonl:1: bad pattern");
+  CHECK_BAD_INPUT(
+      rows_of(folder, "{\"messages\": [{\"role\": \"assistant\", \"content\": \"a\"}]}"),
+      "before the reply");
   CHECK_BAD_INPUT(rows_of(folder, "\n"), "no rows");
   CHECK(contains(message_of(ErrorCode::Usage, [&] { rows_of(folder, good, false); }), "--pattern"));
 }
 
 TEST_CASE("match summary: shares of matched, stopped and distinct replies") {
-  const MatchSummary s = summarise({{1, "a", true, Finish::Stop, 3}, {2, "a", false, Finish::Length, 4},
-                                    {3, "b", true, Finish::Stop, 5}, {4, "c", false, Finish::Stop, 6}});
+  const MatchSummary s = summarise({{1, "a", true, Finish::Stop, 3},
+                                    {2, "a", false, Finish::Length, 4},
+                                    {3, "b", true, Finish::Stop, 5},
+                                    {4, "c", false, Finish::Stop, 6}});
   CHECK(s.rows == 4);
   CHECK(s.share(s.matched) == 0.5);
   CHECK(s.share(s.stopped) == 0.75);
@@ -81,12 +94,16 @@ TEST_CASE("match summary: shares of matched, stopped and distinct replies") {
 TEST_CASE("conversation: the prompt is the rendered history") {
   const ModelText model(testing::tiny_sources());
   Conversation conversation(model, "Be brief.");
-  const auto text = [&](const std::vector<int32_t>& ids) { return model.tokenizer().decode(ids, false); };
+  const auto text = [&](const std::vector<int32_t>& ids) {
+    return model.tokenizer().decode(ids, false);
+  };
   const std::string first =
-      "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n";
+      "<|im_start|>system\nBe "
+      "brief.<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n";
   CHECK(text(conversation.ask("hi")) == first);
   conversation.answer("yo");
-  const std::string second = first + "yo<|im_end|>\n<|im_start|>user\nmore<|im_end|>\n<|im_start|>assistant\n";
+  const std::string second =
+      first + "yo<|im_end|>\n<|im_start|>user\nmore<|im_end|>\n<|im_start|>assistant\n";
   CHECK(text(conversation.ask("more")) == second);
   conversation.withdraw();
   CHECK(text(conversation.ask("more")) == second);
@@ -96,9 +113,10 @@ TEST_CASE("conversation: the prompt is the rendered history") {
 }
 
 TEST_CASE("conversation: a template that refuses leaves the conversation as it was") {
-  const ModelText model(testing::tiny_sources(
-      "{% for m in messages %}{% if m.content == 'no' %}{{ raise_exception('not that') }}{% endif %}{{ m.content }};"
-      "{% endfor %}"));
+  const ModelText model(
+      testing::tiny_sources("{% for m in messages %}{% if m.content == 'no' %}{{ "
+                            "raise_exception('not that') }}{% endif %}{{ m.content }};"
+                            "{% endfor %}"));
   Conversation conversation(model, "");
   conversation.ask("hi");
   conversation.answer("yo");

@@ -1,11 +1,11 @@
-// The sampler: what the filters leave, how often each token comes, and that a draw depends on its arguments alone.
-#include "generate/sampler.h"
-
+// The sampler: what the filters leave, how often each token comes, and that a draw depends on its
+// arguments alone.
 #include <cmath>
 #include <limits>
 #include <map>
 #include <set>
 
+#include "generate/sampler.h"
 #include "support/catch.h"
 #include "support/temp_folder.h"
 
@@ -13,7 +13,8 @@ using namespace lema;
 
 namespace {
 
-std::map<int32_t, int64_t> counts(const SamplerOptions& options, const std::vector<float>& logits, int64_t draws) {
+std::map<int32_t, int64_t> counts(const SamplerOptions& options, const std::vector<float>& logits,
+                                  int64_t draws) {
   Sampler sampler(options);
   std::map<int32_t, int64_t> result;
   for (int64_t i = 0; i < draws; ++i) ++result[sampler.pick(logits, 0, i)];
@@ -33,13 +34,15 @@ std::vector<float> logits_of(const std::vector<double>& probabilities) {
 }
 
 // Pearson's statistic of the counts against softmax(logits / temperature).
-double chi_square(const std::vector<float>& logits, double temperature, const SamplerOptions& options, int64_t draws) {
+double chi_square(const std::vector<float>& logits, double temperature,
+                  const SamplerOptions& options, int64_t draws) {
   double total = 0;
   for (float x : logits) total += std::exp(static_cast<double>(x) / temperature);
   auto observed = counts(options, logits, draws);
   double sum = 0;
   for (size_t i = 0; i < logits.size(); ++i) {
-    const double expected = static_cast<double>(draws) * std::exp(static_cast<double>(logits[i]) / temperature) / total;
+    const double expected =
+        static_cast<double>(draws) * std::exp(static_cast<double>(logits[i]) / temperature) / total;
     const double difference = static_cast<double>(observed[static_cast<int32_t>(i)]) - expected;
     sum += difference * difference / expected;
   }
@@ -119,7 +122,8 @@ TEST_CASE("sampler: refuses bad options and logits that are not numbers") {
   CHECK(contains(refusal({1, 0, 0, 0}), "top_p"));
   CHECK(contains(refusal({1, 0, 1.5, 0}), "top_p"));
   Sampler sampler({1, 0, 1, 0});
-  const std::string message =
-      message_of(ErrorCode::Numeric, [&] { sampler.pick(std::vector<float>{0, std::nanf("")}, 0, 0); });
+  const std::string message = message_of(ErrorCode::Numeric, [&] {
+    sampler.pick(std::vector<float>{0, std::nanf("")}, 0, 0);
+  });
   CHECK(contains(message, "token 1"));
 }

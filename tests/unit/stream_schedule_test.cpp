@@ -1,4 +1,5 @@
-// The schedule: turn reuse, hazards and random passes; the plan: budgets, refusals, order of preference.
+// The schedule: turn reuse, hazards and random passes; the plan: budgets, refusals, order of
+// preference.
 #include <random>
 
 #include "core/error.h"
@@ -11,8 +12,8 @@ using namespace lema;
 namespace {
 
 // Plans `passes` passes one after another and returns the loads of each, checked.
-std::vector<int64_t> loads(const std::vector<int64_t>& visits, const std::vector<bool>& resident, int64_t slots,
-                           int passes) {
+std::vector<int64_t> loads(const std::vector<int64_t>& visits, const std::vector<bool>& resident,
+                           int64_t slots, int passes) {
   RingState state(static_cast<size_t>(slots), -1);
   std::vector<int64_t> counts;
   for (int i = 0; i < passes; ++i) {
@@ -58,7 +59,8 @@ TEST_CASE("S slots save up to 2S of 2L loads") {
 TEST_CASE("residents need no loads and backward stops at the lowest trained block") {
   const std::vector<bool> resident = {true, false, true, false, true};
   CHECK(loads(training_visits(4, 1, 2), resident, 1, 2) == std::vector<int64_t>{2, 2});
-  CHECK(loads(forward_visits(4, 1), {true, true, true, true, true}, 0, 2) == std::vector<int64_t>{0, 0});
+  CHECK(loads(forward_visits(4, 1), {true, true, true, true, true}, 0, 2) ==
+        std::vector<int64_t>{0, 0});
 }
 
 TEST_CASE("random passes over random rings hold every invariant") {
@@ -70,7 +72,8 @@ TEST_CASE("random passes over random rings hold every invariant") {
     RingState state(1 + random() % 6, -1);
     for (int pass = 0; pass < 4; ++pass) {
       std::vector<int64_t> visits;
-      for (auto i = 1 + random() % 20; i > 0; --i) visits.push_back(static_cast<int64_t>(random()) % units);
+      for (auto i = 1 + random() % 20; i > 0; --i)
+        visits.push_back(static_cast<int64_t>(random()) % units);
       const Program program = make_program(visits, resident, state);
       REQUIRE_NOTHROW(check_program(program, visits, resident, state));
       state = program.final_state;
@@ -86,10 +89,16 @@ TEST_CASE("the checker sees each hazard") {
   const auto hazard = [&](std::vector<Instruction> instructions) {
     CHECK_THROWS_AS(check_program({std::move(instructions), empty, 0}, visits, none, empty), Error);
   };
-  hazard({{K::Visit, 0, 0}, {K::Release, 0, 0}});                                             // never loaded
-  hazard({{K::Load, 0, 0}, {K::Load, 1, 0}, {K::Visit, 0, 0}, {K::Release, 0, 0}});            // overwritten unread
-  hazard({{K::Load, 0, 0}, {K::Visit, 0, 0}, {K::Load, 1, 0}, {K::Release, 0, 0}});            // overwritten in use
-  hazard({{K::Load, 0, 0}, {K::Visit, 0, 0}, {K::Release, 0, 0}});                             // a visit is missing
+  hazard({{K::Visit, 0, 0}, {K::Release, 0, 0}});  // never loaded
+  hazard({{K::Load, 0, 0},
+          {K::Load, 1, 0},
+          {K::Visit, 0, 0},
+          {K::Release, 0, 0}});  // overwritten unread
+  hazard({{K::Load, 0, 0},
+          {K::Visit, 0, 0},
+          {K::Load, 1, 0},
+          {K::Release, 0, 0}});                                     // overwritten in use
+  hazard({{K::Load, 0, 0}, {K::Visit, 0, 0}, {K::Release, 0, 0}});  // a visit is missing
 }
 
 TEST_CASE("without a budget the CPU reads weights in place and keeps activations") {
@@ -102,7 +111,9 @@ TEST_CASE("without a budget the CPU reads weights in place and keeps activations
   CHECK(plan.bytes(Tier::Device) == 50 + 50 + 160);
 }
 
-TEST_CASE("every budget is kept or refused with the number that fits, and more memory never streams more") {
+TEST_CASE(
+    "every budget is kept or refused with the number that fits, and more memory never streams "
+    "more") {
   int64_t least = 0, residents_before = -1;
   for (int64_t budget = 1; budget < 1000; ++budget) {
     PlanRequest r = request();

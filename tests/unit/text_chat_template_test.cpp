@@ -1,7 +1,5 @@
-// The chat template engine by itself: white-space control, scopes, spans, limits and attacks. That its results are
-// jinja2's is the business of tests/parity/chat_template_test.py.
-#include "text/chat_template.h"
-
+// The chat template engine by itself: white-space control, scopes, spans, limits and attacks. That
+// its results are jinja2's is the business of tests/parity/chat_template_test.py.
 #include <chrono>
 #include <ctime>
 #include <string>
@@ -10,6 +8,7 @@
 
 #include "core/error.h"
 #include "support/catch.h"
+#include "text/chat_template.h"
 
 using namespace lema;
 
@@ -20,8 +19,11 @@ Value message(const char* role, Value content) {
 }
 
 Value context() {
-  return Value::Object{{"messages", Value::Array{message("user", "Hi"), message("assistant", "Hello")}},
-                       {"tools", nullptr}, {"add_generation_prompt", true}, {"bos_token", "<s>"}};
+  return Value::Object{
+      {"messages", Value::Array{message("user", "Hi"), message("assistant", "Hello")}},
+      {"tools", nullptr},
+      {"add_generation_prompt", true},
+      {"bos_token", "<s>"}};
 }
 
 std::string render(const std::string& source) { return ChatTemplate(source).render(context()); }
@@ -38,7 +40,9 @@ std::string refusal(const std::string& source) {
 }
 
 bool begins(const std::string& text, const std::string& prefix) { return text.starts_with(prefix); }
-bool holds(const std::string& text, const std::string& part) { return text.find(part) != text.npos; }
+bool holds(const std::string& text, const std::string& part) {
+  return text.find(part) != text.npos;
+}
 
 std::string repeated(const std::string& text, int count) {
   std::string out;
@@ -64,15 +68,18 @@ TEST_CASE("white space: trim_blocks, lstrip_blocks and the signs") {
 }
 
 TEST_CASE("none, undefined and false differ") {
-  CHECK(render("{{ tools is none }}{{ tools is defined }}{{ nope is defined }}{{ nope is none }}") ==
-        "TrueTrueFalseFalse");
+  CHECK(
+      render("{{ tools is none }}{{ tools is defined }}{{ nope is defined }}{{ nope is none }}") ==
+      "TrueTrueFalseFalse");
   CHECK(render("[{{ nope }}][{{ tools }}][{{ 'x' if false }}]") == "[][None][]");
-  CHECK(render("{{ tools | default('d') }}{{ nope | default('d') }}{{ tools.x is defined }}") == "NonedFalse");
+  CHECK(render("{{ tools | default('d') }}{{ nope | default('d') }}{{ tools.x is defined }}") ==
+        "NonedFalse");
   CHECK(refusal("{{ nope.x }}") == "chat template: line 1: 'nope' is undefined");
 }
 
 TEST_CASE("strings count in code points") {
-  CHECK(render("{{ 'héé' | length }}{{ 'hé日'[::-1] }}{{ 'hé日'[1:] }}{{ 'hé日'[-1] }}") == "3日éhé日日");
+  CHECK(render("{{ 'héé' | length }}{{ 'hé日'[::-1] }}{{ 'hé日'[1:] }}{{ 'hé日'[-1] }}") ==
+        "3日éhé日日");
   CHECK(render("{{ 'straße ΑΣ'.upper() }}|{{ 'ΑΣ'.lower() }}|{{ '\\u3000x\\u00a0'.strip() }}|") ==
         "STRASSE ΑΣ|ας|x|");
 }
@@ -80,14 +87,15 @@ TEST_CASE("strings count in code points") {
 TEST_CASE("values print as Python prints them") {
   CHECK(render("{{ [1, 1.0, 1e16, none, true, \"it's\", ('a',)] }}") ==
         "[1, 1.0, 1e+16, None, True, \"it's\", ('a',)]");
-  CHECK(render("{{ {'a': '<é>\\n', 'b': [1.5, none]} | tojson }}") == "{\"a\": \"<é>\\n\", \"b\": [1.5, null]}");
+  CHECK(render("{{ {'a': '<é>\\n', 'b': [1.5, none]} | tojson }}") ==
+        "{\"a\": \"<é>\\n\", \"b\": [1.5, null]}");
   CHECK(render("{{ {'a': [1]} | tojson(indent=1) }}") == "{\n \"a\": [\n  1\n ]\n}");
 }
 
 TEST_CASE("set in a loop stays in the loop, a namespace does not") {
   CHECK(render("{% set x = 1 %}{% for m in messages %}{% set x = 2 %}{% endfor %}{{ x }}") == "1");
-  CHECK(render("{% set n = namespace(x=1) %}{% for m in messages %}{% set n.x = n.x + 1 %}{% endfor %}{{ n.x }}") ==
-        "3");
+  CHECK(render("{% set n = namespace(x=1) %}{% for m in messages %}{% set n.x = n.x + 1 %}{% "
+               "endfor %}{{ n.x }}") == "3");
 }
 
 TEST_CASE("a loop's condition sees what the body changed") {
@@ -96,8 +104,12 @@ TEST_CASE("a loop's condition sees what the body changed") {
 }
 
 TEST_CASE("macros take defaults, keywords and a caller") {
-  CHECK(render("{% macro f(a, b=a) %}{{ a }}{{ b }}{% endmacro %}{{ f(1) }}{{ f(1, b=2) }}") == "1112");
-  CHECK(render("{% macro f() %}<{{ caller(3) }}>{% endmacro %}{% call(x) f() %}{{ x }}{% endcall %}") == "<3>");
+  CHECK(render("{% macro f(a, b=a) %}{{ a }}{{ b }}{% endmacro %}{{ f(1) }}{{ f(1, b=2) }}") ==
+        "1112");
+  CHECK(
+      render(
+          "{% macro f() %}<{{ caller(3) }}>{% endmacro %}{% call(x) f() %}{{ x }}{% endcall %}") ==
+      "<3>");
 }
 
 TEST_CASE("strftime_now formats the local time") {
@@ -108,12 +120,14 @@ TEST_CASE("strftime_now formats the local time") {
 }
 
 TEST_CASE("generation blocks report their bytes") {
-  const ChatTemplate t("{% for m in messages %}é{% if m.role == 'assistant' %}{% generation %}{{ m.content }}!"
-                       "{% endgeneration %}{% endif %}{% endfor %}.");
+  const ChatTemplate t(
+      "{% for m in messages %}é{% if m.role == 'assistant' %}{% generation %}{{ m.content }}!"
+      "{% endgeneration %}{% endif %}{% endfor %}.");
   const ChatTemplate::Rendered r = t.render_spans(context());
   CHECK(r.text == "ééHello!.");
   REQUIRE(r.generated.size() == 1);
-  CHECK(r.text.substr(size_t(r.generated[0].first), size_t(r.generated[0].second - r.generated[0].first)) == "Hello!");
+  CHECK(r.text.substr(size_t(r.generated[0].first),
+                      size_t(r.generated[0].second - r.generated[0].first)) == "Hello!");
   CHECK(r.has_generation_blocks);
   CHECK_FALSE(ChatTemplate("x").render_spans(context()).has_generation_blocks);
   const ChatTemplate hidden("{% set x %}{% generation %}a{% endgeneration %}{% endset %}{{ x }}");
@@ -122,28 +136,37 @@ TEST_CASE("generation blocks report their bytes") {
 }
 
 TEST_CASE("errors name the line") {
-  CHECK(refusal("a\n{{ raise_exception('bad role ' + messages[0].role) }}") == "chat template: line 2: bad role user");
+  CHECK(refusal("a\n{{ raise_exception('bad role ' + messages[0].role) }}") ==
+        "chat template: line 2: bad role user");
   CHECK(begins(refusal("\n\n{% if %}"), "chat template: line 3: "));
   CHECK(begins(refusal("{% set x =\n 1 / 0 %}"), "chat template: line 2: division by zero"));
-  CHECK(begins(refusal("{% for x in y %}\nz"), "chat template: line 2: found the end of the template"));
-  CHECK(begins(refusal("{{ 'a' + 1 }}"), "chat template: line 1: '+' not supported between str and int"));
+  CHECK(begins(refusal("{% for x in y %}\nz"),
+               "chat template: line 2: found the end of the template"));
+  CHECK(begins(refusal("{{ 'a' + 1 }}"),
+               "chat template: line 1: '+' not supported between str and int"));
   CHECK(begins(refusal("{{ 'a' | nope }}"), "chat template: line 1: there is no filter 'nope'"));
   CHECK(begins(refusal("\xff"), "chat template: line 1: not valid UTF-8"));
-  for (const char* tag : {"include 'x'", "import 'x' as y", "extends 'x'", "from 'x' import y", "block b", "do x"})
+  for (const char* tag :
+       {"include 'x'", "import 'x' as y", "extends 'x'", "from 'x' import y", "block b", "do x"})
     CHECK(holds(refusal("{% " + std::string(tag) + " %}"), "is not supported"));
 }
 
 TEST_CASE("attributes beyond the data are refused or undefined") {
   for (const char* attack :
        {"{{ ''.__class__.__mro__ }}", "{{ ().__class__.__bases__[0] }}", "{{ messages.append(1) }}",
-        "{{ messages[0].pop('role') }}", "{{ messages[0].update({}) }}", "{{ range.__globals__['x'] }}",
-        "{{ cycler.__init__.__globals__.os }}", "{{ self._TemplateReference__context }}", "{{ config.items() }}",
-        "{{ lipsum.__globals__ }}", "{{ ('' | attr('__class__')).x }}", "{{ '{0.__class__}'.format('') }}",
-        "{% set n = namespace() %}{% set n.__class__ = 1 %}", "{{ namespace(__x=1) }}",
-        "{% set ns = {} %}{% set ns.a = 1 %}",
-        "{{ ['__class__', 'x'] | map('attr') | list }}", "{{ messages | map(attribute='__class__.x') | list }}"})
+        "{{ messages[0].pop('role') }}", "{{ messages[0].update({}) }}",
+        "{{ range.__globals__['x'] }}", "{{ cycler.__init__.__globals__.os }}",
+        "{{ self._TemplateReference__context }}", "{{ config.items() }}",
+        "{{ lipsum.__globals__ }}", "{{ ('' | attr('__class__')).x }}",
+        "{{ '{0.__class__}'.format('') }}", "{% set n = namespace() %}{% set n.__class__ = 1 %}",
+        "{{ namespace(__x=1) }}", "{% set ns = {} %}{% set ns.a = 1 %}",
+        "{{ ['__class__', 'x'] | map('attr') | list }}",
+        "{{ messages | map(attribute='__class__.x') | list }}"})
     CHECK(begins(refusal(attack), "chat template: line 1: "));
-  CHECK(render("{{ ''.__class__ }}{{ messages.__len__ is defined }}{{ messages[0].pop is defined }}") == "FalseFalse");
+  CHECK(
+      render(
+          "{{ ''.__class__ }}{{ messages.__len__ is defined }}{{ messages[0].pop is defined }}") ==
+      "FalseFalse");
 }
 
 TEST_CASE("work, memory and depth are limited") {
@@ -158,15 +181,23 @@ TEST_CASE("work, memory and depth are limited") {
   CHECK(holds(refusal("{{ '%999999999d' % 1 }}"), "a format width above"));
   CHECK(holds(refusal("{{ ('a' * 60000000) | replace('a', 'bbbb') }}"), "a string of more than"));
   CHECK(holds(refusal("{% set n = namespace(x='aaaaaaaaaaaaaaaa') %}" + loop +
-                      "{% set n.x = n.x + n.x %}{% endfor %}"), "a string of more than"));
+                      "{% set n.x = n.x + n.x %}{% endfor %}"),
+              "a string of more than"));
   CHECK(holds(refusal(loop + "{{ 'a' * 60000 }}{% endfor %}"), "bytes"));
-  CHECK(holds(refusal("{% set n = namespace(x=[0]) %}" + loop + "{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x }}"),
+  CHECK(holds(refusal("{% set n = namespace(x=[0]) %}" + loop +
+                      "{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x }}"),
               "nested deeper"));
-  CHECK(holds(refusal("{% set n = namespace(x=[0]) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}{% endfor %}"
-                      "{{ n.x | tojson }}"), "more than"));
-  CHECK(holds(refusal("{% set n = namespace(x=[0], y=[0]) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}"
-                      "{% set n.y = [n.y, n.y] %}{% endfor %}{{ n.x == n.y }}"), "evaluations"));
-  CHECK(holds(refusal("{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}"), "macros nested deeper than 64"));
+  CHECK(holds(refusal("{% set n = namespace(x=[0]) %}{% for i in range(60) %}{% set n.x = [n.x, "
+                      "n.x] %}{% endfor %}"
+                      "{{ n.x | tojson }}"),
+              "more than"));
+  CHECK(holds(
+      refusal(
+          "{% set n = namespace(x=[0], y=[0]) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}"
+          "{% set n.y = [n.y, n.y] %}{% endfor %}{{ n.x == n.y }}"),
+      "evaluations"));
+  CHECK(holds(refusal("{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}"),
+              "macros nested deeper than 64"));
   CHECK(holds(refusal("{{ 9223372036854775807 + 1 }}"), "beyond 64 bits"));
   CHECK(holds(refusal("{{ 2 ** 99999999 }}"), "beyond 64 bits"));
   CHECK(render("{{ 'b' * 3 }}{{ range(100000) | length }}") == "bbb100000");
@@ -174,22 +205,26 @@ TEST_CASE("work, memory and depth are limited") {
 
 TEST_CASE("searching text takes linear time") {
   const auto start = std::chrono::steady_clock::now();
-  CHECK(render("{% set s = 'a' * 1000000 %}{{ (s ~ 'b') in (s ~ s ~ 'c') }}{{ (s ~ s).rfind('b' ~ s) }}"
-               "{{ (s ~ s).count(s ~ 'b') }}{{ ('b' * 1000000).strip(s ~ 'c') | length }}"
-               "{{ (s ~ s).rsplit('b' ~ s) | length }}") == "False-1010000001");
+  CHECK(
+      render(
+          "{% set s = 'a' * 1000000 %}{{ (s ~ 'b') in (s ~ s ~ 'c') }}{{ (s ~ s).rfind('b' ~ s) }}"
+          "{{ (s ~ s).count(s ~ 'b') }}{{ ('b' * 1000000).strip(s ~ 'c') | length }}"
+          "{{ (s ~ s).rsplit('b' ~ s) | length }}") == "False-1010000001");
   CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(4));
-  CHECK(render("{{ 'a,b,,c'.rsplit(',') }}{{ ',a,'.rsplit(',', 1) }}{{ 'aaa'.rsplit('aa') }}{{ ''.rfind('') }}") ==
-        "['a', 'b', '', 'c'][',a', '']['a', '']0");
+  CHECK(render("{{ 'a,b,,c'.rsplit(',') }}{{ ',a,'.rsplit(',', 1) }}{{ 'aaa'.rsplit('aa') }}{{ "
+               "''.rfind('') }}") == "['a', 'b', '', 'c'][',a', '']['a', '']0");
 }
 
 TEST_CASE("the source's size and nesting are limited") {
   CHECK(holds(refusal(std::string((size_t{1} << 20) + 1, 'a')), "at most 1048576"));
-  CHECK(holds(refusal("{{ " + repeated("(", 200) + "1" + repeated(")", 200) + " }}"), "nested deeper than 128"));
+  CHECK(holds(refusal("{{ " + repeated("(", 200) + "1" + repeated(")", 200) + " }}"),
+              "nested deeper than 128"));
   CHECK(holds(refusal("{{ " + repeated("not ", 200) + "1 }}"), "nested deeper than 128"));
   CHECK(holds(refusal("{{ " + repeated("-", 200) + "1 }}"), "nested deeper than 128"));
   CHECK(holds(refusal("{{ x" + repeated(".y", 200) + " }}"), "nested deeper than 128"));
   CHECK(holds(refusal("{{ 1" + repeated(" | abs", 200) + " }}"), "nested deeper than 128"));
-  CHECK(holds(refusal(repeated("{% if 1 %}", 200) + repeated("{% endif %}", 200)), "nested deeper than 128"));
+  CHECK(holds(refusal(repeated("{% if 1 %}", 200) + repeated("{% endif %}", 200)),
+              "nested deeper than 128"));
   CHECK(holds(refusal("{{ 1" + repeated(" if 1 else 1", 200) + " }}"), "nested deeper than 128"));
   // A long chain of one operator is not nested.
   CHECK(render("{{ 0" + repeated(" + 1", 20000) + " }}") == "20000");
@@ -198,17 +233,21 @@ TEST_CASE("the source's size and nesting are limited") {
 
 TEST_CASE("the deepest allowed nesting fits the stack") {
   const std::string nest = repeated("(", 40) + "f(n - 1)" + repeated(" | string)", 40);
-  const std::string source = "{% macro f(n) %}{% if n > 0 %}{{ " + nest + " }}{% endif %}{% endmacro %}{{ f(60) }}";
+  const std::string source =
+      "{% macro f(n) %}{% if n > 0 %}{{ " + nest + " }}{% endif %}{% endmacro %}{{ f(60) }}";
   CHECK(holds(refusal(source), "nested deeper than 2000"));
 }
 
 TEST_CASE("one template renders from many threads") {
-  const ChatTemplate t("{% set n = namespace(x='') %}{% for m in messages %}{% set n.x = n.x ~ m.role %}{% endfor %}"
-                       "{{ n.x | upper }}");
+  const ChatTemplate t(
+      "{% set n = namespace(x='') %}{% for m in messages %}{% set n.x = n.x ~ m.role %}{% endfor %}"
+      "{{ n.x | upper }}");
   std::vector<std::string> out(4);
   std::vector<std::thread> threads;
   for (std::string& text : out)
-    threads.emplace_back([&] { for (int i = 0; i < 50; ++i) text = t.render(context()); });
+    threads.emplace_back([&] {
+      for (int i = 0; i < 50; ++i) text = t.render(context());
+    });
   for (std::thread& thread : threads) thread.join();
   for (const std::string& text : out) CHECK(text == "USERASSISTANT");
 }
