@@ -126,7 +126,8 @@ void dk_dv_tile(const Call& call, const WorkItem& item, float* scratch) {
     multiply(s.p, {s.c, pitch, 1}, s.a, rows, D, lanes, kTile, Write::Overwrite);
     multiply(s.ds, {s.d, pitch, 1}, s.b, rows, D, lanes, kTile, Write::Overwrite);
     softmax_gradient_by_key<W>(call, at, s, r0, rows, j0, lanes);
-    multiply(s.sum1, {s.c, 1, pitch}, s.ds, D, rows, lanes, kTile, Write::Accumulate);  // q carries the scale
+    // s.c is q times the scale.
+    multiply(s.sum1, {s.c, 1, pitch}, s.ds, D, rows, lanes, kTile, Write::Accumulate);
     multiply(s.sum2, {s.d, 1, pitch}, s.p, D, rows, lanes, kTile, Write::Accumulate);
   }
   const auto unscaled = [](int64_t) { return broadcast<W>(1.0f); };

@@ -210,8 +210,10 @@ struct Broadcast {
   int64_t row, col;
 };
 
-// c (M, lanes) (=|+=) a (M, K) b (K, lanes), f32; rows of b and c are `pitch` apart, lanes in whole vectors of the
-// instruction set in use. Compiled once, in attention_tile.cpp, whatever the dtype of the call.
-void multiply(float* c, Broadcast a, const float* b, int64_t M, int64_t K, int64_t lanes, int64_t pitch, Write write);
+// c (M, lanes) (=|+=) a (M, K) b (K, lanes), f32; rows of b and c are `pitch` apart, lanes in whole
+// vectors of the instruction set in use. Compiled once, in attention_tile.cpp, whatever the dtype
+// of the call.
+void multiply(float* c, Broadcast a, const float* b, int64_t M, int64_t K, int64_t lanes,
+              int64_t pitch, Write write);
 
 }  // namespace lema::cpu
