@@ -133,6 +133,22 @@ TEST_CASE("inference: a prompt of several passes equals its halves") {
                            expected) < 1e-4);
 }
 
+TEST_CASE("inference: feeds that end in different passes keep their order") {
+  const TinyModel model("inference_feeds", {}, 1024);
+  std::vector<std::vector<int32_t>> prompts;
+  for (int64_t i = 0; i < 3; ++i) prompts.push_back(ids_from(70 + i, 700));
+  Inference together(model.folder, kF32, 3, 800);
+  const MatrixView logits =
+      together.append(std::vector<Feed>{{0, prompts[0]}, {1, prompts[1]}, {2, prompts[2]}});
+  REQUIRE(logits.rows == 3);
+  for (int64_t i = 0; i < 3; ++i) {
+    Inference alone(model.folder, kF32, 1, 800);
+    const MatrixView expected =
+        alone.append(std::vector<Feed>{{0, prompts[static_cast<size_t>(i)]}});
+    CHECK(largest_difference(row(logits, i), row(expected, 0)) < 1e-4);
+  }
+}
+
 TEST_CASE("inference: bf16 activations stay near f32") {
   const TinyModel model("inference_bf16", {Family::Llama, 3, DType::BF16, true});
   const std::vector<int32_t> ids = ids_from(7, 40);

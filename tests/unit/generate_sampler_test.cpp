@@ -81,6 +81,8 @@ TEST_CASE("sampler: top_p keeps the fewest tokens that reach it, the likeliest a
   CHECK(support({1, 0, 0.8, 5}, logits) == std::set<int32_t>{1, 2, 3});
   CHECK(support({1, 0, 0.95, 5}, logits).size() == 4);
   CHECK(support({1, 0, 1e-9, 5}, logits) == std::set<int32_t>{1});
+  // Half the probability is reached by one of two equals.
+  CHECK(support({1, 0, 0.5, 5}, {0, 0}) == std::set<int32_t>{0});
 }
 
 TEST_CASE("sampler: temperature comes before top_p and top_k before top_p") {
