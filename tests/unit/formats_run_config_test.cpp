@@ -14,7 +14,8 @@ using namespace lema;
 
 namespace {
 
-const fs::path kConfigs = fs::path(__FILE__).parent_path() / "../../configs";
+// ctest says where the sources are.
+const fs::path kConfigs = fs::path(std::getenv("LEMA_TEST_DATA")) / "../../configs";
 
 // A config file of this test's own, removed at the end.
 struct ConfigFile {
