@@ -2,6 +2,7 @@
 // section 4.1.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
