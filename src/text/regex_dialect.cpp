@@ -141,8 +141,9 @@ class Translator {
       members("\\p{Z}\\t-\\r\\x{85}", what == 'S');
       at_ += 2;
     } else if (what == 'w' || (what == 'W' && plain)) {
-      members(with_newer("L") + with_newer("M") +
-                  "\\p{Nd}\\p{Nl}\\p{Pc}\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}",
+      // Oniguruma's table of Latin-1 counts superscripts and fractions as words; its sets do not.
+      members(with_newer("L") + with_newer("M") + "\\p{Nd}\\p{Nl}\\p{Pc}" +
+                  (plain ? "\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}" : ""),
               what == 'W');
       at_ += 2;
     } else if (what == 'h' || (what == 'H' && plain)) {
