@@ -203,7 +203,7 @@ class Ops {
 
 // threads: 0 for all CPUs of this process. Results do not depend on it.
 std::unique_ptr<Ops> make_cpu_ops(int threads, const OpsLimits& limits);
-// Whether bf16 products run faster than f32 on this CPU (AMX or AVX512-BF16 with oneDNN built in).
+// Whether bf16 products run faster than f32 on this CPU (AMX or AVX512-BF16).
 bool cpu_prefers_bf16();
 
 }  // namespace lema

@@ -11,7 +11,7 @@ ORDER = [["core"], ["text", "formats", "kernels"], ["layout"], ["model", "stream
 RANK = {folder: rank for rank, row in enumerate(ORDER) for folder in row}
 OWNERS = [(re.compile(r"<nlohmann/"), ("src/formats/",)), (re.compile(r"<toml\+\+/"), ("src/formats/",)),
           (re.compile(r"<(cuda|cublas|nvrtc|nvml)"), ("kernels/cuda/", "tests/")),
-          (re.compile(r"<CLI/"), ("src/cli/",)), (re.compile(r"<dnnl"), ("kernels/cpu/",)),
+          (re.compile(r"<CLI/"), ("src/cli/",)),
           (re.compile(r"<pcre2|<utf8proc"), ("src/text/", "src/generate/")), (re.compile(r"<openssl/"), ("src/core/",)),
           (re.compile(r"<spdlog/"), ("src/core/",))]
 

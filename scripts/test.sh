@@ -33,7 +33,7 @@ cmake -S . -B build "${options[@]}" "-DLEMA_ASAN_BUILD_DIR=$root/build-asan"
 cmake --build build -j "$jobs"
 
 say "Build of the parsers' tests with sanitizers"
-cmake -S . -B build-asan "${options[@]}" -DLEMA_SANITIZE=address,undefined -DLEMA_CUDA=OFF -DLEMA_ONEDNN=OFF
+cmake -S . -B build-asan "${options[@]}" -DLEMA_SANITIZE=address,undefined -DLEMA_CUDA=OFF
 cmake --build build-asan -j "$jobs" --target parser_tests
 
 say "Tests"

@@ -15,7 +15,8 @@ using namespace lema;
 namespace {
 
 // ctest says where the sources are.
-const fs::path kConfigs = fs::path(std::getenv("LEMA_TEST_DATA")) / "../../configs";
+const fs::path kConfigs =
+    (fs::path(std::getenv("LEMA_TEST_DATA")) / "../../configs").lexically_normal();
 
 // A config file of this test's own, removed at the end.
 struct ConfigFile {
