@@ -184,6 +184,18 @@ struct Setting {
     field.first = in_range<double>(o, value.as_array()[0], "two numbers");
     field.second = in_range<double>(o, value.as_array()[1], "two numbers");
   }
+  template <typename T>
+  void assign(const Option& o, OrderedMap<T>& field) const {
+    if (!value.is_object()) refuse("an object");
+    OrderedMap<T> map;
+    for (const auto& [name, member] : value.as_object()) {
+      const std::string path = fmt::format("{}[\"{}\"]", key, escaped(name));
+      const Setting element{path, member, place, nullptr};
+      if (name.empty()) element.refuse("a key that is not empty");
+      element.assign(o, map.emplace_back(name, T()).second);
+    }
+    field = std::move(map);
+  }
 };
 
 class Loader {
@@ -289,6 +301,12 @@ Value plain(const std::vector<std::string>& field) {
   Value::Array list;
   for (const std::string& x : field) list.push_back(x);
   return list;
+}
+template <typename T>
+Value plain(const OrderedMap<T>& field) {
+  Value::Object object;
+  for (const auto& [name, value] : field) object.emplace_back(name, value);
+  return object;
 }
 Value plain(AutoInt<const int64_t> field) {
   return field.value == 0 ? Value("auto") : Value(field.value);

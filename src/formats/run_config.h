@@ -13,6 +13,10 @@
 
 namespace lema {
 
+// An object of the config whose keys are the user's own, in their order.
+template <typename T>
+using OrderedMap = std::vector<std::pair<std::string, T>>;
+
 struct RunConfig {
   std::string model;       // folder of a Hugging Face model or of `lema convert`
   std::string output_dir;  // the run folder

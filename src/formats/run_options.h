@@ -42,8 +42,9 @@ NumberPair(T&, T&) -> NumberPair<T>;
 
 // Calls visit(Option, field) for every option, in the order configs are printed. A field is a
 // std::string, int64_t, double, bool, std::optional<bool> ("auto" when unset),
-// std::vector<std::string> (a string or a list) or one of the forms above. A key has at most one
-// dot; what stands before it is a section.
+// std::vector<std::string> (a string or a list), an OrderedMap (an object whose values are of the
+// option's choices and range) or one of the forms above. A key has at most one dot; what stands
+// before it is a section.
 template <typename Config, typename Visit>
 void visit_options(Config& c, Visit&& visit) {
   constexpr double kMany = 1e9;

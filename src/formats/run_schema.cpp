@@ -69,6 +69,13 @@ Value form(const Option& o, NumberPair<const double> field) {
   return list;
 }
 
+template <typename T>
+Value form(const Option& o, const OrderedMap<T>&) {
+  Value object = of_type("object");
+  object.set("additionalProperties", form(o, T()));
+  return object;
+}
+
 Value closed_object() {
   Value schema = of_type("object");
   schema.set("additionalProperties", false);
