@@ -7,11 +7,10 @@
 
 #include "core/error.h"
 #include "core/units.h"
+#include "stream/saved_store.h"
 
 namespace lema {
 namespace {
-
-constexpr int64_t kStagingBuffers = 3;  // SavedStore's ring for offloaded boundaries
 
 int64_t sum(const std::vector<int64_t>& values) {
   return std::accumulate(values.begin(), values.end(), int64_t{0});
@@ -60,14 +59,16 @@ class Placer {
   void place_boundaries() {
     const int64_t all = request_.boundary_count * request_.boundary_bytes;
     const int64_t staged =
-        std::min(request_.boundary_count, kStagingBuffers) * request_.boundary_bytes;
+        std::min(request_.boundary_count, SavedStore::kStaging) * request_.boundary_bytes;
     const bool must = has_budget() && all + smallest_weights() > left();
-    plan_.offload_boundaries = request_.activations == "offload" ||
-                               (request_.activations == "auto" && must && staged < all);
+    plan_.offload_boundaries =
+        staged < all && (request_.activations == "offload" ||
+                         (request_.activations == "auto" && must));
     add(Tier::Device,
         plan_.offload_boundaries ? "boundary activations (staging)" : "boundary activations",
         plan_.offload_boundaries ? staged : all);
-    if (plan_.offload_boundaries) add(Tier::Pinned, "boundary activations (offloaded)", all);
+    if (plan_.offload_boundaries)
+      add(Tier::Pinned, "boundary activations (offloaded)", all - staged);
     if (has_budget() && smallest_weights() > left()) {
       const int64_t need = plan_.bytes(Tier::Device) + smallest_weights();
       fail(ErrorCode::DoesNotFit, "the run needs {} on the device and memory.vram is {}; {}",

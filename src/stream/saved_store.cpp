@@ -7,11 +7,15 @@
 namespace lema {
 
 SavedStore::SavedStore(Device& device, int64_t count, int64_t bytes_each, bool offload)
-    : device_(device), bytes_each_((bytes_each + 63) / 64 * 64), offload_(offload) {
+    : device_(device),
+      count_(count),
+      bytes_each_((bytes_each + 63) / 64 * 64),
+      offload_(offload && count > kStaging) {
   device_buffer_ =
-      device.allocate((offload ? kStaging : count) * bytes_each_, "boundary activations");
-  if (!offload) return;
-  host_buffer_ = device.allocate_pinned(count * bytes_each_, "offloaded boundary activations");
+      device.allocate((offload_ ? kStaging : count) * bytes_each_, "boundary activations");
+  if (!offload_) return;
+  host_buffer_ =
+      device.allocate_pinned((count - kStaging) * bytes_each_, "offloaded boundary activations");
   for (int64_t s = 0; s < kStaging; ++s) {
     for (std::vector<Event>* events : {&produced_, &stored_, &loaded_, &used_})
       events->push_back(device.create_event());
@@ -33,7 +37,7 @@ std::byte* SavedStore::begin_write(int64_t i) {
 }
 
 void SavedStore::finish_write(int64_t i, int64_t bytes) {
-  if (!offload_) return;
+  if (!offload_ || i >= count_ - kStaging) return;
   const size_t s = stage(i);
   device_.record(produced_[s], Queue::Compute);
   device_.wait(Queue::D2H, produced_[s]);
@@ -57,11 +61,8 @@ std::byte* SavedStore::begin_read(int64_t i, int64_t bytes) {
 void SavedStore::fetch(int64_t i, int64_t bytes) {
   const size_t s = stage(i);
   check(holds_[s] < 0 || holds_[s] > i, "boundary {} is fetched over boundary {}", i, holds_[s]);
-  // The host copy must be complete before it is read back, the staging buffer out of use before it
-  // is overwritten. All copies to the host were submitted to one queue, so its latest event covers
-  // every earlier one.
-  for (size_t other = 0; other < storing_.size(); ++other)
-    if (storing_[other]) device_.wait(Queue::H2D, stored_[other]);
+  // The staging buffer must be out of use. The host copy is complete by then: boundary i + 3 took
+  // this buffer in the forward pass, and Compute waited for the copy before it wrote that.
   device_.record(used_[s], Queue::Compute);
   device_.wait(Queue::H2D, used_[s]);
   device_.copy_async(Queue::H2D, staging(i), host_buffer_.data() + i * bytes_each_, bytes);

@@ -1,5 +1,6 @@
 // SavedStore: the activations at block boundaries, from the forward pass to the backward pass. On
-// the device, or in pinned host memory behind a staging ring of three buffers (offload).
+// the device, or in pinned host memory behind a staging ring of three buffers (offload). The last
+// three never leave the ring: backward reads them first.
 #pragma once
 
 #include <vector>
@@ -10,6 +11,8 @@ namespace lema {
 
 class SavedStore {
  public:
+  static constexpr int64_t kStaging = 3;  // buffers of the ring
+
   // `count` boundaries of at most `bytes_each` bytes.
   SavedStore(Device& device, int64_t count, int64_t bytes_each, bool offload);
 
@@ -19,8 +22,8 @@ class SavedStore {
   // Boundary i is complete in the compute queue's order; `bytes` of it are in use.
   void finish_write(int64_t i, int64_t bytes);
 
-  // Boundary i for reading, in descending order from the last one written. Also asks for the next
-  // one.
+  // Boundary i for reading, in descending order after all `count` were written. Also asks for the
+  // next one.
   std::byte* begin_read(int64_t i, int64_t bytes);
 
   int64_t device_bytes() const { return device_buffer_.bytes(); }
@@ -29,7 +32,6 @@ class SavedStore {
   int64_t h2d_bytes() const { return h2d_bytes_; }
 
  private:
-  static constexpr int64_t kStaging = 3;
   size_t stage(int64_t i) const { return static_cast<size_t>(i % kStaging); }
   std::byte* staging(int64_t i) const {
     return device_buffer_.data() + (i % kStaging) * bytes_each_;
@@ -37,7 +39,7 @@ class SavedStore {
   void fetch(int64_t i, int64_t bytes);
 
   Device& device_;
-  int64_t bytes_each_;
+  int64_t count_, bytes_each_;
   bool offload_;
   Buffer device_buffer_, host_buffer_;
   std::vector<Event> produced_, stored_, loaded_, used_;  // per staging buffer

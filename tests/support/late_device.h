@@ -1,11 +1,15 @@
 // LateDevice: the CPU device with the timing of a GPU. A copy on a copy queue fills its target with
 // NaN at once and brings the bytes only when something waits for it; so a missing wait shows as
-// NaN, an early release or a source that is overwritten too soon shows as wrong bits.
+// NaN, an early release or a source that is overwritten too soon shows as wrong bits. Kernels run at
+// once; a copy that should have waited for them and did not, which vector clocks find, brings NaN.
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <cstring>
 #include <deque>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -13,11 +17,17 @@
 
 namespace lema::test {
 
+// The waits of one queue on events of another, which a control arm leaves out to see a test fail.
+struct WaitsOf {
+  Queue queue, on;
+};
+
 class LateDevice final : public Device {
  public:
   // With `in_place` weights may be used where they are mapped, as on the CPU; else every weight is
   // copied, as on a GPU.
-  explicit LateDevice(bool in_place = false) : cpu_(make_cpu_device()), in_place_(in_place) {}
+  explicit LateDevice(bool in_place = false, std::optional<WaitsOf> forgotten = {})
+      : cpu_(make_cpu_device()), in_place_(in_place), forgotten_(forgotten) {}
 
   std::string name() const override { return cpu_->name(); }
   bool reads_host_memory() const override { return in_place_; }
@@ -34,18 +44,35 @@ class LateDevice final : public Device {
       return;
     }
     std::memset(to, 0xff, static_cast<size_t>(bytes));  // NaN in every float format
-    pending(queue).push_back({to, from, bytes});
-    ++submitted(queue);
+    const bool in_order = is_in_order(queue, queue == Queue::D2H ? from : to, bytes);
+    pending(queue).push_back({to, from, in_order ? bytes : 0});
+    ++known(queue)[index(queue)];
   }
 
   Event create_event() override {
     points_.push_back({});
     return {static_cast<int32_t>(points_.size()) - 1};
   }
-  void record(Event event, Queue queue) override { point(event) = {queue, submitted(queue), true}; }
-  void wait(Queue, Event event) override { complete(event); }
-  void synchronize(Event event) override { complete(event); }
-  void synchronize(Queue queue) override { run_until(queue, submitted(queue)); }
+  void record(Event event, Queue queue) override {
+    if (queue == Queue::Compute) ++known(queue)[index(queue)];
+    point(event) = {queue, known(queue), true};
+  }
+  // Waiting on an event that was never recorded does nothing, as on CUDA.
+  void wait(Queue queue, Event event) override {
+    const Point& p = point(event);
+    if (!p.recorded || (forgotten_ && forgotten_->queue == queue && forgotten_->on == p.queue))
+      return;
+    run_until(p.queue, p.clock[index(p.queue)]);
+    learn(queue, p.clock);
+  }
+  void synchronize(Event event) override {
+    for (const Queue queue : {Queue::Compute, Queue::H2D, Queue::D2H}) wait(queue, event);
+  }
+  void synchronize(Queue queue) override {
+    run_until(queue, known(queue)[index(queue)]);
+    for (const Queue other : {Queue::Compute, Queue::H2D, Queue::D2H})
+      learn(other, Clock(known(queue)));
+  }
 
  private:
   struct Copy {
@@ -53,10 +80,19 @@ class LateDevice final : public Device {
     const void* from;
     int64_t bytes;
   };
+  // What a queue has waited for: per queue the number of its copies, of Compute the number of its
+  // records.
+  using Clock = std::array<int64_t, 3>;
   struct Point {
     Queue queue = Queue::Compute;
-    int64_t submitted = 0;
+    Clock clock = {};
     bool recorded = false;
+  };
+  // Device bytes that a copy wrote or read, and the number of records of Compute at the time from
+  // which kernels may use them.
+  struct Touched {
+    const std::byte *begin, *end;
+    int64_t records;
   };
 
   void deallocate(void*, bool) noexcept override {}  // buffers belong to the inner device
@@ -64,17 +100,36 @@ class LateDevice final : public Device {
     ++allocation_count_;
     return buffer;
   }
-  std::deque<Copy>& pending(Queue queue) { return pending_[static_cast<size_t>(queue)]; }
-  int64_t& submitted(Queue queue) { return submitted_[static_cast<size_t>(queue)]; }
+  static size_t index(Queue queue) { return static_cast<size_t>(queue); }
+  std::deque<Copy>& pending(Queue queue) { return pending_[index(queue)]; }
+  Clock& known(Queue queue) { return known_[index(queue)]; }
   Point& point(Event event) { return points_[static_cast<size_t>(event.id)]; }
 
-  // Waiting on an event that was never recorded does nothing, as on CUDA.
-  void complete(Event event) {
-    if (point(event).recorded) run_until(point(event).queue, point(event).submitted);
+  void learn(Queue queue, const Clock& clock) {
+    for (size_t i = 0; i < clock.size(); ++i)
+      known(queue)[i] = std::max(known(queue)[i], clock[i]);
   }
+
+  // A copy may touch device bytes that an earlier copy has touched only after a point of Compute
+  // that was recorded since: the kernels that read or write them lie before it.
+  bool is_in_order(Queue queue, const void* device_bytes, int64_t bytes) {
+    const auto* begin = static_cast<const std::byte*>(device_bytes);
+    const std::byte* end = begin + bytes;
+    const int64_t waited = known(queue)[index(Queue::Compute)];
+    bool in_order = queue == Queue::H2D || waited > 0;  // what goes to the host, a kernel wrote
+    std::erase_if(touched_, [&](const Touched& t) {
+      if (t.end <= begin || end <= t.begin) return false;
+      in_order = in_order && waited > t.records;
+      return t.begin >= begin && t.end <= end;
+    });
+    touched_.push_back({begin, end, known(Queue::Compute)[index(Queue::Compute)]});
+    return in_order;
+  }
+
   void run_until(Queue queue, int64_t count) {
+    if (queue == Queue::Compute) return;
     auto& copies = pending(queue);
-    while (submitted(queue) - static_cast<int64_t>(copies.size()) < count) {
+    while (known(queue)[index(queue)] - static_cast<int64_t>(copies.size()) < count) {
       std::memcpy(copies.front().to, copies.front().from,
                   static_cast<size_t>(copies.front().bytes));
       copies.pop_front();
@@ -83,9 +138,11 @@ class LateDevice final : public Device {
 
   std::unique_ptr<Device> cpu_;
   bool in_place_;
+  std::optional<WaitsOf> forgotten_;
   std::deque<Copy> pending_[3];
-  int64_t submitted_[3] = {0, 0, 0};
+  Clock known_[3] = {};
   std::vector<Point> points_;
+  std::vector<Touched> touched_;
 };
 
 }  // namespace lema::test

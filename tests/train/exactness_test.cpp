@@ -58,10 +58,12 @@ class Bench {
     return make_run_config(all);
   }
 
-  Outcome run(const RunConfig& config, bool in_place = false, int64_t steps = 4) const {
+  Outcome run(const RunConfig& config, bool in_place = false, int64_t steps = 4,
+              std::optional<WaitsOf> forgotten = {}) const {
     const ModelFolder model(config.model);
     const Dataset data = load_dataset(config.data.train, config.data, load_model_text(model));
-    Trainer trainer(config, model, std::make_unique<LateDevice>(in_place), make_cpu_ops,
+    Trainer trainer(config, model, std::make_unique<LateDevice>(in_place, forgotten),
+                    make_cpu_ops,
                     step_bounds(config, &data, nullptr));
     Batcher batcher(static_cast<int64_t>(data.rows.size()), config.train.batch_size, 1, true);
     BatchCursor cursor;
@@ -71,7 +73,7 @@ class Bench {
       const StepBatch batch = make_step_batch(data, batcher.next(cursor),
                                               trainer.bounds().micro_rows, config.data.packing);
       const StepResult result = trainer.train_step(batch, config.optimizer.lr, step);
-      REQUIRE(std::isfinite(result.loss));
+      check(std::isfinite(result.loss), "loss {}", result.loss);
       out.losses.push_back(result.loss);
       out.losses.push_back(result.grad_norm);
     }
@@ -150,6 +152,29 @@ TEST_CASE("a budget between streaming and residence changes no bit and is kept")
     fewest = outcome.h2d_bytes;
   }
   CHECK(fewest == 0);
+}
+
+// The control arm of the tests above: each kind of wait is needed, and its absence is seen.
+TEST_CASE("a forgotten wait turns the comparison red") {
+  const Bench bench({Family::Llama, 5, DType::F32, false}, 11);
+  const RunConfig config =
+      bench.config({"compute=f32", "memory.residency=stream", "memory.slots=2",
+                    "memory.activations=offload", "train.micro_batch_size=2"});
+  const Outcome reference = bench.run(config);
+  const auto differs = [&](WaitsOf forgotten) {
+    try {
+      return !(bench.run(config, false, 4, forgotten) == reference);
+    } catch (const Error&) {  // a loss of NaN
+      return true;
+    }
+  };
+  CHECK(differs({Queue::Compute, Queue::H2D}));
+  CHECK(differs({Queue::Compute, Queue::D2H}));
+  CHECK(differs({Queue::H2D, Queue::Compute}));
+  CHECK(differs({Queue::D2H, Queue::Compute}));
+  // Copies to the device learn of those to the host from Compute; a queue runs in order by itself.
+  CHECK_FALSE(differs({Queue::H2D, Queue::D2H}));
+  CHECK_FALSE(differs({Queue::H2D, Queue::H2D}));
 }
 
 TEST_CASE("micro-batches and packing agree to rounding") {
