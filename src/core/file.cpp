@@ -25,7 +25,7 @@ namespace {
 }  // namespace
 
 File File::open(const fs::path& path) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  const int fd = ::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);  // no wait on a FIFO
   if (fd < 0) {
     if (errno == ENOENT || errno == ENOTDIR)
       fail(ErrorCode::BadInput, "{}: no such file", path.string());

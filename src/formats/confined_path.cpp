@@ -50,7 +50,10 @@ std::optional<fs::path> confined_path(const fs::path& folder, std::string_view n
   fs::path path = folder;
   for (size_t i = 0; i < parts.size(); ++i) {
     path /= parts[i];
-    const fs::file_type type = fs::symlink_status(path).type();
+    std::error_code error;
+    const fs::file_type type = fs::symlink_status(path, error).type();
+    if (type == fs::file_type::none)
+      fail(ErrorCode::BadInput, "{}: {}: {}", source, escaped(path.string()), error.message());
     const bool last = i + 1 == parts.size();
     if (type == fs::file_type::not_found) return std::nullopt;
     if (type == (last ? fs::file_type::regular : fs::file_type::directory)) continue;
@@ -58,7 +61,7 @@ std::optional<fs::path> confined_path(const fs::path& folder, std::string_view n
     if (type == fs::file_type::symlink)
       fail(ErrorCode::BadInput,
            "{}: symbolic link to {}; only the hub cache's links to ../../blobs/HEX are followed",
-           escaped(path.string()), escaped(fs::read_symlink(path).string()));
+           escaped(path.string()), escaped(fs::read_symlink(path, error).string()));
     fail(ErrorCode::BadInput, "{}: not a {}", escaped(path.string()),
          last ? "regular file" : "folder");
   }

@@ -173,11 +173,12 @@ void add_tensor(const SafetensorsFile& file, const TensorEntry& entry, Adapter& 
   const std::string place =
       fmt::format("{}: tensor {}", file.file().path().string(), escaped(entry.name));
   std::string_view path = entry.name;
+  const bool has_prefix = path.starts_with(kPrefix);
+  if (has_prefix) path.remove_prefix(kPrefix.size());
   const bool is_a = path.ends_with(kSuffixA);
-  if (!path.starts_with(kPrefix) || (!is_a && !path.ends_with(kSuffixB)))
+  if (!has_prefix || path.size() <= kSuffixA.size() || (!is_a && !path.ends_with(kSuffixB)))
     fail(ErrorCode::BadInput, "{} is not supported; expected {}MODULE{} or {}", place, kPrefix,
          kSuffixA, kSuffixB);
-  path.remove_prefix(kPrefix.size());
   path.remove_suffix(kSuffixA.size());
   const int64_t rank = adapter.config.rank;
   const int rank_axis = is_a ? 0 : 1;

@@ -1,4 +1,6 @@
 // Core: bytes, conversions, hashes, files, threads.
+#include <sys/stat.h>
+
 #include <atomic>
 #include <cmath>
 #include <limits>
@@ -10,7 +12,7 @@
 #include "core/tensor.h"
 #include "core/thread_pool.h"
 #include "core/units.h"
-#include "support/catch.h"
+#include "support/temp_folder.h"
 
 using namespace lema;
 
@@ -43,6 +45,18 @@ TEST_CASE("SHA-256 and CRC32C equal published vectors") {
   CHECK(sha256("abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
   CHECK(crc32c("123456789", 9) == 0xE3069283u);
   CHECK(crc32c("6789", 4, crc32c("12345", 5)) == 0xE3069283u);
+}
+
+TEST_CASE("untrusted names print without control characters, C1 included") {
+  CHECK(escaped("a\x1b[31m\x7f") == "a\\x1b[31m\\x7f");
+  CHECK(escaped("\xc2\x9b" "31m \xc2\xa9 \xc3\xa9") == "\\x9b31m \xc2\xa9 \xc3\xa9");
+}
+
+TEST_CASE("a FIFO is refused, not waited for") {
+  const TempFolder folder("core_fifo");
+  const fs::path path = folder.path() / "pipe";
+  REQUIRE(::mkfifo(path.c_str(), 0600) == 0);
+  CHECK_BAD_INPUT(File::open(path), "not a regular file");
 }
 
 TEST_CASE("byte units") {

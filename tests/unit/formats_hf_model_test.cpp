@@ -221,6 +221,7 @@ TEST_CASE("weight_map cannot leave the folder") {
         std::string("x//a.safetensors"), std::string("..\\secret.safetensors"), std::string(""),
         std::string("x/"), std::string("x/../../secret.safetensors")})
     CHECK_BAD_INPUT(open(name), "is not a plain relative path");
+  CHECK_BAD_INPUT(open(std::string(300, 'a')), "File name too long");
   outer.file("model/model.safetensors.index.json",
              R"({"weight_map": {"a": "b\u0000.safetensors"}})");
   CHECK_BAD_INPUT(ModelFolder{folder}, "not a plain relative path");

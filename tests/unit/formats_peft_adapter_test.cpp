@@ -195,6 +195,7 @@ TEST_CASE("tensors that contradict the config or each other are refused") {
   refused({a, b, {front + ".lora_magnitude_vector", DType::F32, {2}}},
           "lora_magnitude_vector is not supported");
   refused({a, b, {"m.lora_A.weight", DType::F32, {1, 2}}}, "m.lora_A.weight is not supported");
+  refused({{"base_model.model.lora_A.weight", DType::F32, {1, 2}}}, "lora_A.weight is not supported");
   refused({a, b}, "lora_B.weight: element 1 is", {1, 2, 3, std::numeric_limits<float>::infinity()});
   refused({a, b}, "lora_A.weight: element 0 is nan", {std::nanf(""), 2, 3, 4});
 }
