@@ -6,18 +6,9 @@ import tempfile
 import unittest
 
 import torch
-from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from torch_models import MODELS, lema, random_rows, randomised, save, with_adapter, write_rows
-
-
-def logits(folder, data, output, *options):
-    """lema's logits, a list of (T, V) in the order of the rows."""
-    lema("eval", "--model", folder, "--data", data, "--format", "tokens", "--task", "logits", "--compute", "f32",
-         "--output", output, *options)
-    tensors = load_file(output)
-    return [tensors[f"line_{line + 1}"] for line in range(len(tensors))]
+from torch_models import MODELS, lema, logits, random_rows, randomised, save, with_adapter, write_rows
 
 
 class Tiny(unittest.TestCase):

@@ -8,6 +8,7 @@ import os
 
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from tiny_folder import byte_tokenizer
@@ -112,3 +113,11 @@ def train(config, folder):
 
 def metrics(run):
     return [json.loads(line) for line in (pathlib.Path(run) / "metrics.jsonl").read_text().splitlines()]
+
+
+def logits(folder, data, output, *options):
+    """lema's logits, a list of (T, V) in the order of the rows."""
+    lema("eval", "--model", folder, "--data", data, "--format", "tokens", "--task", "logits", "--compute", "f32",
+         "--output", output, *options)
+    tensors = load_file(output)
+    return [tensors[f"line_{line + 1}"] for line in range(len(tensors))]
