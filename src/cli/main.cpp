@@ -2,6 +2,7 @@
 // a message and an exit code. A command's own code starts in its cmd_NAME.cpp.
 #include <csignal>
 #include <cstdio>
+#include <filesystem>
 #include <new>
 #include <string>
 
@@ -19,6 +20,7 @@ constexpr const char* kCompiler = "g++ " __VERSION__;
 
 int report(lema::ErrorCode code, const std::string& message) {
   std::fflush(stdout);
+  lema::log::end_progress();
   fmt::print(stderr, "lema: error: {}\n", message);
   return static_cast<int>(code);
 }
@@ -73,6 +75,8 @@ int main(int argc, char** argv) {
     return report_usage(app, error);
   } catch (const lema::Error& error) {
     return report(error.code(), error.what());
+  } catch (const std::filesystem::filesystem_error& error) {
+    return report(lema::ErrorCode::Io, lema::escaped(error.what()));
   } catch (const std::bad_alloc&) {
     return report(lema::ErrorCode::DoesNotFit, "out of memory");
   } catch (const std::exception& error) {

@@ -16,7 +16,9 @@ using spdlog::warn;
 void start(bool verbose);
 // A line of progress: on a terminal it replaces the previous one, elsewhere it is an ordinary line.
 void progress(const std::string& line);
-// Also appends to this file, with time stamps.
+// Ends a line that progress() has left open; every message through the log does so by itself.
+void end_progress();
+// Also appends to this file, with time stamps. Io when it cannot be opened.
 void add_file(const std::string& path);
 
 }  // namespace lema::log

@@ -5,6 +5,9 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <system_error>
+
+#include "core/error.h"
 
 namespace lema {
 
@@ -15,10 +18,17 @@ int available_cpus() {
 }
 
 ThreadPool::ThreadPool(int threads) {
-  for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
+  try {
+    for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
+  } catch (const std::system_error& error) {
+    join();
+    fail(ErrorCode::DoesNotFit, "cannot start {} threads: {}", threads, error.what());
+  }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { join(); }
+
+void ThreadPool::join() {
   {
     const std::lock_guard lock(mutex_);
     stop_ = true;

@@ -26,6 +26,7 @@ class ThreadPool {
   void parallel_for(int64_t count, const std::function<void(int64_t)>& body);
 
  private:
+  void join();
   void work();
   void run_indices();
 
