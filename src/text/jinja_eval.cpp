@@ -157,6 +157,8 @@ Interpreter::Flow Interpreter::run_for(const Stmt& s) {
     close_scope(std::exchange(scope_, outer));
     if (flow == Flow::Break) break;
   }
+  // A loop object that outlives its loop cannot ask the condition: the scope around it may be gone.
+  if (s.exprs[1]) loop.next_source = loop.source.size();
   if (loop.index >= 0 || s.bodies[1].empty()) return Flow::Normal;
   Scope* outer = std::exchange(scope_, open_scope(scope_));
   const Flow flow = run_body(s.bodies[1]);
