@@ -198,10 +198,13 @@ Obj Interpreter::attribute(const Obj& x, std::string_view name) {
 }
 
 Obj Interpreter::apply_filter(std::string_view name, const Obj& value, const Args& args) {
+  if (++depth_ > kMaxEvalDepth) error("evaluation nested deeper than {}", kMaxEvalDepth);
   step();
   const Filter filter = find_filter(name);
   if (!filter) error("there is no filter '{}'", escaped(name));
-  return filter(*this, value, args);
+  const Obj out = filter(*this, value, args);
+  --depth_;
+  return out;
 }
 
 bool Interpreter::apply_test(std::string_view name, const Obj& value, const Args& args) {
@@ -219,13 +222,17 @@ Args Interpreter::eval_arguments(const Expr& e) {
   for (size_t i = 1; i < e.args.size(); ++i) args.positional.push_back(eval(*e.args[i]));
   for (const auto& [name, value] : e.named) args.named.emplace_back(name, eval(*value));
   if (e.star) {
-    for (const Obj& x : iterate(*this, eval(*e.star))) args.positional.push_back(x);
+    const std::vector<Obj> more = iterate(*this, eval(*e.star));
+    charge(static_cast<int64_t>(2 * more.size() * sizeof(Obj)));
+    args.positional.insert(args.positional.end(), more.begin(), more.end());
   }
   if (e.star_star) {
     const Obj more = eval(*e.star_star);
     if (!more.is(Type::Dict)) error("the argument after ** must be a dict");
     for (const auto& [key, value] : more.dict->items) {
       if (!key.is(Type::String)) error("keywords must be strings");
+      charge(sizeof(args.named[0]));
+      step(static_cast<int64_t>(1 + args.named.size() / 16));
       for (const auto& [name, other] : args.named)
         if (name == key.str()) error("the keyword argument '{}' is repeated", escaped(name));
       args.named.emplace_back(key.str(), value);
@@ -337,6 +344,7 @@ void Interpreter::bind_macro(const MacroValue& macro, const Args& args, Scope& s
   std::vector<bool> used(args.named.size());
   for (size_t i = 0; i < count; ++i) {
     const Expr& parameter = *def.targets[i];
+    step(static_cast<int64_t>(1 + args.named.size() / 16));
     const auto named = std::find_if(args.named.begin(), args.named.end(),
                                     [&](const auto& a) { return a.first == parameter.text; });
     Obj value = Obj::undefined(Missing::Parameter, parameter.text);

@@ -307,7 +307,7 @@ Obj get_attribute(Runtime& rt, const Obj& x, std::string_view name) {
 
 Obj get_item(Runtime& rt, const Obj& x, const Obj& key) {
   if (x.is(Type::Undefined)) rt.error("{}", explain_undefined(x));
-  if (x.is(Type::Dict) && is_hashable(key))
+  if (x.is(Type::Dict) && is_hashable(rt, key))
     if (const Obj* member = find(rt, *x.dict, key)) return *member;
   if (key.is_integer() && is_indexable(x)) {
     rt.scan(x.is(Type::String) ? x.size : 0);

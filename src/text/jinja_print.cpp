@@ -184,8 +184,9 @@ void append_str(Runtime& rt, std::string& out, const Obj& x) {
     out += x.str();
   } else if (!x.is(Type::Undefined)) {
     append_repr(rt, out, x);
-    rt.check_size(static_cast<int64_t>(out.size()));
   }
+  rt.step();
+  rt.check_size(static_cast<int64_t>(out.size()));
 }
 
 std::string to_str(Runtime& rt, const Obj& x) {

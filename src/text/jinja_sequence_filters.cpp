@@ -69,6 +69,15 @@ std::vector<Obj> sorted(Interpreter& in, std::vector<Keyed> keyed, bool reverse)
   return out;
 }
 
+// The arguments after the first `count` positional ones.
+Args rest_of(Interpreter& in, const Args& args, size_t count) {
+  const auto from = args.positional.begin() + static_cast<std::ptrdiff_t>(count);
+  in.charge(static_cast<int64_t>((args.positional.size() - count) * sizeof(Obj) +
+                                 args.named.size() * sizeof(args.named[0])));
+  in.step(static_cast<int64_t>((args.positional.size() + args.named.size()) / 16));
+  return {{from, args.positional.end()}, args.named};
+}
+
 // The elements that `keeps` accepts: by a test of the given name, or by their truth.
 Obj filtered(Interpreter& in, const Obj& x, const Args& args, bool keep_if, bool by_attribute) {
   if (!truthy(x)) return generator(in, {});
@@ -76,15 +85,14 @@ Obj filtered(Interpreter& in, const Obj& x, const Args& args, bool keep_if, bool
     in.error("select takes a test before keyword arguments");
   if (by_attribute && args.positional.empty()) in.error("the name of an attribute is missing");
   const Getter get(in, by_attribute ? args.positional[0] : Obj::none(), false);
-  Args rest = args;
-  if (by_attribute) rest.positional.erase(rest.positional.begin());
+  const size_t test_at = by_attribute ? 1 : 0;
+  const bool has_test = args.positional.size() > test_at;
   std::string_view test;
-  const bool has_test = !rest.positional.empty();
   if (has_test) {
-    if (!rest.positional[0].is(Type::String)) in.error("the name of a test must be a string");
-    test = rest.positional[0].str();
-    rest.positional.erase(rest.positional.begin());
+    if (!args.positional[test_at].is(Type::String)) in.error("the name of a test must be a string");
+    test = args.positional[test_at].str();
   }
+  const Args rest = has_test ? rest_of(in, args, test_at + 1) : Args{};
   std::vector<Obj> out;
   for (const Obj& item : iterate(in, x)) {
     const Obj value = get(item);
@@ -237,6 +245,8 @@ Obj join(Interpreter& in, const Obj& x, const Args& args) {
   bool is_first = true;
   for (const Obj& item : iterate(in, x)) {
     if (!is_first) out += separator;
+    in.check_size(static_cast<int64_t>(out.size()));
+    in.scan(is_first ? 0 : separator.size());
     is_first = false;
     append_str(in, out, get(item));
   }
@@ -293,10 +303,9 @@ Obj map(Interpreter& in, const Obj& x, const Args& args) {
     for (const Obj& item : iterate(in, x)) out.push_back(get(item));
     return generator(in, std::move(out));
   }
-  Args rest = args;
-  const Obj name = rest.positional[0];
+  const Obj& name = args.positional[0];
   if (!name.is(Type::String)) in.error("map: the name of a filter must be a string");
-  rest.positional.erase(rest.positional.begin());
+  const Args rest = rest_of(in, args, 1);
   for (const Obj& item : iterate(in, x)) out.push_back(in.apply_filter(name.str(), item, rest));
   return generator(in, std::move(out));
 }

@@ -348,12 +348,13 @@ std::vector<Obj> iterate(Runtime& rt, const Obj& x) {
   return out;
 }
 
-bool is_hashable(const Obj& x) {
+bool is_hashable(Runtime& rt, const Obj& x, int depth) {
+  check_depth(rt, depth);
   if (x.is(Type::Dict)) return false;
   if (!x.is(Type::Sequence)) return true;
   if (!x.seq->is_tuple()) return x.seq->kind != Sequence::Kind::List;
   for (const Obj& item : x.seq->items)
-    if (!is_hashable(item)) return false;
+    if (!is_hashable(rt, item, depth + 1)) return false;
   return true;
 }
 
@@ -364,7 +365,7 @@ const Obj* find(Runtime& rt, const Dict& dict, const Obj& key) {
       if (name.is(Type::String) && name.str() == key.str()) return &value;
     return nullptr;
   }
-  if (!is_hashable(key)) rt.error("unhashable type: {}", type_name(key));
+  if (!is_hashable(rt, key)) rt.error("unhashable type: {}", type_name(key));
   for (const auto& [name, value] : dict.items)
     if (equal(rt, name, key)) return &value;
   return nullptr;

@@ -20,6 +20,7 @@ namespace lema::jinja {
 // template's line.
 inline constexpr int64_t kMaxSource = int64_t{1} << 20;  // bytes of template text
 inline constexpr int kMaxParseDepth = 128;               // nested statements, nested expressions
+inline constexpr size_t kMaxKeywords = 1000;             // keyword arguments written in one call
 inline constexpr int kMaxMacroDepth = 64;                // nested macro calls
 inline constexpr int kMaxEvalDepth = 2000;       // nested evaluator calls, bounds the C++ stack
 inline constexpr int kMaxDataDepth = 200;        // nested lists and dicts when compared or printed
@@ -224,7 +225,7 @@ int64_t length(const Obj& x);
 // Member by key or nullptr; a type error for an unhashable key.
 const Obj* find(Runtime& rt, const Dict& dict, const Obj& key);
 void put(Runtime& rt, Dict& dict, const Obj& key, const Obj& value);
-bool is_hashable(const Obj& x);
+bool is_hashable(Runtime& rt, const Obj& x, int depth = 0);
 
 struct JsonStyle {
   bool ensure_ascii = false, sort_keys = false, is_indented = false;
