@@ -268,8 +268,7 @@ void ExprParser::parse_arguments(Expr& call) {
     } else if (peek().kind == TokenKind::Name && peek(1).is_operator("=")) {
       std::string name = take().text;
       take();
-      if (call.named.size() == kMaxKeywords)
-        error("more than {} keyword arguments", kMaxKeywords);
+      if (call.named.size() == kMaxKeywords) error("more than {} keyword arguments", kMaxKeywords);
       for (const auto& [other, value] : call.named)
         if (other == name) error("the keyword argument '{}' is repeated", escaped(name));
       ExprPtr value = parse_expression();

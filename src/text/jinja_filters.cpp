@@ -157,10 +157,10 @@ Obj truncate(Interpreter& in, const Obj& x, const Args& args) {
   if (!x.is(Type::String)) in.error("truncate needs a string, found {}", type_name(x));
   const int64_t limit = b.integer(0, 255), leeway = b.integer(3, 5);
   const std::string_view end = b.text(2, "...");
-  const int64_t keep = limit - code_points(end);
-  if (keep < 0 || leeway < 0) in.error("truncate: the length is less than its end mark");
-  if (code_points(x.str()) <= limit + leeway) return x;
-  std::string_view head = x.str().substr(0, byte_offset(x.str(), keep));
+  if (limit < code_points(end) || leeway < 0)
+    in.error("truncate: the length is less than its end mark");
+  if (code_points(x.str()) - limit <= leeway) return x;
+  std::string_view head = x.str().substr(0, byte_offset(x.str(), limit - code_points(end)));
   if (!b.flag(1)) head = head.substr(0, head.rfind(' '));
   return in.string(std::string(head) + std::string(end));
 }

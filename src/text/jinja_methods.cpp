@@ -275,10 +275,11 @@ enum class Align { Left, Right, Center, Zero };
 template <Align kAlign>
 Obj justify(Runtime& rt, const Obj& self, const Args& args) {
   const Bound b(rt, "the method", args, {"width", "fillchar"}, 1);
-  const int64_t width = b.integer(0, 0), missing = width - code_points(self.str());
+  const int64_t width = b.integer(0, 0), count = code_points(self.str());
   const std::string_view fill = kAlign == Align::Zero ? "0" : b.text(1, " ");
   if (code_points(fill) != 1) rt.error("the fill must be one character");
-  if (missing <= 0) return self;
+  if (width <= count) return self;
+  const int64_t missing = width - count;
   rt.check_size(missing);
   rt.check_size(missing * static_cast<int64_t>(fill.size()) + self.size);
   int64_t left = missing;

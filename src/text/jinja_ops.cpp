@@ -102,6 +102,11 @@ int64_t floor_div(int64_t a, int64_t b) {
   return q - (a % b != 0 && (a < 0) != (b < 0));
 }
 
+int64_t floor_mod(int64_t a, int64_t b) {
+  const int64_t rest = b == -1 ? 0 : a % b;
+  return rest != 0 && (rest < 0) != (b < 0) ? rest + b : rest;
+}
+
 int64_t power(Runtime& rt, int64_t base, int64_t exponent) {
   int64_t result = 1;
   if (base == 0 || base == 1 || base == -1)
@@ -133,7 +138,7 @@ Obj integer_arithmetic(Runtime& rt, Op op, int64_t a, int64_t b) {
       if (!overflow) out = floor_div(a, b);
       break;
     case Op::Mod:
-      out = b == -1 ? 0 : a - floor_div(a, b) * b;
+      out = floor_mod(a, b);
       break;
     default:
       if (b >= 0) return Obj::integer(power(rt, a, b));

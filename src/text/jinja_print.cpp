@@ -93,10 +93,13 @@ void append_dict_repr(Runtime& rt, std::string& out, const Dict& dict, int depth
   out += '}';
 }
 
-void append_range_repr(std::string& out, const std::vector<Obj>& items) {
+void append_range_repr(Runtime& rt, std::string& out, const std::vector<Obj>& items) {
   const int64_t first = items.empty() ? 0 : items[0].i;
-  const int64_t step = items.size() > 1 ? items[1].i - first : 1;
-  out += fmt::format("range({}, {}", first, first + step * static_cast<int64_t>(items.size()));
+  int64_t step = 1, stop = first;
+  if ((items.size() > 1 && __builtin_sub_overflow(items[1].i, first, &step)) ||
+      (!items.empty() && __builtin_add_overflow(items.back().i, step, &stop)))
+    rt.error("an integer beyond 64 bits");
+  out += fmt::format("range({}, {}", first, stop);
   out += step == 1 ? ")" : fmt::format(", {})", step);
 }
 
@@ -104,7 +107,7 @@ void append_sequence_repr(Runtime& rt, std::string& out, const Sequence& seq, in
   using Kind = Sequence::Kind;
   switch (seq.kind) {
     case Kind::Range:
-      return append_range_repr(out, seq.items);
+      return append_range_repr(rt, out, seq.items);
     case Kind::Generator:
       out += "<generator object>";
       return;
