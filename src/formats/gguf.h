@@ -31,7 +31,7 @@ struct GgmlType {
   int64_t values, bytes;
 };
 
-// F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1.
+// F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, and the K-quants Q2_K to Q6_K.
 bool can_dequantise(const GgmlType& type);
 std::string_view dequantisable_types();
 

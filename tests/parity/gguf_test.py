@@ -33,8 +33,10 @@ LINES = int(os.environ.get("LEMA_LINES", "400"))
 C, F, H, HKV, D, L = 64, 96, 4, 2, 16, 2
 EOS, TOOL = "<|im_end|>", "<tool_call>"
 Q = gguf.GGMLQuantizationType
-TYPES = [Q.F32, Q.F16, Q.BF16, Q.Q8_0, Q.Q4_0, Q.Q4_1, Q.Q5_0, Q.Q5_1]
-HALF_SCALES = {Q.Q8_0: 1, Q.Q4_0: 1, Q.Q4_1: 2, Q.Q5_0: 1, Q.Q5_1: 2}
+TYPES = [Q.F32, Q.F16, Q.BF16, Q.Q8_0, Q.Q4_0, Q.Q4_1, Q.Q5_0, Q.Q5_1, Q.Q2_K, Q.Q3_K, Q.Q4_K, Q.Q5_K, Q.Q6_K]
+# The bytes of a block that are f16 scales, which must be finite for a value to have one bit pattern.
+HALF_SCALES = {Q.Q8_0: [0], Q.Q4_0: [0], Q.Q4_1: [0, 2], Q.Q5_0: [0], Q.Q5_1: [0, 2], Q.Q2_K: [80, 82],
+               Q.Q3_K: [108], Q.Q4_K: [0, 2], Q.Q5_K: [0, 2], Q.Q6_K: [208]}
 # llama.cpp's converter hashes the ids of this text to recognise a pre-tokenizer.
 ORACLE = ("\n \n\n \n\n\n \t \t\t \t\n  \n   \n    \n     \n\U0001f680 (normal) \U0001f636\u200d\U0001f32b\ufe0f "
           "(multiple emojis concatenated) \u2705 \U0001f999\U0001f999 3 33 333 3333 33333 333333 3333333 33333333 3.3 "
@@ -78,16 +80,17 @@ def raw_matrix(rng, rows, columns, kind):
     """The bytes of a (rows, columns) matrix of a type, blocks with any scale that is finite."""
     if kind not in HALF_SCALES:
         return random_floats(rng, (rows, columns), kind).view(np.uint8).reshape(rows, -1)
-    _, block_bytes = gguf.GGML_QUANT_SIZES[kind]
-    blocks = rng.integers(0, 256, size=(rows * columns // 32, block_bytes), dtype=np.uint8)
-    scales = 2 * HALF_SCALES[kind]
-    blocks[:, :scales] = random_floats(rng, (len(blocks), HALF_SCALES[kind]), Q.F16).view(np.uint8).reshape(-1, scales)
+    block_values, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+    blocks = rng.integers(0, 256, size=(rows * columns // block_values, block_bytes), dtype=np.uint8)
+    for at in HALF_SCALES[kind]:
+        blocks[:, at:at + 2] = random_floats(rng, (len(blocks), 1), Q.F16).view(np.uint8).reshape(-1, 2)
     return blocks.reshape(rows, -1)
 
 
 def write_model(path, kind, vocab, seed=0, pre="gpt-2", head=False, bias=False, factors=None, add_bos=None):
     rng = np.random.default_rng(seed)
     tokens, merges, types = vocab
+    C, F, D = (256, 256, 64) if gguf.GGML_QUANT_SIZES[kind][0] == 256 else (globals()[size] for size in "CFD")
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_block_count(L)
     writer.add_context_length(131072 if factors is not None else 256)

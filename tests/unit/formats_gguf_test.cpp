@@ -105,15 +105,52 @@ TEST_CASE("dequantisation of each type, by hand") {
   CHECK(std::isinf(dequantised(folder, 3, half(INFINITY) + half(0) + std::string(16, '\x11'))[0]));
 }
 
+TEST_CASE("dequantisation of each K-quant, by hand") {
+  const TempFolder folder("gguf_k_types");
+  const auto decoded = [&](uint32_t type, const std::string& block) {
+    return dequantised(folder, type, block, 256);
+  };
+  const auto bytes = [](size_t n, int value) { return std::string(n, static_cast<char>(value)); };
+
+  // Scales of 3 (less a minimum of 5) but for the last sub-block's 15 (2); quants 3, 2, 1, 0.
+  const std::string q2_scales = bytes(15, 0x53) + bytes(1, 0x2f);
+  const std::vector<float> q2 = decoded(10, q2_scales + bytes(64, 0x1b) + half(0.5f) + half(2));
+  CHECK((q2[0] == -5.5f && q2[32] == -7 && q2[64] == -8.5f && q2[96] == -10 && q2[128] == -5.5f));
+  CHECK((q2[223] == -8.5f && q2[239] == -10 && q2[240] == -4));
+
+  // Scales 0x21 - 32 = 1, the third bits of sub-blocks 0 and 1 alone set.
+  const std::string q3_scales = bytes(8, 0x11) + bytes(4, 0xaa);
+  const std::vector<float> q3 =
+      decoded(11, bytes(32, 0x01) + bytes(64, 0x1b) + q3_scales + half(-2));
+  CHECK((q3[0] == -6 && q3[31] == -6 && q3[32] == 4 && q3[64] == 6 && q3[96] == 8));
+  CHECK((q3[128] == 2 && q3[255] == 8));
+
+  // Scales 1 ... 4 and minima 4 ... 1 whole; the last four have their high bits with them.
+  const std::string scales("\x41\x82\xc3\x04\x44\x03\x82\xc1\x15\x26\x37\x48", 12);
+  const std::vector<float> q4 = decoded(12, half(2) + half(1) + scales + bytes(128, 0x52));
+  CHECK((q4[0] == 2 * 1 * 2 - 4 && q4[32] == 2 * 2 * 5 - 3 && q4[64] == 2 * 3 * 2 - 2));
+  CHECK((q4[128] == 2 * (5 + 16) * 2 - (1 + 16) && q4[160] == 2 * (6 + 32) * 5 - 2));
+  CHECK((q4[192] == 2 * (7 + 48) * 2 - (3 + 32) && q4[255] == 2 * 8 * 5 - (4 + 48)));
+  const std::vector<float> q5 =
+      decoded(13, half(2) + half(1) + scales + bytes(32, 0x82) + bytes(128, 0x52));
+  CHECK((q5[0] == q4[0] && q5[32] == 2 * 2 * (5 + 16) - 3 && q5[255] == 2 * 8 * (5 + 16) - 52));
+
+  const std::string q6_scales = bytes(15, -128) + bytes(1, 3);
+  const std::vector<float> q6 =
+      decoded(14, bytes(128, 0x52) + bytes(64, 0xe4) + q6_scales + half(-0.5f));
+  CHECK((q6[0] == 64 * -30 && q6[32] == 64 * (2 + 16 - 32) && q6[64] == 64 * (5 + 32 - 32)));
+  CHECK((q6[96] == 64 * (5 + 48 - 32) && q6[128] == q6[0] && q6[255] == -1.5f * (5 + 48 - 32)));
+}
+
 TEST_CASE("types that are not decoded are named when read, with their place") {
   const TempFolder folder("gguf_unsupported");
   B builder;
-  builder.tensor("blk.0.x", {256}, 12, std::string(144, '\0'));
+  builder.tensor("blk.0.x", {256}, 16, std::string(66, '\0'));
   const GgufFile file = open(folder, builder.bytes());
-  CHECK(file.tensors()[0].bytes == 144);
+  CHECK(file.tensors()[0].bytes == 66);
   std::vector<float> out(256);
   CHECK_BAD_INPUT(file.read(file.tensors()[0], 0, 256, out.data()),
-                  "a.gguf: tensor blk.0.x is Q4_K; supported: F32, F16");
+                  "a.gguf: tensor blk.0.x is IQ2_XXS; supported: F32, F16");
 }
 
 TEST_CASE("malformed headers") {
