@@ -13,16 +13,19 @@ namespace {
 class Rewriter {
  public:
   explicit Rewriter(const Normalizer::Text& from) : from_(from) {
+    to_.limit = from.limit;
     to_.text.reserve(from.text.size());
     to_.origin.reserve(from.text.size());
   }
   void keep(size_t begin, size_t end) {
+    check_room(end - begin);
     to_.text.append(from_.text, begin, end - begin);
     to_.origin.insert(to_.origin.end(), from_.origin.begin() + static_cast<std::ptrdiff_t>(begin),
                       from_.origin.begin() + static_cast<std::ptrdiff_t>(end));
   }
   // New bytes that stand for the stretch that begins at `begin` of the old text.
   void put(std::string_view text, size_t begin) {
+    check_room(text.size());
     to_.text += text;
     const int64_t origin = begin < from_.origin.size() ? from_.origin[begin]
                            : from_.origin.empty()      ? 0
@@ -32,6 +35,12 @@ class Rewriter {
   Normalizer::Text take() { return std::move(to_); }
 
  private:
+  void check_room(size_t bytes) const {
+    if (bytes > to_.limit - std::min(to_.limit, to_.text.size()))
+      fail(ErrorCode::BadInput, "tokenizer.json: normalizer: a text grows beyond {} bytes",
+           to_.limit);
+  }
+
   const Normalizer::Text& from_;
   Normalizer::Text to_;
 };
@@ -72,12 +81,8 @@ Normalizer::Step Normalizer::make_step(const Value& json, const std::string& pla
 }
 
 void Normalizer::apply(Text& text) const {
-  const size_t limit = text.text.size() * 64 + (size_t{1} << 20);
-  for (const Step& step : steps_) {
-    std::visit([&](const auto& s) { run(s, text); }, step);
-    if (text.text.size() > limit)
-      fail(ErrorCode::BadInput, "tokenizer.json: normalizer: a text grows beyond {} bytes", limit);
-  }
+  text.limit = text.text.size() * 64 + (size_t{1} << 20);
+  for (const Step& step : steps_) std::visit([&](const auto& s) { run(s, text); }, step);
 }
 
 std::string Normalizer::apply(std::string_view text) const {

@@ -23,6 +23,7 @@ class Normalizer {
   struct Text {
     std::string text;
     std::vector<int64_t> origin;  // one per byte of text
+    size_t limit = SIZE_MAX;      // bytes that apply lets text grow to
   };
   // Rewrites in place; origin follows: exact where a step keeps characters; characters that a step
   // changed carry the offset where the changed stretch begins. BadInput when a text grows beyond 64

@@ -3,13 +3,13 @@
 // the machine's full speed, which sanitizers take away, are tagged [clock].
 #include <chrono>
 #include <ctime>
-#include <fstream>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "core/error.h"
 #include "support/catch.h"
+#include "support/peak_memory.h"
 #include "text/chat_template.h"
 
 using namespace lema;
@@ -44,16 +44,6 @@ std::string refusal(const std::string& source) {
 bool begins(const std::string& text, const std::string& prefix) { return text.starts_with(prefix); }
 bool holds(const std::string& text, const std::string& part) {
   return text.find(part) != text.npos;
-}
-
-// The most memory this process has held since the last call, in bytes.
-int64_t peak_memory() {
-  std::ifstream status("/proc/self/status");
-  std::string line;
-  while (std::getline(status, line) && !line.starts_with("VmHWM:")) {
-  }
-  std::ofstream("/proc/self/clear_refs") << 5;
-  return std::stoll(line.substr(line.find(':') + 1)) * 1024;
 }
 
 std::string repeated(const std::string& text, int count) {
@@ -245,10 +235,10 @@ TEST_CASE("hashing is limited in depth and work") {
 }
 
 TEST_CASE("join stops at the output's limit") {
-  peak_memory();
+  const PeakMemory memory;
   CHECK(holds(refusal("{% set s = 'x' * 60000000 %}{{ ([nope] * 30) | join(s) | length }}"),
               "a string of more than"));
-  CHECK(peak_memory() < int64_t{1} << 30);
+  CHECK(memory.growth() < int64_t{1} << 30);
 }
 
 TEST_CASE("filters that apply filters are limited in depth and memory") {
