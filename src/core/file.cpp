@@ -95,18 +95,6 @@ void File::write(const void* data, int64_t bytes) {
   }
 }
 
-void File::write_at(const void* data, int64_t bytes, int64_t offset) {
-  const auto* p = static_cast<const char*>(data);
-  while (bytes > 0) {
-    const ssize_t n = ::pwrite(fd_, p, static_cast<size_t>(bytes), offset);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) io_failure("write", path_);
-    p += n;
-    offset += n;
-    bytes -= n;
-  }
-}
-
 void File::sync() {
   if (::fsync(fd_) != 0) io_failure("sync", path_);
 }

@@ -35,7 +35,6 @@ class File {
   void read_at(void* out, int64_t bytes, int64_t offset) const;
   // Appends all of it. Threads: one.
   void write(const void* data, int64_t bytes);
-  void write_at(const void* data, int64_t bytes, int64_t offset);
   // To the disk (fsync). After a failure the file must be abandoned: a second try would lie.
   void sync();
   // Closes and reports errors, which the destructor cannot.

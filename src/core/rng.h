@@ -9,13 +9,7 @@
 namespace lema {
 
 // Streams keep the uses of one seed apart; a value is never renumbered, checkpoints rely on it.
-enum class RngStream : uint32_t {
-  AdapterInit = 1,
-  Shuffle = 2,
-  Dropout = 3,
-  Sampler = 4,
-  Split = 5
-};
+enum class RngStream : uint32_t { AdapterInit = 1, Shuffle = 2, Dropout = 3, Sampler = 4 };
 
 // Four random words for (seed, stream, a, b). Pure function of its arguments.
 inline std::array<uint32_t, 4> philox(uint64_t seed, RngStream stream, uint64_t a, uint32_t b = 0) {

@@ -173,18 +173,4 @@ std::string_view TokenDecoder::strip_front(State& state, const Step& step, std::
   return text;
 }
 
-std::string TokenDecoder::bytes_of(std::string_view token) const {
-  std::string text(token);
-  for (const Step& step : steps_) {
-    if (step.kind == Kind::Replace) text = replaced(text, step.from, step.to);
-    if (step.kind == Kind::Strip && !step.joined)
-      text = stripped(text, step.from, step.start, step.stop);
-    if (step.kind == Kind::ByteFallback)
-      if (const auto byte = fallback_byte(text)) text.assign(1, *byte);
-    if (step.kind == Kind::ByteLevel)
-      if (std::string bytes; append_byte_level_bytes(bytes, text)) text = std::move(bytes);
-  }
-  return text;
-}
-
 }  // namespace lema

@@ -28,9 +28,6 @@ class TokenDecoder {
   // Appends the rest; the state is then spent.
   void finish(State& state, std::string& out) const;
 
-  // The bytes that `token` alone stands for, unfinished characters included.
-  std::string bytes_of(std::string_view token) const;
-
  private:
   enum class Kind { ByteLevel, ByteFallback, Fuse, Replace, Strip };
   struct Step {

@@ -273,11 +273,6 @@ std::string Tokenizer::token(int32_t id) const {
   return token != nullptr ? *token : "";
 }
 
-std::string Tokenizer::token_bytes(int32_t id) const {
-  const std::string* token = parts_->vocabulary.token(id);
-  return token != nullptr ? parts_->decoder.bytes_of(*token) : "";
-}
-
 StreamDecoder::StreamDecoder(const Tokenizer& tokenizer, bool skip_special)
     : tokenizer_(tokenizer), skip_special_(skip_special) {}
 

@@ -50,8 +50,6 @@ class Tokenizer {
   std::optional<int32_t> id_of(std::string_view token) const;
   std::string token(int32_t id) const;  // as the file spells it; "" when no token has this id
   bool is_special(int32_t id) const;
-  // The bytes that the token contributes to a decoded text; they may end within a character.
-  std::string token_bytes(int32_t id) const;
 
  private:
   friend class StreamDecoder;

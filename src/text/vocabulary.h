@@ -22,8 +22,7 @@ class Vocabulary {
   Vocabulary(Vocabulary&&) = default;  // move-only: ids_ views the strings
   Vocabulary& operator=(Vocabulary&&) = default;
 
-  // BadInput at `place` when the id is out of range or taken, the string is taken, empty or too
-  // long.
+  // BadInput at `place` when the id is out of range or taken, the string is taken or too long.
   void add(std::string_view token, int64_t id, const std::string& place) {
     if (id < 0 || id >= kMaxTokens)
       fail(ErrorCode::BadInput, "{}: token \"{}\" has id {}, expected 0 to {}", place,

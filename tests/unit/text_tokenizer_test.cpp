@@ -122,8 +122,6 @@ TEST_CASE("merges apply by rank, then from the left") {
   CHECK(tokenizer.id_of("hello") == 259);
   CHECK_FALSE(tokenizer.id_of("nothing"));
   CHECK(tokenizer.token(260) == "\xC4\xA0hello");
-  CHECK(tokenizer.token_bytes(260) == " hello");
-  CHECK(tokenizer.token_bytes(0xE2) == "\xE2");
   CHECK(tokenizer.token(-1).empty());
 }
 
@@ -314,7 +312,6 @@ TEST_CASE("decoder sequences") {
         "a");
   CHECK(streamed(tokenizer, Ids{0, 0, 2, 3, 4, 0, 1, 2}, true) ==
         tokenizer.decode(Ids{0, 0, 2, 3, 4, 0, 1, 2}, true));
-  CHECK(tokenizer.token_bytes(2) == "\xE2");
   json.set("decoder", nullptr);
   CHECK(load(json).decode(Ids{1, 0, 1}, true) == "a \xE2\x96\x81 a");
 }
