@@ -22,8 +22,9 @@ constexpr std::string_view kSupported = "llama (LlamaForCausalLM), gpt2 (GPT2LMH
 
 // Ids outside the vocabulary (tiny test models keep the class defaults) can never be produced: they
 // are left out.
-std::vector<int64_t> token_ids(const JsonFields& fields, std::string_view key,
-                               std::vector<int64_t> missing, int64_t V, const Value& config) {
+std::vector<int64_t> eos_ids(const JsonFields& fields, std::vector<int64_t> missing, int64_t V,
+                             const Value& config) {
+  constexpr std::string_view key = "eos_token_id";
   const Value* value = config.find(key);
   std::vector<int64_t> ids = std::move(missing);
   if (value) {
@@ -41,17 +42,11 @@ std::vector<int64_t> token_ids(const JsonFields& fields, std::string_view key,
   }
   std::erase_if(ids, [&](int64_t id) {
     const bool outside = id < 0 || id >= V;
-    if (outside && value && key != "pad_token_id")
+    if (outside && value)
       log::warn("{}: {} is outside the vocabulary of {} and is ignored", fields.place(key), id, V);
     return outside;
   });
   return ids;
-}
-
-std::optional<int64_t> token_id(const JsonFields& fields, std::string_view key,
-                                std::vector<int64_t> missing, int64_t V, const Value& config) {
-  const std::vector<int64_t> ids = token_ids(fields, key, std::move(missing), V, config);
-  return ids.empty() ? std::nullopt : std::optional(ids.front());
 }
 
 void require_text(const JsonFields& fields, std::string_view key, std::string_view missing,
@@ -115,13 +110,6 @@ RopeConfig parse_rope(const JsonFields& fields, int64_t max_positions) {
   return config;
 }
 
-void parse_ids(const JsonFields& fields, const Value& json, std::vector<int64_t> bos,
-               std::vector<int64_t> eos, ModelConfig& config) {
-  config.bos_id = token_id(fields, "bos_token_id", std::move(bos), config.V, json);
-  config.eos_ids = token_ids(fields, "eos_token_id", std::move(eos), config.V, json);
-  config.pad_id = token_id(fields, "pad_token_id", {}, config.V, json);
-}
-
 // LlamaConfig. pretraining_tp only reordered sums in old transformers and is ignored by v5, as
 // here; attention_dropout acts in training alone and base-model dropout is not applied.
 void parse_llama(const JsonFields& fields, const Value& json, ModelConfig& config) {
@@ -149,7 +137,7 @@ void parse_llama(const JsonFields& fields, const Value& json, ModelConfig& confi
     fail(ErrorCode::BadInput, "{}: {} is not a multiple of num_key_value_heads {}",
          fields.place("num_attention_heads"), config.H, config.Hkv);
   config.rope = parse_rope(fields, config.max_positions);
-  parse_ids(fields, json, {1}, {2}, config);
+  config.eos_ids = eos_ids(fields, {2}, config.V, json);
 }
 
 // GPT2Config.
@@ -175,7 +163,7 @@ void parse_gpt2(const JsonFields& fields, const Value& json, ModelConfig& config
     fail(ErrorCode::BadInput, "{}: {} is not a multiple of n_head {}", fields.place("n_embd"),
          config.C, config.H);
   config.D = config.C / config.H;
-  parse_ids(fields, json, {50256}, {50256}, config);
+  config.eos_ids = eos_ids(fields, {50256}, config.V, json);
 }
 
 // `architectures` may be absent; else the class that this program mirrors must be in it.

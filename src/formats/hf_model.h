@@ -42,8 +42,7 @@ struct ModelConfig {
   Activation activation = Activation::Silu;
   bool attention_bias = false;  // q, k, v and o (Llama family)
   bool mlp_bias = false;
-  bool tied_head = false;  // the head is the embedding matrix
-  std::optional<int64_t> bos_id, pad_id;
+  bool tied_head = false;        // the head is the embedding matrix
   std::vector<int64_t> eos_ids;  // config.json's eos_token_id, int or list
 };
 

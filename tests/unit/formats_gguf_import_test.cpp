@@ -112,7 +112,7 @@ TEST_CASE("config.json parses to the numbers of the file") {
   CHECK((config.V == 5 && config.max_positions == 64 && config.norm_eps == 1e-5));
   CHECK((config.rope.kind == RopeConfig::Kind::Default && config.rope.theta == 500000));
   CHECK((config.tied_head && !config.attention_bias && !config.mlp_bias));
-  CHECK(config.bos_id == 0);
+  CHECK(*model.config_json.find("bos_token_id") == Value(0));
   CHECK(config.eos_ids == std::vector<int64_t>{3});
   CHECK(*model.generation_config.find("eos_token_id") == Value(Value::Array{3, 4}));
   CHECK(*model.config_json.find("torch_dtype") == Value("float32"));

@@ -46,9 +46,7 @@ TEST_CASE("llama config takes the class defaults") {
   CHECK(config.norm_eps == 1e-6);
   CHECK((config.rope.kind == RopeConfig::Kind::Default && config.rope.theta == 10000));
   CHECK((!config.attention_bias && !config.mlp_bias && !config.tied_head));
-  CHECK(config.bos_id == 1);
   CHECK(config.eos_ids == std::vector<int64_t>{2});
-  CHECK(!config.pad_id);
 }
 
 TEST_CASE("gpt2 config takes the class defaults") {
@@ -100,12 +98,9 @@ TEST_CASE("RoPE of v4 and v5 give the same numbers") {
 
 TEST_CASE("token ids: int, list, null, and ids outside the vocabulary left out") {
   CHECK(parse(kTiny).eos_ids == std::vector<int64_t>{3, 5});
-  CHECK(parse(R"({"model_type": "llama", "eos_token_id": null, "bos_token_id": null})")
-            .eos_ids.empty());
-  CHECK(!parse(R"({"model_type": "llama", "bos_token_id": null})").bos_id);
+  CHECK(parse(R"({"model_type": "llama", "eos_token_id": null})").eos_ids.empty());
   CHECK(parse(R"({"model_type": "gpt2", "n_embd": 8, "n_head": 2, "vocab_size": 20})")
             .eos_ids.empty());
-  CHECK(!parse(R"({"model_type": "llama", "pad_token_id": -1})").pad_id);
 }
 
 TEST_CASE("config: everything unsupported or out of range is refused with its place") {
