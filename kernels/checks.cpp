@@ -47,6 +47,13 @@ void weight_tensor(const char* op, const char* what, const TensorView& t, const 
         what, describe(t), shape.str());
 }
 
+// A weight of runs of columns.
+void norm_weight(const char* op, const TensorView& t, int64_t cols) {
+  const int64_t C = t.elements();
+  check(C > 0 && cols % C == 0, "{}: weight is {}, x has {} columns", op, describe(t), cols);
+  weight_tensor(op, "weight", t, {C});
+}
+
 void at_most(const char* op, const char* what, int64_t value, int64_t limit) {
   check(value <= limit, "{}: {} is {}, above the limit {} given at construction", op, what, value,
         limit);
@@ -93,8 +100,9 @@ int64_t linear_parts(const char* op, std::span<const LinearPart> parts, int64_t 
 void attention_inputs(const char* op, const MatrixView& q, const MatrixView& k, const MatrixView& v,
                       const TensorView& sequences, const AttentionShape& s,
                       const OpsLimits& limits) {
-  check(s.H > 0 && s.Hkv > 0 && s.H % s.Hkv == 0 && s.D > 0,
-        "{}: {} query heads, {} key-value heads of size {}", op, s.H, s.Hkv, s.D);
+  check(s.H > 0 && s.Hkv > 0 && s.H % s.Hkv == 0 && s.D > 0 && s.window >= 0,
+        "{}: {} query heads, {} key-value heads of size {}, window {}", op, s.H, s.Hkv, s.D,
+        s.window);
   const DType X = activation(op, "q", q);
   matrix(op, "q", q, X, q.rows, s.H * s.D);
   matrix(op, "k", k, X, k.rows, s.Hkv * s.D);
@@ -155,13 +163,13 @@ void linear_backward(const MatrixView& dx, const MatrixView& dy, const MatrixVie
 
 void rmsnorm(const MatrixView& y, const MatrixView& x, const TensorView& weight) {
   alike("rmsnorm", {{"y", &y}}, x);
-  weight_tensor("rmsnorm", "weight", weight, {x.cols});
+  norm_weight("rmsnorm", weight, x.cols);
 }
 
 void rmsnorm_backward(const MatrixView& dx, const MatrixView& dy, const MatrixView& x,
                       const TensorView& weight) {
   alike("rmsnorm_backward", {{"dx", &dx}, {"dy", &dy}}, x);
-  weight_tensor("rmsnorm_backward", "weight", weight, {x.cols});
+  norm_weight("rmsnorm_backward", weight, x.cols);
 }
 
 void layernorm(const MatrixView& y, const MatrixView& x, const TensorView& weight,

@@ -75,7 +75,8 @@ struct LinearPart {
 // Heads of an attention call.
 struct AttentionShape {
   int64_t H = 0, Hkv = 0, D = 0;
-  float scale = 0;  // on the scores, 1 / sqrt(D) as a rule
+  float scale = 0;     // on the scores, 1 / sqrt(D) as a rule
+  int64_t window = 0;  // a query sees so many keys at most, its own position's the last; 0: all
 };
 
 // Running state of the loss over vocabulary chunks, per row; all f32 but target_rows.
@@ -121,11 +122,13 @@ class Ops {
   virtual void linear_backward(MatrixView dx, MatrixView dy, MatrixView x,
                                std::span<const LinearPart> parts, Write write) = 0;
 
-  // y[n,:] = x[n,:] * rstd[n] * weight, rstd = 1 / sqrt(mean(x^2) + eps). y, x (N, C) X; weight (C)
-  // F32, BF16 or F16; y may alias x. Ref: arXiv:1910.07467 eq. 4; rounding as LlamaRMSNorm: x *
-  // rstd is rounded to X before the weight.
+  // y[n,:] = x[n,:] * rstd[n] * weight, rstd = 1 / sqrt(mean(x^2) + eps). y, x (N, heads * C) X;
+  // weight (C) F32, BF16 or F16; each run of C columns of a row (a head, where queries and keys are
+  // normed) is normed on its own. y may alias x. Ref: arXiv:1910.07467 eq. 4; rounding as
+  // LlamaRMSNorm: x * rstd is rounded to X before the weight.
   virtual void rmsnorm(MatrixView y, MatrixView x, TensorView weight, float eps) = 0;
-  // dx (=|+=) from dy and x (rstd is computed again). dx, dy, x (N, C) X.
+  // dx (=|+=) from dy and x (rstd is computed again). dx, dy, x (N, heads * C) X; overwritten dx
+  // may alias dy.
   virtual void rmsnorm_backward(MatrixView dx, MatrixView dy, MatrixView x, TensorView weight,
                                 float eps, Write write) = 0;
 
@@ -144,10 +147,10 @@ class Ops {
                     bool inverse) = 0;
 
   // Causal attention of packed sequences, memory O(N): o = softmax(scale q k^T) v per head; query i
-  // of a sequence sees keys 0 .. kv_len - q_len + i. Query head h reads key-value head h / (H /
-  // Hkv). o, q (Nq, H*D) X; k, v (Nkv, Hkv*D) X; lse (Nq, H) f32 or null: log of the sum of exp of
-  // the scaled scores. sequences (S, 4) I32: q_begin, q_len, kv_begin, kv_len, in rows. Ref:
-  // arXiv:2307.08691.
+  // of a sequence sees keys 0 .. kv_len - q_len + i, the last `window` of them where there is one.
+  // Query head h reads key-value head h / (H / Hkv). o, q (Nq, H*D) X; k, v (Nkv, Hkv*D) X; lse
+  // (Nq, H) f32 or null: log of the sum of exp of the scaled scores. sequences (S, 4) I32: q_begin,
+  // q_len, kv_begin, kv_len, in rows. Ref: arXiv:2307.08691.
   virtual void attention(MatrixView o, TensorView lse, MatrixView q, MatrixView k, MatrixView v,
                          TensorView sequences, const AttentionShape& shape) = 0;
   // dq, dk, dv overwritten, shapes of q, k, v; q_len = kv_len for every sequence. Deterministic.

@@ -30,19 +30,16 @@ struct Scratch {
   static int64_t floats(int64_t D) { return 3 * tile_floats(D) + kTile * kTile + 2 * kTile; }
 };
 
-// Scores of keys past the last one that a lane's query sees become -inf.
+// Scores of keys [j0, j0 + keys) that a lane's query does not see become -inf.
 template <int W>
-void mask_scores(float* scores, int64_t keys, int64_t first_key, const int32_t* last_key,
+void mask_scores(float* scores, int64_t keys, int64_t j0, const VisibleKeys& visible,
                  int64_t lanes) {
-  for (int64_t l = 0; l < lanes; l += W) {
-    Ints<W> last;
-    std::memcpy(&last, last_key + l, sizeof last);
+  for (int64_t l = 0; l < lanes; l += W)
     for (int64_t j = 0; j < keys; ++j) {
       float* at = scores + j * kTile + l;
       const Floats<W> hidden = broadcast<W>(-std::numeric_limits<float>::infinity());
-      store<W>(at, last < static_cast<int32_t>(first_key + j) ? hidden : load<W>(at));
+      store<W>(at, hidden_from<W>(visible, l, j0 + j) ? hidden : load<W>(at));
     }
-  }
 }
 
 // Scores become exp(score - max); o and sum are brought from the earlier maximum to the one with
@@ -80,21 +77,18 @@ void store_lse(const Call& call, const Rows<X>& at, const Scratch& s, int64_t r0
 template <int W, typename X>
 void forward_tile(const Call& call, const Rows<X>& at, const Scratch& s, int64_t r0, int64_t rows) {
   const int64_t D = at.D, lanes = whole_vectors<W>(rows), pitch = whole_vectors<W>(D);
-  int32_t last_key[kTile];  // lanes past the rows see what the last row sees
-  for (int64_t l = 0; l < lanes; ++l)
-    last_key[l] = static_cast<int32_t>(at.last_key(r0 + std::min(l, rows - 1)));
+  const VisibleKeys visible(at, r0, rows, lanes);
   load_transposed<W>(s.q, D, rows, call.shape.scale,
                      [&](int64_t l) { return at.of_query(call.q, r0 + l); });
   std::fill(s.o, s.o + D * kTile, 0.0f);
   std::fill(s.max, s.max + kTile, -std::numeric_limits<float>::infinity());
   std::fill(s.sum, s.sum + kTile, 0.0f);
 
-  const int64_t visible = last_key[lanes - 1] + 1;
-  for (int64_t j0 = 0; j0 < visible; j0 += kTile) {
-    const int64_t keys = std::min(kTile, visible - j0);
+  for (int64_t j0 = visible.begin; j0 < visible.end; j0 += kTile) {
+    const int64_t keys = std::min(kTile, visible.end - j0);
     load_rows<W>(s.keys, D, keys, 1.0f, [&](int64_t j) { return at.of_key(call.k, j0 + j); });
     multiply(s.scores, {s.keys, pitch, 1}, s.q, keys, D, lanes, kTile, Write::Overwrite);
-    if (j0 + keys - 1 > last_key[0]) mask_scores<W>(s.scores, keys, j0, last_key, lanes);
+    if (visible.differ(j0, j0 + keys, lanes)) mask_scores<W>(s.scores, keys, j0, visible, lanes);
     online_softmax<W>(s, keys, D, lanes);
     load_rows<W>(s.keys, D, keys, 1.0f, [&](int64_t j) { return at.of_key(call.v, j0 + j); });
     multiply(s.o, {s.keys, 1, pitch}, s.scores, D, keys, lanes, kTile, Write::Accumulate);
@@ -117,17 +111,19 @@ Floats<W> dot_products(const float* q, const float* keys, int64_t pitch) {
   return sum_each<W>(sums);
 }
 
-// One row's step of the online softmax: its scores with the keys in s.keys, of which it sees [0,
-// last], become exp(score - max); its o and sum are brought to the maximum with them.
+// One row's step of the online softmax: its scores with the keys in s.keys, of which it sees
+// [first, last], become exp(score - max); its o and sum are brought to the maximum with them.
 template <int W>
-void online_softmax_of_row(const Scratch& s, int64_t r, int64_t keys, int64_t last, int64_t pitch) {
+void online_softmax_of_row(const Scratch& s, int64_t r, int64_t keys, int64_t first, int64_t last,
+                           int64_t pitch) {
   float *scores = s.scores + r * kTile, *o = s.o + r * pitch, max = s.max[r];
   Floats<W> largest = broadcast<W>(max), sums{};
   for (int64_t j = 0; j < keys; j += W) {
     const Floats<W> dots = dot_products<W>(s.q + r * pitch, s.keys + j * pitch, pitch);
     const Floats<W> hidden = broadcast<W>(-std::numeric_limits<float>::infinity());
+    const Ints<W> key = lane_index<W>() + static_cast<int32_t>(j);
     const Floats<W> score =
-        lane_index<W>() + static_cast<int32_t>(j) > static_cast<int32_t>(last) ? hidden : dots;
+        (key > static_cast<int32_t>(last)) | (key < static_cast<int32_t>(first)) ? hidden : dots;
     store<W>(scores + j, score);
     largest = score > largest ? score : largest;
   }
@@ -165,7 +161,8 @@ void forward_few_rows(const Call& call, const Rows<X>& at, const Scratch& s, int
   std::fill(s.sum, s.sum + rows, 0.0f);
 
   const int64_t visible = at.last_key(r0 + rows - 1) + 1;
-  for (int64_t j0 = 0; j0 < visible; j0 += kTile) {
+  // From the first key of the first row on: a tile of kTile keys there has one of each row.
+  for (int64_t j0 = at.first_key(r0); j0 < visible; j0 += kTile) {
     const int64_t keys = std::min(kTile, visible - j0);
     const auto key_row = [&](const MatrixView& m, int64_t j) {
       prefetch(at.of_key(m, std::min(j0 + j + kTile, visible - 1)), D);
@@ -173,7 +170,8 @@ void forward_few_rows(const Call& call, const Rows<X>& at, const Scratch& s, int
     };
     load_rows<W>(s.keys, D, keys, 1.0f, [&](int64_t j) { return key_row(call.k, j); });
     for (int64_t r = 0; r < rows; ++r)
-      online_softmax_of_row<W>(s, r, keys, std::min(at.last_key(r0 + r) - j0, keys - 1), pitch);
+      online_softmax_of_row<W>(s, r, keys, at.first_key(r0 + r) - j0,
+                               std::min(at.last_key(r0 + r) - j0, keys - 1), pitch);
     load_rows<W>(s.keys, D, keys, 1.0f, [&](int64_t j) { return key_row(call.v, j); });
     multiply(s.o, {s.scores, kTile, 1}, s.keys, padded_rows, keys, pitch, pitch, Write::Accumulate);
   }

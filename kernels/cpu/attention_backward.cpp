@@ -37,16 +37,14 @@ struct Scratch {
 
 // Lanes are query rows: p and ds (keys, lanes) from scores in p and dP in ds.
 template <int W>
-void softmax_gradient_by_query(const Scratch& s, int64_t keys, int64_t first_key, int64_t lanes,
-                               const float* lse, const float* delta, const int32_t* last_key) {
+void softmax_gradient_by_query(const Scratch& s, int64_t keys, int64_t j0, int64_t lanes,
+                               const float* lse, const float* delta, const VisibleKeys& visible) {
   for (int64_t l = 0; l < lanes; l += W) {
     const Floats<W> row_lse = load<W>(lse + l), row_delta = load<W>(delta + l);
-    Ints<W> last;
-    std::memcpy(&last, last_key + l, sizeof last);
     for (int64_t j = 0; j < keys; ++j) {
       float *p = s.p + j * kTile + l, *ds = s.ds + j * kTile + l;
       const Floats<W> seen = exp<W>(load<W>(p) - row_lse);
-      const Floats<W> weight = last < static_cast<int32_t>(first_key + j) ? Floats<W>{} : seen;
+      const Floats<W> weight = hidden_from<W>(visible, l, j0 + j) ? Floats<W>{} : seen;
       store<W>(ds, weight * (load<W>(ds) - row_delta));
     }
   }
@@ -60,26 +58,24 @@ void dq_tile(const Call& call, const WorkItem& item, float* scratch) {
   const int64_t lanes = whole_vectors<W>(rows), pitch = whole_vectors<W>(D);
   const Scratch s(scratch, D);
   float lse[kTile], delta[kTile];
-  int32_t last_key[kTile];
+  const VisibleKeys visible(at, r0, rows, lanes);
   for (int64_t l = 0; l < lanes; ++l) {
     const int64_t r = r0 + std::min(l, rows - 1);
     lse[l] = call.lse[at.index(r)];
     delta[l] = call.delta[at.index(r)];
-    last_key[l] = static_cast<int32_t>(at.last_key(r));
   }
   load_transposed<W>(s.a, D, rows, call.shape.scale,
                      [&](int64_t l) { return at.of_query(call.q, r0 + l); });
   load_transposed<W>(s.b, D, rows, 1.0f, [&](int64_t l) { return at.of_query(call.d_o, r0 + l); });
   std::fill(s.sum1, s.sum1 + D * kTile, 0.0f);
 
-  const int64_t visible = last_key[lanes - 1] + 1;
-  for (int64_t j0 = 0; j0 < visible; j0 += kTile) {
-    const int64_t keys = std::min(kTile, visible - j0);
+  for (int64_t j0 = visible.begin; j0 < visible.end; j0 += kTile) {
+    const int64_t keys = std::min(kTile, visible.end - j0);
     load_rows<W>(s.c, D, keys, 1.0f, [&](int64_t j) { return at.of_key(call.k, j0 + j); });
     load_rows<W>(s.d, D, keys, 1.0f, [&](int64_t j) { return at.of_key(call.v, j0 + j); });
     multiply(s.p, {s.c, pitch, 1}, s.a, keys, D, lanes, kTile, Write::Overwrite);
     multiply(s.ds, {s.d, pitch, 1}, s.b, keys, D, lanes, kTile, Write::Overwrite);
-    softmax_gradient_by_query<W>(s, keys, j0, lanes, lse, delta, last_key);
+    softmax_gradient_by_query<W>(s, keys, j0, lanes, lse, delta, visible);
     multiply(s.sum1, {s.c, 1, pitch}, s.ds, D, keys, lanes, kTile, Write::Accumulate);
   }
   store_transposed<W>(
@@ -93,12 +89,13 @@ void softmax_gradient_by_key(const Call& call, const Rows<X>& at, const Scratch&
                              int64_t rows, int64_t j0, int64_t lanes) {
   for (int64_t i = 0; i < rows; ++i) {
     const float lse = call.lse[at.index(r0 + i)], delta = call.delta[at.index(r0 + i)];
-    const auto last = static_cast<int32_t>(at.last_key(r0 + i) - j0);
+    const auto first = static_cast<int32_t>(at.first_key(r0 + i) - j0),
+               last = static_cast<int32_t>(at.last_key(r0 + i) - j0);
     for (int64_t l = 0; l < lanes; l += W) {
       float *p = s.p + i * kTile + l, *ds = s.ds + i * kTile + l;
       const Ints<W> lane = lane_index<W>() + static_cast<int32_t>(l);
       const Floats<W> seen = exp<W>(load<W>(p) - lse);
-      const Floats<W> weight = lane > last ? Floats<W>{} : seen;
+      const Floats<W> weight = (lane > last) | (lane < first) ? Floats<W>{} : seen;
       store<W>(p, weight);
       store<W>(ds, weight * (load<W>(ds) - delta));
     }
@@ -112,14 +109,17 @@ void dk_dv_tile(const Call& call, const WorkItem& item, float* scratch) {
   const int64_t j0 = item.tile * kTile, keys = std::min(kTile, item.sequence.kv_len - j0);
   const int64_t lanes = whole_vectors<W>(keys), pitch = whole_vectors<W>(D);
   const int64_t all_rows = item.sequence.q_len * at.G;
+  // Query j is the first to see key j, query j + window - 1 the last.
+  const int64_t end_row =
+      at.window == 0 ? all_rows : std::min(all_rows, (j0 + keys - 1 + at.window) * at.G);
   const Scratch s(scratch, D);
   load_transposed<W>(s.a, D, keys, 1.0f, [&](int64_t l) { return at.of_key(call.k, j0 + l); });
   load_transposed<W>(s.b, D, keys, 1.0f, [&](int64_t l) { return at.of_key(call.v, j0 + l); });
   std::fill(s.sum1, s.sum1 + D * kTile, 0.0f);
   std::fill(s.sum2, s.sum2 + D * kTile, 0.0f);
 
-  for (int64_t r0 = j0 * at.G; r0 < all_rows; r0 += kTile) {  // query j0 is the first to see key j0
-    const int64_t rows = std::min(kTile, all_rows - r0);
+  for (int64_t r0 = j0 * at.G; r0 < end_row; r0 += kTile) {
+    const int64_t rows = std::min(kTile, end_row - r0);
     load_rows<W>(s.c, D, rows, call.shape.scale,
                  [&](int64_t i) { return at.of_query(call.q, r0 + i); });
     load_rows<W>(s.d, D, rows, 1.0f, [&](int64_t i) { return at.of_query(call.d_o, r0 + i); });

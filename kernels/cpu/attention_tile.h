@@ -11,6 +11,7 @@
 // key-value head) is query r / G with head r % G of the group.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstdint>
@@ -28,8 +29,11 @@ inline constexpr int64_t kTile = 64;  // 64 x 64 floats: three such tiles fill 4
 
 struct Sequence {
   int64_t q_begin, q_len, kv_begin, kv_len;
-  // Index of the last key that query i sees.
+  // Indices of the first and the last key that query i sees.
   int64_t last_key(int64_t i) const { return kv_len - q_len + i; }
+  int64_t first_key(int64_t i, int64_t window) const {
+    return window == 0 ? 0 : std::max<int64_t>(0, last_key(i) - window + 1);
+  }
 };
 
 // One (sequence, key-value head, tile) of a call.
@@ -42,17 +46,19 @@ struct WorkItem {
 template <typename X>
 struct Rows {
   const Sequence& sequence;
-  int64_t kv_head, G, H, D;
+  int64_t kv_head, G, H, D, window;
   Rows(const WorkItem& item, const AttentionShape& shape)
       : sequence(item.sequence),
         kv_head(item.kv_head),
         G(shape.H / shape.Hkv),
         H(shape.H),
-        D(shape.D) {}
+        D(shape.D),
+        window(shape.window) {}
 
   int64_t query(int64_t r) const { return sequence.q_begin + r / G; }
   int64_t head(int64_t r) const { return kv_head * G + r % G; }
   int64_t last_key(int64_t r) const { return sequence.last_key(r / G); }
+  int64_t first_key(int64_t r) const { return sequence.first_key(r / G, window); }
   // Index into a tensor (Nq, H).
   int64_t index(int64_t r) const { return query(r) * H + head(r); }
   X* of_query(const MatrixView& m, int64_t r) const { return row<X>(m, query(r)) + head(r) * D; }
@@ -106,6 +112,35 @@ void for_items(ThreadPool& pool, int64_t count, std::span<float> scratch, int64_
     for (int64_t i = next++; i < count; i = next++) body(i, mine);
   };
   pool.parallel_for(std::min<int64_t>(pool.threads(), count), std::ref(draw));
+}
+
+// What each lane's query row sees. Lanes past the rows see what the last row sees.
+struct VisibleKeys {
+  int32_t first[kTile], last[kTile];
+  int64_t begin, end;  // of any lane: [begin, end). A tile of keys at `begin` has one of each lane.
+
+  template <typename X>
+  VisibleKeys(const Rows<X>& at, int64_t r0, int64_t rows, int64_t lanes)
+      : begin(at.first_key(r0)), end(at.last_key(r0 + rows - 1) + 1) {
+    for (int64_t l = 0; l < lanes; ++l) {
+      const int64_t r = r0 + std::min(l, rows - 1);
+      first[l] = static_cast<int32_t>(at.first_key(r));
+      last[l] = static_cast<int32_t>(at.last_key(r));
+    }
+  }
+  // Whether lanes see keys [begin, end) apart.
+  bool differ(int64_t keys_begin, int64_t keys_end, int64_t lanes) const {
+    return keys_end - 1 > last[0] || keys_begin < first[lanes - 1];
+  }
+};
+
+// Whether key `key` is hidden from each of the W lanes at l.
+template <int W>
+auto hidden_from(const VisibleKeys& visible, int64_t l, int64_t key) {
+  Ints<W> first, last;
+  std::memcpy(&first, visible.first + l, sizeof first);
+  std::memcpy(&last, visible.last + l, sizeof last);
+  return (last < static_cast<int32_t>(key)) | (first > static_cast<int32_t>(key));
 }
 
 // A count of lanes or of a row's elements, rounded up to whole vectors of W floats.

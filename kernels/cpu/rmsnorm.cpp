@@ -1,5 +1,5 @@
-// RMSNorm forward and backward, one row at a time; the row stays in L1 between the two passes over
-// it.
+// RMSNorm forward and backward, one run of columns (a row, or a head of it) at a time; it stays in
+// L1 between the two passes over it.
 #include "cpu/rmsnorm.h"
 
 #include <cmath>
@@ -46,11 +46,13 @@ void backward_row(X* dx, const X* dy, const X* x, const G* weight, int64_t C, fl
 }  // namespace
 
 void rmsnorm(ThreadPool& pool, MatrixView y, MatrixView x, TensorView weight, float eps) {
+  const int64_t C = weight.shape[0];
   with_activation(x.dtype, [&]<typename X>(Type<X>) {
     with_weight(weight.dtype, [&]<typename G>(Type<G>) {
       const G* w = weight.as<G>();
       for_rows(pool, x.rows, x.cols, [&](int64_t n, auto lanes) {
-        forward_row<lanes.kCount>(row<X>(y, n), row<X>(x, n), w, x.cols, eps);
+        for (int64_t c = 0; c < x.cols; c += C)
+          forward_row<lanes.kCount>(row<X>(y, n) + c, row<X>(x, n) + c, w, C, eps);
       });
     });
   });
@@ -58,12 +60,14 @@ void rmsnorm(ThreadPool& pool, MatrixView y, MatrixView x, TensorView weight, fl
 
 void rmsnorm_backward(ThreadPool& pool, MatrixView dx, MatrixView dy, MatrixView x,
                       TensorView weight, float eps, Write write) {
+  const int64_t C = weight.shape[0];
   with_activation(x.dtype, [&]<typename X>(Type<X>) {
     with_weight(weight.dtype, [&]<typename G>(Type<G>) {
       const G* w = weight.as<G>();
       for_rows(pool, x.rows, x.cols, [&](int64_t n, auto lanes) {
-        backward_row<lanes.kCount>(row<X>(dx, n), row<X>(dy, n), row<X>(x, n), w, x.cols, eps,
-                                   write);
+        for (int64_t c = 0; c < x.cols; c += C)
+          backward_row<lanes.kCount>(row<X>(dx, n) + c, row<X>(dy, n) + c, row<X>(x, n) + c, w, C,
+                                     eps, write);
       });
     });
   });

@@ -1,6 +1,6 @@
-// Dequantisation of GGUF blocks to f32. Every product here is exact in f32 (an 11-bit scale times at
-// most 8 bits; of K-quants 11 + 7 + 5 bits), so the one rounding is that of the sum with the minimum
-// and fused multiply-add changes no bit.
+// Dequantisation of GGUF blocks to f32. Every product here is exact in f32 (an 11-bit scale times
+// at most 8 bits; of K-quants 11 + 7 + 5 bits), so the one rounding is that of the sum with the
+// minimum and fused multiply-add changes no bit.
 #include <array>
 #include <bit>
 #include <cstring>
@@ -139,9 +139,9 @@ ScaleAndMinimum scale_and_minimum(const std::byte* scales, int j) {
   return {static_cast<float>(scale), static_cast<float>(minimum)};
 }
 
-// d, dmin, 12 bytes of scales, [32 bytes of fifth bits, bit j of byte l for value l of sub-block j,]
-// 128 bytes of nibbles: of each 64 values the first 32 are low, the last 32 high.
-// d * scale * q - dmin * minimum.
+// d, dmin, 12 bytes of scales, [32 bytes of fifth bits, bit j of byte l for value l of sub-block
+// j,] 128 bytes of nibbles: of each 64 values the first 32 are low, the last 32 high. d * scale * q
+// - dmin * minimum.
 template <bool kFifthBit>
 void dequantise_q4_or_5_k(const std::byte* block, float* out) {
   const float d = half(block), dmin = half(block + 2);
@@ -157,9 +157,9 @@ void dequantise_q4_or_5_k(const std::byte* block, float* out) {
   }
 }
 
-// 128 bytes of low nibbles: of each 64 the low ones are values 0-63 of 128, the high ones 64-127; 64
-// bytes of bits 4-5: byte l of each 32 for values l, l + 32, l + 64, l + 96; 16 signed scales; d.
-// d * scale * (q - 32).
+// 128 bytes of low nibbles: of each 64 the low ones are values 0-63 of 128, the high ones 64-127;
+// 64 bytes of bits 4-5: byte l of each 32 for values l, l + 32, l + 64, l + 96; 16 signed scales;
+// d. d * scale * (q - 32).
 void dequantise_q6_k(const std::byte* block, float* out) {
   const std::byte *high = block + 128, *scales = block + 192;
   const float d = half(block + 208);

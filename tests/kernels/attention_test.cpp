@@ -11,10 +11,11 @@ namespace {
 struct Case {
   int64_t H, Hkv, D;
   std::vector<std::array<size_t, 2>> lengths;  // q_len, kv_len of each packed sequence
+  int64_t window = 0;
 };
 
 std::string describe(const Case& c, DType X) {
-  std::string text = fmt::format("{} H {}/{} D {}", name(X), c.H, c.Hkv, c.D);
+  std::string text = fmt::format("{} H {}/{} D {} window {}", name(X), c.H, c.Hkv, c.D, c.window);
   for (const auto& [q_len, kv_len] : c.lengths) text += fmt::format(" {}:{}", q_len, kv_len);
   return text;
 }
@@ -31,13 +32,14 @@ struct Call {
               static_cast<size_t>(c.Hkv),
               static_cast<size_t>(c.D),
               1 / std::sqrt(static_cast<double>(c.D)),
-              {}},
+              {},
+              static_cast<size_t>(c.window)},
         sequences(static_cast<int64_t>(c.lengths.size()), 4, DType::I32),
         q(0, 0, X),
         k(0, 0, X),
         v(0, 0, X),
         d_o(0, 0, X),
-        attention{c.H, c.Hkv, c.D, static_cast<float>(shape.scale)} {
+        attention{c.H, c.Hkv, c.D, static_cast<float>(shape.scale), c.window} {
     for (size_t s = 0; s < c.lengths.size(); ++s) {
       const auto [q_len, kv_len] = c.lengths[s];
       const std::array<size_t, 4> row = {static_cast<size_t>(Nq), q_len, static_cast<size_t>(Nkv),
@@ -153,7 +155,7 @@ void check_backward(const Case& c, DType X) {
 }  // namespace
 
 TEST_CASE("attention: the reference backward is the derivative of the reference forward") {
-  const Case c{4, 2, 3, {{4, 4}, {1, 1}, {2, 2}}};
+  const Case c{4, 2, 3, {{4, 4}, {1, 1}, {2, 2}}, GENERATE(int64_t{0}, int64_t{2})};
   const Call call(c, DType::F32);
   const Values q = call.q.values(), k = call.k.values(), v = call.v.values(),
                d_o = call.d_o.values();
@@ -185,7 +187,12 @@ TEST_CASE("attention: the CPU forward is the reference") {
                                              {2, 2, 80, {{33, 100}}},
                                              {4, 2, 96, {{67, 67}}},
                                              {7, 1, 128, {{1, 65}, {2, 130}}},
-                                             {2, 1, 256, {{63, 66}}}})
+                                             {2, 1, 256, {{63, 66}}},
+                                             {2, 1, 8, {{70, 70}, {9, 9}}, 1},
+                                             {3, 1, 16, {{65, 65}, {2, 40}, {200, 200}}, 5},
+                                             {2, 2, 64, {{130, 130}, {1, 129}, {5, 200}}, 64},
+                                             {7, 1, 32, {{30, 150}, {1, 99}, {180, 180}}, 67},
+                                             {2, 1, 16, {{40, 40}}, 40}})
         check_forward(c, X);
   });
 }
@@ -201,7 +208,11 @@ TEST_CASE("attention: the CPU backward is the reference") {
                                              {9, 3, 64, {{130, 130}, {2, 2}}},
                                              {4, 2, 80, {{67, 67}}},
                                              {2, 1, 96, {{33, 33}}},
-                                             {2, 1, 128, {{66, 66}}}})
+                                             {2, 1, 128, {{66, 66}}},
+                                             {3, 1, 16, {{65, 65}, {4, 4}, {150, 150}}, 5},
+                                             {2, 2, 64, {{130, 130}}, 64},
+                                             {4, 2, 32, {{200, 200}, {66, 66}}, 67},
+                                             {2, 1, 8, {{70, 70}}, 69}})
         check_backward(c, X);
   });
 }

@@ -76,6 +76,41 @@ TEST_CASE("rmsnorm: the CPU kernel is the reference") {
   });
 }
 
+TEST_CASE("rmsnorm: each run of columns of a row is a row of its own") {
+  on_each_isa([] {
+    for (const DType X : kActivations)
+      for (const int64_t C : {int64_t{1}, int64_t{7}, int64_t{64}, int64_t{80}}) {
+        INFO("C " << C << ", " << name(X));
+        const int64_t N = 3, heads = 5;
+        const Matrix x = Matrix::random(N, heads * C, X, 1, 2, heads * C + 9),
+                     dy = Matrix::random(N, heads * C, X, 2), w = Matrix::random(1, C, X, 3);
+        const auto eps = static_cast<float>(kEps);
+        ThreadPool pool(2);
+        Matrix y(N, heads * C, X), dx(N, heads * C, X);
+        cpu::rmsnorm(pool, y, x, w.vector(), eps);
+        cpu::rmsnorm_backward(pool, dx, dy, x, w.vector(), eps, Write::Overwrite);
+        Matrix in_place = dy;
+        cpu::rmsnorm_backward(pool, in_place, in_place, x, w.vector(), eps, Write::Overwrite);
+        CHECK(in_place.same_bytes(dx));
+        for (int64_t h = 0; h < heads; ++h) {
+          const auto head = [&](const MatrixView& m) { return m.col_range(h * C, (h + 1) * C); };
+          Matrix alone_y(N, C, X), alone_dx(N, C, X);
+          cpu::rmsnorm(pool, alone_y, head(x), w.vector(), eps);
+          cpu::rmsnorm_backward(pool, alone_dx, head(dy), head(x), w.vector(), eps,
+                                Write::Overwrite);
+          const Values all_y = y.values(), all_dx = dx.values(), one_y = alone_y.values(),
+                       one_dx = alone_dx.values();
+          for (int64_t n = 0; n < N; ++n)
+            for (int64_t c = 0; c < C; ++c) {
+              const auto at = static_cast<size_t>((n * heads + h) * C + c),
+                         own = static_cast<size_t>(n * C + c);
+              REQUIRE((all_y[at] == one_y[own] && all_dx[at] == one_dx[own]));
+            }
+        }
+      }
+  });
+}
+
 TEST_CASE("rmsnorm: x rstd is rounded before the weight, as LlamaRMSNorm does") {
   Matrix y(1, 2, DType::BF16);
   int told_apart = 0;

@@ -14,6 +14,7 @@ struct Attention {
   size_t H, Hkv, D;
   double scale;
   std::vector<std::array<size_t, 4>> sequences;  // q_begin, q_len, kv_begin, kv_len
+  size_t window = 0;                             // keys that a query sees at most; 0: all
   size_t q(size_t n, size_t h) const { return (n * H + h) * D; }
   size_t kv(size_t n, size_t h) const { return (n * Hkv + h / (H / Hkv)) * D; }
 
@@ -22,7 +23,11 @@ struct Attention {
   void each(const Body& body) const {
     for (const auto& [q_begin, q_len, kv_begin, kv_len] : sequences)
       for (size_t i = 0; i < q_len; ++i)
-        for (size_t h = 0; h < H; ++h) body(q_begin + i, kv_begin, kv_len - q_len + i + 1, h);
+        for (size_t h = 0; h < H; ++h) {
+          const size_t before = kv_len - q_len + i + 1;
+          const size_t seen = window > 0 && window < before ? window : before;
+          body(q_begin + i, kv_begin + before - seen, seen, h);
+        }
   }
 };
 
