@@ -6,6 +6,7 @@
 #include <array>
 #include <bit>
 #include <charconv>
+#include <cmath>
 #include <cstring>
 #include <limits>
 
@@ -148,7 +149,12 @@ class ValueReader {
 
   Value read(const std::string& key) {
     const auto kind = read_kind(key);
-    return kind == Kind::Array ? array(key) : scalar(kind, key);
+    if (kind == Kind::Array) return array(key);
+    Value value = scalar(kind, key);
+    if (value.is_number() && !std::isfinite(value.as_number()))
+      reader_.malformed(fmt::format("key {}: found {}, expected a finite number", escaped(key),
+                                    value.as_number()));
+    return value;
   }
 
  private:

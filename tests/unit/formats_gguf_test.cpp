@@ -78,6 +78,14 @@ TEST_CASE("metadata of every kind") {
   }
 }
 
+TEST_CASE("infinities and NaN as metadata are refused by their key") {
+  const TempFolder folder("gguf_not_finite");
+  for (const float x : {INFINITY, -INFINITY, NAN, -NAN}) {
+    CHECK_BAD_INPUT(open(folder, B().f32("a.b", x).bytes()), "key a.b: found ");
+    CHECK_BAD_INPUT(open(folder, B().key("c", B::F64, B::raw(double{x})).bytes()), "key c: found ");
+  }
+}
+
 TEST_CASE("dequantisation of each type, by hand") {
   const TempFolder folder("gguf_types");
   const std::vector<float> q8 =
