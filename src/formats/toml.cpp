@@ -83,11 +83,44 @@ class Converter {
   const std::string& source_;
 };
 
+// Where the string that begins at `at` ends, past its quotes; a string of one line ends with its
+// line, as the library then refuses it.
+size_t end_of_string(std::string_view text, size_t at) {
+  const char quote = text[at];
+  const bool has_escapes = quote == '"';
+  const std::string triple(3, quote);
+  const bool is_long = text.substr(at).starts_with(triple);
+  for (at += is_long ? 3 : 1; at < text.size(); ++at) {
+    if (!is_long && text[at] == '\n') return at;
+    if (has_escapes && text[at] == '\\' && at + 1 < text.size() && text[at + 1] != '\n') {
+      ++at;
+    } else if (is_long && text.substr(at).starts_with(triple)) {
+      at += 3;  // up to two more quotes are the string's last characters
+      for (int more = 0; more < 2 && at < text.size() && text[at] == quote; ++more) ++at;
+      return at;
+    } else if (!is_long && text[at] == quote) {
+      return at + 1;
+    }
+  }
+  return at;
+}
+
+// Counts what may be dots of keys: those outside strings and comments.
 void check_dots(std::string_view text, const std::string& source) {
   int line = 1, dots = 0;
-  for (const char c : text) {
-    if (c == '\n') ++line, dots = 0;
-    if (c == '.' && ++dots > kMaxDotsInLine)
+  for (size_t at = 0; at < text.size();) {
+    const size_t start = at;
+    if (text[at] == '"' || text[at] == '\'') {
+      at = end_of_string(text, at);
+    } else if (text[at] == '#') {
+      at = std::min(text.find('\n', at), text.size());
+    } else {
+      ++at;
+    }
+    const std::string_view part = text.substr(start, at - start);
+    if (const auto lines = std::count(part.begin(), part.end(), '\n'))
+      line += static_cast<int>(lines), dots = 0;
+    if (part == "." && ++dots > kMaxDotsInLine)
       fail(ErrorCode::BadInput, "{}:{}:1: more than {} dots in one line", source, line,
            kMaxDotsInLine);
   }

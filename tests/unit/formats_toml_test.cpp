@@ -61,6 +61,7 @@ TEST_CASE("what has no JSON twin or is malformed is refused with its place") {
   struct Case {
     std::string text, place, reason;
   };
+  const std::string deep = repeat("a.", 101) + "b = 1";
   const std::vector<Case> cases = {
       {"a = 1\nd = 2026-01-02", "2:5: ", "dates and times"},
       {"t = 10:00:00", "1:5: ", "dates and times"},
@@ -87,6 +88,28 @@ TEST_CASE("what has no JSON twin or is malformed is refused with its place") {
       {"a = " + repeat("[", 1'000'000), "1:", "maximum nested value depth of 64"},
       {"x = 1\n" + repeat("a.", 1'000'000) + "b = 1", "2:1: ", "more than 100 dots"},
       {"[" + repeat("a.", 1'000'000) + "b]", "1:1: ", "more than 100 dots"},
+      // Quotes that open no string, or end one, hide no dots.
+      {"# don't \"\n" + deep, "2:1: ", "more than 100 dots"},
+      {R"(x = '\')"
+       "\n" +
+           deep,
+       "2:1: ", "more than 100 dots"},
+      {R"(x = "\"'")"
+       "\n" +
+           deep,
+       "2:1: ", "more than 100 dots"},
+      {"x = ''\n" + deep, "2:1: ", "more than 100 dots"},
+      {"x = 'a\n" + deep, "2:1: ", "more than 100 dots"},
+      {R"(x = """\""""""")"
+       "\n" +
+           deep,
+       "2:1: ", "more than 100 dots"},
+      {R"(x = '''\''''')"
+       "\n" +
+           deep,
+       "2:1: ", "more than 100 dots"},
+      {"x = \"\"\"\n'\"\"\"\n" + deep, "3:1: ", "more than 100 dots"},
+      {"'a.'." + deep, "1:1: ", "more than 100 dots"},
   };
   for (const Case& c : cases) {
     const std::string message = error_of(c.text);
@@ -95,6 +118,19 @@ TEST_CASE("what has no JSON twin or is malformed is refused with its place") {
     CHECK(message.find(c.reason) != std::string::npos);
     CHECK(message.size() < 400);
   }
+}
+
+TEST_CASE("dots within strings are text") {
+  const std::string dots(200, '.'), triple = "\"\"\"";
+  const Value v =
+      parse_toml("a = [" + repeat(R"("model.layers.0.mlp", '../x', )", 60) + "] # " + dots + "\n'" +
+                     dots + "' = " + triple + "\n" + dots + R"(\")" + dots + triple + "\"\n\"b" +
+                     dots + "\" = '''" + dots + "\n" + dots + "'''''\n",
+                 "f.toml");
+  REQUIRE(v.as_object().size() == 3);
+  CHECK(v.find("a")->as_array().size() == 120);
+  CHECK(v.as_object()[1].second.as_string() == dots + "\"" + dots + "\"");
+  CHECK(v.as_object()[2].second.as_string() == dots + "\n" + dots + "''");
 }
 
 TEST_CASE("dotted keys inside inline tables inside arrays stay within the depth limit") {
