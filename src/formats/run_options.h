@@ -101,6 +101,7 @@ void visit_options(Config& c, Visit&& visit) {
         c.lora.rank);
   visit(Option{.key = "lora.alpha",
                .help = "the adapter's output is scaled by alpha/rank",
+               .max = 1e9,
                .above_min = true},
         c.lora.alpha);
   visit(Option{.key = "lora.dropout",

@@ -58,7 +58,7 @@ Value form(const Option&, const std::vector<std::string>&) {
 Value form(const Option& o, AutoInt<const int64_t> field) { return or_auto(form(o, field.value)); }
 Value form(const Option& o, AutoBytes<const int64_t> field) {
   Value text = of_type("string");
-  text.set("pattern", "^(auto|[0-9]+(\\.[0-9]+)? *([KMGT]i?)?B?)$");
+  text.set("pattern", "^(auto|[0-9]+(\\.[0-9]+)?( *([KMGT]i?)?B)?)$");
   return either(form(o, field.value), text);
 }
 Value form(const Option& o, NumberPair<const double> field) {

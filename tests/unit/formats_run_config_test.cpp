@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <regex>
 
 #include "core/error.h"
 #include "core/file.h"
@@ -150,7 +151,9 @@ TEST_CASE("wrong configs give one line with file, line, what was found and what 
       {with("\"lora\": {\"rank\": 0}"), "lora.rank: found 0, expected an integer from 1 to 4096"},
       {with("\"lora\": {\"rank\": 4097}"),
        "lora.rank: found 4097, expected an integer from 1 to 4096"},
-      {with("\"lora\": {\"alpha\": 0}"), "lora.alpha: found 0, expected a number above 0"},
+      {with("\"lora\": {\"alpha\": 0}"),
+       "lora.alpha: found 0, expected a number above 0 and at most 1000000000"},
+      {with("\"lora\": {\"alpha\": 1e10}"), "lora.alpha: found 10000000000.0, expected"},
       {with("\"lora\": {\"dropout\": 1}"),
        "lora.dropout: found 1, expected a number of at least 0 and below 1"},
       {with("\"lora\": {\"dropout\": -0.1}"),
@@ -354,6 +357,19 @@ TEST_CASE("every example config loads, and the same run is the same in JSON and 
   CHECK(count >= 2);
   CHECK(print(load_run_config((kConfigs / "quickstart.json").string(), {})) ==
         print(load_run_config((kConfigs / "quickstart.toml").string(), {})));
+}
+
+TEST_CASE("the schema accepts the byte counts that reading accepts") {
+  const Value schema = run_config_schema();
+  const Value* vram = schema.find("properties")->find("memory")->find("properties")->find("vram");
+  const std::regex pattern(vram->find("anyOf")->as_array()[1].find("pattern")->as_string());
+  const auto reads = [](const char* text) {
+    return error_of(".json", kMinimal, {fmt::format("memory.vram=\"{}\"", text)}) == "accepted";
+  };
+  for (const char* text : {"auto", "12", "1.5 GB", "2GiB", "3 KiB", "7B", "0.5 TB"})
+    CHECK((std::regex_search(text, pattern) && reads(text)));
+  for (const char* text : {"2G", "2Gi", "2 K", "2iB", "GB", "2GBB", ""})
+    CHECK((!std::regex_search(text, pattern) && !reads(text)));
 }
 
 TEST_CASE("the committed schema is the one of the code") {
