@@ -44,7 +44,7 @@ T choose(const std::optional<T>& flag, const Value* file, double fallback) {
 }
 
 SamplerOptions sampler_options(const ChatOptions& options, const ModelFolder& folder) {
-  const Value config = folder.optional_json("generation_config.json").value_or(Value());
+  const Value config = optional_json(folder.path(), "generation_config.json").value_or(Value());
   SamplerOptions sampler;
   sampler.temperature =
       options.greedy ? 0 : choose(options.temperature, config.find("temperature"), 0.7);

@@ -84,7 +84,7 @@ Report inspect_safetensors(const fs::path& path) {
 }
 
 void add_text(Report& report, const ModelFolder& folder) {
-  if (!folder.optional_json("tokenizer.json")) {
+  if (!optional_json(folder.path(), "tokenizer.json")) {
     report.add("tokenizer", "none");
     return;
   }

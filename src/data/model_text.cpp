@@ -84,13 +84,6 @@ std::string optional_text(const fs::path& folder, const char* name) {
   return path ? read_text(*path, kMaxTemplateBytes) : "";
 }
 
-std::optional<Value> optional_json(const fs::path& folder, const char* name) {
-  const auto path = confined_path(folder, name, folder.string());
-  if (!path) return std::nullopt;
-  return parse_json(read_text(*path, kTokenizerJsonLimits.max_bytes), path->string(),
-                    kTokenizerJsonLimits);
-}
-
 // An integer member, or the first of a list of them: eos_token_id may be either.
 std::optional<int64_t> integer_of(const Value& object, std::string_view key) {
   const Value* value = object.find(key);
@@ -132,7 +125,8 @@ void ModelText::take_special_tokens(const TextSources& sources) {
   // Folders like the published gpt2 name them by id in config.json only.
   const auto name_by_id = [&](const char* key, std::optional<int64_t> id) {
     if (special_tokens_.find(key) || !id || *id < 0 || *id >= tokenizer_.vocab_size()) return;
-    special_tokens_.set(key, tokenizer_.token(static_cast<int32_t>(*id)));
+    const std::string token = tokenizer_.token(static_cast<int32_t>(*id));
+    if (!token.empty()) special_tokens_.set(key, token);  // ids may have gaps
   };
   name_by_id("bos_token", sources.bos_id);
   name_by_id("eos_token", sources.eos_id);

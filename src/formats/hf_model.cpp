@@ -135,8 +135,8 @@ std::string ModelFolder::place(const StoredTensor& tensor) const {
                      escaped(tensor.entry.name));
 }
 
-std::optional<Value> ModelFolder::optional_json(const std::string& file_name) const {
-  const auto path = confined_path(path_, file_name, path_.string());
+std::optional<Value> optional_json(const fs::path& folder, const std::string& file_name) {
+  const auto path = confined_path(folder, file_name, folder.string());
   if (!path) return std::nullopt;
   return parse_json(read_text(*path, kTokenizerJsonLimits.max_bytes), path->string(),
                     kTokenizerJsonLimits);
@@ -148,7 +148,7 @@ std::vector<int64_t> ModelFolder::stop_ids() const {
     if (id >= 0 && id < config_.V && std::find(ids.begin(), ids.end(), id) == ids.end())
       ids.push_back(id);
   };
-  if (const auto generation = optional_json("generation_config.json")) {
+  if (const auto generation = optional_json(path_, "generation_config.json")) {
     const JsonFields fields(*generation, (path_ / "generation_config.json").string());
     if (const Value* eos = fields.find("eos_token_id")) {
       const Value::Array one{*eos};

@@ -57,6 +57,10 @@ struct StoredTensor {
   TensorEntry entry;
 };
 
+// The parsed file of that name in the folder, nullopt when there is none. BadInput for a name that
+// leads out of the folder and for malformed JSON.
+std::optional<Value> optional_json(const fs::path& folder, const std::string& file_name);
+
 // An opened model folder. Every path is confined to the folder (confined_path.h), each shard holds
 // exactly what the index claims.
 class ModelFolder {
@@ -72,8 +76,6 @@ class ModelFolder {
   const std::map<std::string, StoredTensor>& tensors() const { return tensors_; }
   // "PATH/model-00001-of-00002.safetensors: tensor NAME", for messages.
   std::string place(const StoredTensor& tensor) const;
-  // The parsed file of that name in the folder, nullopt when there is none.
-  std::optional<Value> optional_json(const std::string& file_name) const;
   // Every id a chat stops on: eos_token_id of generation_config.json and of config.json.
   std::vector<int64_t> stop_ids() const;
 

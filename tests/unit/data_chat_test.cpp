@@ -158,6 +158,13 @@ TEST_CASE("a reply stops on the config's ids, the EOS token and the template's e
   sources.tokenizer_config.reset();
   sources.eos_id = kImStart;  // config.json's, where no file names the token
   CHECK(ModelText(sources).eos_id() == kImStart);
+  sources.V = kTinyVocabulary + 2;
+  Value later = Value::Object{{"id", kTinyVocabulary + 1}, {"content", "<|later|>"}};
+  later.set("special", true);
+  for (auto& [key, value] : sources.tokenizer.as_object())
+    if (key == "added_tokens") value.as_array().push_back(later);
+  sources.eos_id = kTinyVocabulary;  // below the largest id, and no token's
+  CHECK_FALSE(ModelText(sources).eos_id());
   sources.special_tokens =
       Value(Value::Object{{"eos_token", Value::Object{{"content", "<|im_end|>"}}}});
   CHECK(ModelText(sources).eos_id() == kImEnd);

@@ -164,8 +164,8 @@ TEST_CASE("a folder with one file") {
   CHECK(contains(model.place(*model.find("a")), "model.safetensors: tensor a"));
   CHECK(model.find("c") == nullptr);
   CHECK(model.stop_ids() == std::vector<int64_t>{5, 7, 3});
-  CHECK(!model.optional_json("tokenizer.json"));
-  CHECK_BAD_INPUT(model.optional_json("../secret.json"), "not a plain relative path");
+  CHECK(!optional_json(model.path(), "tokenizer.json"));
+  CHECK_BAD_INPUT(optional_json(model.path(), "../secret.json"), "not a plain relative path");
 }
 
 TEST_CASE("a folder with shards: exactly what the index claims") {
