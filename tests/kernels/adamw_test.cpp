@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "support/catch.h"
+#include "support/cpu_kernel.h"
 #include "support/random_tensor.h"
 
 using namespace lema;
@@ -78,11 +79,13 @@ void check_steps(int64_t n, AdamWStep step, int threads) {
 }  // namespace
 
 TEST_CASE("adamw: sizes, decay, scale and clip") {
-  for (int64_t n : {1, 7, 33, 16384, 16385}) check_steps(n, {.lr = 1e-3f}, 2);
-  check_steps(100, {.lr = 1e-2f, .weight_decay = 0.1f}, 1);
-  check_steps(100, {.lr = 1e-3f, .grad_scale = 0.125f, .clip = 0.5f}, 1);
-  check_steps(100, {.lr = 1e-3f, .grad_scale = 0.125f, .clip = 1e6f},
-              1);  // a norm below the clip changes nothing
+  on_each_isa([] {
+    for (int64_t n : {1, 7, 33, 16384, 16385}) check_steps(n, {.lr = 1e-3f}, 2);
+    check_steps(100, {.lr = 1e-2f, .weight_decay = 0.1f}, 1);
+    check_steps(100, {.lr = 1e-3f, .grad_scale = 0.125f, .clip = 0.5f}, 1);
+    check_steps(100, {.lr = 1e-3f, .grad_scale = 0.125f, .clip = 1e6f},
+                1);  // a norm below the clip changes nothing
+  });
 }
 
 TEST_CASE("adamw: a NaN gradient norm shows in every parameter") {
@@ -100,21 +103,25 @@ TEST_CASE("squared_norm: value, and the same bits for any number of threads") {
     const Matrix x = Matrix::random(1, n, DType::F32, 4, 3);
     double expected = 0;
     for (double v : x.values()) expected += v * v;
-    Matrix one(1, 1, DType::F32), three(1, 1, DType::F32);
-    ops_with(1)->squared_norm(one.vector(), x.vector());
-    ops_with(3)->squared_norm(three.vector(), x.vector());
-    CHECK(three.same_bytes(one));
-    expect_close("squared norm", one.values(), {expected}, reduction_bound(1024, expected));
+    on_each_isa([&] {
+      Matrix one(1, 1, DType::F32), three(1, 1, DType::F32);
+      ops_with(1)->squared_norm(one.vector(), x.vector());
+      ops_with(3)->squared_norm(three.vector(), x.vector());
+      CHECK(three.same_bytes(one));
+      expect_close("squared norm", one.values(), {expected}, reduction_bound(1024, expected));
+    });
   }
 }
 
 TEST_CASE("fill: every float dtype and no neighbour") {
   const auto ops = ops_with(2);
-  for (DType dtype : {DType::F32, DType::BF16, DType::F16})
-    for (int64_t n : {1, 1023, 20000}) {
-      Matrix m(1, n, dtype, n + 8);
-      ops->fill({m.view().data, dtype, {n}}, -1.5f);
-      CHECK(m.values() == Values(static_cast<size_t>(n), -1.5));
-      CHECK(m.gaps_intact());
-    }
+  on_each_isa([&] {
+    for (DType dtype : {DType::F32, DType::BF16, DType::F16})
+      for (int64_t n : {1, 1023, 20000}) {
+        Matrix m(1, n, dtype, n + 8);
+        ops->fill({m.view().data, dtype, {n}}, -1.5f);
+        CHECK(m.values() == Values(static_cast<size_t>(n), -1.5));
+        CHECK(m.gaps_intact());
+      }
+  });
 }

@@ -7,6 +7,7 @@
 #include "core/rng.h"
 #include "support/catch.h"
 #include "support/complex_step.h"
+#include "support/cpu_kernel.h"
 #include "support/random_tensor.h"
 
 using namespace lema;
@@ -214,8 +215,10 @@ void check_backward(const Case& c, Ops& ops) {
 void check_case(const Case& c) {
   INFO(c.str());
   const auto ops = make_cpu_ops(2, kLimits);
-  check_forward(c, *ops);
-  check_backward(c, *ops);
+  on_each_isa([&] {
+    check_forward(c, *ops);
+    check_backward(c, *ops);
+  });
 }
 
 }  // namespace
