@@ -1,6 +1,7 @@
-// add and embedding: both are exact up to the one rounding of the result.
+// add, embedding and scatter_rows: exact up to the one rounding of a sum.
 #include "cpu/add.h"
 #include "cpu/embedding.h"
+#include "cpu/scatter_rows.h"
 #include "ref/embedding.h"
 #include "support/cpu_kernel.h"
 
@@ -54,6 +55,27 @@ TEST_CASE("embedding: rows of the table, rounded to X, written or added") {
             }
           }
   });
+}
+
+TEST_CASE("scatter_rows: each row to its place, the other rows and the gaps as they were") {
+  for (const int64_t N : {1, 7, 33, 64, 65, 130})
+    for (const int64_t C : kWidths)
+      for (const DType X : kActivations) {
+        INFO("N " << N << ", C " << C << ", " << name(X));
+        const int64_t places = 2 * N + 3;
+        const Matrix x = Matrix::random(N, C, X, 1, 1, C + 2),
+                     before = Matrix::random(places, C, X, 2, 1, C + 3);
+        // Distinct, in no order, some places left out: the step and the number of places are
+        // coprime.
+        const int64_t step = places % 5 != 0 ? 5 : 7;
+        Matrix rows(1, N, DType::I32);
+        for (int64_t n = 0; n < N; ++n) rows.set(0, n, static_cast<double>((n + 1) * step % places));
+        const Matrix y = result_of(before, [&](ThreadPool& pool, const Matrix& out) {
+          cpu::scatter_rows(pool, out, x, rows.vector());
+        });
+        CHECK(y.values() == ref::scatter_rows(before.values(), x.values(), rows.values(),
+                                              static_cast<size_t>(C)));
+      }
 }
 
 TEST_CASE("conversions of vectors equal those of scalars for every 16-bit pattern") {
