@@ -110,8 +110,7 @@ void visit_options(Config& c, Visit&& visit) {
                .below_max = true},
         c.lora.dropout);
   visit(Option{.key = "lora.targets",
-               .help = "modules that get an adapter: all-linear, a list of names, or one regular "
-                       "expression"},
+               .help = "modules that get an adapter: all-linear or a list of names"},
         c.lora.targets);
   visit(Option{.key = "lora.init_from",
                .help = "adapter folder to start from; empty: a fresh adapter"},
@@ -173,8 +172,6 @@ void visit_options(Config& c, Visit&& visit) {
                .help = "budget on the device; on the CPU the size of an arena",
                .min = 1},
         AutoBytes{c.memory.vram_bytes});
-  visit(Option{.key = "memory.ram", .help = "budget on the host", .min = 1},
-        AutoBytes{c.memory.ram_bytes});
   visit(Option{.key = "memory.residency",
                .help = "whether weights stay on the device or stream through it",
                .choices = {"auto", "stream", "resident"}},

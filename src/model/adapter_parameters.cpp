@@ -80,6 +80,12 @@ void AdapterParameters::initialise(uint64_t seed) {
 }
 
 void AdapterParameters::load(const Adapter& adapter) {
+  const double scaling = options_.alpha / static_cast<double>(options_.rank);
+  if (std::abs(adapter.config.scaling() - scaling) > 1e-6 * scaling)
+    fail(ErrorCode::Usage,
+         "the adapter was trained with alpha/rank {}, this run has {}: set lora.alpha to {}",
+         adapter.config.scaling(), scaling,
+         adapter.config.scaling() * static_cast<double>(options_.rank));
   std::vector<float> values(static_cast<size_t>(parameter_count_), 0.0f);
   for (const AdapterSlot& slot : slots_) {
     const auto found = adapter.modules.find(slot.module);

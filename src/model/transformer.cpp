@@ -107,6 +107,10 @@ int64_t Transformer::workspace_bytes(const ModelConfig& config, DType X,
   return carve(config, X, limits, nullptr, unused);
 }
 
+int64_t Transformer::rope_table_bytes(const ModelConfig& config, const TransformerLimits& limits) {
+  return config.rope.kind == RopeConfig::Kind::None ? 0 : limits.positions * config.D * 4;
+}
+
 Transformer::Transformer(Device& device, Ops& ops, const ModelConfig& config,
                          bool linear_transposed, DType X, const TransformerLimits& limits,
                          const AdapterParameters* adapter)

@@ -82,6 +82,7 @@ class Transformer {
   const ModelConfig& config() const { return config_; }
   int64_t workspace_bytes() const { return workspace_.bytes() + rope_buffer_.bytes(); }
   // The same without allocating, for the plan.
+  static int64_t rope_table_bytes(const ModelConfig& config, const TransformerLimits& limits);
   static int64_t workspace_bytes(const ModelConfig& config, DType X,
                                  const TransformerLimits& limits);
 

@@ -1,7 +1,10 @@
 """LoRA training against transformers + PEFT + autograd, live and in f32, on tiny random models of both families: every
 gradient of every target, thirty optimizer steps, adapters both ways. LEMA is the binary."""
+import json
 import math
+import os
 import pathlib
+import subprocess
 import tempfile
 import unittest
 
@@ -141,6 +144,17 @@ class Steps(unittest.TestCase):
 
 
 class Adapters(unittest.TestCase):
+    def test_another_scaling_is_refused(self):
+        """alpha/rank belongs to the adapter: starting from it with another one would change its effect without a word."""
+        with tempfile.TemporaryDirectory() as folder:
+            case = Case(folder, "llama_tied", rows=4)
+            config = case.config("run", lora={"rank": 4, "alpha": 32, "init_from": str(case.folder / "adapter")})
+            (case.folder / "run.json").write_text(json.dumps(config))
+            done = subprocess.run([os.environ["LEMA"], "train", "--config", case.folder / "run.json"],
+                                  capture_output=True, text=True)
+            self.assertEqual(done.returncode, 2, done.stderr)
+            self.assertIn("alpha/rank 2.5, this run has 8: set lora.alpha to 10", done.stderr)
+
     def test_lema_adapter_loads_in_peft(self):
         """A fresh lema adapter, trained for five steps, gives PEFT lema's logits, and the loss that lema reports for its
         sixth."""
