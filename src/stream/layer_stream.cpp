@@ -51,9 +51,7 @@ LayerStream::LayerStream(Device& device, const PieceTable& table, const HostStor
     }
   }
 
-  int64_t small_bytes = 0;
-  for (const PlacedField& field : table.final_norm) small_bytes += (field.bytes + 63) / 64 * 64;
-  always_buffer_ = device.allocate(small_bytes, "final norm");
+  always_buffer_ = device.allocate(always_bytes(table), "final norm");
   at = always_buffer_.data();
   for (const PlacedField& field : table.final_norm) {
     device.copy_async(Queue::H2D, at, store.at(field.file, field.file_offset), field.bytes);
@@ -62,6 +60,12 @@ LayerStream::LayerStream(Device& device, const PieceTable& table, const HostStor
   }
   device.synchronize(Queue::H2D);
   h2d_bytes_ = 0;
+}
+
+int64_t LayerStream::always_bytes(const PieceTable& table) {
+  int64_t bytes = 0;
+  for (const PlacedField& field : table.final_norm) bytes += (field.bytes + 63) / 64 * 64;
+  return bytes;
 }
 
 int64_t LayerStream::device_bytes() const {
@@ -126,6 +130,7 @@ void LayerStream::run_until_visit() {
 
 Lease LayerStream::acquire(int64_t unit) {
   check(!leased_, "unit {} is acquired while another lease is alive", unit);
+  rethrow();
   check(next_ < program_.instructions.size(), "unit {} is acquired after the end of the pass",
         unit);
   const Instruction& visit = program_.instructions[next_++];
@@ -136,9 +141,20 @@ Lease LayerStream::acquire(int64_t unit) {
   return {this, &slot_weights_[static_cast<size_t>(visit.slot)]};
 }
 
+// Called by a destructor: an error waits for the next acquire, and while another one ends the pass
+// nothing is submitted.
 void LayerStream::release() {
   leased_ = false;
-  run_until_visit();
+  if (std::uncaught_exceptions() > 0) return;
+  try {
+    run_until_visit();
+  } catch (...) {
+    error_ = std::current_exception();
+  }
+}
+
+void LayerStream::rethrow() {
+  if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
 }
 
 }  // namespace lema

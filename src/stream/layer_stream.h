@@ -9,8 +9,7 @@
 // records an event that the next copy into those bytes waits for.
 #pragma once
 
-#include <array>
-#include <optional>
+#include <exception>
 #include <vector>
 
 #include "device.h"
@@ -58,13 +57,17 @@ class LayerStream {
 
   // Plans the pass, checks the program and submits its first copies.
   void begin_pass(std::vector<int64_t> visits);
-  // The next visit of the pass; Internal when it is not `unit` or a lease is alive. Threads: one.
+  // The next visit of the pass; Internal when it is not `unit` or a lease is alive. Also throws what
+  // a copy that was submitted since the last call has thrown. Threads: one.
   Lease acquire(int64_t unit);
 
   // The small weights that are always on the device: final norm.
   const TensorView& resident(Field field) const { return always_[field]; }
   // Gathered tables, in host memory: embed, positions.
   TensorView table(Field field) const;
+
+  // Of the small weights that are always on the device.
+  static int64_t always_bytes(const PieceTable& table);
 
   int64_t h2d_bytes() const { return h2d_bytes_; }  // copied so far
   int64_t device_bytes() const;                     // arena and ring
@@ -75,6 +78,7 @@ class LayerStream {
   void place_fields(WeightViews& weights, const Unit& unit, std::byte* base) const;
   void copy_unit(const Unit& unit, std::byte* base);
   void run_until_visit();
+  void rethrow();
   void release();
 
   Device& device_;
@@ -93,6 +97,7 @@ class LayerStream {
   Program program_;
   size_t next_ = 0;  // instruction
   bool leased_ = false;
+  std::exception_ptr error_;  // of a copy submitted while a lease was dropped
   int64_t h2d_bytes_ = 0;
 };
 

@@ -91,6 +91,7 @@ class Placer {
       add(Tier::Mapped, "weights, read in place", sum(request_.unit_bytes));
       return;
     }
+    add(Tier::Pinned, "model files in host memory", request_.pinned_weights);
     const bool all_fit = !has_budget() || sum(request_.unit_bytes) <= left();
     if (residency == "resident" || (residency == "auto" && all_fit)) {
       weights.resident.assign(static_cast<size_t>(units), true);

@@ -62,6 +62,7 @@ Value NumericPlan::to_value() const {
 Trainer::Trainer(const RunConfig& config, const ModelFolder& folder, std::unique_ptr<Device> device,
                  OpsFactory make_ops, const StepBounds& bounds)
     : run_(config),
+      folder_(folder),
       config_(folder.config()),
       bounds_(bounds),
       device_(std::move(device)),
@@ -89,16 +90,25 @@ Trainer::Trainer(const RunConfig& config, const ModelFolder& folder, std::unique
   // Where all head chunks are at hand a tile of rows passes them together; streamed chunks are
   // passed by all rows.
   const int64_t tile = run_.train.token_tile;
-  head_limits_ = {bounds.target_rows, tile, std::min(tile, bounds.target_rows), true};
+  const HeadLimits in_tiles{bounds.target_rows, tile, std::min(tile, bounds.target_rows), true};
+  const HeadLimits at_once{bounds.target_rows, tile, bounds.target_rows, true};
+  const auto head_is_resident = [&](const Plan& plan) {
+    return std::all_of(plan.weights.resident.begin() + config_.L, plan.weights.resident.end(),
+                       [](bool resident) { return resident; });
+  };
+  head_limits_ = at_once;  // a budget that does must do for a streamed head
   plan_ = make_plan(plan_request(head_limits_));
-  const bool head_resident =
-      std::all_of(plan_.weights.resident.begin() + config_.L, plan_.weights.resident.end(),
-                  [](bool resident) { return resident; });
-  if (!head_resident) {
-    head_limits_.group_rows = bounds.target_rows;
-    plan_ = make_plan(plan_request(head_limits_));
+  if (head_is_resident(plan_)) {
+    Plan plan = make_plan(plan_request(in_tiles));
+    if (head_is_resident(plan)) {
+      plan_ = std::move(plan);
+      head_limits_ = in_tiles;
+    }
   }
   log::info("memory plan\n{}", plan_.table());
+  if (plan_.weights.in_place && (run_.memory.slots > 0 || run_.memory.disk == "buffered"))
+    log::warn("weights are used in place in the mapped file: memory.slots and memory.disk have no "
+              "effect without memory.vram or memory.residency stream");
   const bool mapped = plan_.weights.in_place || run_.memory.disk != "buffered";
   store_ =
       std::make_unique<HostStore>(folder, *device_, mapped ? DiskMode::Mmap : DiskMode::Buffered);
@@ -119,17 +129,23 @@ PlanRequest Trainer::plan_request(const HeadLimits& head) const {
       {Tier::Device, "adapter, gradients, two moments", 4 * parameters},
       {Tier::Device, "block workspace",
        Transformer::workspace_bytes(config_, numeric_.compute, block_limits_)},
+      {Tier::Device, "rotary table", Transformer::rope_table_bytes(config_, block_limits_)},
       {Tier::Device, "head workspace", HeadLoss::workspace_bytes(config_, numeric_.compute, head)},
       {Tier::Device, "gradient of the block output", bounds_.tokens * config_.C * x},
       {Tier::Device, "kernel scratch", ops_->scratch_bytes()},
-      {Tier::Device, "step inputs and losses",
-       StepInputs::bytes(bounds_.tokens, bounds_.rows) + bounds_.target_rows * 4},
+      {Tier::Device, "step inputs, losses, gradient norm",
+       StepInputs::bytes(bounds_.tokens, bounds_.rows) +
+           std::max<int64_t>(1, bounds_.target_rows) * 4 + 4},
+      {Tier::Device, "final norm", LayerStream::always_bytes(table_)},
       {Tier::Pinned, "step inputs (host)", StepInputs::bytes(bounds_.tokens, bounds_.rows)}};
   request.boundary_count = config_.L + 1;
   request.boundary_bytes = bounds_.tokens * config_.C * x;
   request.kept_bytes_per_block = kept_block_bytes();
   request.device_budget = run_.memory.vram_bytes;
   request.weights_in_place = device_->reads_host_memory() && HostStore::can_view(table_);
+  if (run_.memory.disk == "buffered")
+    for (const SafetensorsFile& file : folder_.files())
+      request.pinned_weights += file.file().size();
   request.residency = run_.memory.residency;
   request.slots = run_.memory.slots;
   request.activations = run_.memory.activations;

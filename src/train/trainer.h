@@ -69,6 +69,7 @@ class Trainer {
   const StepBounds& bounds() const { return bounds_; }
   int64_t h2d_bytes() const { return stream_->h2d_bytes() + saved_->h2d_bytes(); }
   int64_t d2h_bytes() const { return saved_->d2h_bytes(); }
+  int64_t kernel_scratch_bytes() const { return ops_->scratch_bytes(); }
   std::string backend_name() const { return device_->name(); }
 
  private:
@@ -97,6 +98,7 @@ class Trainer {
   TensorView losses() const { return {losses_.data(), DType::F32, {inputs_->targets().shape[0]}}; }
 
   const RunConfig& run_;
+  const ModelFolder& folder_;
   const ModelConfig& config_;
   StepBounds bounds_;
   std::unique_ptr<Device> device_;

@@ -32,11 +32,16 @@ class LateDevice final : public Device {
   std::string name() const override { return cpu_->name(); }
   bool reads_host_memory() const override { return in_place_; }
   Buffer allocate(int64_t bytes, std::string_view label) override {
+    allocated_bytes_ += bytes;
     return counted(cpu_->allocate(bytes, label));
   }
   Buffer allocate_pinned(int64_t bytes, std::string_view label) override {
+    pinned_bytes_ += bytes;
     return counted(cpu_->allocate_pinned(bytes, label));
   }
+  // Of all calls so far.
+  int64_t allocated_bytes() const { return allocated_bytes_; }
+  int64_t pinned_bytes() const { return pinned_bytes_; }
 
   void copy_async(Queue queue, void* to, const void* from, int64_t bytes) override {
     if (queue == Queue::Compute) {
@@ -143,6 +148,7 @@ class LateDevice final : public Device {
   Clock known_[3] = {};
   std::vector<Point> points_;
   std::vector<Touched> touched_;
+  int64_t allocated_bytes_ = 0, pinned_bytes_ = 0;
 };
 
 }  // namespace lema::test

@@ -66,6 +66,11 @@ class Bench {
     Trainer trainer(config, model, std::make_unique<LateDevice>(in_place, forgotten),
                     make_cpu_ops,
                     step_bounds(config, &data, nullptr));
+    auto& device = dynamic_cast<LateDevice&>(trainer.device());
+    // The CPU's kernel scratch is no device buffer.
+    const int64_t scratch = trainer.kernel_scratch_bytes();
+    CHECK(device.allocated_bytes() + scratch == trainer.plan().bytes(Tier::Device));
+    CHECK(device.pinned_bytes() == trainer.plan().bytes(Tier::Pinned));
     Batcher batcher(static_cast<int64_t>(data.rows.size()), config.train.batch_size, 1, true);
     BatchCursor cursor;
     // As after some training: while B is zero, so is the gradient of A.
@@ -142,6 +147,11 @@ TEST_CASE("a budget between streaming and residence changes no bit and is kept")
                             .run(bench.config({"compute=f32", "memory.residency=stream",
                                                "memory.slots=2", "memory.activations=offload"}))
                             .device_bytes;
+  // The number that a refusal names is enough.
+  const std::string refusal = message_of(ErrorCode::DoesNotFit, [&] {
+    bench.run(bench.config({"compute=f32", "memory.vram=1"}));
+  });
+  CHECK(contains(refusal, fmt::format("at least {}", least)));
   int64_t fewest = INT64_MAX;
   for (const int64_t budget :
        {least - 4096, least, least + 60'000, least + 120'000, least + 250'000, least + 2'000'000}) {
