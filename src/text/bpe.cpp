@@ -1,165 +1,74 @@
-// Loading and running a BPE model. Symbols form a linked list; a heap holds the merges that are
-// possible, an entry that its symbols have outgrown is dropped when it comes up.
+// Running a BPE model. A word that is one token is looked up; short words merge in a small array;
+// in longer ones symbols form a linked list and a heap holds the merges that are possible, where an
+// entry that its symbols have outgrown is dropped when it comes up.
 #include "text/bpe.h"
 
 #include <algorithm>
-#include <bit>
 
-#include "text/byte_level.h"
-#include "text/tokenizer_fields.h"
 #include "text/unicode.h"
 
 namespace lema {
 namespace {
 
-const std::string kPlace = "tokenizer.json: model";
-
-void refuse_variants(const Value& model) {
-  if (const Value* type = model.find("type"); type != nullptr) {
-    fields::expect(*type, Value::Kind::String, kPlace + ".type");
-    if (type->as_string() != "BPE")
-      fields::unsupported("model type", type->as_string(), "BPE", kPlace);
-  }
-  if (const Value* dropout = model.find("dropout"); dropout != nullptr && !dropout->is_null())
-    if (!dropout->is_number() || dropout->as_number() != 0)
-      fail(ErrorCode::BadInput, "{}: dropout is not supported", kPlace);
-  for (const std::string_view key : {"continuing_subword_prefix", "end_of_word_suffix"})
-    if (const Value* affix = model.find(key); affix != nullptr && !affix->is_null())
-      if (!affix->is_string() || !affix->as_string().empty())
-        fail(ErrorCode::BadInput, "{}: {} is not supported", kPlace, key);
-  if (fields::flag(model, "byte_fallback", false, kPlace))
-    fail(ErrorCode::BadInput, "{}: byte_fallback (SentencePiece-style BPE) is not supported",
-         kPlace);
-}
-
-// Both spellings: "a b", cut at the first space after the first character, and ["a", "b"].
-std::pair<std::string_view, std::string_view> merge_parts(const Value& merge, size_t index) {
-  if (merge.is_string()) {
-    const std::string_view text = merge.as_string();
-    const size_t space = text.find(' ', 1);
-    if (space != std::string_view::npos) return {text.substr(0, space), text.substr(space + 1)};
-  } else if (merge.is_array()) {
-    const Value::Array& pair = merge.as_array();
-    if (pair.size() == 2 && pair[0].is_string() && pair[1].is_string())
-      return {pair[0].as_string(), pair[1].as_string()};
-  }
-  fail(ErrorCode::BadInput, "{}.merges[{}]: expected \"a b\" or [\"a\", \"b\"]", kPlace, index);
-}
+constexpr size_t kFew = 24;  // symbols: up to here scanning all pairs beats a heap
+constexpr std::string_view kSpace = "\xE2\x96\x81";
 
 }  // namespace
 
-MergeTable::MergeTable(size_t merges) {
-  const size_t slots = std::bit_ceil(merges * 2 + 1);  // at most half full, so every search ends
-  slots_.resize(slots);
-  mask_ = slots - 1;
-}
-
-bool MergeTable::add(int32_t left, int32_t right, Merge merge) {
-  size_t at = place(left, right);
-  for (; slots_[at].merge.rank >= 0; at = (at + 1) & mask_)
-    if (slots_[at].key == key(left, right)) return false;
-  slots_[at] = {key(left, right), merge};
-  return true;
-}
-
-Bpe::Bpe(const Value& model, bool byte_level, Vocabulary& vocabulary) : byte_level_(byte_level) {
-  fields::expect(model, Value::Kind::Object, kPlace);
-  refuse_variants(model);
-  const Value& vocab = fields::member(model, "vocab", kPlace);
-  fields::expect(vocab, Value::Kind::Object, kPlace + ".vocab");
-  for (const auto& [token, id] : vocab.as_object()) {
-    if (!id.is_int())
-      fail(ErrorCode::BadInput, "{}.vocab: token \"{}\": found {}, expected integer", kPlace,
-           escaped(token), name(id.kind()));
-    vocabulary.add(token, id.as_int(), kPlace + ".vocab");
-  }
-  if (vocabulary.count() == 0) fail(ErrorCode::BadInput, "{}.vocab is empty", kPlace);
-
-  ignore_merges_ = fields::flag(model, "ignore_merges", false, kPlace);
-  fuse_unknown_ = fields::flag(model, "fuse_unk", false, kPlace);
-  if (const Value* unknown = model.find("unk_token"); unknown != nullptr && !unknown->is_null()) {
-    const std::string& token = fields::text(model, "unk_token", kPlace);
-    const auto id = vocabulary.find(token);
-    if (!id)
-      fail(ErrorCode::BadInput, "{}: unk_token \"{}\" is not in vocab", kPlace, escaped(token));
-    unknown_ = *id;
-  }
-
-  if (byte_level_)
-    for (unsigned b = 0; b < 256; ++b) {
-      std::string spelling;
-      append_utf8(spelling, byte_level_character(static_cast<uint8_t>(b)));
-      byte_ids_[b] = vocabulary.find(spelling).value_or(-1);
-    }
-  for (const auto& [token, id] : vocab.as_object()) {
-    if (!byte_level_ && !token.empty())
-      if (const Character c = character_at(token, 0); c.bytes == token.size())
-        characters_.emplace(c.code, static_cast<int32_t>(id.as_int()));
-    if (!ignore_merges_) continue;
-    std::string word;
-    if (!byte_level_)
-      word = token;
-    else if (!append_byte_level_bytes(word, token))
-      continue;
-    words_.emplace(std::move(word), static_cast<int32_t>(id.as_int()));
-  }
-  load_merges(fields::array(model, "merges", kPlace), vocabulary);
-}
-
-void Bpe::load_merges(const Value::Array& merges, const Vocabulary& vocabulary) {
-  if (merges.size() > kMaxMerges)
-    fail(ErrorCode::BadInput, "{}: {} merges, at most {} are allowed", kPlace, merges.size(),
-         kMaxMerges);
-  merges_ = MergeTable(merges.size());
-  std::string product;
-  for (size_t i = 0; i < merges.size(); ++i) {
-    if (merges[i].is_string() && merges[i].as_string().starts_with("#version")) continue;
-    const auto [left, right] = merge_parts(merges[i], i);
-    product.assign(left).append(right);
-    const auto id = [&](std::string_view token) {
-      const auto found = vocabulary.find(token);
-      if (!found)
-        fail(ErrorCode::BadInput, "{}.merges[{}]: \"{}\" is not in vocab", kPlace, i,
-             escaped(token));
-      return *found;
-    };
-    if (!merges_.add(id(left), id(right), {static_cast<int32_t>(i), id(product)}))
-      fail(ErrorCode::BadInput, "{}.merges[{}]: \"{}\" and \"{}\" are merged twice", kPlace, i,
-           escaped(left), escaped(right));
-  }
-}
-
 void Bpe::encode(std::string_view word, Scratch& scratch) const {
   scratch.tokens.clear();
-  if (ignore_merges_)
-    if (const auto whole = words_.find(word); whole != words_.end()) {
-      scratch.tokens.push_back({whole->second, 0});
-      return;
-    }
+  if (!cut_before_space_) return encode_word(word, 0, scratch);
+  for (size_t begin = 0; begin < word.size();) {
+    size_t end = begin;
+    while (word.substr(end).starts_with(kSpace)) end += kSpace.size();
+    end = std::min(word.find(kSpace, end), word.size());
+    encode_word(word.substr(begin, end - begin), static_cast<int32_t>(begin), scratch);
+    begin = end;
+  }
+}
+
+void Bpe::encode_word(std::string_view word, int32_t base, Scratch& scratch) const {
+  if (const int32_t id = words_.find(word); id >= 0) {
+    scratch.tokens.push_back({id, base});
+    return;
+  }
   split(word, scratch.symbols);
   merge(scratch);
   for (const auto& symbol : scratch.symbols)
-    if (symbol.id >= 0) scratch.tokens.push_back({symbol.id, symbol.begin});
+    if (symbol.id >= 0) scratch.tokens.push_back({symbol.id, base + symbol.begin});
 }
 
 void Bpe::split(std::string_view word, std::vector<Scratch::Symbol>& symbols) const {
   symbols.clear();
+  const auto push = [&](int32_t id, size_t begin) {
+    const auto index = static_cast<int32_t>(symbols.size());
+    symbols.push_back({id, static_cast<int32_t>(begin), index - 1, index + 1});
+  };
   bool after_unknown = false;
   for (size_t at = 0; at < word.size();) {
     size_t bytes = 1;
     int32_t id = -1;
     if (byte_level_) {
       id = byte_ids_[static_cast<unsigned char>(word[at])];
+    } else if (const Character c = character_at(word, at); c.code < ascii_.size()) {
+      id = ascii_[c.code];
     } else {
-      const Character c = character_at(word, at);
       bytes = c.bytes;
       if (const auto it = characters_.find(c.code); it != characters_.end()) id = it->second;
     }
-    const bool unknown = id < 0;
-    if (unknown) id = unknown_;
-    if (id >= 0 && !(unknown && after_unknown && fuse_unknown_)) {
-      const auto index = static_cast<int32_t>(symbols.size());
-      symbols.push_back({id, static_cast<int32_t>(at), index - 1, index + 1});
+    const std::string_view character = word.substr(at, bytes);
+    const bool falls_back =
+        id < 0 && byte_fallback_ && std::all_of(character.begin(), character.end(), [&](char b) {
+          return byte_ids_[static_cast<unsigned char>(b)] >= 0;
+        });
+    const bool unknown = id < 0 && !falls_back;
+    if (falls_back) {
+      for (size_t i = at; i < at + bytes; ++i)
+        push(byte_ids_[static_cast<unsigned char>(word[i])], i);
+    } else if (!unknown) {
+      push(id, at);
+    } else if (unknown_ >= 0 && !(after_unknown && fuse_unknown_)) {
+      push(unknown_, at);
     }
     after_unknown = unknown;
     at += bytes;
@@ -168,6 +77,34 @@ void Bpe::split(std::string_view word, std::vector<Scratch::Symbol>& symbols) co
 }
 
 void Bpe::merge(Scratch& scratch) const {
+  if (scratch.symbols.size() <= kFew)
+    merge_few(scratch.symbols);
+  else
+    merge_many(scratch);
+}
+
+void Bpe::merge_few(std::vector<Scratch::Symbol>& symbols) const {
+  std::array<MergeTable::Merge, kFew> pairs;  // pairs[i]: what symbols i and i + 1 merge to
+  size_t n = symbols.size();
+  for (size_t i = 0; i + 1 < n; ++i) pairs[i] = merges_.find(symbols[i].id, symbols[i + 1].id);
+  while (n > 1) {
+    size_t best = 0;
+    for (size_t i = 1; i + 1 < n; ++i)  // no merge is the largest unsigned rank
+      if (static_cast<uint32_t>(pairs[i].rank) < static_cast<uint32_t>(pairs[best].rank)) best = i;
+    if (pairs[best].rank < 0) break;
+    symbols[best].id = pairs[best].product;
+    for (size_t i = best + 1; i + 1 < n; ++i) {
+      symbols[i] = symbols[i + 1];
+      pairs[i] = pairs[i + 1];
+    }
+    --n;
+    if (best > 0) pairs[best - 1] = merges_.find(symbols[best - 1].id, symbols[best].id);
+    if (best + 1 < n) pairs[best] = merges_.find(symbols[best].id, symbols[best + 1].id);
+  }
+  symbols.resize(n);
+}
+
+void Bpe::merge_many(Scratch& scratch) const {
   auto& symbols = scratch.symbols;
   auto& heap = scratch.heap;
   const auto at = [&](int32_t i) -> Scratch::Symbol& { return symbols[static_cast<size_t>(i)]; };

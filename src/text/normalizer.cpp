@@ -80,6 +80,12 @@ Normalizer::Step Normalizer::make_step(const Value& json, const std::string& pla
                       "NFC, NFD, NFKC, NFKD, Lowercase, Prepend, Replace, Strip, Sequence", place);
 }
 
+bool Normalizer::keeps(std::string_view text) const {
+  for (const Step& step : steps_)
+    if (!std::holds_alternative<Form>(step)) return false;
+  return steps_.empty() || std::all_of(text.begin(), text.end(), is_ascii);
+}
+
 void Normalizer::apply(Text& text) const {
   text.limit = text.text.size() * 64 + (size_t{1} << 20);
   for (const Step& step : steps_) std::visit([&](const auto& s) { run(s, text); }, step);

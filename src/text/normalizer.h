@@ -18,7 +18,8 @@ class Normalizer {
   // tokenizer.json's "normalizer", possibly null. BadInput names unknown types.
   explicit Normalizer(const Value& json);
 
-  bool empty() const { return steps_.empty(); }
+  // Whether apply would leave `text` as it is, as far as that is cheap to tell.
+  bool keeps(std::string_view text) const;
 
   struct Text {
     std::string text;

@@ -4,7 +4,7 @@
 #include <optional>
 
 #include "core/error.h"
-#include "text/byte_level.h"
+#include "core/byte_level.h"
 #include "text/tokenizer_fields.h"
 #include "text/unicode.h"
 
@@ -54,7 +54,8 @@ TokenDecoder::TokenDecoder(const Value& json) : spaced_(json.is_null()) {
       json, "decoders", "tokenizer.json: decoder",
       [&](const Value& stage, const std::string& place) {
         const std::string& type = fields::text(stage, "type", place);
-        Step step{Kind::Fuse, joined, {}, {}, 0, 0};
+        Step step;
+        step.joined = joined;
         if (type == "ByteLevel") {
           step.kind = Kind::ByteLevel;
         } else if (type == "ByteFallback") {
@@ -67,6 +68,15 @@ TokenDecoder::TokenDecoder(const Value& json) : spaced_(json.is_null()) {
           step.kind = Kind::Replace;
           step.from = pattern.text;
           step.to = fields::text(stage, "content", place);
+        } else if (type == "Metaspace") {
+          step.kind = Kind::Metaspace;
+          step.from = fields::text(stage, "replacement", place);
+          step.to = " ";
+          if (step.from.empty()) fail(ErrorCode::BadInput, "{}: replacement is empty", place);
+          const Value* scheme = stage.find("prepend_scheme");
+          step.drops_first = scheme != nullptr && scheme->is_string()
+                                 ? scheme->as_string() != "never"
+                                 : fields::flag(stage, "add_prefix_space", true, place);
         } else if (type == "Strip") {
           step.kind = Kind::Strip;
           step.from = fields::text(stage, "content", place);
@@ -77,7 +87,8 @@ TokenDecoder::TokenDecoder(const Value& json) : spaced_(json.is_null()) {
                  escaped(step.from));
         } else if (type != "Fuse") {
           fields::unsupported("decoder", type,
-                              "ByteLevel, ByteFallback, Fuse, Replace, Strip, Sequence", place);
+                              "ByteLevel, Metaspace, ByteFallback, Fuse, Replace, Strip, Sequence",
+                              place);
         }
         const bool streams =
             step.kind == Kind::Fuse || (step.kind == Kind::Strip && step.stop == 0);
@@ -95,8 +106,8 @@ TokenDecoder::TokenDecoder(const Value& json) : spaced_(json.is_null()) {
 }
 
 void TokenDecoder::push(State& state, std::string_view token, std::string& out) const {
-  if (spaced_ && !state.first) out += ' ';
-  state.first = false;
+  if (spaced_ && state.tokens > 0) out += ' ';
+  ++state.tokens;
   feed(state, 0, token, out);
 }
 
@@ -116,6 +127,10 @@ void TokenDecoder::feed(State& state, size_t index, std::string_view token,
       return feed(state, index + 1, token, out);
     case Kind::Replace:
       return feed(state, index + 1, replaced(token, step.from, step.to), out);
+    case Kind::Metaspace:
+      return feed(state, index + 1,
+                  replaced(token, step.from, step.drops_first && state.tokens == 1 ? "" : step.to),
+                  out);
     case Kind::Strip:
       if (step.joined) return feed(state, index + 1, strip_front(state, step, token), out);
       return feed(state, index + 1, stripped(token, step.from, step.start, step.stop), out);

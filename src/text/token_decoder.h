@@ -17,7 +17,7 @@ class TokenDecoder {
   explicit TokenDecoder(const Value& json);
 
   struct State {
-    bool first = true;     // no token came yet
+    int64_t tokens = 0;    // that came so far
     std::string cut;       // ByteLevel: bytes of an unfinished character
     std::string run;       // ByteFallback: the bytes of <0xHH> tokens so far
     int64_t stripped = 0;  // Strip of the joined text: characters taken off its front
@@ -29,11 +29,12 @@ class TokenDecoder {
   void finish(State& state, std::string& out) const;
 
  private:
-  enum class Kind { ByteLevel, ByteFallback, Fuse, Replace, Strip };
+  enum class Kind { ByteLevel, ByteFallback, Fuse, Replace, Strip, Metaspace };
   struct Step {
-    Kind kind;
+    Kind kind = Kind::Fuse;
     bool joined = false;          // the step sees one text instead of tokens
-    std::string from, to;         // Replace; Strip: `from` is the character
+    std::string from, to;         // Replace, Metaspace; Strip: `from` is the character
+    bool drops_first = false;     // Metaspace: `from` vanishes from the first token
     int64_t start = 0, stop = 0;  // Strip: at most so many characters off each end
   };
   void feed(State& state, size_t index, std::string_view token, std::string& out) const;

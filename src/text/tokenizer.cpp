@@ -229,7 +229,7 @@ Tokenizer::Encoding Tokenizer::encode(std::string_view text, bool add_special_to
   }
   run.cut(parts.raw, whole, [&](const Piece& piece) {
     const auto words = [&](const Piece& part) { run.words(part); };
-    if (parts.normalizer.empty()) return run.cut(parts.normalized, piece, words);
+    if (parts.normalizer.keeps(piece.text)) return run.cut(parts.normalized, piece, words);
     Normalizer::Text work{std::string(piece.text), std::vector<int64_t>(piece.text.size())};
     for (size_t i = 0; i < work.origin.size(); ++i) work.origin[i] = piece.offset(i);
     parts.normalizer.apply(work);

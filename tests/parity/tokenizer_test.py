@@ -137,6 +137,37 @@ def configurations(rng):
                                 decoder=decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(),
                                                            decoders.Fuse(), decoders.Strip(" ", 1, 0)]))
 
+    yield from sentencepiece_style(rng)
+    yield "falcon", trained(rng, pre=pre_tokenizers.Sequence([
+        pre_tokenizers.Punctuation("contiguous"), byte_level(add_prefix_space=False),
+        pre_tokenizers.Digits(individual_digits=False), pre_tokenizers.Split(Regex("[0-9][0-9][0-9]"), "isolated")]))
+    for name, pre in (("whitespace", pre_tokenizers.Whitespace()), ("whitespace_split", pre_tokenizers.WhitespaceSplit()),
+                      ("delimiter", pre_tokenizers.CharDelimiterSplit("e"))):
+        yield name, trained(rng, pre=pre_tokenizers.Sequence([pre, byte_level(add_prefix_space=False)]))
+
+
+def sentencepiece_style(rng):
+    """Characters with byte fallback behind a metaspace: merges run over whole texts."""
+    decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(),
+                                 decoders.Strip(" ", 1, 0)])
+    legacy = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    yield "legacy", with_bytes(trained(rng, normalizer=legacy, decoder=decoder, char_level=True))
+    for scheme in ("first", "always", "never"):
+        for cut in (False, True):
+            metaspace = pre_tokenizers.Metaspace("\u2581", scheme, cut)
+            ours = decoder if cut else decoders.Metaspace("\u2581", scheme, cut)
+            tokenizer = trained(rng, pre=metaspace, decoder=ours, char_level=True, ignore_merges=cut)
+            yield f"metaspace_{scheme}_{cut}", with_added(with_bytes(tokenizer))
+
+
+def with_bytes(tokenizer):
+    document = json.loads(tokenizer.to_str())
+    vocab = document["model"]["vocab"]
+    for byte in range(256):
+        vocab.setdefault(f"<0x{byte:02X}>", len(vocab))
+    document["model"]["byte_fallback"] = True
+    return Tokenizer.from_str(json.dumps(document))
+
 
 def lema(folder, rows, *flags):
     text = "".join(json.dumps(row) + "\n" for row in rows)

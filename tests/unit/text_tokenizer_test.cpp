@@ -8,7 +8,7 @@
 #include "core/error.h"
 #include "support/catch.h"
 #include "support/peak_memory.h"
-#include "text/byte_level.h"
+#include "core/byte_level.h"
 #include "text/tokenizer.h"
 #include "text/unicode.h"
 
@@ -322,6 +322,49 @@ TEST_CASE("a word of a hundred thousand characters is one heap, not a square") {
   CHECK(tokenizer.encode(word, true).ids == Ids(50'000, 257));
 }
 
+// Characters a-c, U+2581, four bytes of the euro sign's; "ab", U+2581 "a", "abc".
+Value metaspace_json(const char* scheme) {
+  const std::string space = "\xE2\x96\x81";
+  Object vocab;
+  int id = 0;
+  for (const std::string& token :
+       {std::string("<unk>"), std::string("a"), std::string("b"), std::string("c"), space,
+        std::string("<0xE2>"), std::string("<0x82>"), std::string("<0xAC>"), std::string("ab"),
+        space + "a", std::string("abc")})
+    vocab.emplace_back(token, id++);
+  const Value model = Object{{"type", "BPE"},          {"vocab", vocab},
+                             {"unk_token", "<unk>"},   {"fuse_unk", true},
+                             {"byte_fallback", true},  {"merges", Array{space + " a", "a b", "ab c"}}};
+  const Value metaspace = Object{{"type", "Metaspace"},
+                                 {"replacement", space},
+                                 {"prepend_scheme", scheme},
+                                 {"split", false}};
+  return Object{{"pre_tokenizer", metaspace}, {"decoder", metaspace}, {"model", model}};
+}
+
+TEST_CASE("a metaspace stands for spaces and bytes for characters without a token") {
+  const Tokenizer first = load(metaspace_json("first"));
+  const auto text = first.encode("abc abc", false);
+  CHECK(text.ids == Ids{9, 2, 3, 9, 2, 3});
+  CHECK(text.begins == Begins{0, 1, 2, 3, 5, 6});
+  CHECK(first.decode(text.ids, false) == "abc abc");
+  const auto euro = first.encode("c\xE2\x82\xAC!!c", false);
+  CHECK(euro.ids == Ids{4, 3, 5, 6, 7, 0, 3});
+  CHECK(euro.begins == Begins{0, 0, 1, 2, 3, 4, 6});
+  CHECK(load(metaspace_json("never")).encode("abc abc", false).ids == Ids{10, 9, 2, 3});
+}
+
+TEST_CASE("long words merge as short ones do") {
+  const Tokenizer tokenizer = load(small_json());
+  std::string word;
+  Ids expected;
+  for (int i = 0; i < 1000; ++i) {
+    word += "hello";
+    expected.push_back(259);
+  }
+  CHECK(tokenizer.encode(word, false).ids == expected);
+}
+
 TEST_CASE("encode and decode run concurrently") {
   const Tokenizer tokenizer = load(small_json());
   std::vector<std::thread> threads;
@@ -340,18 +383,20 @@ TEST_CASE("what is not supported is named") {
   check_complaint(with_model("type", "Unigram"), "model: model type \"Unigram\" is not supported");
   check_complaint(with_model("type", "WordPiece"), "\"WordPiece\"");
   check_complaint(with_model("type", "WordLevel"), "\"WordLevel\"");
-  check_complaint(with_model("byte_fallback", true), "byte_fallback");
   check_complaint(with_model("dropout", 0.1), "dropout");
   check_complaint(with_model("continuing_subword_prefix", "##"), "continuing_subword_prefix");
   check_complaint(with("normalizer", Object{{"type", "Nmt"}}), "normalizer: normalizer \"Nmt\"");
-  check_complaint(with("pre_tokenizer", Object{{"type", "Whitespace"}}),
-                  "pre-tokenizer \"Whitespace\"");
+  check_complaint(with("pre_tokenizer", Object{{"type", "UnicodeScripts"}}),
+                  "pre-tokenizer \"UnicodeScripts\"");
+  check_complaint(with("pre_tokenizer", Object{{"type", "Metaspace"}, {"replacement", ""}}),
+                  "pre_tokenizer: replacement is empty");
+  check_complaint(with("pre_tokenizer", Object{{"type", "Metaspace"},
+                                               {"replacement", "_"},
+                                               {"prepend_scheme", "last"}}),
+                  "prepend_scheme \"last\"");
   check_complaint(with("decoder", Object{{"type", "CTC"}}), "decoder \"CTC\"");
   check_complaint(with("post_processor", Object{{"type", "BertProcessing"}}),
                   "post-processor \"BertProcessing\"");
-  const Value two =
-      Object{{"type", "Sequence"}, {"pretokenizers", Array{byte_level(), byte_level()}}};
-  check_complaint(with("pre_tokenizer", two), "pre_tokenizer.pretokenizers[1]");
 }
 
 TEST_CASE("malformed tokenizers are refused with the place") {

@@ -1,9 +1,7 @@
 // The two tables of the byte-level alphabet, computed at compile time.
-#include "text/byte_level.h"
+#include "core/byte_level.h"
 
 #include <array>
-
-#include "text/unicode.h"
 
 namespace lema {
 namespace {
@@ -34,17 +32,32 @@ constexpr Alphabet kAlphabet = make_alphabet();
 
 char32_t byte_level_character(uint8_t byte) { return kAlphabet.character[byte]; }
 
+std::string byte_level_spelling(std::string_view bytes) {
+  std::string out;
+  out.reserve(bytes.size() + bytes.size() / 4);
+  for (const char byte : bytes) {
+    const char32_t c = byte_level_character(static_cast<uint8_t>(byte));
+    if (c >= 0x80) out += static_cast<char>(0xC0 | c >> 6);
+    out += static_cast<char>(c >= 0x80 ? 0x80 | (c & 0x3F) : c);
+  }
+  return out;
+}
+
+// Every character of the alphabet takes one or two bytes of UTF-8.
 bool append_byte_level_bytes(std::string& out, std::string_view token) {
   const size_t before = out.size();
-  for (size_t at = 0; at < token.size();) {
-    const Character c = character_at(token, at);
-    const int16_t byte = c.code < kAlphabetEnd ? kAlphabet.byte[c.code] : int16_t{-1};
+  for (size_t at = 0; at < token.size(); ++at) {
+    auto c = static_cast<unsigned char>(token[at]);
+    char32_t code = c;
+    if (c >= 0xC0 && at + 1 < token.size())
+      code = (c & 0x1Fu) << 6 | (static_cast<unsigned char>(token[++at]) & 0x3Fu);
+    const int16_t byte =
+        c < 0xE0 && code < kAlphabetEnd ? kAlphabet.byte[code] : int16_t{-1};
     if (byte < 0) {
       out.resize(before);
       return false;
     }
     out += static_cast<char>(byte);
-    at += c.bytes;
   }
   return true;
 }

@@ -1,0 +1,162 @@
+// Loading a BPE model: its vocabulary, its merges, and the words that are one token.
+#include "core/byte_level.h"
+#include "text/bpe.h"
+#include "text/tokenizer_fields.h"
+#include "text/unicode.h"
+
+namespace lema {
+namespace {
+
+const std::string kPlace = "tokenizer.json: model";
+constexpr std::string_view kSpace = "\xE2\x96\x81";
+
+// The kind of model, also where an old file does not say: pieces with scores are a list, and only
+// BPE has merges.
+std::string model_type(const Value& model) {
+  if (const Value* type = model.find("type"); type != nullptr) {
+    fields::expect(*type, Value::Kind::String, kPlace + ".type");
+    return type->as_string();
+  }
+  if (const Value* vocab = model.find("vocab"); vocab != nullptr && vocab->is_array())
+    return "Unigram";
+  return model.find("merges") == nullptr && model.find("max_input_chars_per_word") != nullptr
+             ? "WordPiece"
+             : "BPE";
+}
+
+void refuse_variants(const Value& model) {
+  if (const std::string type = model_type(model); type != "BPE")
+    fields::unsupported("model type", type, "BPE", kPlace);
+  if (const Value* dropout = model.find("dropout"); dropout != nullptr && !dropout->is_null())
+    if (!dropout->is_number() || dropout->as_number() != 0)
+      fail(ErrorCode::BadInput, "{}: dropout is not supported", kPlace);
+  for (const std::string_view key : {"continuing_subword_prefix", "end_of_word_suffix"})
+    if (const Value* affix = model.find(key); affix != nullptr && !affix->is_null())
+      if (!affix->is_string() || !affix->as_string().empty())
+        fail(ErrorCode::BadInput, "{}: {} is not supported", kPlace, key);
+}
+
+// Both spellings: "a b", cut at the first space after the first character, and ["a", "b"].
+std::pair<std::string_view, std::string_view> merge_parts(const Value& merge, size_t index) {
+  if (merge.is_string()) {
+    const std::string_view text = merge.as_string();
+    const size_t space = text.find(' ', 1);
+    if (space != std::string_view::npos) return {text.substr(0, space), text.substr(space + 1)};
+  } else if (merge.is_array()) {
+    const Value::Array& pair = merge.as_array();
+    if (pair.size() == 2 && pair[0].is_string() && pair[1].is_string())
+      return {pair[0].as_string(), pair[1].as_string()};
+  }
+  fail(ErrorCode::BadInput, "{}.merges[{}]: expected \"a b\" or [\"a\", \"b\"]", kPlace, index);
+}
+
+}  // namespace
+
+Bpe::Bpe(const Value& model, bool byte_level, Vocabulary& vocabulary) : byte_level_(byte_level) {
+  fields::expect(model, Value::Kind::Object, kPlace);
+  refuse_variants(model);
+  const Value& vocab = fields::member(model, "vocab", kPlace);
+  fields::expect(vocab, Value::Kind::Object, kPlace + ".vocab");
+  for (const auto& [token, id] : vocab.as_object()) {
+    if (!id.is_int())
+      fail(ErrorCode::BadInput, "{}.vocab: token \"{}\": found {}, expected integer", kPlace,
+           escaped(token), name(id.kind()));
+    vocabulary.add(token, id.as_int(), kPlace + ".vocab");
+  }
+  if (vocabulary.count() == 0) fail(ErrorCode::BadInput, "{}.vocab is empty", kPlace);
+
+  fuse_unknown_ = fields::flag(model, "fuse_unk", false, kPlace);
+  byte_fallback_ = !byte_level_ && fields::flag(model, "byte_fallback", false, kPlace);
+  if (const Value* unknown = model.find("unk_token"); unknown != nullptr && !unknown->is_null()) {
+    const std::string& token = fields::text(model, "unk_token", kPlace);
+    const auto id = vocabulary.find(token);
+    if (!id)
+      fail(ErrorCode::BadInput, "{}: unk_token \"{}\" is not in vocab", kPlace, escaped(token));
+    unknown_ = *id;
+  }
+  load_characters(vocabulary);
+  const bool ignore_merges = fields::flag(model, "ignore_merges", false, kPlace);
+  cut_before_space_ = !byte_level_ && !ignore_merges && vocabulary.find(kSpace).has_value();
+  load_merges(fields::array(model, "merges", kPlace), vocabulary);
+  load_words(vocabulary, ignore_merges);
+}
+
+void Bpe::load_characters(const Vocabulary& vocabulary) {
+  byte_ids_.fill(-1);
+  ascii_.fill(-1);
+  for (unsigned b = 0; b < 256; ++b) {
+    const auto byte = static_cast<char>(b);
+    const std::string token = byte_level_ ? byte_level_spelling({&byte, 1})
+                                          : fmt::format("<0x{:02X}>", b);
+    if (byte_level_ || byte_fallback_) byte_ids_[b] = vocabulary.find(token).value_or(-1);
+  }
+  if (byte_level_) return;
+  for (int32_t id = 0; id < vocabulary.limit(); ++id) {
+    const std::string* token = vocabulary.token(id);
+    if (token == nullptr || token->empty()) continue;
+    const Character c = character_at(*token, 0);
+    if (c.bytes != token->size()) continue;
+    if (c.code < ascii_.size())
+      ascii_[c.code] = id;
+    else
+      characters_.emplace(c.code, id);
+  }
+}
+
+// Keeps cut_before_space_ true to its word.
+void Bpe::note_product(std::string_view product) {
+  if (!cut_before_space_) return;
+  size_t at = 0;
+  while (product.substr(at).starts_with(kSpace)) at += kSpace.size();
+  for (; (at = product.find(kSpace, at)) != std::string_view::npos; at += kSpace.size())
+    if (!product.substr(0, at).ends_with(kSpace)) cut_before_space_ = false;
+}
+
+void Bpe::load_merges(const Value::Array& merges, const Vocabulary& vocabulary) {
+  if (merges.size() > kMaxMerges)
+    fail(ErrorCode::BadInput, "{}: {} merges, at most {} are allowed", kPlace, merges.size(),
+         kMaxMerges);
+  merges_ = MergeTable(merges.size());
+  std::string product;
+  for (size_t i = 0; i < merges.size(); ++i) {
+    if (merges[i].is_string() && merges[i].as_string().starts_with("#version")) continue;
+    const auto [left, right] = merge_parts(merges[i], i);
+    product.assign(left).append(right);
+    note_product(product);
+    const auto id = [&](std::string_view token) {
+      const auto found = vocabulary.find(token);
+      if (!found)
+        fail(ErrorCode::BadInput, "{}.merges[{}]: \"{}\" is not in vocab", kPlace, i,
+             escaped(token));
+      return *found;
+    };
+    if (!merges_.add(id(left), id(right), {static_cast<int32_t>(i), id(product)}))
+      fail(ErrorCode::BadInput, "{}.merges[{}]: \"{}\" and \"{}\" are merged twice", kPlace, i,
+           escaped(left), escaped(right));
+  }
+}
+
+// Tokens that are found as whole words: all of them where merges are ignored, else those that
+// merging their own text leads to.
+void Bpe::load_words(const Vocabulary& vocabulary, bool ignore_merges) {
+  WordTable words(static_cast<size_t>(vocabulary.count()));
+  Scratch scratch;
+  std::string word;
+  for (int32_t id = 0; id < vocabulary.limit(); ++id) {
+    const std::string* token = vocabulary.token(id);
+    if (token == nullptr) continue;
+    word.clear();
+    if (!byte_level_)
+      word = *token;
+    else if (!append_byte_level_bytes(word, *token))
+      continue;
+    if (!ignore_merges) {
+      encode(word, scratch);
+      if (scratch.tokens.size() != 1 || scratch.tokens[0].id != id) continue;
+    }
+    words.add(word, id);
+  }
+  words_ = std::move(words);
+}
+
+}  // namespace lema
