@@ -131,8 +131,8 @@ class Placer {
     return spread(0, units);
   }
 
-  // Without a device budget on the CPU, kept activations compete with everything else for host
-  // memory; they are kept only on request. With one, they take what is left.
+  // Without a device budget, kept activations compete with everything else for host memory: auto
+  // takes kAutoKeptBytes at most. With one, it takes what is left.
   void place_kept() {
     if (request_.activations == "recompute" || request_.activations == "offload") return;
     const int64_t each = request_.kept_bytes_per_block;

@@ -18,7 +18,7 @@ class Planner {
 
   Program plan() {
     const auto count = static_cast<int64_t>(visits_.size());
-    prefetch(0, -1);
+    prefetch(0);
     for (int64_t t = 0; t < count; ++t) {
       const int64_t unit = at(t);
       if (resident_[static_cast<size_t>(unit)]) {
@@ -30,7 +30,7 @@ class Planner {
       check(slot >= 0, "unit {} is visited and in no slot", unit);
       emit(Instruction::Kind::Visit, unit, slot);
       emit(Instruction::Kind::Release, unit, slot);
-      prefetch(t + 1, count);
+      prefetch(t + 1);
     }
     return std::move(program_);
   }
@@ -57,13 +57,11 @@ class Planner {
     return INT64_MAX;
   }
 
-  // Loads the units of the coming visits into slots whose unit is needed later than they are.
-  // Visits of the repeated pass are loaded only while this one still runs, so that a pass ends with
-  // what its successor starts with.
-  void prefetch(int64_t t, int64_t end) {
+  // Loads the units of the visits from t to the pass's end into slots whose unit is needed later
+  // than they are. The repeated pass only decides which unit goes: its own units it loads itself.
+  void prefetch(int64_t t) {
     RingState& slots = program_.final_state;
-    const int64_t horizon = end < 0 ? static_cast<int64_t>(visits_.size()) : end;
-    for (int64_t i = t; i < horizon; ++i) {
+    for (int64_t i = t; i < static_cast<int64_t>(visits_.size()); ++i) {
       const int64_t unit = at(i);
       if (resident_[static_cast<size_t>(unit)] || slot_of(unit) >= 0) continue;
       check(!slots.empty(), "a streamed unit and no slot in the ring");
