@@ -69,7 +69,8 @@ TEST_CASE("scatter_rows: each row to its place, the other rows and the gaps as t
         // coprime.
         const int64_t step = places % 5 != 0 ? 5 : 7;
         Matrix rows(1, N, DType::I32);
-        for (int64_t n = 0; n < N; ++n) rows.set(0, n, static_cast<double>((n + 1) * step % places));
+        for (int64_t n = 0; n < N; ++n)
+          rows.set(0, n, static_cast<double>((n + 1) * step % places));
         const Matrix y = result_of(before, [&](ThreadPool& pool, const Matrix& out) {
           cpu::scatter_rows(pool, out, x, rows.vector());
         });
