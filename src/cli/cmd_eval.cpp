@@ -31,6 +31,8 @@ void check_output(const EvalOptions& options) {
   std::error_code error;
   if (!options.output.empty() && fs::equivalent(options.output, options.data, error))
     fail(ErrorCode::Usage, "--output is the data file {}", options.data);
+  if (options.task == "logits" && fs::exists(options.output))
+    fail(ErrorCode::Usage, "--output {}: exists already", options.output);
 }
 
 void write_rows(const std::string& path, const std::vector<Value>& rows) {

@@ -147,21 +147,28 @@ std::string random_suffix() {
 
 }  // namespace
 
+StagedFile::StagedFile(fs::path final_path)
+    : final_(std::move(final_path)),
+      staged_(final_.parent_path() /
+              fmt::format(".{}.tmp-{}", final_.filename().string(), random_suffix())) {}
+
+StagedFile::~StagedFile() {
+  if (!committed_) ::unlink(staged_.c_str());
+}
+
+void StagedFile::commit() {
+  if (::rename(staged_.c_str(), final_.c_str()) != 0) io_failure("rename into place", final_);
+  committed_ = true;
+  sync_folder(final_.has_parent_path() ? final_.parent_path() : fs::path("."));
+}
+
 void write_file(const fs::path& path, std::string_view bytes) {
-  const fs::path parent = path.has_parent_path() ? path.parent_path() : fs::path(".");
-  const fs::path temporary =
-      parent / fmt::format(".{}.tmp-{}", path.filename().string(), random_suffix());
-  try {
-    File file = File::create(temporary);
-    file.write(bytes.data(), static_cast<int64_t>(bytes.size()));
-    file.sync();
-    file.close();
-    if (::rename(temporary.c_str(), path.c_str()) != 0) io_failure("rename into place", path);
-  } catch (...) {
-    ::unlink(temporary.c_str());
-    throw;
-  }
-  sync_folder(parent);
+  StagedFile staged(path);
+  File file = File::create(staged.path());
+  file.write(bytes.data(), static_cast<int64_t>(bytes.size()));
+  file.sync();
+  file.close();
+  staged.commit();
 }
 
 void sync_folder(const fs::path& folder) {

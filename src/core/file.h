@@ -63,11 +63,27 @@ class MappedFile {
   int64_t size_ = 0;
 };
 
+// A file that is being written beside its final name: moved there by commit(), replacing what was
+// there, removed by the destructor when commit() was not reached. Readers see the old or the new
+// file, never a part. The temporary name says whose it is: ".NAME.tmp-PID-RANDOM".
+class StagedFile {
+ public:
+  explicit StagedFile(fs::path final_path);
+  StagedFile(const StagedFile&) = delete;
+  ~StagedFile();
+  const fs::path& path() const { return staged_; }  // for the caller to create, sync and close
+  // Renames and syncs the folder.
+  void commit();
+
+ private:
+  fs::path final_, staged_;
+  bool committed_ = false;
+};
+
 // Whole file as text; BadInput when missing or larger than max_bytes.
 std::string read_text(const fs::path& path, int64_t max_bytes);
 
-// Temporary sibling, sync, rename over `path`, folder sync: readers see the old or the new file,
-// never a part.
+// A whole file by way of a StagedFile.
 void write_file(const fs::path& path, std::string_view bytes);
 
 // Makes the folder's entries durable (fsync of the folder).

@@ -22,7 +22,8 @@ void write_row_logits(const ModelFolder& folder, const OpenOptions& options, con
   std::vector<TensorSpec> tensors;
   for (const Row& row : dataset.rows)
     tensors.push_back({fmt::format("line_{}", row.line), DType::F32, {std::ssize(row.ids), V}});
-  SafetensorsWriter writer(path, tensors, {{"format", "pt"}});
+  StagedFile staged(path);
+  SafetensorsWriter writer(staged.path(), tensors, {{"format", "pt"}});
   int64_t done = 0;
   for (const Row& row : dataset.rows) {
     const int64_t T = std::ssize(row.ids);
@@ -48,6 +49,7 @@ void write_row_logits(const ModelFolder& folder, const OpenOptions& options, con
     report(++done);
   }
   writer.finish();
+  staged.commit();
 }
 
 }  // namespace lema

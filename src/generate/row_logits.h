@@ -12,7 +12,7 @@ namespace lema {
 
 // Writes a safetensors file with a tensor "line_N" (T, V) F32 for the row of line N: the logits
 // after each of its tokens. Each row is a pass of its own. `report` is called with the number of
-// rows done and may throw.
+// rows done and may throw; the file appears when it is whole.
 void write_row_logits(const ModelFolder& folder, const OpenOptions& options, const Dataset& dataset,
                       const fs::path& path, const std::function<void(int64_t)>& report);
 

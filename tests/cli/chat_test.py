@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import pty
+import resource
 import signal
 import subprocess
 import tempfile
@@ -151,6 +152,23 @@ class EvalTest(Case):
             result = self.match(rows, *options)
             self.assertEqual(result.returncode, code, result.stderr)
             self.assertIn(message, result.stderr)
+
+    def test_an_output_that_cannot_be_written_is_not_there(self):
+        rows = self.file("long.jsonl", json.dumps({"text": "x" * 100}) + "\n")  # 100 x 259 logits
+        folder = self.path / "full"
+        folder.mkdir()
+        def limited():
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+        arguments = [LEMA, "eval", "--model", str(self.model), "--data", str(rows), "--task", "logits",
+                     "--output", str(folder / "logits.safetensors")]
+        result = subprocess.run(arguments, capture_output=True, text=True, preexec_fn=limited)
+        self.assertEqual((result.returncode, list(folder.iterdir())), (74, []), result.stderr)
+        result = subprocess.run(arguments, capture_output=True, text=True)
+        self.assertEqual((result.returncode, len(list(folder.iterdir()))), (0, 1), result.stderr)
+        result = subprocess.run(arguments, capture_output=True, text=True)
+        self.assertEqual(result.returncode, 2, result.stderr)
+        self.assertIn("exists already", result.stderr)
 
     def test_loss(self):
         # Zero logits: every token costs log 259.

@@ -98,3 +98,25 @@ TEST_CASE("a staged folder appears whole or not at all") {
   CHECK_THROWS_AS(StagedFolder(base / "out"), Error);
   fs::remove_all(base);
 }
+
+TEST_CASE("a staged file appears whole or not at all, in the place of an older one") {
+  const fs::path base = fs::temp_directory_path() / "lema_core_file_test";
+  fs::remove_all(base);
+  fs::create_directory(base);
+  {
+    const StagedFile staged(base / "a");
+    File::create(staged.path()).write("new", 3);
+  }
+  CHECK(fs::is_empty(base));
+  write_file(base / "a", "old");
+  {
+    StagedFile staged(base / "a");
+    File::create(staged.path()).write("new", 3);
+    CHECK(read_text(base / "a", 10) == "old");
+    staged.commit();
+  }
+  CHECK(read_text(base / "a", 10) == "new");
+  CHECK(std::distance(fs::directory_iterator(base), fs::directory_iterator()) == 1);
+  CHECK_THROWS_AS(write_file(base / "none" / "a", "1"), Error);
+  fs::remove_all(base);
+}

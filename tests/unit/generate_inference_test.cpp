@@ -6,6 +6,7 @@
 
 #include "core/file.h"
 #include "generate/generator.h"
+#include "generate/row_logits.h"
 #include "generate/row_losses.h"
 #include "support/catch.h"
 #include "support/temp_folder.h"
@@ -93,6 +94,29 @@ TEST_CASE("inference: token by token equals one pass, and both equal the pass wi
       CHECK(largest_difference(logits, fresh_logits(model.folder, prefix)) < 1e-4);
     }
   }
+}
+
+TEST_CASE("row logits: the file is there when it is whole, and nothing is after an interruption") {
+  const TinyModel model("row_logits", {});
+  Dataset dataset;
+  for (int64_t i = 0; i < 3; ++i) {
+    dataset.rows.push_back({ids_from(i, 5), std::vector<uint8_t>(5, 1), static_cast<int>(i) + 1});
+    dataset.tokens += 5;
+  }
+  dataset.longest_row_tokens = 5;
+  const fs::path path = model.temp.path() / "out" / "logits.safetensors";
+  fs::create_directory(path.parent_path());
+  const auto write = [&](int64_t rows) {
+    write_row_logits(model.folder, kF32, dataset, path, [&](int64_t done) {
+      CHECK_FALSE(fs::exists(path));
+      if (done == rows) fail(ErrorCode::InterruptedEmpty, "stopped");
+    });
+  };
+  message_of(ErrorCode::InterruptedEmpty, [&] { write(2); });
+  CHECK(fs::is_empty(path.parent_path()));
+  write(9);
+  const SafetensorsFile file(path);
+  CHECK(file.tensors().size() == 3);
 }
 
 TEST_CASE("inference: sequences of one batch do not see each other") {
