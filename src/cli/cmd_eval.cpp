@@ -124,11 +124,12 @@ void evaluate_match(const EvalOptions& options, const ModelFolder& folder) {
   const ModelText text = load_model_text(folder, options.chat_template);
   std::optional<Pattern> common;
   if (!options.pattern.empty()) common.emplace(options.pattern, "--pattern");
-  const std::vector<MatchRow> rows = read_match_rows(options.data, text, common.has_value());
+  const int64_t positions = folder.config().max_positions;
+  const std::vector<MatchRow> rows =
+      read_match_rows(options.data, text, common.has_value(), positions);
   int64_t longest = 0;
   for (const MatchRow& row : rows) longest = std::max<int64_t>(longest, std::ssize(row.prompt));
-  const int64_t capacity =
-      std::min(longest + options.max_new_tokens, folder.config().max_positions);
+  const int64_t capacity = longest + std::min(options.max_new_tokens, positions - longest);
   Inference inference(folder, options.open, std::min<int64_t>(options.batch, std::ssize(rows)),
                       capacity);
   Generator generator(inference, {options.max_new_tokens, text.stop_ids(), {}});

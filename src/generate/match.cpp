@@ -38,7 +38,7 @@ MatchRow row_of(const Value& object, const std::string& place, const ModelText& 
 }  // namespace
 
 std::vector<MatchRow> read_match_rows(const std::string& path, const ModelText& text,
-                                      bool has_common) {
+                                      bool has_common, int64_t positions) {
   std::istringstream lines(read_text(path, kMaxFileBytes));
   std::vector<MatchRow> rows;
   std::string line;
@@ -48,6 +48,10 @@ std::vector<MatchRow> read_match_rows(const std::string& path, const ModelText& 
     const Value object = parse_json(line, path, kJsonLineLimits, number);
     try {
       rows.push_back(row_of(object, place, text));
+      if (const auto length = std::ssize(rows.back().prompt); length >= positions)
+        fail(ErrorCode::BadInput,
+             "the prompt has {} tokens; the model has {} positions, the reply's among them", length,
+             positions);
     } catch (const Error& error) {
       if (error.code() != ErrorCode::BadInput || std::string_view(error.what()).starts_with(place))
         throw;

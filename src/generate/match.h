@@ -23,10 +23,11 @@ struct MatchRow {
   std::optional<Pattern> pattern;  // the row's own
 };
 
-// BadInput "PATH:LINE: reason" for the first bad row, and for a file without rows. Usage when a row
-// has no "match" and there is no common pattern (`has_common`).
+// BadInput "PATH:LINE: reason" for the first bad row, among them one whose prompt takes all of the
+// model's `positions`, and for a file without rows. Usage when a row has no "match" and there is no
+// common pattern (`has_common`).
 std::vector<MatchRow> read_match_rows(const std::string& path, const ModelText& text,
-                                      bool has_common);
+                                      bool has_common, int64_t positions);
 
 struct MatchedReply {
   int64_t line = 0;

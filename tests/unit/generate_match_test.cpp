@@ -14,9 +14,10 @@ constexpr const char* kStrict =
     "(High|Medium|Low)\\n\\[/LEMA_REPLY\\]\\s*\\z";
 
 std::vector<MatchRow> rows_of(const TempFolder& folder, std::string_view text,
-                              bool has_common = true) {
+                              bool has_common = true, int64_t positions = 1000) {
   const ModelText model(testing::tiny_sources());
-  return read_match_rows(folder.file("rows.jsonl", text).string(), model, has_common);
+  return read_match_rows(folder.file("rows.jsonl", text).string(), model, has_common,
+                         positions);
 }
 
 }  // namespace
@@ -76,6 +77,10 @@ TEST_CASE("match rows: a bad row is named by its line") {
       rows_of(folder, "{\"messages\": [{\"role\": \"assistant\", \"content\": \"a\"}]}"),
       "before the reply");
   CHECK_BAD_INPUT(rows_of(folder, "\n"), "no rows");
+  const auto length = std::ssize(rows_of(folder, good).at(0).prompt);
+  CHECK(rows_of(folder, good, true, length + 1).size() == 1);
+  CHECK_BAD_INPUT(rows_of(folder, good + good, true, length),
+                  fmt::format("rows.jsonl:1: the prompt has {} tokens", length));
   CHECK(contains(message_of(ErrorCode::Usage, [&] { rows_of(folder, good, false); }), "--pattern"));
 }
 
