@@ -93,6 +93,8 @@ void evaluate_loss(const EvalOptions& options, const ModelFolder& folder) {
       row_sum += static_cast<double>(loss);
       logprobs.push_back(-static_cast<double>(loss));
     }
+    if (!std::isfinite(row_sum))
+      fail(ErrorCode::Numeric, "{}:{}: the loss is {}", options.data, row.line, row_sum);
     const auto count = std::ssize(row.losses);
     sum += row_sum;
     tokens += count;
@@ -105,7 +107,6 @@ void evaluate_loss(const EvalOptions& options, const ModelFolder& folder) {
   }
   if (!options.output.empty()) write_rows(options.output, output);
   const double loss = sum / static_cast<double>(tokens), perplexity = std::exp(loss);
-  if (!std::isfinite(loss)) fail(ErrorCode::Numeric, "{}: the loss is {}", options.data, loss);
   if (options.json) {
     const Value summary =
         Value::Object{{"task", "loss"},

@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import unittest
 
-from tiny_folder import write_byte_model
+from tiny_folder import poison_token, write_byte_model
 
 LEMA = os.environ["LEMA"]
 ZEROS = "\0\0\0"
@@ -152,6 +152,31 @@ class EvalTest(Case):
             result = self.match(rows, *options)
             self.assertEqual(result.returncode, code, result.stderr)
             self.assertIn(message, result.stderr)
+
+    def test_match_prompts_beyond_the_positions_are_named_before_any_work(self):
+        rows = self.rows(*({"messages": [{"role": "user", "content": "x" * size}]} for size in (3, 600, 700)))
+        result = self.match(rows, "--pattern", "a")
+        self.assertEqual(result.returncode, 3, result.stderr)
+        self.assertRegex(result.stderr, r"rows.jsonl:2: the prompt has 6[0-9]{2} tokens; .* 512 positions")
+        self.assertEqual(result.stderr.count("\n"), 1, result.stderr)
+
+    def test_a_limit_of_tokens_beyond_all_numbers_is_the_positions(self):
+        rows = self.rows({"messages": [{"role": "user", "content": "x" * 480}]})
+        result = run("eval", "--model", self.model, "--data", rows, "--task", "match", "--pattern", "a",
+                     "--max-new-tokens", 2**63 - 1, "--json")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertLess(json.loads(result.stdout)["tokens"], 32)
+        result = run("chat", "--model", self.model, "--prompt", "x" * 480, "--greedy", "--max-new-tokens", 2**63 - 1)
+        self.assertEqual(result.returncode, 0, result.stderr)
+
+    def test_a_loss_of_nan_is_a_numeric_failure(self):
+        folder = poison_token(write_byte_model(self.path / "poisoned"), 7)
+        rows = self.file("poison.jsonl", '{"tokens": [1, 2, 3]}\n{"tokens": [1, 7, 3]}\n')
+        for output in ([], ["--output", self.path / "poisoned.jsonl", "--token-logprobs"]):
+            result = run("eval", "--model", folder, "--data", rows, "--task", "loss", *output)
+            self.assertEqual(result.returncode, 5, result.stderr)
+            self.assertRegex(result.stderr, "poison.jsonl:2: the loss is -?nan")
+        self.assertFalse((self.path / "poisoned.jsonl").exists())
 
     def test_an_output_that_cannot_be_written_is_not_there(self):
         rows = self.file("long.jsonl", json.dumps({"text": "x" * 100}) + "\n")  # 100 x 259 logits

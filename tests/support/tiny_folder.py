@@ -50,6 +50,19 @@ def write_llama(folder, vocabulary, **config):
     return folder
 
 
+def poison_token(folder, token):
+    """Makes a Llama folder's head its own and the embedding of one token NaN: rows that hold it have a loss of NaN,
+    others have not."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}))
+    rows, nan = config["vocab_size"], struct.pack("<8f", *[math.nan] * 8)
+    tensors = llama_tensors(rows)
+    tensors["lm_head.weight"] = ("F32", [rows, 8])
+    tensors["model.embed_tokens.weight"] = ("F32", [rows, 8], bytes(32 * token) + nan + bytes(32 * (rows - token - 1)))
+    write_safetensors(folder / "model.safetensors", tensors)
+    return folder
+
+
 def byte_alphabet():
     """The stand-in characters of the 256 bytes in byte-level vocabularies."""
     own = [*range(33, 127), *range(161, 173), *range(174, 256)]
