@@ -21,8 +21,8 @@ struct TrainState {
   int64_t step = 0;  // updates done
   BatchCursor cursor;
   int64_t tokens_seen = 0;
-  std::optional<double> best_eval_loss;
-  int64_t best_step = 0;
+  std::optional<double> best_eval_loss;  // lowest at a checkpoint
+  int64_t best_step = 0;                 // that checkpoint's
   std::string run_id;  // random, of the run's first start
 };
 

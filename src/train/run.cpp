@@ -123,7 +123,7 @@ class Run {
       metrics.step(m, state_.step % config_.log.every_steps == 0 || state_.step == total);
       after_step(metrics);
     }
-    if (saved_.empty() || saved_step_ != state_.step) save(metrics);
+    if (saved_.empty()) save({});  // a run of no steps
   }
 
   void check_finite(const StepResult& result, const std::vector<int64_t>& rows) const {
@@ -137,44 +137,50 @@ class Run {
   }
 
   void after_step(Metrics& metrics) {
+    const auto is_due = [&](int64_t every) { return every > 0 && state_.step % every == 0; };
+    const bool last = state_.step == schedule_.total_steps;
+    const bool due = last || is_due(config_.checkpoint.every_steps);
+    std::optional<double> loss;
+    if (eval_ && (due || is_due(config_.eval.every_steps))) loss = evaluate(metrics);
     const bool interrupted = StopSignals::requested();
-    const int64_t every = config_.checkpoint.every_steps;
-    const bool due = every > 0 && state_.step % every == 0;
-    if (config_.eval.every_steps > 0 && state_.step % config_.eval.every_steps == 0 && !due)
-      evaluate(metrics);
-    if (due || interrupted) save(metrics);
-    if (interrupted && state_.step < schedule_.total_steps)
+    if (due || interrupted) save(loss);
+    if (interrupted && !last)
       fail(ErrorCode::Interrupted, "stopped at step {}; continue with --resume", state_.step);
   }
 
-  void save(Metrics& metrics) {
-    const bool improved = evaluate(metrics);
+  // `loss`: this step's over the evaluation set, where there is one.
+  void save(std::optional<double> loss) {
+    const bool improved = loss && (!state_.best_eval_loss || *loss < *state_.best_eval_loss);
+    if (improved) {
+      state_.best_eval_loss = loss;
+      state_.best_step = state_.step;
+    }
     saved_ = save_checkpoint(output_, *trainer_, state_, identity_, config_.model);
-    saved_step_ = state_.step;
-    if (improved && config_.checkpoint.best.value_or(eval_.has_value())) mark_best(output_, saved_);
+    if (improved && config_.checkpoint.best.value_or(true)) mark_best(output_, saved_);
     prune_checkpoints(output_, config_.checkpoint.keep);
     log::info("saved {}", saved_.string());
   }
 
-  // Mean loss over the evaluation set; true when it is the best so far.
-  bool evaluate(Metrics& metrics) {
-    if (!eval_) return false;
+  // Mean loss over the evaluation set; nullopt when a signal asks to stop.
+  std::optional<double> evaluate(Metrics& metrics) {
     double sum = 0;
     int64_t targets = 0;
     Batcher order(static_cast<int64_t>(eval_->rows.size()), config_.train.batch_size, 0, false);
     BatchCursor cursor;
     for (int64_t step = 0; step < order.steps_per_epoch(); ++step) {
+      if (StopSignals::requested()) return std::nullopt;
       const StepBatch batch = make_step_batch(*eval_, order.next(cursor),
                                               trainer_->bounds().micro_rows, config_.data.packing);
       sum += trainer_->evaluate(batch);
       targets += batch.trained_tokens;
     }
     const double loss = sum / static_cast<double>(targets);
+    if (!std::isfinite(loss))
+      fail(ErrorCode::Numeric,
+           "step {}: the evaluation loss is {} over {}; the last checkpoint stands", state_.step,
+           loss, eval_->path);
     metrics.evaluation(state_.step, loss, targets);
-    if (state_.best_eval_loss && loss >= *state_.best_eval_loss) return false;
-    state_.best_eval_loss = loss;
-    state_.best_step = state_.step;
-    return true;
+    return loss;
   }
 
   const RunConfig& config_;
@@ -190,7 +196,6 @@ class Run {
   RunIdentity identity_;
   TrainState state_;
   fs::path saved_;
-  int64_t saved_step_ = -1;
   double last_loss_ = 0;
 };
 

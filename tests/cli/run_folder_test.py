@@ -1,0 +1,87 @@
+"""What a run folder holds after evaluations, interruptions, kills and resumed runs of all kinds: `best` and `last` point at
+what they promise, nothing of another run is touched, no folder is a dead end. Standard library only."""
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import unittest
+
+from tiny_folder import poison_token
+from tiny_run import LEMA, STEPS, RunCase, write_rows
+
+FAST = {"max_steps": STEPS, "batch_size": 4, "micro_batch_size": 2}
+
+
+def snapshot(folder):
+    return {str(p.relative_to(folder)): os.readlink(p) if p.is_symlink() else p.read_bytes()
+            for p in sorted(pathlib.Path(folder).rglob("*")) if p.is_symlink() or p.is_file()}
+
+
+class FolderCase(RunCase):
+    def metrics(self, run="run"):
+        return [json.loads(line) for line in (self.folder / run / "metrics.jsonl").read_text().splitlines()]
+
+    def checkpoints(self, run="run"):
+        return sorted(p.name for p in (self.folder / run).glob("checkpoint-*") if p.name[11:].isdigit())
+
+    def start(self, *arguments):
+        process = subprocess.Popen([LEMA, *map(str, arguments)], stderr=subprocess.PIPE, text=True)
+        self.addCleanup(process.stderr.close)
+        self.addCleanup(process.kill)
+        return process
+
+    def until(self, process, pattern):
+        for line in process.stderr:
+            if re.search(pattern, line):
+                return
+        self.fail(f"ended without {pattern}")
+
+
+class Best(FolderCase):
+    def test_best_is_the_saved_checkpoint_of_lowest_evaluation_loss(self):
+        # A high rate: the loss on other rows rises soon, and its lowest lies between two checkpoints.
+        rows = write_rows(self.folder / "other.jsonl", 7, seed=9)
+        for run, keep, every in (("few", 2, 7), ("many", 9, 4)):
+            self.lema("train", "--config", self.config(
+                data={"train": str(self.data), "eval": str(rows), "format": "tokens"}, optimizer={"lr": 0.1},
+                output_dir=str(self.folder / run), checkpoint={"every_steps": every, "keep": keep}, eval={"every_steps": 1}))
+            losses = {m["step"]: m["eval_loss"] for m in self.metrics(run) if "eval_loss" in m}
+            self.assertEqual(len(losses), STEPS)
+            saved = [step for step in losses if step % every == 0 or step == STEPS]
+            self.assertNotIn(min(losses, key=losses.get), saved)
+            best = min(saved, key=losses.get)
+            self.assertEqual(os.readlink(self.folder / run / "best"), f"checkpoint-{best:06}")
+            self.assertIn(f"checkpoint-{best:06}", self.checkpoints(run))
+            state = json.loads((self.folder / run / "last" / "state.json").read_text())
+            self.assertEqual((state["best_step"], state["best_eval_loss"]), (best, losses[best]))
+
+    def test_an_evaluation_loss_of_nan_is_a_numeric_failure(self):
+        poison_token(self.model, 7)
+        rows = self.folder / "poison.jsonl"
+        rows.write_text('{"tokens": [1, 7, 3]}\n')
+        self.data.write_text('{"tokens": [1, 2, 3]}\n')
+        log = self.lema("train", "--config", self.config(
+            data={"train": str(self.data), "eval": str(rows), "format": "tokens"}, eval={"every_steps": 7},
+            checkpoint={"every_steps": 5}), code=5)
+        self.assertRegex(log, "step 5: the evaluation loss is -?nan")
+
+
+class Interrupted(FolderCase):
+    def test_ctrl_c_does_not_wait_for_an_evaluation(self):
+        rows = write_rows(self.folder / "many.jsonl", 60000)
+        config = self.config(data={"train": str(self.data), "eval": str(rows), "format": "tokens"},
+                             eval={"every_steps": 1}, checkpoint={"every_steps": 0})
+        process = self.start("train", "--config", config)
+        self.until(process, "step 1/")
+        process.send_signal(signal.SIGINT)
+        log = process.stderr.read()
+        self.assertEqual(process.wait(), 75, log)
+        self.assertEqual(self.checkpoints(), ["checkpoint-000001"])
+        self.assertNotIn("eval loss", log)
+        self.assertEqual([m for m in self.metrics() if "eval_loss" in m], [])
+
+
+if __name__ == "__main__":
+    unittest.main()
