@@ -40,9 +40,12 @@ void train(const TrainOptions& options, bool resume) {
   run.dry_run = options.dry_run;
   if (resume) run.resume = options.resume;
   const RunSummary summary = run_training(config, run);
-  if (!options.dry_run)
-    log::info("done: {} steps, last loss {:.4f}, {}", summary.steps, summary.last_loss,
+  if (options.dry_run) return;
+  if (summary.last_loss)
+    log::info("done: {} steps, last loss {:.4f}, {}", summary.steps, *summary.last_loss,
               summary.checkpoint);
+  else
+    log::info("nothing to do: all {} steps are done, {}", summary.steps, summary.checkpoint);
 }
 
 }  // namespace

@@ -169,7 +169,8 @@ fs::path newest_checkpoint(const fs::path& output_dir) {
     if (!reason) return folder;
     log::warn("{}: passed over: {}", folder.string(), *reason);
   }
-  fail(ErrorCode::BadInput, "{}: no complete checkpoint to resume from", output_dir.string());
+  fail(ErrorCode::BadInput, "{}: no complete checkpoint to resume from; {}", output_dir.string(),
+       has_checkpoints(output_dir) ? "name another output_dir" : "start without --resume");
 }
 
 TrainState load_checkpoint(const fs::path& checkpoint, Trainer& trainer,

@@ -33,12 +33,27 @@ std::string make_run_id() {
   return fmt::format("{:08x}{:08x}", random(), random());
 }
 
+// The checkpoint to go on from, "" for a fresh run. Looked for before any work, which a used folder
+// would make vain.
+fs::path first_checkpoint(const RunConfig& config, const RunOptions& options) {
+  if (options.dry_run) return "";
+  if (options.resume)
+    return options.resume->empty() ? newest_checkpoint(config.output_dir)
+                                   : fs::path(*options.resume);
+  if (has_checkpoints(config.output_dir))
+    fail(ErrorCode::Usage,
+         "{}: holds a run already; continue it with --resume or name another output_dir",
+         config.output_dir);
+  return "";
+}
+
 class Run {
  public:
   Run(const RunConfig& config, const RunOptions& options)
       : config_(config),
         options_(options),
         output_(config.output_dir),
+        saved_(first_checkpoint(config, options)),
         folder_(config.model),
         text_(load_model_text(folder_, config.data.chat_template)),
         train_(load_dataset(config.data.train, config.data, text_)),
@@ -58,8 +73,11 @@ class Run {
                                          step_bounds(config_, &train_, eval_ ? &*eval_ : nullptr));
     log::info("{} trained parameters on {}, compute {}", trainer_->adapter().parameter_count(),
               trainer_->backend_name(), name(trainer_->numeric_plan().compute));
-    if (options_.dry_run) return {schedule_.total_steps, 0, ""};
+    if (options_.dry_run) return {schedule_.total_steps, {}, ""};
     identity_ = run_identity(config_, folder_, trainer_->numeric_plan());
+    if (!saved_.empty()) state_ = load_checkpoint(saved_, *trainer_, identity_);
+    if (StopSignals::requested())
+      fail(ErrorCode::InterruptedEmpty, "stopped before the first step");
     open_output();
     Metrics metrics(output_, state_.step);
     loop(metrics);
@@ -79,17 +97,10 @@ class Run {
     fs::create_directories(output_, error);
     if (error)
       fail(ErrorCode::Io, "{}: cannot create folder: {}", output_.string(), error.message());
-    if (options_.resume) {
-      saved_ = options_.resume->empty() ? newest_checkpoint(output_) : fs::path(*options_.resume);
-      state_ = load_checkpoint(saved_, *trainer_, identity_);
-      log::info("resumed from {} at step {}", saved_.string(), state_.step);
-    } else {
-      if (has_checkpoints(output_) || fs::exists(output_ / "run.json"))
-        fail(ErrorCode::Usage,
-             "{}: holds a run already; continue it with --resume or name another output_dir",
-             output_.string());
+    if (saved_.empty())
       state_.run_id = make_run_id();
-    }
+    else
+      log::info("resumed from {} at step {}", saved_.string(), state_.step);
     write_file(output_ / "run.json", dump_json(to_value(config_), 2) + "\n");
     Value plan = trainer_->plan().to_value();
     plan.set("numeric", trainer_->numeric_plan().to_value());
@@ -99,8 +110,6 @@ class Run {
 
   void loop(Metrics& metrics) {
     const int64_t total = schedule_.total_steps;
-    if (StopSignals::requested())
-      fail(ErrorCode::InterruptedEmpty, "stopped before the first step");
     while (state_.step < total) {
       const auto start = Clock::now();
       const int64_t h2d = trainer_->h2d_bytes(), d2h = trainer_->d2h_bytes();
@@ -186,6 +195,7 @@ class Run {
   const RunConfig& config_;
   const RunOptions& options_;
   fs::path output_;
+  fs::path saved_;  // the last checkpoint
   ModelFolder folder_;
   ModelText text_;
   Dataset train_;
@@ -195,8 +205,7 @@ class Run {
   std::unique_ptr<Trainer> trainer_;
   RunIdentity identity_;
   TrainState state_;
-  fs::path saved_;
-  double last_loss_ = 0;
+  std::optional<double> last_loss_;
 };
 
 }  // namespace

@@ -18,12 +18,13 @@ struct RunOptions {
 
 struct RunSummary {
   int64_t steps = 0;
-  double last_loss = 0;
-  std::string checkpoint;  // the last one written; "" in a dry run
+  std::optional<double> last_loss;  // absent where no step was left to do
+  std::string checkpoint;           // the last one; "" in a dry run
 };
 
-// Usage error when output_dir was used before and `resume` is absent. Interrupted (75) after a
-// signal: the step was finished and saved.
+// Usage error when output_dir holds checkpoints and `resume` is absent. After a signal Interrupted
+// (75): the step was finished and saved; InterruptedEmpty before the first step, with nothing
+// written.
 RunSummary run_training(const RunConfig& config, const RunOptions& options);
 
 }  // namespace lema

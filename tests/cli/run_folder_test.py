@@ -6,6 +6,7 @@ import pathlib
 import re
 import signal
 import subprocess
+import time
 import unittest
 
 from tiny_folder import poison_token
@@ -66,6 +67,51 @@ class Best(FolderCase):
             data={"train": str(self.data), "eval": str(rows), "format": "tokens"}, eval={"every_steps": 7},
             checkpoint={"every_steps": 5}), code=5)
         self.assertRegex(log, "step 5: the evaluation loss is -?nan")
+
+
+class DeadEnds(FolderCase):
+    def test_a_run_killed_before_its_first_checkpoint_starts_again(self):
+        config = self.config(train={**FAST, "max_steps": 4000}, checkpoint={"every_steps": 3000})
+        process = self.start("train", "--config", config)
+        self.until(process, "step 3/")
+        process.kill()
+        process.wait()
+        self.assertEqual(self.checkpoints(), [])
+        self.assertIn("without --resume", self.lema("train", "--config", config, "--resume", code=3))
+        self.lema("train", "--config", self.config())
+        self.assertEqual([m["step"] for m in self.metrics() if "loss" in m], list(range(1, STEPS + 1)))
+
+    def test_a_stop_before_the_first_step_leaves_nothing(self):
+        # The adapter's start and the checksum of the data take a while between the handlers and the first step.
+        self.data.write_text("".join(json.dumps({"tokens": [1, 2, 3], "note": "x" * 500000}) + "\n" for _ in range(100)))
+        process = self.start("train", "--config", self.config(lora={"rank": 4096}))
+        catches = 1 << (signal.SIGINT - 1)
+        status = pathlib.Path(f"/proc/{process.pid}/status")
+        while process.poll() is None:
+            found = re.search("SigCgt:\t([0-9a-f]+)", status.read_text())
+            if found and int(found[1], 16) & catches:
+                break
+            time.sleep(0.0005)
+        process.send_signal(signal.SIGINT)
+        log = process.stderr.read()
+        self.assertEqual(process.wait(), 130, log)
+        self.assertFalse((self.folder / "run").exists())
+
+    def test_a_used_folder_is_refused_before_any_work(self):
+        self.lema("train", "--config", self.config())
+        log = self.lema("train", "--config", self.config(), code=2)
+        self.assertEqual(log.count("\n"), 1, log)
+
+    def test_a_finished_run_is_said_to_be_finished(self):
+        self.lema("train", "--config", self.config())
+        before = snapshot(self.folder / "run")
+        log = self.lema("train", "--config", self.config(), "--resume")
+        self.assertRegex(log, "all 20 steps are done.*checkpoint-000020")
+        self.assertNotIn("last loss", log)
+        after = snapshot(self.folder / "run")
+        for name in ("train.log",):
+            before.pop(name), after.pop(name)
+        self.assertEqual(after, before)
 
 
 class Interrupted(FolderCase):
