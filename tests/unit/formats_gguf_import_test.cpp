@@ -248,8 +248,8 @@ TEST_CASE("what cannot be imported is refused by name") {
   refused(tiny({.without = "blk.0.attn_k.weight"}).floats("blk.0.attn_k.weight", {6, 1}, ramp(6)),
           "expected 1 heads of 4");
   refused(tiny({.without = "blk.0.ffn_up.weight"})
-              .tensor("blk.0.ffn_up.weight", {256}, 14, std::string(210, '\0')),
-          "tensor blk.0.ffn_up.weight is Q6_K; supported");
+              .tensor("blk.0.ffn_up.weight", {256}, 16, std::string(66, '\0')),
+          "tensor blk.0.ffn_up.weight is IQ2_XXS; supported");
   refused(tiny({.tokens = {"a", "b", "ab", "a", "<tool>"}}), "token \"a\" occurs twice");
   refused(tiny({.merges = {"a b", "b a"}}), "tokenizer.ggml.merges: entry 1 \"b a\" does not join");
   refused(tiny({.merges = {"ab"}}), "entry 0 \"ab\"");
