@@ -55,6 +55,24 @@ void point(const fs::path& link, const fs::path& target) {
   sync_folder(link.parent_path());
 }
 
+// The id of the run that wrote a checkpoint; nullopt when its manifest is damaged.
+std::optional<std::string> run_of(const fs::path& checkpoint) {
+  try {
+    return read_manifest(checkpoint).run_id;
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::BadInput) throw;
+    return std::nullopt;
+  }
+}
+
+void set_aside(const fs::path& folder, int64_t step) {
+  fs::path aside = folder.string() + ".abandoned";
+  for (int n = 2; fs::exists(aside); ++n) aside = fmt::format("{}.abandoned-{}", folder.string(), n);
+  rename_new(folder, aside);
+  log::warn("{}: later than step {}, where the run goes on: set aside as {}", folder.string(), step,
+            aside.filename().string());
+}
+
 Value to_value(const TrainState& state, const RunIdentity& identity) {
   Value value;
   value.set("step", state.step);
@@ -126,11 +144,6 @@ RunIdentity run_identity(const RunConfig& config, const ModelFolder& folder,
 fs::path save_checkpoint(const fs::path& output_dir, Trainer& trainer, const TrainState& state,
                          const RunIdentity& identity, const std::string& base_model) {
   const fs::path folder = output_dir / fmt::format("{}{:06}", kPrefix, state.step);
-  if (fs::exists(folder)) {
-    if (!verify_manifest(folder))
-      return folder;  // a resumed run reached a step that is saved already
-    fs::remove_all(folder);
-  }
   StagedFolder staged(folder);
   write_adapter(staged.path(), trainer.adapter().to_adapter(base_model));
   write_state_tensors(staged.path() / "state.safetensors", trainer);
@@ -199,6 +212,31 @@ TrainState load_checkpoint(const fs::path& checkpoint, Trainer& trainer,
   state.best_step = member(value, "best_step", path).as_int();
   state.run_id = member(value, "run_id", path).as_string();
   return state;
+}
+
+void enter_run(const fs::path& output_dir, TrainState& state) {
+  const std::vector<fs::path> found = checkpoints(output_dir);
+  for (const fs::path& folder : found)
+    if (const auto run_id = run_of(folder); run_id && *run_id != state.run_id)
+      fail(ErrorCode::Usage,
+           "{}: is of another run ({}) than the resumed one ({}); name another output_dir",
+           folder.string(), *run_id, state.run_id);
+  const auto kept = std::find_if(found.begin(), found.end(), [&](const fs::path& folder) {
+    return *step_of(folder) <= state.step;
+  });
+  const auto best = std::find_if(kept, found.end(), [&](const fs::path& folder) {
+    return state.best_eval_loss && *step_of(folder) == state.best_step;
+  });
+  if (best == found.end()) state.best_eval_loss.reset();
+  for (const auto& [link, target] : {std::pair("last", kept), {"best", best}}) {
+    std::error_code error;
+    if (target != found.end())
+      point(output_dir / link, *target);
+    else
+      fs::remove(output_dir / link, error);
+  }
+  for (auto later = found.begin(); later != kept; ++later) set_aside(*later, state.step);
+  sync_folder(output_dir);
 }
 
 }  // namespace lema

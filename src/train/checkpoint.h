@@ -7,6 +7,7 @@
 //                                  state.json          see to_value(TrainState)
 //                                  manifest.json       last: sizes and CRC32C of the others
 //   output_dir/last -> checkpoint-000500, output_dir/best -> checkpoint-000300
+//   output_dir/checkpoint-000500.abandoned   set aside by a run that went on from an earlier one
 #pragma once
 
 #include <optional>
@@ -54,5 +55,10 @@ bool has_checkpoints(const fs::path& output_dir);
 // run's arithmetic.
 TrainState load_checkpoint(const fs::path& checkpoint, Trainer& trainer,
                            const RunIdentity& identity);
+// Makes output_dir's checkpoints those of a run that goes on from `state`: later ones are set aside
+// under names that nothing looks for (said in the log), `last` and `best` point at what is left,
+// and a best that is not there is forgotten. Usage error, with nothing changed, when one is of
+// another run.
+void enter_run(const fs::path& output_dir, TrainState& state);
 
 }  // namespace lema

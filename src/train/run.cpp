@@ -97,10 +97,12 @@ class Run {
     fs::create_directories(output_, error);
     if (error)
       fail(ErrorCode::Io, "{}: cannot create folder: {}", output_.string(), error.message());
-    if (saved_.empty())
+    if (saved_.empty()) {
       state_.run_id = make_run_id();
-    else
+    } else {
+      enter_run(output_, state_);
       log::info("resumed from {} at step {}", saved_.string(), state_.step);
+    }
     write_file(output_ / "run.json", dump_json(to_value(config_), 2) + "\n");
     Value plan = trainer_->plan().to_value();
     plan.set("numeric", trainer_->numeric_plan().to_value());
@@ -159,13 +161,14 @@ class Run {
 
   // `loss`: this step's over the evaluation set, where there is one.
   void save(std::optional<double> loss) {
-    const bool improved = loss && (!state_.best_eval_loss || *loss < *state_.best_eval_loss);
+    const bool improved = loss && config_.checkpoint.best.value_or(true) &&
+                          (!state_.best_eval_loss || *loss < *state_.best_eval_loss);
     if (improved) {
       state_.best_eval_loss = loss;
       state_.best_step = state_.step;
     }
     saved_ = save_checkpoint(output_, *trainer_, state_, identity_, config_.model);
-    if (improved && config_.checkpoint.best.value_or(true)) mark_best(output_, saved_);
+    if (improved) mark_best(output_, saved_);
     prune_checkpoints(output_, config_.checkpoint.keep);
     log::info("saved {}", saved_.string());
   }

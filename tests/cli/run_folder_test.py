@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -67,6 +68,56 @@ class Best(FolderCase):
             data={"train": str(self.data), "eval": str(rows), "format": "tokens"}, eval={"every_steps": 7},
             checkpoint={"every_steps": 5}), code=5)
         self.assertRegex(log, "step 5: the evaluation loss is -?nan")
+
+
+class Branches(FolderCase):
+    def test_a_checkpoint_of_another_run_is_not_mixed_into_a_folder(self):
+        self.lema("train", "--config", self.config())
+        other = self.config("other.json", output_dir=str(self.folder / "other"), optimizer={"lr": 0.02})
+        self.lema("train", "--config", other)
+        before = snapshot(self.folder / "run")
+        log = self.lema("train", "--config", other, "--set", f"output_dir={self.folder / 'run'}", "--resume",
+                        self.folder / "other" / "checkpoint-000005", code=2)
+        self.assertRegex(log, "run/checkpoint-000020: .*another run.*output_dir")
+        self.assertEqual(snapshot(self.folder / "run"), before)
+
+    def test_later_checkpoints_are_set_aside_and_none_that_is_saved_is_lost(self):
+        config = self.config(checkpoint={"every_steps": 4, "keep": 9})
+        self.lema("train", "--config", config)
+        want = self.final("run")
+        run = self.folder / "run"
+        self.rewind("run", "cut", 16)
+        shutil.copytree(run / "checkpoint-000016", self.folder / "kept")
+        log = self.lema("train", "--config", config, "--set", "checkpoint.keep=2", "--set", "train.max_steps=20",
+                        "--resume", run / "checkpoint-000004")
+        self.assertRegex(log, "checkpoint-000016: .*set aside as checkpoint-000016.abandoned")
+        self.assertEqual(self.final("run"), want)
+        self.assertEqual(os.readlink(run / "last"), "checkpoint-000020")
+        self.assertEqual(os.readlink(run / "best"), "checkpoint-000020")
+        self.assertEqual(self.checkpoints(), ["checkpoint-000016", "checkpoint-000020"])
+        self.assertEqual(snapshot(run / "checkpoint-000016.abandoned"), snapshot(self.folder / "kept"))
+        # Once more: the names of the first time are taken.
+        self.lema("train", "--config", config, "--resume", run / "checkpoint-000016")
+        self.assertTrue((run / "checkpoint-000020.abandoned-2").is_dir())
+        self.assertEqual(self.final("run"), want)
+
+    def test_links_point_at_what_is_there_from_the_start_of_a_resumed_run(self):
+        config = self.config(train={**FAST, "max_steps": 4000}, checkpoint={"every_steps": 5, "keep": 1000},
+                             data={"train": str(self.data), "eval": str(write_rows(self.folder / "small.jsonl", 1)),
+                                   "format": "tokens"})
+        process = self.start("train", "--config", config)
+        self.until(process, "step 17/")
+        process.send_signal(signal.SIGTERM)
+        process.stderr.read()
+        self.assertEqual(process.wait(), 75)
+        process = self.start("train", "--config", config, "--set", "checkpoint.every_steps=0", "--resume",
+                             self.folder / "run" / "checkpoint-000010")
+        self.until(process, "step 11/")
+        process.kill()
+        process.wait()
+        self.assertEqual(self.checkpoints(), ["checkpoint-000005", "checkpoint-000010"])
+        self.assertEqual(os.readlink(self.folder / "run" / "last"), "checkpoint-000010")
+        self.assertIn(os.readlink(self.folder / "run" / "best"), self.checkpoints())
 
 
 class DeadEnds(FolderCase):
