@@ -85,7 +85,7 @@ Value to_value(const TrainState& state, const RunIdentity& identity) {
   value.set("numeric_plan", identity.numeric_plan);
   value.set("model_sha256", identity.model_sha256);
   value.set("data_sha256", identity.data_sha256);
-  value.set("config_sha256", identity.config_sha256);
+  value.set("config", identity.config);
   return value;
 }
 
@@ -93,6 +93,32 @@ const Value& member(const Value& value, std::string_view key, const fs::path& pa
   const Value* found = value.find(key);
   if (!found) fail(ErrorCode::BadInput, "{}: {} is missing", path.string(), key);
   return *found;
+}
+
+// A hash of a file, or of the adapter in a folder; anything else, the name of a built-in template,
+// is its own content.
+std::string content_of(const fs::path& path) {
+  const fs::path file = fs::is_directory(path) ? path / "adapter_model.safetensors" : path;
+  return fs::is_regular_file(file) ? "sha256 " + sha256_file(file) : path.string();
+}
+
+// Adds "optimizer.lr 0.01, now 0.02" for every key that differs; null: the key is not there.
+void add_differences(const std::string& key, const Value& saved, const Value& mine,
+                     std::vector<std::string>& out) {
+  if (saved == mine) return;
+  if (!saved.is_object() || !mine.is_object()) {
+    out.push_back(fmt::format("{} {}, now {}", key, dump_json(saved), dump_json(mine)));
+    return;
+  }
+  const auto member_of = [](const Value& object, const std::string& name) {
+    const Value* found = object.find(name);
+    return found ? *found : Value();
+  };
+  const std::string front = key.empty() ? "" : key + ".";
+  for (const auto& [name, value] : mine.as_object())
+    add_differences(front + escaped(name), member_of(saved, name), value, out);
+  for (const auto& [name, value] : saved.as_object())
+    if (!mine.find(name)) add_differences(front + escaped(name), value, Value(), out);
 }
 
 void write_state_tensors(const fs::path& path, Trainer& trainer) {
@@ -131,14 +157,22 @@ RunIdentity run_identity(const RunConfig& config, const ModelFolder& folder,
   for (const auto& [tensor, stored] : folder.tensors())
     model += fmt::format("{} {} {} {}\n", tensor, name(stored.entry.dtype),
                          stored.entry.shape.str(), stored.entry.offset);
-  Value steering = lema::to_value(config);
   // Where things lie and how often they are reported may change between runs; what is computed may
   // not.
-  for (const char* section :
-       {"memory", "checkpoint", "eval", "log", "output_dir", "threads", "model"})
-    if (steering.find(section)) steering.set(section, Value());
+  RunConfig steering = config;
+  steering.model.clear();
+  steering.output_dir.clear();
+  steering.threads = 0;
+  steering.data.train.clear();
+  steering.data.eval = content_of(config.data.eval);
+  steering.data.chat_template = content_of(config.data.chat_template);
+  steering.lora.init_from = content_of(config.lora.init_from);
+  steering.memory = {};
+  steering.checkpoint = {};
+  steering.eval = {};
+  steering.log = {};
   return {numeric.to_value(), sha256(model), sha256_file(config.data.train),
-          sha256(dump_json(steering, -1, true))};
+          lema::to_value(steering)};
 }
 
 fs::path save_checkpoint(const fs::path& output_dir, Trainer& trainer, const TrainState& state,
@@ -200,7 +234,11 @@ TrainState load_checkpoint(const fs::path& checkpoint, Trainer& trainer,
   same("model_sha256", identity.model_sha256, "model");
   same("data_sha256", identity.data_sha256, "training file");
   same("numeric_plan", identity.numeric_plan, "numeric plan");
-  same("config_sha256", identity.config_sha256, "config");
+  std::vector<std::string> differences;
+  add_differences("", member(value, "config", path), identity.config, differences);
+  if (!differences.empty())
+    fail(ErrorCode::Usage, "{}: saved with another config: {}", checkpoint.string(),
+         fmt::join(differences, "; "));
   trainer.adapter().load(read_adapter(checkpoint));
   read_state_tensors(checkpoint / "state.safetensors", trainer);
   TrainState state;

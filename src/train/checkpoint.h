@@ -30,9 +30,9 @@ struct TrainState {
 // What must not change between the runs that a checkpoint joins.
 struct RunIdentity {
   Value numeric_plan;
-  std::string model_sha256;   // of config.json and every tensor's name, dtype, shape and place
-  std::string data_sha256;    // of the training file
-  std::string config_sha256;  // of the settings that steer the arithmetic
+  std::string model_sha256;  // of config.json and every tensor's name, dtype, shape and place
+  std::string data_sha256;   // of the training file
+  Value config;              // settings that steer the result; of other files their contents' hash
 };
 RunIdentity run_identity(const RunConfig& config, const ModelFolder& folder,
                          const NumericPlan& numeric);
@@ -52,7 +52,7 @@ void prune_checkpoints(const fs::path& output_dir, int64_t keep);
 fs::path newest_checkpoint(const fs::path& output_dir);
 bool has_checkpoints(const fs::path& output_dir);
 // Restores adapter and moments and returns the rest. Usage error when the checkpoint is of another
-// run's arithmetic.
+// run's arithmetic, naming the config keys that differ.
 TrainState load_checkpoint(const fs::path& checkpoint, Trainer& trainer,
                            const RunIdentity& identity);
 // Makes output_dir's checkpoints those of a run that goes on from `state`: later ones are set aside

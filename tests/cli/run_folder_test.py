@@ -180,5 +180,39 @@ class Interrupted(FolderCase):
         self.assertEqual([m for m in self.metrics() if "eval_loss" in m], [])
 
 
+class Identity(FolderCase):
+    def test_the_keys_that_differ_are_named(self):
+        self.lema("train", "--config", self.config())
+        log = self.lema("train", "--config", self.config(), "--set", "optimizer.lr=0.02", "--set", "lora.alpha=8",
+                        "--set", "log.every_steps=3", "--resume", code=2)
+        self.assertIn("lora.alpha 32.0, now 8.0; optimizer.lr 0.01, now 0.02", log)
+        self.assertNotIn("log.every_steps", log)
+
+    def test_files_may_lie_elsewhere_but_not_differ(self):
+        start = self.config("start.json", output_dir=str(self.folder / "start"), train={**FAST, "max_steps": 1})
+        self.lema("train", "--config", start)
+        adapter = self.folder / "start" / "last"
+        lora = {"rank": 2, "dropout": 0.1, "init_from": str(adapter)}
+        self.lema("train", "--config", self.config(lora=lora))
+        want = self.final("run")
+        self.rewind("run", "moved", 10)
+        moved = {name: self.folder / f"moved-{name}" for name in ("rows.jsonl", "eval.jsonl", "adapter", "model")}
+        shutil.copy(self.data, moved["rows.jsonl"])
+        shutil.copy(self.data, moved["eval.jsonl"])
+        shutil.copytree(adapter.resolve(), moved["adapter"])
+        shutil.copytree(self.model, moved["model"])
+        config = self.config(model=str(moved["model"]), output_dir=str(self.folder / "moved"),
+                             lora={**lora, "init_from": str(moved["adapter"])},
+                             data={"train": str(moved["rows.jsonl"]), "eval": str(moved["eval.jsonl"]), "format": "tokens"})
+        with moved["eval.jsonl"].open("a") as rows:
+            rows.write('{"tokens": [1, 2, 3]}\n')
+        self.assertRegex(self.lema("train", "--config", config, "--resume", code=2), "another config: data.eval .*, now")
+        shutil.copy(self.data, moved["eval.jsonl"])
+        self.lema("train", "--config", config, "--resume")
+        found = self.final("moved")
+        # The adapter's config names the base model's folder.
+        self.assertEqual(found[:2] + found[3:], want[:2] + want[3:])
+
+
 if __name__ == "__main__":
     unittest.main()
