@@ -67,7 +67,7 @@ END
 }
 
 # ask QUESTION MODEL: the greedy reply.
-ask() { "$lema" chat --model "$2" --system "$system" --prompt "$1" --greedy --max-new-tokens 128 2> /dev/null; }
+ask() { "$lema" chat --model "$2" --system "$system" --prompt "$1" --greedy --max-new-tokens 128; }
 
 step "Install the packages that the build needs"
 bash scripts/install_deps.sh
@@ -118,9 +118,10 @@ step "Merge the adapter into the model and ask both"
 "$lema" merge --model quickstart/model --adapter quickstart/run/last --output quickstart/merged --verify
 question=$(python3 -c 'import json; row = json.loads(open("quickstart/data/heldout.jsonl").readline())
 print(next(m["content"] for m in row["messages"] if m["role"] == "user"))')
-printf '\nQuestion (not in the training data): %s\n' "$question"
-printf '\n--- before\n%s\n' "$(ask "$question" quickstart/model)"
-printf '\n--- after\n%s\n' "$(ask "$question" quickstart/merged)"
+printf '\nQuestion (not in the training data): %s\n\n--- before\n' "$question"
+ask "$question" quickstart/model
+printf '\n--- after\n'
+ask "$question" quickstart/merged
 
 peak=$(python3 -c 'import json
 peaks = [json.loads(line).get("ram_peak_bytes", 0) for line in open("quickstart/run/metrics.jsonl")]
