@@ -73,9 +73,29 @@ Regex::Regex(std::string_view pattern, std::string place)
 Regex Regex::literal(std::string_view text, std::string place) {
   return Regex(std::make_unique<const Program>(text, PCRE2_LITERAL, std::move(place)));
 }
+Regex Regex::python(std::string_view pattern, std::string place) {
+  // Python has no verbs, which lead a pattern in PCRE2.
+  if (pattern.starts_with("(*"))
+    fail(ErrorCode::BadInput, "{}: bad pattern \"{}\" at byte 1: nothing to repeat", place,
+         escaped(pattern));
+  return Regex(std::make_unique<const Program>(pattern, PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C,
+                                               std::move(place)));
+}
 Regex::Regex(Regex&&) noexcept = default;
 Regex& Regex::operator=(Regex&&) noexcept = default;
 Regex::~Regex() = default;
+
+bool Regex::matches_whole(std::string_view text) const {
+  const MatchData data(pcre2_match_data_create(1, nullptr));
+  check(data != nullptr, "no memory for a match");
+  const int result =
+      pcre2_match(program_->code.get(), reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), 0,
+                  PCRE2_ANCHORED | PCRE2_ENDANCHORED, data.get(), program_->limits.get());
+  if (result < 0 && result != PCRE2_ERROR_NOMATCH)
+    fail(ErrorCode::BadInput, "{}: the pattern gave up on \"{}\": {}", program_->place,
+         escaped(text), reason(result));
+  return result >= 0;
+}
 
 void Regex::each_match(std::string_view text,
                        const std::function<void(size_t, size_t)>& found) const {

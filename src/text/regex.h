@@ -1,6 +1,6 @@
-// The regular expressions of tokenizer files. They are written for Oniguruma; this class runs them
-// through PCRE2 with the classes (\s, \w, \h, \p{..}) rewritten to mean what they mean there. Used
-// by the pre-tokenizer and normalizer.
+// Regular expressions, run by PCRE2. Those of tokenizer files are written for Oniguruma: their
+// classes (\s, \w, \h, \p{..}) are rewritten to mean what they mean there. Those of PEFT configs
+// are Python's. Used by the pre-tokenizer and normalizer, and by the rules of adapters.
 #pragma once
 
 #include <functional>
@@ -17,6 +17,8 @@ class Regex {
   Regex(std::string_view pattern, std::string place);
   // Matches exactly this text.
   static Regex literal(std::string_view text, std::string place);
+  // As Python's re compiles it; BadInput for what PCRE2 rejects.
+  static Regex python(std::string_view pattern, std::string place);
   Regex(Regex&&) noexcept;
   Regex& operator=(Regex&&) noexcept;
   ~Regex();
@@ -25,6 +27,8 @@ class Regex {
   // An empty match right after a match is passed over. BadInput when one match takes more than ten
   // million steps. Threads: concurrent.
   void each_match(std::string_view text, const std::function<void(size_t, size_t)>& found) const;
+  // Whether all of `text` is one match: Python's re.fullmatch.
+  bool matches_whole(std::string_view text) const;
 
  private:
   struct Program;

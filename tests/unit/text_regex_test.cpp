@@ -34,6 +34,22 @@ TEST_CASE("patterns keep Oniguruma's meaning") {
     CHECK_THROWS_AS(Regex(pattern, "test"), Error);
 }
 
+TEST_CASE("Python's patterns match whole paths") {
+  const auto whole = [](const std::string& pattern, std::string_view text) {
+    return Regex::python(pattern, "test").matches_whole(text);
+  };
+  CHECK(whole(".*\\.[qv]_proj", "model.layers.0.self_attn.v_proj"));
+  CHECK_FALSE(whole("[qv]_proj", "model.layers.0.self_attn.v_proj"));
+  CHECK_FALSE(whole(".*\\.q_pro", "model.layers.0.self_attn.q_proj"));
+  CHECK(whole("a|ab", "ab"));  // the longer branch, though the shorter matches first
+  CHECK(whole("(?P<block>[0-9]+)\\.(?:x|y)", "12.y"));
+  for (const char* pattern : {"(*UTF)a", "[a", "*a", "(a"})
+    CHECK_THROWS_AS(Regex::python(pattern, "test"), Error);
+  std::string text(60, 'a');
+  text.back() = 'b';
+  CHECK_THROWS_AS(whole("(a+)+$", text), Error);
+}
+
 TEST_CASE("a hostile pattern ends as bad input") {
   const Regex pattern("(a+)+$", "test");
   std::string text(60, 'a');
