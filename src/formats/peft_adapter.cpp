@@ -6,10 +6,8 @@
 #include <array>
 #include <cmath>
 
-#include "core/log.h"
 #include "formats/confined_path.h"
 #include "formats/json.h"
-#include "formats/json_fields.h"
 
 namespace lema {
 namespace {
@@ -17,132 +15,22 @@ namespace {
 constexpr const char* kConfigFile = "adapter_config.json";
 constexpr const char* kWeightsFile = "adapter_model.safetensors";
 constexpr std::string_view kPrefix = "base_model.model.";
-constexpr std::string_view kSuffixA = ".lora_A.weight", kSuffixB = ".lora_B.weight";
 
-// Keys whose set value changes what the adapter computes in a way that Adapter cannot say.
-constexpr std::array kMustBeUnset = {"use_rslora",
-                                     "use_dora",
-                                     "lora_bias",
-                                     "bias",
-                                     "modules_to_save",
-                                     "rank_pattern",
-                                     "alpha_pattern",
-                                     "layer_replication",
-                                     "trainable_token_indices",
-                                     "target_parameters",
-                                     "use_qalora",
-                                     "alora_invocation_tokens",
-                                     "arrow_config",
-                                     "use_bdlora",
-                                     "megatron_config",
-                                     "monteclora_config",
-                                     "velora_config",
-                                     "kasa_config"};
-
-// Keys that only choose modules; the tensors of the file say which they were.
-constexpr std::array kSelection = {"exclude_modules", "layers_to_transform", "layers_pattern"};
-
-// Keys that are read above or below, or that act only on training's start or inside a refused
-// option.
-constexpr std::array kOther = {"peft_type",
-                               "task_type",
-                               "base_model_name_or_path",
-                               "revision",
-                               "auto_mapping",
-                               "inference_mode",
-                               "peft_version",
-                               "r",
-                               "lora_alpha",
-                               "lora_dropout",
-                               "fan_in_fan_out",
-                               "target_modules",
-                               "init_lora_weights",
-                               "loftq_config",
-                               "eva_config",
-                               "corda_config",
-                               "lora_ga_config",
-                               "megatron_core",
-                               "qalora_group_size",
-                               "ensure_weight_tying"};
-
-bool contains(const auto& list, std::string_view key) {
-  return std::find(list.begin(), list.end(), key) != list.end();
-}
-
-bool is_unset(const Value& value) {
-  switch (value.kind()) {
-    case Value::Kind::Null:
-      return true;
-    case Value::Kind::Bool:
-      return !value.as_bool();
-    case Value::Kind::String:
-      return value.as_string().empty() || value.as_string() == "none";
-    case Value::Kind::Array:
-      return value.as_array().empty();
-    case Value::Kind::Object:
-      return value.as_object().empty();
-    default:
-      return false;
-  }
-}
-
-void check_keys(const Value& json, const JsonFields& fields) {
-  for (const auto& [key, value] : json.as_object()) {
-    if (contains(kMustBeUnset, key)) {
-      if (!is_unset(value))
-        fail(ErrorCode::BadInput, "{} = {} is not supported; only plain LoRA adapters are read",
-             fields.place(key), escaped(dump_json(value)));
-    } else if (!contains(kSelection, key) && !contains(kOther, key)) {
-      log::warn("{}: unknown key, ignored", fields.place(escaped(key)));
-    }
-  }
-}
-
-// Initialisations such as PiSSA also rewrite the base weights, so their A and B mean nothing over
-// the published base.
-void check_initialisation(const JsonFields& fields) {
-  const Value* init = fields.find("init_lora_weights");
-  if (!init || init->is_bool()) return;
-  if (!init->is_string()) fields.wrong("init_lora_weights", *init, "boolean or string");
-  constexpr std::array kHarmless = {"gaussian", "eva", "orthogonal"};
-  if (!contains(kHarmless, init->as_string()))
-    fail(ErrorCode::BadInput,
-         "{}: \"{}\" changes the base weights and is not supported; supported: true, false, {}",
-         fields.place("init_lora_weights"), escaped(init->as_string()), fmt::join(kHarmless, ", "));
-}
-
-// Keys that are absent take LoraConfig's defaults.
-AdapterConfig parse_config(const Value& json, const std::string& source) {
-  const JsonFields fields(json, source);
-  if (const std::string type = fields.text("peft_type", ""); type != "LORA")
-    fail(ErrorCode::BadInput, "{}: found \"{}\", expected \"LORA\"", fields.place("peft_type"),
-         escaped(type));
-  if (const std::string task = fields.text("task_type", "CAUSAL_LM"); task != "CAUSAL_LM")
-    fail(ErrorCode::BadInput, "{}: found \"{}\", expected \"CAUSAL_LM\"", fields.place("task_type"),
-         escaped(task));
-  check_keys(json, fields);
-  check_initialisation(fields);
-
-  AdapterConfig config;
-  config.base_model = fields.text("base_model_name_or_path", "");
-  config.rank = fields.integer("r", 8, 1, int64_t{1} << 16);
-  config.alpha = fields.number("lora_alpha", 8, 0, 1e9);
-  config.dropout = fields.number("lora_dropout", 0, 0, 1);
-  config.fan_in_fan_out = fields.boolean("fan_in_fan_out", false);
-  if (const Value* targets = fields.find("target_modules")) {
-    if (targets->is_string()) {
-      config.target_regex = targets->as_string();
-    } else if (targets->is_array()) {
-      for (const Value& target : targets->as_array()) {
-        if (!target.is_string()) fields.wrong("target_modules", target, "string");
-        config.target_modules.push_back(target.as_string());
-      }
-    } else {
-      fields.wrong("target_modules", *targets, "string or list of strings");
-    }
-  }
-  return config;
-}
+// What a tensor is, by the end of its name.
+enum class Part { A, B, EmbeddingA, EmbeddingB, Magnitude, BaseCopy, Full };
+struct Suffix {
+  std::string_view text;
+  Part part;
+};
+// The first that fits: a matrix trained in full has the base tensor's own name.
+constexpr std::array<Suffix, 8> kSuffixes = {{{".lora_A.weight", Part::A},
+                                              {".lora_B.weight", Part::B},
+                                              {".lora_embedding_A", Part::EmbeddingA},
+                                              {".lora_embedding_B", Part::EmbeddingB},
+                                              {".lora_magnitude_vector", Part::Magnitude},
+                                              {".lora_magnitude_vector.weight", Part::Magnitude},
+                                              {".base_layer.weight", Part::BaseCopy},
+                                              {".weight", Part::Full}}};
 
 template <typename T>
 std::vector<float> widen(const std::vector<std::byte>& raw, int64_t count) {
@@ -169,60 +57,123 @@ std::vector<float> read_as_f32(const SafetensorsFile& file, const TensorEntry& e
   return values;
 }
 
-void add_tensor(const SafetensorsFile& file, const TensorEntry& entry, Adapter& adapter) {
-  const std::string place =
-      fmt::format("{}: tensor {}", file.file().path().string(), escaped(entry.name));
-  std::string_view path = entry.name;
-  const bool has_prefix = path.starts_with(kPrefix);
-  if (has_prefix) path.remove_prefix(kPrefix.size());
-  const bool is_a = path.ends_with(kSuffixA);
-  if (!has_prefix || path.size() <= kSuffixA.size() || (!is_a && !path.ends_with(kSuffixB)))
-    fail(ErrorCode::BadInput, "{} is not supported; expected {}MODULE{} or {}", place, kPrefix,
-         kSuffixA, kSuffixB);
-  path.remove_suffix(kSuffixA.size());
-  const int64_t rank = adapter.config.rank;
-  const int rank_axis = is_a ? 0 : 1;
-  if (entry.shape.rank() != 2 || entry.shape[rank_axis] != rank || entry.shape[1 - rank_axis] < 1)
-    fail(ErrorCode::BadInput, "{} is {}; r = {} of {} needs {}", place, entry.shape.str(), rank,
-         kConfigFile, is_a ? fmt::format("[{}, in]", rank) : fmt::format("[out, {}]", rank));
-  AdapterModule& module = adapter.modules[std::string(path)];
-  module.rank = rank;
-  (is_a ? module.in : module.out) = entry.shape[1 - rank_axis];
-  (is_a ? module.a : module.b) = read_as_f32(file, entry, place);
+// Whether PEFT's modules_to_save names this module.
+bool is_saved(const AdapterConfig& config, std::string_view path) {
+  return std::any_of(
+      config.modules_to_save.begin(), config.modules_to_save.end(),
+      [&](const std::string& name) { return path == name || path.ends_with("." + name); });
 }
 
-// The 18 LoRA keys of PEFT 0.13 and before and the 6 base keys, which every version reads.
-Value config_json(const AdapterConfig& config) {
-  Value::Array targets(config.target_modules.begin(), config.target_modules.end());
-  const auto whole = static_cast<int64_t>(config.alpha);
-  const bool is_whole = static_cast<double>(whole) == config.alpha;
-  return Value(Value::Object{
-      {"auto_mapping", nullptr},
-      {"base_model_name_or_path", config.base_model},
-      {"revision", nullptr},
-      {"peft_type", "LORA"},
-      {"task_type", "CAUSAL_LM"},
-      {"inference_mode", true},
-      {"r", config.rank},
-      {"target_modules",
-       config.target_regex.empty() ? Value(std::move(targets)) : Value(config.target_regex)},
-      {"lora_alpha", is_whole ? Value(whole) : Value(config.alpha)},
-      {"lora_dropout", config.dropout},
-      {"fan_in_fan_out", config.fan_in_fan_out},
-      {"bias", "none"},
-      {"use_rslora", false},
-      {"modules_to_save", nullptr},
-      {"init_lora_weights", true},
-      {"layers_to_transform", nullptr},
-      {"layers_pattern", nullptr},
-      {"rank_pattern", Value::Object{}},
-      {"alpha_pattern", Value::Object{}},
-      {"megatron_config", nullptr},
-      {"megatron_core", "megatron.core"},
-      {"loftq_config", Value::Object{}},
-      {"use_dora", false},
-      {"layer_replication", nullptr},
-  });
+// Reads the tensors of one file into an adapter whose config is there.
+class TensorReader {
+ public:
+  TensorReader(const SafetensorsFile& file, Adapter& adapter) : file_(file), adapter_(adapter) {}
+
+  void add(const TensorEntry& entry) {
+    const std::string place =
+        fmt::format("{}: tensor {}", file_.file().path().string(), escaped(entry.name));
+    std::string_view path = entry.name;
+    const auto suffix = std::find_if(kSuffixes.begin(), kSuffixes.end(),
+                                     [&](const Suffix& s) { return path.ends_with(s.text); });
+    if (!path.starts_with(kPrefix) || suffix == kSuffixes.end() ||
+        path.size() <= kPrefix.size() + suffix->text.size())
+      unsupported(place);
+    path.remove_prefix(kPrefix.size());
+    path.remove_suffix(suffix->text.size());
+    const std::string module(path);
+    switch (suffix->part) {
+      case Part::Full:
+        if (!is_saved(adapter_.config, path)) unsupported(place);
+        adapter_.full[module] = {matrix(entry, place), entry.shape};
+        return;
+      case Part::BaseCopy:
+        adapter_.base_copies[module] = {matrix(entry, place), entry.shape};
+        return;
+      case Part::Magnitude:
+        add_magnitude(entry, place, adapter_.modules[module]);
+        return;
+      default:
+        add_low_rank(entry, suffix->part, place, adapter_.modules[module]);
+    }
+  }
+
+ private:
+  [[noreturn]] static void unsupported(const std::string& place) {
+    fail(ErrorCode::BadInput,
+         "{} is not supported; expected {}MODULE.lora_A.weight, .lora_B.weight, "
+         ".lora_magnitude_vector, .lora_embedding_A, .lora_embedding_B or a matrix of "
+         "modules_to_save",
+         place, kPrefix);
+  }
+
+  std::vector<float> matrix(const TensorEntry& entry, const std::string& place) const {
+    if (entry.shape.rank() != 2 || entry.shape.elements() == 0)
+      fail(ErrorCode::BadInput, "{} is {}, expected a matrix", place, entry.shape.str());
+    return read_as_f32(file_, entry, place);
+  }
+
+  void add_low_rank(const TensorEntry& entry, Part part, const std::string& place,
+                    AdapterModule& module) const {
+    const bool is_a = part == Part::A || part == Part::EmbeddingA;
+    const int rank_axis = is_a ? 0 : 1;
+    // With a pattern each module has a rank of its own, which A and B agree on.
+    const int64_t expected = module.rank > 0                        ? module.rank
+                             : adapter_.config.rank_pattern.empty() ? adapter_.config.rank
+                                                                    : 0;
+    const std::string rank = expected > 0 ? std::to_string(expected) : "rank";
+    if (entry.shape.rank() != 2 || entry.shape[1 - rank_axis] < 1 || entry.shape[rank_axis] < 1 ||
+        (expected > 0 && entry.shape[rank_axis] != expected))
+      fail(ErrorCode::BadInput, "{} is {}; {} needs {}", place, entry.shape.str(),
+           module.rank > 0 ? "the module's other matrix"
+                           : fmt::format("r = {} of {}", adapter_.config.rank, kConfigFile),
+           is_a ? fmt::format("[{}, in]", rank) : fmt::format("[out, {}]", rank));
+    const bool is_embedding = part == Part::EmbeddingA || part == Part::EmbeddingB;
+    if (module.rank > 0 && module.is_embedding != is_embedding)
+      fail(ErrorCode::BadInput, "{}: the module's other matrix is {} embedding's", place,
+           is_embedding ? "no" : "an");
+    module.is_embedding = is_embedding;
+    module.rank = entry.shape[rank_axis];
+    (is_a ? module.in : module.out) = entry.shape[1 - rank_axis];
+    (is_a ? module.a : module.b) = read_as_f32(file_, entry, place);
+  }
+
+  void add_magnitude(const TensorEntry& entry, const std::string& place,
+                     AdapterModule& module) const {
+    if (!adapter_.config.dora)
+      fail(ErrorCode::BadInput, "{} belongs to DoRA, but use_dora of {} is false", place,
+           kConfigFile);
+    if (entry.shape.rank() != 1 || entry.shape[0] < 1)
+      fail(ErrorCode::BadInput, "{} is {}, expected [out]", place, entry.shape.str());
+    module.magnitude = read_as_f32(file_, entry, place);
+  }
+
+  const SafetensorsFile& file_;
+  Adapter& adapter_;
+};
+
+// Each module whole, and each matrix of modules_to_save there.
+void check_complete(const Adapter& adapter, const std::string& source) {
+  for (const auto& [path, module] : adapter.modules) {
+    const char* missing = module.a.empty()   ? "lora_A"
+                          : module.b.empty() ? "lora_B"
+                          : adapter.config.dora && module.magnitude.empty()
+                              ? "lora_magnitude_vector"
+                              : nullptr;
+    if (missing)
+      fail(ErrorCode::BadInput, "{}: module {} has no {}", source, escaped(path), missing);
+    if (!module.magnitude.empty() && std::ssize(module.magnitude) != module.out)
+      fail(ErrorCode::BadInput,
+           "{}: module {}: lora_magnitude_vector has {} numbers, lora_B {} rows", source,
+           escaped(path), module.magnitude.size(), module.out);
+  }
+  for (const std::string& saved : adapter.config.modules_to_save)
+    if (std::none_of(adapter.full.begin(), adapter.full.end(), [&](const auto& full) {
+          return full.first == saved || full.first.ends_with("." + saved);
+        }))
+      fail(ErrorCode::BadInput, "{}: no tensor of {}, which modules_to_save of {} names", source,
+           escaped(saved), kConfigFile);
+  if (adapter.modules.empty() && adapter.full.empty())
+    fail(ErrorCode::BadInput, "{}: holds no tensors", source);
 }
 
 // The card's head is YAML, in which a JSON string is a string.
@@ -231,29 +182,31 @@ std::string model_card(const AdapterConfig& config) {
   return fmt::format(
       "---\nbase_model: {}\nlibrary_name: peft\npipeline_tag: text-generation\ntags:\n- lora\n- "
       "lema\n---\n\n"
-      "# LoRA adapter\n\nRank {}, alpha {}, trained with lema over {}. The base model is needed "
+      "# {} adapter\n\nRank {}, alpha {}, trained with lema over {}. The base model is needed "
       "beside it:\n\n"
       "```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
       "model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({}), \"PATH OF THIS "
       "FOLDER\")\n```\n",
-      base, config.rank, config.alpha, base, base);
+      base, config.dora ? "DoRA" : "LoRA", config.rank, config.alpha, base, base);
 }
 
 void write_tensors(const fs::path& path, const Adapter& adapter) {
   std::vector<TensorSpec> specs;
   std::map<std::string, const std::vector<float>*> values;
-  for (const auto& [module_path, module] : adapter.modules) {
-    check(module.rank == adapter.config.rank, "adapter module {}: rank {}", module_path,
-          module.rank);
-    check(std::ssize(module.a) == module.rank * module.in &&
-              std::ssize(module.b) == module.out * module.rank,
-          "adapter module {}: {} and {} values", module_path, module.a.size(), module.b.size());
+  const auto add = [&](std::string name, const Shape& shape, const std::vector<float>& numbers) {
+    check(std::ssize(numbers) == shape.elements(), "adapter tensor {}: {} values", name,
+          numbers.size());
+    values[name] = &numbers;
+    specs.push_back({std::move(name), DType::F32, shape});
+  };
+  for (const auto& [module_path, m] : adapter.modules) {
     const std::string front = std::string(kPrefix) + module_path;
-    specs.push_back({front + std::string(kSuffixA), DType::F32, {module.rank, module.in}});
-    values[specs.back().name] = &module.a;
-    specs.push_back({front + std::string(kSuffixB), DType::F32, {module.out, module.rank}});
-    values[specs.back().name] = &module.b;
+    add(front + (m.is_embedding ? ".lora_embedding_A" : ".lora_A.weight"), {m.rank, m.in}, m.a);
+    add(front + (m.is_embedding ? ".lora_embedding_B" : ".lora_B.weight"), {m.out, m.rank}, m.b);
+    if (!m.magnitude.empty()) add(front + ".lora_magnitude_vector", {m.out}, m.magnitude);
   }
+  for (const auto& [module_path, full] : adapter.full)
+    add(std::string(kPrefix) + module_path + ".weight", full.shape, full.values);
   sort_as_reference_writer(specs);
   SafetensorsWriter writer(path, specs, {{"format", "pt"}});
   for (const TensorSpec& spec : specs)
@@ -279,21 +232,14 @@ Adapter read_adapter(const fs::path& folder) {
   const Value json =
       parse_json(read_text(*config_path, JsonLimits{}.max_bytes), config_path->string());
   Adapter adapter;
-  adapter.config = parse_config(json, config_path->string());
+  bool selects = false;
+  adapter.config = parse_adapter_config(json, config_path->string(), selects);
   const SafetensorsFile file(*weights_path);
-  for (const TensorEntry& entry : file.tensors()) add_tensor(file, entry, adapter);
-  for (const auto& [path, module] : adapter.modules)
-    if (module.a.empty() || module.b.empty())
-      fail(ErrorCode::BadInput, "{}: module {} has no {}", weights_path->string(), escaped(path),
-           module.a.empty() ? "lora_A" : "lora_B");
-  if (adapter.modules.empty())
-    fail(ErrorCode::BadInput, "{}: holds no tensors", weights_path->string());
+  TensorReader reader(file, adapter);
+  for (const TensorEntry& entry : file.tensors()) reader.add(entry);
+  check_complete(adapter, weights_path->string());
 
-  // Adapter knows no layer ranges or exclusions: the exact module paths say the same.
-  const bool selects = std::any_of(kSelection.begin(), kSelection.end(), [&](const char* key) {
-    const Value* value = json.find(key);
-    return value && !is_unset(*value);
-  });
+  // AdapterConfig knows no layer ranges or exclusions: the exact module paths say the same.
   if (selects || (adapter.config.target_modules.empty() && adapter.config.target_regex.empty())) {
     adapter.config.target_regex.clear();
     adapter.config.target_modules.clear();
@@ -304,7 +250,7 @@ Adapter read_adapter(const fs::path& folder) {
 }
 
 void write_adapter(const fs::path& folder, const Adapter& adapter) {
-  write_file(folder / kConfigFile, dump_json(config_json(adapter.config), 2, true));
+  write_file(folder / kConfigFile, dump_json(adapter_config_json(adapter.config), 2, true));
   write_tensors(folder / kWeightsFile, adapter);
   write_file(folder / "README.md", model_card(adapter.config));
 }

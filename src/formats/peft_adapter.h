@@ -1,46 +1,73 @@
-// PEFT adapter folders: adapter_config.json and adapter_model.safetensors, read and written.
+// PEFT adapter folders: adapter_config.json and adapter_model.safetensors, read and written. train,
+// merge, eval and chat open adapters here; a checkpoint is such a folder.
 #pragma once
 
 #include <cstdint>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "core/value.h"
 #include "formats/safetensors.h"
 
 namespace lema {
 
-// adapter_config.json of a plain LoRA adapter. Options that change the arithmetic and are not
-// listed here (DoRA, bias, patterns, ...) make reading fail by name until lema has them.
+// adapter_config.json of a LoRA adapter. Options that change the arithmetic and are not listed here
+// (trained biases, expert parameters, ...) make reading fail by name.
 struct AdapterConfig {
   std::string base_model;  // base_model_name_or_path
   int64_t rank = 0;
   double alpha = 0;
   double dropout = 0;
   bool fan_in_fan_out = false;
-  std::string target_regex;                 // target_modules as one string, "" when a list
-  std::vector<std::string> target_modules;  // list form
-  double scaling() const { return alpha / static_cast<double>(rank); }
+  bool rslora = false;  // scaling alpha / sqrt(rank)
+  bool dora = false;
+  // Regular expressions over module paths, in the order of the file: the first that matches sets a
+  // module's rank or alpha.
+  std::vector<std::pair<std::string, int64_t>> rank_pattern;
+  std::vector<std::pair<std::string, double>> alpha_pattern;
+  std::string target_regex;                  // target_modules as one string, "" when a list
+  std::vector<std::string> target_modules;   // list form
+  std::vector<std::string> modules_to_save;  // names or paths of modules trained in full
 };
 
-// One module's pair. A (rank, in), B (out, rank), f32.
+// One module's pair, f32. Of a linear: A (rank, in), B (out, rank). Of an embedding the same with
+// the vocabulary as `in`.
 struct AdapterModule {
   std::vector<float> a, b;
+  std::vector<float> magnitude;  // (out), DoRA's; else empty
   int64_t rank = 0, in = 0, out = 0;
+  bool is_embedding = false;
+};
+
+// A matrix trained in full, f32.
+struct FullModule {
+  std::vector<float> values;
+  Shape shape;
 };
 
 struct Adapter {
   AdapterConfig config;
-  std::map<std::string, AdapterModule>
-      modules;  // by module path, e.g. "model.layers.0.self_attn.q_proj"
+  // By module path, e.g. "model.layers.0.self_attn.q_proj".
+  std::map<std::string, AdapterModule> modules;
+  std::map<std::string, FullModule> full;  // modules_to_save, e.g. "lm_head"
+  // Copies of base weights that PEFT stores beside an adapted embedding or head.
+  std::map<std::string, FullModule> base_copies;
 };
 
 // Reads a folder; F16, BF16 and F32 tensors become f32. BadInput for what is missing, left over,
-// non-finite or of a shape that contradicts the config.
+// non-finite or of shapes that contradict each other. Whether each rank is what the config's
+// patterns say, its reader checks (model/adapter_rules.h).
 Adapter read_adapter(const fs::path& folder);
 
 // Writes adapter_config.json (the 24 keys every PEFT version reads), adapter_model.safetensors
 // (F32, {"format": "pt"}) and a model card into an existing folder; each file is synced.
 void write_adapter(const fs::path& folder, const Adapter& adapter);
+
+// The two directions of adapter_config.json; keys that are absent take LoraConfig's defaults.
+// `selects` becomes true when keys that AdapterConfig does not hold chose among the targets.
+AdapterConfig parse_adapter_config(const Value& json, const std::string& source, bool& selects);
+Value adapter_config_json(const AdapterConfig& config);
 
 }  // namespace lema

@@ -151,15 +151,21 @@ struct Setting {
     if (!value.is_bool() && !is_auto()) refuse("true, false or \"auto\"");
     field = is_auto() ? std::nullopt : std::optional(value.as_bool());
   }
-  void assign(const Option&, std::vector<std::string>& field) const {
+  void assign(const Option& o, std::vector<std::string>& field) const {
     constexpr std::string_view kExpected = "a string or a list of strings, none of them empty";
     std::vector<std::string> list;
-    if (value.is_string())
-      list.push_back(value.as_string());
-    else if (value.is_array())
-      for (const Value& x : value.as_array())
-        list.push_back(x.is_string() ? x.as_string() : std::string());
-    if (list.empty() || std::find(list.begin(), list.end(), "") != list.end()) refuse(kExpected);
+    const auto add = [&](const Value& x) {
+      const bool is_number = o.numbers && x.is_int();
+      list.push_back(x.is_string() ? x.as_string()
+                     : is_number   ? std::to_string(x.as_int())
+                                   : std::string());
+    };
+    if (value.is_array())
+      for (const Value& x : value.as_array()) add(x);
+    else
+      add(value);
+    const bool is_empty = list.empty() && !o.may_be_empty;
+    if (is_empty || std::find(list.begin(), list.end(), "") != list.end()) refuse(kExpected);
     field = std::move(list);
   }
   void assign(const Option& o, AutoInt<int64_t> field) const {

@@ -44,6 +44,12 @@ struct RunConfig {
     double alpha = 32;
     double dropout = 0;
     std::vector<std::string> targets = {"all-linear"};
+    std::vector<std::string> exclude_modules;
+    std::vector<std::string> layers = {"all"};
+    OrderedMap<int64_t> rank_pattern;  // regular expression over module paths -> rank
+    OrderedMap<double> alpha_pattern;
+    bool rslora = false;
+    double plus_ratio = 1;  // LoRA+: the rate of B over that of A
     std::string init_from;  // adapter folder
   } lora;
 

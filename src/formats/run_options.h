@@ -18,6 +18,8 @@ struct Option {
   double min = 0, max = std::numeric_limits<double>::infinity();  // of a number
   bool above_min = false, below_max = false;                      // the bound itself is excluded
   bool required = false;
+  bool may_be_empty = false;  // of a list
+  bool numbers = false;       // entries of a list may be whole numbers, taken as text
 };
 
 // Fields whose config form differs from their type. T is const when the config is.
@@ -100,7 +102,8 @@ void visit_options(Config& c, Visit&& visit) {
   visit(Option{.key = "lora.rank", .help = "rank of the adapter's matrices", .min = 1, .max = 4096},
         c.lora.rank);
   visit(Option{.key = "lora.alpha",
-               .help = "the adapter's output is scaled by alpha/rank",
+               .help = "the adapter's output is scaled by alpha/rank, with rslora by "
+                       "alpha/sqrt(rank)",
                .max = 1e9,
                .above_min = true},
         c.lora.alpha);
@@ -110,8 +113,36 @@ void visit_options(Config& c, Visit&& visit) {
                .below_max = true},
         c.lora.dropout);
   visit(Option{.key = "lora.targets",
-               .help = "modules that get an adapter: all-linear or a list of names"},
+               .help = "modules that get an adapter: all-linear, a list of names, or one regular "
+                       "expression over whole paths"},
         c.lora.targets);
+  visit(Option{.key = "lora.exclude_modules",
+               .help = "modules that get none all the same: a list of names or one expression",
+               .may_be_empty = true},
+        c.lora.exclude_modules);
+  visit(Option{.key = "lora.layers",
+               .help = "blocks that get adapters: all, first:K, last:K, or a list of these and of "
+                       "numbers, from 0",
+               .numbers = true},
+        c.lora.layers);
+  visit(
+      Option{.key = "lora.rank_pattern",
+             .help = "ranks of single modules, by expressions that end a module's path; the first "
+                     "that matches counts",
+             .min = 1,
+             .max = 4096},
+      c.lora.rank_pattern);
+  visit(Option{.key = "lora.alpha_pattern",
+               .help = "alphas of single modules, likewise",
+               .max = 1e9,
+               .above_min = true},
+        c.lora.alpha_pattern);
+  visit(Option{.key = "lora.rslora", .help = "scale by alpha/sqrt(rank)"}, c.lora.rslora);
+  visit(Option{.key = "lora.plus_ratio",
+               .help = "LoRA+: the learning rate of B as a multiple of A's",
+               .min = 1,
+               .max = 1e6},
+        c.lora.plus_ratio);
   visit(Option{.key = "lora.init_from",
                .help = "adapter folder to start from; empty: a fresh adapter"},
         c.lora.init_from);

@@ -47,12 +47,13 @@ Value form(const Option& o, const double&) {
 }
 Value form(const Option&, const bool&) { return of_type("boolean"); }
 Value form(const Option&, const std::optional<bool>&) { return or_auto(of_type("boolean")); }
-Value form(const Option&, const std::vector<std::string>&) {
+Value form(const Option& o, const std::vector<std::string>&) {
   Value item = of_type("string");
   item.set("minLength", 1);
+  if (o.numbers) item = either(std::move(item), of_type("integer"));
   Value list = of_type("array");
   list.set("items", item);
-  list.set("minItems", 1);
+  if (!o.may_be_empty) list.set("minItems", 1);
   return either(item, list);
 }
 Value form(const Option& o, AutoInt<const int64_t> field) { return or_auto(form(o, field.value)); }

@@ -61,7 +61,7 @@ TEST_CASE("an adapter reads back as it was written") {
   const Adapter read = read_adapter(folder.path());
   CHECK(read.config.base_model == written.config.base_model);
   CHECK((read.config.rank == 2 && read.config.alpha == 16 && read.config.dropout == 0.05));
-  CHECK(read.config.scaling() == 8);
+  CHECK((!read.config.rslora && !read.config.dora && read.config.rank_pattern.empty()));
   CHECK(read.config.target_modules == written.config.target_modules);
   REQUIRE(read.modules.size() == 2);
   for (const auto& [path, module] : written.modules) {
@@ -151,9 +151,7 @@ TEST_CASE("keys that are absent take LoraConfig's defaults; selections become mo
 TEST_CASE("options that change the arithmetic are refused by name") {
   const TempFolder folder("peft_options");
   for (const std::string option :
-       {R"("use_dora": true)", R"("use_rslora": true)", R"("bias": "all")", R"("lora_bias": true)",
-        R"("modules_to_save": ["lm_head"])", R"("rank_pattern": {"q": 4})",
-        R"("alpha_pattern": {"q": 4})", R"("layer_replication": [[0, 1]])",
+       {R"("bias": "all")", R"("lora_bias": true)", R"("layer_replication": [[0, 1]])",
         R"("trainable_token_indices": [1])", R"("target_parameters": ["x"])",
         R"("use_qalora": true)", R"("alora_invocation_tokens": [1])", R"("arrow_config": {"a": 1})",
         R"("use_bdlora": true)", R"("megatron_config": {"a": 1})"}) {
@@ -175,6 +173,36 @@ TEST_CASE("options that change the arithmetic are refused by name") {
   CHECK_BAD_INPUT(read_adapter(folder.path()), "target_modules: found integer");
 }
 
+TEST_CASE("patterns, rsLoRA, DoRA, embeddings and full matrices are read and written") {
+  const TempFolder folder("peft_options_read");
+  Adapter written = small_adapter();
+  written.config.rslora = written.config.dora = true;
+  written.config.rank_pattern = {{"z.*down_proj", 3}, {"10\\.mlp\\.down_proj", 1}};
+  written.config.alpha_pattern = {{"down_proj", 4.5}};
+  written.config.modules_to_save = {"lm_head"};
+  written.full["lm_head"] = {{1, 2, 3, 4, 5, 6}, {3, 2}};
+  AdapterModule& down = written.modules["model.layers.10.mlp.down_proj"];
+  down.rank = 1, down.a = {1}, down.b = {1, 2, 3}, down.magnitude = {4, 5, 6};
+  written.modules["model.layers.0.self_attn.q_proj"].magnitude = {1, 2, 3, 4};
+  write_adapter(folder.path(), written);
+  const Adapter read = read_adapter(folder.path());
+  CHECK((read.config.rslora && read.config.dora));
+  // The writer sorts keys, as PEFT does.
+  CHECK(read.config.rank_pattern == std::vector<std::pair<std::string, int64_t>>{
+                                        {"10\\.mlp\\.down_proj", 1}, {"z.*down_proj", 3}});
+  CHECK(read.config.alpha_pattern == written.config.alpha_pattern);
+  CHECK(read.config.modules_to_save == written.config.modules_to_save);
+  CHECK(read.full.at("lm_head").values == written.full["lm_head"].values);
+  CHECK(read.modules.at("model.layers.10.mlp.down_proj").magnitude == down.magnitude);
+  CHECK(read.modules.at("model.layers.10.mlp.down_proj").rank == 1);
+
+  const std::string front = "base_model.model.m.embed";
+  make(folder, kConfig + "}",
+       {{front + ".lora_embedding_A", DType::F32, {1, 2}},
+        {front + ".lora_embedding_B", DType::F32, {2, 1}}});
+  CHECK(read_adapter(folder.path()).modules.at("m.embed").is_embedding);
+}
+
 TEST_CASE("tensors that contradict the config or each other are refused") {
   const TempFolder folder("peft_tensors");
   const std::string front = "base_model.model.m.q";
@@ -192,10 +220,10 @@ TEST_CASE("tensors that contradict the config or each other are refused") {
   refused({a, {front + ".lora_B.weight", DType::F32, {2, 2}}}, "needs [out, 1]");
   refused({a, {front + ".lora_B.weight", DType::F32, {2}}}, "is [2]");
   refused({a, {front + ".lora_B.weight", DType::I32, {2, 1}}}, "is I32, expected F32");
-  refused({a, b, {front + ".lora_magnitude_vector", DType::F32, {2}}},
-          "lora_magnitude_vector is not supported");
+  refused({a, b, {front + ".lora_magnitude_vector", DType::F32, {2}}}, "belongs to DoRA");
   refused({a, b, {"m.lora_A.weight", DType::F32, {1, 2}}}, "m.lora_A.weight is not supported");
-  refused({{"base_model.model.lora_A.weight", DType::F32, {1, 2}}}, "lora_A.weight is not supported");
+  refused({{"base_model.model.lora_A.weight", DType::F32, {1, 2}}},
+          "lora_A.weight is not supported");
   refused({a, b}, "lora_B.weight: element 1 is", {1, 2, 3, std::numeric_limits<float>::infinity()});
   refused({a, b}, "lora_A.weight: element 0 is nan", {std::nanf(""), 2, 3, 4});
 }

@@ -1,0 +1,170 @@
+// Matching of module paths.
+#include "model/adapter_rules.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+
+#include "core/error.h"
+
+namespace lema {
+namespace {
+
+// Python's letters of an attribute name, and the dot between names.
+bool is_path(std::string_view text) {
+  return std::all_of(text.begin(), text.end(), [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
+           c == '-' || c == '.';
+  });
+}
+
+// An expression that does not compile is an error of `code`.
+Regex python_regex(const std::string& pattern, const std::string& place, ErrorCode code) {
+  try {
+    return Regex::python(pattern, place);
+  } catch (const Error& e) {
+    throw Error(e.code() == ErrorCode::BadInput ? code : e.code(), e.what());
+  }
+}
+
+std::optional<int64_t> whole_number(std::string_view text) {
+  int64_t n = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), n);
+  if (error != std::errc() || end != text.data() + text.size() || n < 0) return std::nullopt;
+  return n;
+}
+
+}  // namespace
+
+std::vector<AdapterSite> adapter_sites(const ModelSpec& spec) {
+  const Shape& table = spec.embed.shape;
+  std::vector<AdapterSite> sites = {
+      {spec.embed.module, spec.embed.tensor, Field::Embed, -1, table[0], table[1], false}};
+  for (size_t block = 0; block < spec.blocks.size(); ++block)
+    for (const PieceSpec& piece : spec.blocks[block])
+      for (const FieldSpec& field : piece.fields) {
+        if (field.module.empty()) continue;
+        const int out_axis = spec.linear_transposed ? 1 : 0;
+        sites.push_back({field.module, field.tensor, field.field, static_cast<int64_t>(block),
+                         field.shape[1 - out_axis], field.shape[out_axis], spec.linear_transposed});
+      }
+  sites.push_back({spec.head.module, spec.head.tensor, Field::Head, -1, spec.head.shape[1],
+                   spec.head.shape[0], false});
+  return sites;
+}
+
+ModuleChoice::ModuleChoice(const std::vector<std::string>& entries, std::string place) {
+  if (entries.size() == 1 && !is_path(entries[0])) {
+    regex_ = python_regex(entries[0], place, ErrorCode::Usage);
+    return;
+  }
+  for (const std::string& entry : entries)
+    if (!is_path(entry))
+      fail(ErrorCode::Usage,
+           "{}: \"{}\" in a list is no module name; a regular expression stands alone, as a string",
+           place, escaped(entry));
+  names_ = entries;
+  used_.assign(names_.size(), false);
+}
+
+bool ModuleChoice::matches(const std::string& path) const {
+  if (regex_) return regex_->matches_whole(path);
+  bool found = false;
+  for (size_t i = 0; i < names_.size(); ++i) {
+    if (path != names_[i] && !path.ends_with("." + names_[i])) continue;
+    found = used_[i] = true;
+  }
+  return found;
+}
+
+const std::string* ModuleChoice::unmatched() const {
+  const auto unused = std::find(used_.begin(), used_.end(), false);
+  return unused == used_.end() ? nullptr : &names_[static_cast<size_t>(unused - used_.begin())];
+}
+
+std::vector<bool> chosen_blocks(const std::vector<std::string>& layers, int64_t blocks) {
+  std::vector<bool> chosen(static_cast<size_t>(blocks), false);
+  for (const std::string& entry : layers) {
+    const bool first = entry.starts_with("first:"), last = entry.starts_with("last:");
+    const auto n = whole_number(std::string_view(entry).substr(first ? 6 : last ? 5 : 0));
+    int64_t begin = 0, end = blocks;
+    if (!n && entry != "all")
+      fail(ErrorCode::Usage,
+           "lora.layers: found \"{}\", expected all, a block number, first:K or last:K",
+           escaped(entry));
+    if (n && !last) end = first ? *n : *n + 1;
+    if (n && !first) begin = last ? blocks - *n : *n;
+    if (begin < 0 || end > blocks || begin >= end)
+      fail(ErrorCode::Usage, "lora.layers: \"{}\" names no blocks of this model, which has 0 to {}",
+           escaped(entry), blocks - 1);
+    std::fill(chosen.begin() + begin, chosen.begin() + end, true);
+  }
+  return chosen;
+}
+
+template <typename T>
+std::vector<AdapterRules::Pattern<T>> AdapterRules::compiled(
+    const std::vector<std::pair<std::string, T>>& entries, const std::string& place,
+    ErrorCode code) {
+  std::vector<Pattern<T>> patterns;
+  for (const auto& [key, value] : entries)
+    patterns.push_back({key, python_regex("(.*\\.)?(" + key + ")", place, code), value});
+  return patterns;
+}
+
+template <typename T>
+T AdapterRules::first_hit(const std::vector<Pattern<T>>& patterns, const std::string& path,
+                          T otherwise) {
+  for (const Pattern<T>& pattern : patterns) {
+    if (!pattern.regex.matches_whole(path)) continue;
+    pattern.used = true;
+    return pattern.value;
+  }
+  return otherwise;
+}
+
+AdapterRules::AdapterRules(const AdapterConfig& config, const std::string& place, ErrorCode code)
+    : rank_(config.rank),
+      alpha_(config.alpha),
+      rslora_(config.rslora),
+      ranks_(compiled(config.rank_pattern, place + ": rank_pattern", code)),
+      alphas_(compiled(config.alpha_pattern, place + ": alpha_pattern", code)) {}
+
+int64_t AdapterRules::rank(const std::string& path) const { return first_hit(ranks_, path, rank_); }
+double AdapterRules::alpha(const std::string& path) const {
+  return first_hit(alphas_, path, alpha_);
+}
+
+double AdapterRules::scale(const std::string& path) const {
+  const auto r = static_cast<double>(rank(path));
+  return alpha(path) / (rslora_ ? std::sqrt(r) : r);
+}
+
+std::string AdapterRules::unmatched() const {
+  for (const auto& pattern : ranks_)
+    if (!pattern.used) return "rank_pattern: \"" + escaped(pattern.key) + "\"";
+  for (const auto& pattern : alphas_)
+    if (!pattern.used) return "alpha_pattern: \"" + escaped(pattern.key) + "\"";
+  return {};
+}
+
+void check_supported(const Adapter& adapter, const std::string& place) {
+  constexpr const char* kWayOut = "is not supported; merge it with PEFT (merge_and_unload)";
+  if (adapter.config.dora) fail(ErrorCode::BadInput, "{}: use_dora {}", place, kWayOut);
+  for (const auto& [path, module] : adapter.modules)
+    if (module.is_embedding)
+      fail(ErrorCode::BadInput, "{}: an adapter of the embedding {} {}", place, escaped(path),
+           kWayOut);
+  if (!adapter.full.empty())
+    fail(ErrorCode::BadInput, "{}: modules_to_save ({}) {}", place,
+         escaped(adapter.full.begin()->first), kWayOut);
+}
+
+void check_ranks(const Adapter& adapter, const AdapterRules& rules, const std::string& place) {
+  for (const auto& [path, module] : adapter.modules)
+    if (module.rank != rules.rank(path))
+      fail(ErrorCode::BadInput, "{}: {} is of rank {}; r and rank_pattern of its config give {}",
+           place, escaped(path), module.rank, rules.rank(path));
+}
+
+}  // namespace lema

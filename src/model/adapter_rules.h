@@ -1,0 +1,96 @@
+// Which modules an adapter has and with which rank and scale: PEFT's rules over module paths. Used
+// by AdapterParameters for fresh adapters, and for those read from disk by everyone who applies
+// them.
+//
+// Ref: peft.tuners.tuners_utils.check_target_module_exists, peft.utils.other.get_pattern_key.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "formats/peft_adapter.h"
+#include "layout/fields.h"
+#include "text/regex.h"
+
+namespace lema {
+
+// A matrix that can have an adapter or be trained in full: the linears of the blocks, the embedding
+// and the head.
+struct AdapterSite {
+  std::string path;    // PEFT's, "model.layers.0.self_attn.q_proj"
+  std::string tensor;  // of the base weight in its file
+  Field field = Field::kCount;
+  int64_t block = -1;       // -1: the embedding or the head
+  int64_t in = 0, out = 0;  // of the embedding: vocabulary and width
+  bool transposed = false;  // the base weight is stored (in, out)
+};
+
+// Embedding, linears block by block in execution order, head.
+std::vector<AdapterSite> adapter_sites(const ModelSpec& spec);
+
+// The modules that a setting names: a list of paths or of their last parts, or one regular
+// expression that matches a whole path. A single entry is an expression when it holds a character
+// that no path has.
+class ModuleChoice {
+ public:
+  // `place` names the setting in errors, which are Usage: a bad expression, or one in a list.
+  ModuleChoice(const std::vector<std::string>& entries, std::string place);
+  bool matches(const std::string& path) const;
+  // The first entry that has matched nothing so far; nullptr when all have.
+  const std::string* unmatched() const;
+
+ private:
+  std::vector<std::string> names_;
+  std::optional<Regex> regex_;
+  mutable std::vector<bool> used_;
+};
+
+// The blocks that lora.layers names: "all", numbers, "first:K", "last:K". Usage error for anything
+// else, and for what lies outside [0, blocks).
+std::vector<bool> chosen_blocks(const std::vector<std::string>& layers, int64_t blocks);
+
+// Rank and scale of each module: the first pattern that matches "(.*\.)?(KEY)" decides.
+class AdapterRules {
+ public:
+  // `place` names the config in errors, which are of `code`: expressions that do not compile.
+  AdapterRules(const AdapterConfig& config, const std::string& place,
+               ErrorCode code = ErrorCode::BadInput);
+
+  int64_t rank(const std::string& path) const;
+  double alpha(const std::string& path) const;
+  // alpha / rank, or with rslora (arXiv:2312.03732) alpha / sqrt(rank).
+  double scale(const std::string& path) const;
+  // A key of either pattern that has matched no path so far; empty when all have.
+  std::string unmatched() const;
+
+ private:
+  template <typename T>
+  struct Pattern {
+    std::string key;
+    Regex regex;
+    T value;
+    mutable bool used = false;
+  };
+  template <typename T>
+  static T first_hit(const std::vector<Pattern<T>>& patterns, const std::string& path, T otherwise);
+  template <typename T>
+  static std::vector<Pattern<T>> compiled(const std::vector<std::pair<std::string, T>>& entries,
+                                          const std::string& place, ErrorCode code);
+
+  int64_t rank_;
+  double alpha_;
+  bool rslora_;
+  std::vector<Pattern<int64_t>> ranks_;
+  std::vector<Pattern<double>> alphas_;
+};
+
+// BadInput, by name, for what an adapter from disk may have and lema does not apply: DoRA, adapters
+// of the embedding, matrices trained in full.
+void check_supported(const Adapter& adapter, const std::string& place);
+
+// BadInput when a module's matrices have another rank than the adapter's own config gives it.
+void check_ranks(const Adapter& adapter, const AdapterRules& rules, const std::string& place);
+
+}  // namespace lema
