@@ -142,9 +142,12 @@ void add_adapter(Report& report, const fs::path& path) {
     const auto add = [&](const char* suffix, const Shape& shape) {
       count.add(report, module + suffix, "F32", shape, shape.elements() * 4);
     };
-    add(".lora_A", {pair.rank, pair.in});
-    add(".lora_B", {pair.out, pair.rank});
+    add(pair.is_embedding ? ".lora_embedding_A" : ".lora_A", {pair.rank, pair.in});
+    add(pair.is_embedding ? ".lora_embedding_B" : ".lora_B", {pair.out, pair.rank});
+    if (!pair.magnitude.empty()) add(".lora_magnitude_vector", {pair.out});
   }
+  for (const auto& [module, full] : adapter.full)
+    count.add(report, module, "F32", full.shape, full.shape.elements() * 4);
   count.finish(report);
 }
 

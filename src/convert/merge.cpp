@@ -15,6 +15,7 @@
 #include "cpu/gemm.h"
 #include "formats/peft_adapter.h"
 #include "layout/piece_table.h"
+#include "model/adapter_rules.h"
 
 namespace lema {
 namespace {
@@ -96,16 +97,19 @@ class LowRankUpdate {
   Change change_;
 };
 
+using Adapted = std::map<std::string, AdapterModule>::value_type;  // path and pair
+
 // Tensor name -> the adapter's pair. Every module finds its linear, and fits it.
-std::map<std::string, const AdapterModule*> match_modules(const Adapter& adapter,
-                                                          const ModelSpec& spec,
-                                                          const fs::path& adapter_path) {
+std::map<std::string, const Adapted*> match_modules(const Adapter& adapter, const ModelSpec& spec,
+                                                    const fs::path& adapter_path) {
   const bool tied = spec.head.tensor == spec.embed.tensor;
   std::map<std::string, const FieldSpec*> linears;
   for (const FieldSpec* field : model_file_order(spec))
-    if (!field->module.empty()) linears.emplace(field->module, field);
-  std::map<std::string, const AdapterModule*> matched;
-  for (const auto& [path, module] : adapter.modules) {
+    if (!field->module.empty() && field->field != Field::Embed)
+      linears.emplace(field->module, field);
+  std::map<std::string, const Adapted*> matched;
+  for (const Adapted& adapted : adapter.modules) {
+    const auto& [path, module] = adapted;
     const std::string place = fmt::format("{}: module {}", adapter_path.string(), escaped(path));
     if (tied && path == spec.head.module)
       fail(ErrorCode::BadInput,
@@ -119,7 +123,7 @@ std::map<std::string, const AdapterModule*> match_modules(const Adapter& adapter
     if (shape[in_axis] != module.in || shape[1 - in_axis] != module.out)
       fail(ErrorCode::BadInput, "{} maps {} to {} numbers; the model's maps {} to {}", place,
            module.in, module.out, shape[in_axis], shape[1 - in_axis]);
-    matched.emplace(found->second->tensor, &module);
+    matched.emplace(found->second->tensor, &adapted);
   }
   return matched;
 }
@@ -150,15 +154,16 @@ VerifyResult verify(const ModelFolder& base, const Adapter& adapter, const fs::p
 
 class Merger {
  public:
-  Merger(const ModelSpec& spec, const Adapter& adapter, ShardedWriter& writer,
+  Merger(const ModelSpec& spec, const AdapterRules& rules, ShardedWriter& writer,
          const ReportProgress& report)
-      : spec_(spec), adapter_(adapter), pool_(available_cpus()), copier_(writer, report) {}
+      : spec_(spec), rules_(rules), pool_(available_cpus()), copier_(writer, report) {}
 
-  void copy(const WeightSource& weight, const AdapterModule* module, DType to) {
+  // `module`: path and pair of the weight's adapter; null: none.
+  void copy(const WeightSource& weight, const Adapted* module, DType to) {
     ++result_.tensors;
     if (!module) return copier_.copy(weight);
     const bool transposed = spec_.linear_transposed && weight.name != spec_.head.tensor;
-    LowRankUpdate update(*module, adapter_.config.scaling(), transposed, to, pool_);
+    LowRankUpdate update(module->second, rules_.scale(module->first), transposed, to, pool_);
     copier_.copy(weight, [&](float* values, int64_t begin, int64_t end) {
       update.apply(values, begin, end);
     });
@@ -184,7 +189,7 @@ class Merger {
 
  private:
   const ModelSpec& spec_;
-  const Adapter& adapter_;
+  const AdapterRules& rules_;
   ThreadPool pool_;
   WeightCopier copier_;
   MergeResult result_;
@@ -200,6 +205,10 @@ MergeResult merge(const MergeOptions& options, const ReportProgress& report) {
   const ModelFolder folder(options.model);
   const PieceTable table = make_piece_table(folder);
   const Adapter adapter = read_adapter(options.adapter);
+  const std::string place = options.adapter.string();
+  check_supported(adapter, place);
+  const AdapterRules rules(adapter.config, place);
+  check_ranks(adapter, rules, place);
   const auto modules = match_modules(adapter, table.spec, options.adapter);
   const std::vector<WeightSource> weights = folder_weights(folder, table.spec);
 
@@ -208,7 +217,7 @@ MergeResult merge(const MergeOptions& options, const ReportProgress& report) {
                        merge_metadata(options), options.shard_bytes);
   check_free_space(output, writer.total_bytes());
   copy_side_files(folder, staged.path(), options.dtype);
-  Merger merger(table.spec, adapter, writer, report);
+  Merger merger(table.spec, rules, writer, report);
   for (size_t i = 0; i < weights.size(); ++i) {
     const auto found = modules.find(weights[i].name);
     merger.copy(weights[i], found == modules.end() ? nullptr : found->second,

@@ -34,17 +34,16 @@ class LogitsRun {
         tokens_(tokens),
         table_(make_piece_table(folder)),
         device_(make_cpu_device()),
-        parameters_(table_, adapter_options()),
         store_(folder, *device_, DiskMode::Mmap),
         stream_(*device_, table_, store_,
                 {false, std::vector<bool>(static_cast<size_t>(table_.unit_count())), 2}),
         ops_(make_cpu_ops(0, ops_limits())) {
-    if (adapter_) {
-      parameters_.allocate(*device_, false);
-      Adapter blocks = *adapter_;
-      blocks.modules.erase(table_.spec.head.module);
-      parameters_.load(blocks);
-    }
+    if (!adapter_) return;
+    Adapter blocks = *adapter_;  // AdapterParameters hold no adapter of the head
+    blocks.modules.erase(table_.spec.head.module);
+    parameters_ = std::make_unique<AdapterParameters>(table_, blocks, "the adapter");
+    parameters_->allocate(*device_, false);
+    parameters_->load(blocks);
   }
 
   // (tokens, V)
@@ -60,7 +59,7 @@ class LogitsRun {
     batch.tokens = tokens_;
 
     Transformer transformer(*device_, *ops_, config_, table_.spec.linear_transposed, DType::F32,
-                            {tokens_, tokens_, tokens_, false}, adapter_ ? &parameters_ : nullptr);
+                            {tokens_, tokens_, tokens_, false}, parameters_.get());
     std::vector<float> x(static_cast<size_t>(tokens_ * config_.C)), x_next(x.size());
     const auto matrix = [&](std::vector<float>& data) {
       return MatrixView(data.data(), DType::F32, tokens_, config_.C);
@@ -81,23 +80,15 @@ class LogitsRun {
   }
 
  private:
-  // Every module of the adapter by its path, but for the head, which no AdapterParameters holds.
-  AdapterOptions adapter_options() const {
-    AdapterOptions options{1, 1, 0, {}};
-    if (!adapter_) return options;
-    options.rank = adapter_->config.rank;
-    options.alpha = adapter_->config.alpha;
-    for (const auto& [path, module] : adapter_->modules)
-      if (path != table_.spec.head.module) options.targets.push_back(path);
-    return options;
-  }
-
   OpsLimits ops_limits() const {
     OpsLimits limits;
     limits.rows = limits.tokens = tokens_;
     limits.width =
         std::max({3 * config_.C, config_.F, config_.H * config_.D, table_.head_chunk_rows});
-    limits.rank = adapter_ ? adapter_->config.rank : 0;
+    limits.rank = 0;
+    if (adapter_)
+      for (const auto& [path, module] : adapter_->modules)
+        limits.rank = std::max(limits.rank, module.rank);
     limits.vocab_chunk = table_.head_chunk_rows;
     limits.heads = config_.H;
     limits.head_size = config_.D;
@@ -131,7 +122,8 @@ class LogitsRun {
                    module.b.begin() + (begin + rows) * module.rank);
     view.a = {head_a_.data(), DType::F32, {module.rank, module.in}};
     view.b = {head_b_.data(), DType::F32, {rows, module.rank}};
-    view.scale = static_cast<float>(adapter_->config.scaling());
+    view.scale =
+        static_cast<float>(AdapterRules(adapter_->config, "the adapter").scale(found->first));
     return view;
   }
 
@@ -140,7 +132,7 @@ class LogitsRun {
   int64_t tokens_;
   PieceTable table_;
   std::unique_ptr<Device> device_;  // first in, last out: buffers of the others are its
-  AdapterParameters parameters_;
+  std::unique_ptr<AdapterParameters> parameters_;
   HostStore store_;
   LayerStream stream_;
   std::unique_ptr<Ops> ops_;

@@ -28,7 +28,7 @@ OpenedModel::OpenedModel(const ModelFolder& folder, const OpenOptions& options,
          limits.positions, folder.path().string(), config_.max_positions);
   if (!options.adapter.empty()) {
     const Adapter adapter = read_adapter(options.adapter);
-    adapter_ = std::make_unique<AdapterParameters>(table_, options_of(adapter.config));
+    adapter_ = std::make_unique<AdapterParameters>(table_, adapter, options.adapter.string());
     adapter_->allocate(*device_, false);
     adapter_->load(adapter);
     adapter_->set_step(0, 0, false);
@@ -48,7 +48,7 @@ OpsLimits OpenedModel::ops_limits() const {
   limits.rows = limits.tokens = limits_.tokens;
   limits.width =
       std::max({3 * config_.C, config_.F, config_.H * config_.D, table_.head_chunk_rows});
-  limits.rank = adapter_ ? adapter_->options().rank : 0;
+  limits.rank = adapter_ ? adapter_->largest_rank() : 0;
   limits.vocab_chunk = table_.head_chunk_rows;
   limits.heads = config_.H;
   limits.head_size = config_.D;

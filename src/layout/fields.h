@@ -62,7 +62,7 @@ class WeightViews {
 struct FieldSpec {
   Field field;
   std::string tensor;  // in the file: "model.layers.3.self_attn.q_proj.weight"
-  std::string module;  // PEFT's path of the linear that owns it, "" where it is none
+  std::string module;  // PEFT's path of the linear or embedding that owns it, "" where it is none
   Shape shape;
 };
 

@@ -7,7 +7,7 @@ namespace lema {
 ModelSpec gpt2_spec(const ModelConfig& c, const std::string& prefix) {
   ModelSpec spec;
   spec.linear_transposed = true;
-  spec.embed = {Field::Embed, prefix + "wte.weight", "", {c.V, c.C}};
+  spec.embed = {Field::Embed, prefix + "wte.weight", "transformer.wte", {c.V, c.C}};
   spec.positions = {{Field::Positions, prefix + "wpe.weight", "", {c.max_positions, c.C}}};
   for (int64_t l = 0; l < c.L; ++l) {
     const std::string path = fmt::format("h.{}.", l);

@@ -5,7 +5,7 @@ namespace lema {
 
 ModelSpec llama_spec(const ModelConfig& c) {
   ModelSpec spec;
-  spec.embed = {Field::Embed, "model.embed_tokens.weight", "", {c.V, c.C}};
+  spec.embed = {Field::Embed, "model.embed_tokens.weight", "model.embed_tokens", {c.V, c.C}};
   for (int64_t l = 0; l < c.L; ++l) {
     const std::string base = fmt::format("model.layers.{}.", l);
     const auto linear = [&](Field field, const char* module, int64_t out, int64_t in) {

@@ -1,4 +1,4 @@
-// Selection, layout and initial values of LoRA matrices.
+// Selection, layout and initial values of what an adapter trains.
 #include "model/adapter_parameters.h"
 
 #include <algorithm>
@@ -11,50 +11,96 @@
 namespace lema {
 namespace {
 
-bool matches(const std::string& module, const std::string& target) {
-  return module == target || module.ends_with("." + target);
-}
+std::string last_name(const std::string& path) { return path.substr(path.rfind('.') + 1); }
 
-std::string last_name(const std::string& module) { return module.substr(module.rfind('.') + 1); }
+bool is_end(const AdapterSite& site) { return site.block < 0; }
+
+std::set<std::string> last_names(const std::vector<AdapterSite>& sites) {
+  std::set<std::string> names;
+  for (const AdapterSite& site : sites) names.insert(last_name(site.path));
+  return names;
+}
 
 }  // namespace
 
+void AdapterParameters::set_sites(const PieceTable& table) {
+  sites_ = adapter_sites(table.spec);
+  block_count_ = static_cast<int64_t>(table.blocks.size());
+  config_.fan_in_fan_out = table.spec.linear_transposed;
+  index_.assign(static_cast<size_t>(block_count_), std::vector<int32_t>(kFieldCount, -1));
+}
+
 AdapterParameters::AdapterParameters(const PieceTable& table, const AdapterOptions& options)
-    : options_(options), transposed_(table.spec.linear_transposed) {
-  std::set<std::string> unmatched(options.targets.begin(), options.targets.end());
-  const bool all = unmatched.erase("all-linear") > 0;
-  std::set<std::string> known;
-  for (size_t block = 0; block < table.blocks.size(); ++block) {
-    index_.emplace_back(kFieldCount, -1);
-    for (const Piece& piece : table.blocks[block].pieces) {
-      for (const PlacedField& field : piece.fields) {
-        if (field.module.empty()) continue;
-        linears_.push_back(field.module);
-        known.insert(last_name(field.module));
-        bool wanted = all;
-        for (const std::string& target : options.targets) {
-          if (!matches(field.module, target)) continue;
-          wanted = true;
-          unmatched.erase(target);
-        }
-        if (!wanted) continue;
-        AdapterSlot slot{
-            field.module, static_cast<int64_t>(block), field.field, options.rank, 0, 0, 0, 0, 0};
-        slot.out = field.shape[transposed_ ? 1 : 0];
-        slot.in = field.shape[transposed_ ? 0 : 1];
-        slot.scale = static_cast<float>(options.alpha / static_cast<double>(options.rank));
-        slot.a_offset = parameter_count_;
-        slot.b_offset = slot.a_offset + slot.rank * slot.in;
-        parameter_count_ = slot.b_offset + slot.out * slot.rank;
-        index_.back()[static_cast<size_t>(field.field)] = static_cast<int32_t>(slots_.size());
-        slots_.push_back(std::move(slot));
-      }
-    }
+    : config_(options.config) {
+  set_sites(table);
+  ModuleChoice targets(options.targets, "lora.targets"),
+      excluded(options.exclude_modules, "lora.exclude_modules");
+  const bool all_linear = options.targets == std::vector<std::string>{"all-linear"};
+  const std::vector<bool> blocks = chosen_blocks(options.layers, block_count_);
+  const AdapterRules rules(config_, "lora", ErrorCode::Usage);
+  for (const AdapterSite& site : sites_) {
+    const bool excludes = excluded.matches(site.path);
+    const bool names = all_linear ? !is_end(site) : targets.matches(site.path);
+    if (!names || excludes) continue;
+    if (is_end(site))
+      fail(ErrorCode::Usage,
+           "lora.targets: {} cannot have an adapter; the linears of the blocks can", site.path);
+    if (blocks[static_cast<size_t>(site.block)])
+      add_slot(site, rules.rank(site.path), rules.scale(site.path));
   }
-  if (!unmatched.empty())
+  const auto known = [&] { return fmt::format("{}", fmt::join(last_names(sites_), ", ")); };
+  if (const std::string* name = all_linear ? nullptr : targets.unmatched())
     fail(ErrorCode::Usage,
-         "lora.targets: \"{}\" is no linear of this model; it has {}, or all-linear",
-         escaped(*unmatched.begin()), fmt::join(known, ", "));
+         "lora.targets: \"{}\" is no module of this model; it has {}, or all-linear",
+         escaped(*name), known());
+  if (const std::string* name = excluded.unmatched())
+    fail(ErrorCode::Usage, "lora.exclude_modules: \"{}\" is no module of this model; it has {}",
+         escaped(*name), known());
+  if (slots_.empty())
+    fail(ErrorCode::Usage, "lora.targets: no module is left to adapt; the model has {}", known());
+  if (const std::string key = rules.unmatched(); !key.empty())
+    fail(ErrorCode::Usage, "lora.{} decides about no adapted module", key);
+}
+
+AdapterParameters::AdapterParameters(const PieceTable& table, const Adapter& adapter,
+                                     const std::string& place)
+    : config_(adapter.config) {
+  set_sites(table);
+  check_supported(adapter, place);
+  const AdapterRules rules(config_, place);
+  check_ranks(adapter, rules, place);
+  const auto site_of = [&](const std::string& path) {
+    const auto site = std::find_if(sites_.begin(), sites_.end(),
+                                   [&](const AdapterSite& s) { return s.path == path; });
+    if (site == sites_.end())
+      fail(ErrorCode::BadInput, "{}: {} is no module of this model; it has {}", place,
+           escaped(path), fmt::join(last_names(sites_), ", "));
+    return *site;
+  };
+  for (const auto& [path, module] : adapter.modules) {
+    const AdapterSite site = site_of(path);
+    if (is_end(site))
+      fail(ErrorCode::BadInput,
+           "{}: an adapter of {} is not supported here; it is over the linears of "
+           "blocks",
+           place, path);
+    if (module.in != site.in || module.out != site.out)
+      fail(ErrorCode::BadInput, "{}: {} maps {} to {} numbers; the model's maps {} to {}", place,
+           path, module.in, module.out, site.in, site.out);
+  }
+  // In the model's order, which is that of a fresh adapter.
+  for (const AdapterSite& site : sites_)
+    if (adapter.modules.contains(site.path))
+      add_slot(site, rules.rank(site.path), rules.scale(site.path));
+}
+
+void AdapterParameters::add_slot(const AdapterSite& site, int64_t rank, double scale) {
+  AdapterSlot slot{site, rank, parameter_count_, 0, static_cast<float>(scale)};
+  slot.b_offset = slot.a_offset + rank * site.in;
+  parameter_count_ = slot.b_offset + site.out * rank;
+  index_[static_cast<size_t>(site.block)][static_cast<size_t>(site.field)] =
+      static_cast<int32_t>(slots_.size());
+  slots_.push_back(std::move(slot));
 }
 
 void AdapterParameters::allocate(Device& device, bool trainable) {
@@ -67,99 +113,132 @@ void AdapterParameters::initialise(uint64_t seed) {
   std::vector<float> values(static_cast<size_t>(parameter_count_), 0.0f);
   for (size_t s = 0; s < slots_.size(); ++s) {
     const AdapterSlot& slot = slots_[s];
-    const float bound = 1.0f / std::sqrt(static_cast<float>(slot.in));
-    for (int64_t i = 0; i < slot.rank * slot.in; ++i) {
-      const auto words = philox(seed, RngStream::AdapterInit, static_cast<uint64_t>(i / 4),
-                                static_cast<uint32_t>(s));
-      values[static_cast<size_t>(slot.a_offset + i)] =
-          bound * (2 * uniform(words[static_cast<size_t>(i % 4)]) - 1);
-    }
+    const auto words = [&](int64_t counter) {
+      return philox(seed, RngStream::AdapterInit, static_cast<uint64_t>(counter),
+                    static_cast<uint32_t>(s));
+    };
+    float* a = values.data() + slot.a_offset;
+    const float bound = 1.0f / std::sqrt(static_cast<float>(slot.site.in));
+    for (int64_t i = 0; i < slot.rank * slot.site.in; ++i)
+      a[i] = bound * (2 * uniform(words(i / 4)[static_cast<size_t>(i % 4)]) - 1);
   }
   device_->copy_async(Queue::Compute, values_.data(), values.data(), parameter_count_ * 4);
   device_->synchronize(Queue::Compute);
 }
 
 void AdapterParameters::load(const Adapter& adapter) {
-  const double scaling = options_.alpha / static_cast<double>(options_.rank);
-  if (std::abs(adapter.config.scaling() - scaling) > 1e-6 * scaling)
-    fail(ErrorCode::Usage,
-         "the adapter was trained with alpha/rank {}, this run has {}: set lora.alpha to {}",
-         adapter.config.scaling(), scaling,
-         adapter.config.scaling() * static_cast<double>(options_.rank));
   std::vector<float> values(static_cast<size_t>(parameter_count_), 0.0f);
+  const AdapterRules rules(adapter.config, "the adapter");
+  const auto put = [&](int64_t offset, const std::vector<float>& from) {
+    std::memcpy(values.data() + offset, from.data(), from.size() * 4);
+  };
   for (const AdapterSlot& slot : slots_) {
-    const auto found = adapter.modules.find(slot.module);
+    const auto found = adapter.modules.find(slot.site.path);
     if (found == adapter.modules.end())
       fail(ErrorCode::BadInput, "the adapter has no {}; its targets do not match this run's",
-           slot.module);
+           slot.site.path);
     const AdapterModule& m = found->second;
-    if (m.rank != slot.rank || m.in != slot.in || m.out != slot.out)
+    if (m.rank != slot.rank || m.in != slot.site.in || m.out != slot.site.out)
       fail(ErrorCode::BadInput,
-           "{}: the adapter is rank {}, {} -> {}; this run needs rank {}, {} -> {}", slot.module,
-           m.rank, m.in, m.out, slot.rank, slot.in, slot.out);
-    std::memcpy(values.data() + slot.a_offset, m.a.data(), m.a.size() * 4);
-    std::memcpy(values.data() + slot.b_offset, m.b.data(), m.b.size() * 4);
+           "{}: the adapter is rank {}, {} -> {}; this run needs rank {}, {} -> {}", slot.site.path,
+           m.rank, m.in, m.out, slot.rank, slot.site.in, slot.site.out);
+    const double scale = rules.scale(slot.site.path), run_scale = double{slot.scale};
+    if (std::abs(scale - run_scale) > 1e-6 * run_scale)
+      fail(ErrorCode::Usage,
+           "{}: the adapter is scaled by {}, this run by {}: its lora.alpha is {} and its "
+           "lora.rslora {}",
+           slot.site.path, scale, run_scale, rules.alpha(slot.site.path), adapter.config.rslora);
+    put(slot.a_offset, m.a);
+    put(slot.b_offset, m.b);
   }
-  if (adapter.modules.size() != slots_.size()) {
-    for (const auto& [module, unused] : adapter.modules)
-      if (std::none_of(slots_.begin(), slots_.end(),
-                       [&](const AdapterSlot& slot) { return slot.module == module; }))
-        fail(ErrorCode::BadInput, "the adapter's {} is no adapted linear of this model",
-             escaped(module));
-  }
+  for (const auto& [path, module] : adapter.modules)
+    if (std::none_of(slots_.begin(), slots_.end(),
+                     [&](const AdapterSlot& slot) { return slot.site.path == path; }))
+      fail(ErrorCode::BadInput, "the adapter's {} is no adapted linear of this run", escaped(path));
   device_->copy_async(Queue::Compute, values_.data(), values.data(), parameter_count_ * 4);
   device_->synchronize(Queue::Compute);
+}
+
+// PEFT matches last names everywhere; where that would adapt more than this run did, full paths say
+// it exactly.
+std::vector<std::string> AdapterParameters::target_names() const {
+  std::set<std::string> names;
+  for (const AdapterSlot& slot : slots_) names.insert(last_name(slot.site.path));
+  const auto matched = std::count_if(sites_.begin(), sites_.end(), [&](const AdapterSite& site) {
+    return names.contains(last_name(site.path));
+  });
+  if (matched == std::ssize(slots_)) return {names.begin(), names.end()};
+  std::vector<std::string> paths;
+  for (const AdapterSlot& slot : slots_) paths.push_back(slot.site.path);
+  return paths;
+}
+
+// PEFT sorts the keys of what it saves, so the patterns must say the same in any order.
+void AdapterParameters::set_patterns(AdapterConfig& config) const {
+  AdapterConfig sorted = config;
+  std::sort(sorted.rank_pattern.begin(), sorted.rank_pattern.end());
+  std::sort(sorted.alpha_pattern.begin(), sorted.alpha_pattern.end());
+  const AdapterRules given(config, "adapter"), rules(sorted, "adapter");
+  const bool same = std::all_of(slots_.begin(), slots_.end(), [&](const AdapterSlot& slot) {
+    const std::string& path = slot.site.path;
+    return given.rank(path) == rules.rank(path) && given.alpha(path) == rules.alpha(path);
+  });
+  if (same) return;
+  config.rank_pattern.clear();
+  config.alpha_pattern.clear();
+  for (const AdapterSlot& slot : slots_) {
+    const std::string& path = slot.site.path;
+    std::string key;
+    for (const char c : path) key += c == '.' ? std::string("\\.") : std::string(1, c);
+    if (given.rank(path) != config.rank) config.rank_pattern.emplace_back(key, given.rank(path));
+    if (given.alpha(path) != config.alpha)
+      config.alpha_pattern.emplace_back(key, given.alpha(path));
+  }
 }
 
 Adapter AdapterParameters::to_adapter(const std::string& base_model) const {
   std::vector<float> values(static_cast<size_t>(parameter_count_));
   device_->copy_async(Queue::Compute, values.data(), values_.data(), parameter_count_ * 4);
   device_->synchronize(Queue::Compute);
+  const auto part = [&](int64_t offset, int64_t count) {
+    const float* begin = values.data() + offset;
+    return std::vector<float>(begin, begin + count);
+  };
   Adapter adapter;
+  adapter.config = config_;
   adapter.config.base_model = base_model;
-  adapter.config.rank = options_.rank;
-  adapter.config.alpha = options_.alpha;
-  adapter.config.dropout = options_.dropout;
-  adapter.config.fan_in_fan_out = transposed_;
-  std::set<std::string> targets;
+  adapter.config.target_regex.clear();
+  adapter.config.target_modules = target_names();
+  set_patterns(adapter.config);
   for (const AdapterSlot& slot : slots_) {
-    AdapterModule& m = adapter.modules[slot.module];
+    AdapterModule& m = adapter.modules[slot.site.path];
     m.rank = slot.rank;
-    m.in = slot.in;
-    m.out = slot.out;
-    m.a.assign(values.data() + slot.a_offset, values.data() + slot.b_offset);
-    m.b.assign(values.data() + slot.b_offset, values.data() + slot.b_offset + slot.out * slot.rank);
-    targets.insert(last_name(slot.module));
-  }
-  // PEFT matches last names everywhere; where that would adapt more than this run did, full paths
-  // say it exactly.
-  const auto matched =
-      std::count_if(linears_.begin(), linears_.end(),
-                    [&](const std::string& module) { return targets.contains(last_name(module)); });
-  if (matched == static_cast<int64_t>(slots_.size())) {
-    adapter.config.target_modules.assign(targets.begin(), targets.end());
-  } else {
-    for (const AdapterSlot& slot : slots_) adapter.config.target_modules.push_back(slot.module);
+    m.in = slot.site.in;
+    m.out = slot.site.out;
+    m.a = part(slot.a_offset, m.rank * m.in);
+    m.b = part(slot.b_offset, m.out * m.rank);
   }
   return adapter;
+}
+
+TensorView AdapterParameters::at(const Buffer& buffer, int64_t offset, const Shape& shape) const {
+  if (buffer.bytes() == 0 || offset < 0) return {};
+  return {buffer.data() + offset * 4, DType::F32, shape};
 }
 
 LoraView AdapterParameters::view(int64_t block, Field field) const {
   const int32_t index = index_[static_cast<size_t>(block)][static_cast<size_t>(field)];
   if (index < 0) return {};
   const AdapterSlot& slot = slots_[static_cast<size_t>(index)];
-  const auto at = [&](const Buffer& buffer, int64_t offset, int64_t rows, int64_t cols) {
-    if (buffer.bytes() == 0) return TensorView();
-    return TensorView(buffer.data() + offset * 4, DType::F32, {rows, cols});
-  };
+  const int64_t in = slot.site.in, out = slot.site.out;
   LoraView view;
-  view.a = at(values_, slot.a_offset, slot.rank, slot.in);
-  view.b = at(values_, slot.b_offset, slot.out, slot.rank);
-  view.da = at(gradients_, slot.a_offset, slot.rank, slot.in);
-  view.db = at(gradients_, slot.b_offset, slot.out, slot.rank);
+  view.a = at(values_, slot.a_offset, {slot.rank, in});
+  view.b = at(values_, slot.b_offset, {out, slot.rank});
+  view.da = at(gradients_, slot.a_offset, {slot.rank, in});
+  view.db = at(gradients_, slot.b_offset, {out, slot.rank});
   view.scale = slot.scale;
   if (!dropout_keys_.empty()) {
-    view.dropout = static_cast<float>(options_.dropout);
+    view.dropout = static_cast<float>(config_.dropout);
     view.dropout_key = dropout_keys_[static_cast<size_t>(index)];
   }
   return view;
@@ -167,7 +246,7 @@ LoraView AdapterParameters::view(int64_t block, Field field) const {
 
 void AdapterParameters::set_step(uint64_t seed, int64_t step, bool training) {
   dropout_keys_.clear();
-  if (!training || options_.dropout == 0) return;
+  if (!training || config_.dropout == 0) return;
   for (size_t s = 0; s < slots_.size(); ++s) {
     const auto words =
         philox(seed, RngStream::Dropout, static_cast<uint64_t>(step), static_cast<uint32_t>(s));
@@ -175,10 +254,26 @@ void AdapterParameters::set_step(uint64_t seed, int64_t step, bool training) {
   }
 }
 
+int64_t AdapterParameters::largest_rank() const {
+  int64_t rank = 0;
+  for (const AdapterSlot& slot : slots_) rank = std::max(rank, slot.rank);
+  return rank;
+}
+
 int64_t AdapterParameters::lowest_block() const {
-  int64_t lowest = static_cast<int64_t>(index_.size());
-  for (const AdapterSlot& slot : slots_) lowest = std::min(lowest, slot.block);
+  int64_t lowest = block_count_;
+  for (const AdapterSlot& slot : slots_) lowest = std::min(lowest, slot.site.block);
   return lowest;
+}
+
+std::vector<ParameterRun> AdapterParameters::runs(double plus_ratio) const {
+  if (plus_ratio == 1) return {{0, parameter_count_, 1}};
+  std::vector<ParameterRun> runs;
+  for (const AdapterSlot& slot : slots_) {
+    runs.push_back({slot.a_offset, slot.rank * slot.site.in, 1});
+    runs.push_back({slot.b_offset, slot.rank * slot.site.out, plus_ratio});
+  }
+  return runs;
 }
 
 TensorView AdapterParameters::values() const {
@@ -188,12 +283,6 @@ TensorView AdapterParameters::values() const {
 TensorView AdapterParameters::gradients() const {
   if (gradients_.bytes() == 0) return {};
   return {gradients_.data(), DType::F32, {parameter_count_}};
-}
-
-AdapterOptions options_of(const AdapterConfig& config) {
-  AdapterOptions options{config.rank, config.alpha, config.dropout, config.target_modules};
-  if (!config.target_regex.empty()) options.targets = {config.target_regex};
-  return options;
 }
 
 }  // namespace lema

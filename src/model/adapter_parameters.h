@@ -1,5 +1,6 @@
-// AdapterParameters: every LoRA matrix of a run in one flat f32 buffer, with gradients in a second
-// one of the same layout, so that the optimizer is one pass and a checkpoint is one array.
+// AdapterParameters: the LoRA pairs of a model in one flat f32 buffer, with gradients in a second
+// one of the same layout, so that the optimizer is a few passes and a checkpoint is one array. Held
+// by the trainer and by everyone who applies an adapter.
 #pragma once
 
 #include <cstdint>
@@ -8,40 +9,51 @@
 
 #include "formats/peft_adapter.h"
 #include "layout/piece_table.h"
+#include "model/adapter_rules.h"
 #include "ops.h"
 
 namespace lema {
 
-// What to adapt and how.
+// A fresh adapter: rank, alpha, patterns, dropout and rsLoRA of `config`, over the modules that
+// these settings choose.
 struct AdapterOptions {
-  int64_t rank = 16;
-  double alpha = 32;
-  double dropout = 0;
-  // "all-linear", or names: a module is adapted when its path is one or ends with "." + one.
-  std::vector<std::string> targets = {"all-linear"};
+  AdapterConfig config;
+  std::vector<std::string> targets = {"all-linear"};  // or as ModuleChoice takes them
+  std::vector<std::string> exclude_modules;           // tested first
+  std::vector<std::string> layers = {"all"};          // as chosen_blocks takes them
 };
 
-// One adapted linear.
+// One adapted linear: A (rank, in), B (out, rank).
 struct AdapterSlot {
-  std::string module;  // PEFT's path
-  int64_t block = 0;
-  Field field = Field::kCount;
-  int64_t rank = 0, in = 0, out = 0;
-  int64_t a_offset = 0, b_offset = 0;  // in floats; A (rank, in), B (out, rank)
+  AdapterSite site;
+  int64_t rank = 0;
+  int64_t a_offset = 0, b_offset = 0;  // in floats
   float scale = 0;
+};
+
+// Parameters that are updated alike: [offset, offset + count).
+struct ParameterRun {
+  int64_t offset = 0, count = 0;
+  double lr_factor = 1;  // of the step's learning rate
 };
 
 class AdapterParameters {
  public:
-  // Selects and lays out. Usage error naming a target that matches no linear.
+  // A fresh adapter. Usage error naming the setting that fits nothing in this model, or that the
+  // model cannot have.
   AdapterParameters(const PieceTable& table, const AdapterOptions& options);
+  // An adapter read from disk, with its own modules, ranks and scales. BadInput, with `place` in
+  // front, when it does not fit the model.
+  AdapterParameters(const PieceTable& table, const Adapter& adapter, const std::string& place);
+
   // Allocates values, and gradients when `trainable`; everything below needs it. `device` outlives
   // this.
   void allocate(Device& device, bool trainable);
 
   // A uniform in +-1/sqrt(in) (Kaiming, a = sqrt 5), B zero, from the seed alone.
   void initialise(uint64_t seed);
-  // Takes a PEFT adapter's values; BadInput when its modules or shapes are not exactly these.
+  // Takes a PEFT adapter's values; BadInput when its modules or shapes are not exactly these, Usage
+  // when it is scaled otherwise.
   void load(const Adapter& adapter);
   // The values as a PEFT adapter. Waits for the compute queue.
   Adapter to_adapter(const std::string& base_model) const;
@@ -54,25 +66,33 @@ class AdapterParameters {
 
   const std::vector<AdapterSlot>& slots() const { return slots_; }
   int64_t parameter_count() const { return parameter_count_; }
-  // The lowest block with an adapted linear; backward stops there.
+  int64_t largest_rank() const;
+  // The lowest block with an adapted linear: backward ends there.
   int64_t lowest_block() const;
+  // LoRA+ (arXiv:2402.12354) as peft's create_loraplus_optimizer groups the parameters: B at
+  // plus_ratio times the rate, A at the rate itself. One run for all where plus_ratio is 1.
+  std::vector<ParameterRun> runs(double plus_ratio) const;
+
   TensorView values() const;     // (parameter_count) f32
   TensorView gradients() const;  // likewise; null when not trainable
-  const AdapterOptions& options() const { return options_; }
+  const AdapterConfig& config() const { return config_; }
 
  private:
+  void set_sites(const PieceTable& table);
+  void add_slot(const AdapterSite& site, int64_t rank, double scale);
+  TensorView at(const Buffer& buffer, int64_t offset, const Shape& shape) const;
+  std::vector<std::string> target_names() const;
+  void set_patterns(AdapterConfig& config) const;
+
   Device* device_ = nullptr;
-  AdapterOptions options_;
-  bool transposed_ = false;           // Conv1D base: fan_in_fan_out in PEFT's config
-  std::vector<std::string> linears_;  // every module that could be adapted
+  AdapterConfig config_;
+  int64_t block_count_ = 0;
+  std::vector<AdapterSite> sites_;  // every module that could be adapted
   std::vector<AdapterSlot> slots_;
   std::vector<std::vector<int32_t>> index_;  // [block][field] -> slot, -1
   int64_t parameter_count_ = 0;
   Buffer values_, gradients_;
   std::vector<uint64_t> dropout_keys_;  // per slot; empty: no dropout
 };
-
-// The options that reproduce an adapter read from disk.
-AdapterOptions options_of(const AdapterConfig& config);
 
 }  // namespace lema

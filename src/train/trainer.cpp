@@ -23,6 +23,21 @@ int64_t largest(std::vector<int64_t> values, int64_t n) {
   return std::accumulate(values.begin(), values.end(), int64_t{0});
 }
 
+AdapterOptions adapter_options(const RunConfig::Lora& lora) {
+  AdapterOptions options{{}, lora.targets, lora.exclude_modules, lora.layers};
+  options.config.rank = lora.rank;
+  options.config.alpha = lora.alpha;
+  options.config.dropout = lora.dropout;
+  options.config.rslora = lora.rslora;
+  options.config.rank_pattern = lora.rank_pattern;
+  options.config.alpha_pattern = lora.alpha_pattern;
+  return options;
+}
+
+TensorView part_of(const TensorView& all, const ParameterRun& run) {
+  return {static_cast<std::byte*>(all.data) + run.offset * 4, DType::F32, {run.count}};
+}
+
 }  // namespace
 
 StepBounds step_bounds(const RunConfig& config, const Dataset* train, const Dataset* eval) {
@@ -67,8 +82,7 @@ Trainer::Trainer(const RunConfig& config, const ModelFolder& folder, std::unique
       bounds_(bounds),
       device_(std::move(device)),
       table_(make_piece_table(folder)),
-      adapter_(table_, AdapterOptions{config.lora.rank, config.lora.alpha, config.lora.dropout,
-                                      config.lora.targets}) {
+      adapter_(table_, adapter_options(config.lora)) {
   numeric_ = {activation_dtype(config.compute, table_.embed.dtype), bounds.micro_rows,
               config.train.token_tile, table_.head_chunk_rows, device_->name()};
   if (bounds.row_tokens > config_.max_positions)
@@ -81,7 +95,7 @@ Trainer::Trainer(const RunConfig& config, const ModelFolder& folder, std::unique
   limits.rows = std::min(run_.train.token_tile, std::max(bounds.micro_tokens, bounds.target_rows));
   limits.tokens = bounds.micro_tokens;
   limits.width = std::max({config_.C, config_.F, config_.H * config_.D, 3 * config_.C});
-  limits.rank = run_.lora.rank;
+  limits.rank = adapter_.largest_rank();
   limits.vocab_chunk = table_.head_chunk_rows;
   limits.heads = config_.H;
   limits.head_size = config_.D;
@@ -254,7 +268,11 @@ void Trainer::update(double lr, int64_t step) {
   s.weight_decay = static_cast<float>(run_.optimizer.weight_decay);
   s.step = step + 1;
   s.clip = static_cast<float>(run_.optimizer.clip);
-  ops_->adamw(adapter_.values(), adapter_.gradients(), moment1(), moment2(), norm, s);
+  for (const ParameterRun& run : adapter_.runs(run_.lora.plus_ratio)) {
+    s.lr = static_cast<float>(lr * run.lr_factor);
+    ops_->adamw(part_of(adapter_.values(), run), part_of(adapter_.gradients(), run),
+                part_of(moment1(), run), part_of(moment2(), run), norm, s);
+  }
 }
 
 double Trainer::evaluate(const StepBatch& batch, std::vector<float>* losses) {

@@ -76,7 +76,7 @@ class Bench {
     // As after some training: while B is zero, so is the gradient of A.
     auto* values = trainer.adapter().values().as<float>();
     for (const AdapterSlot& slot : trainer.adapter().slots())
-      for (int64_t i = 0; i < slot.out * slot.rank; ++i)
+      for (int64_t i = 0; i < slot.site.out * slot.rank; ++i)
         values[slot.b_offset + i] = 0.1f * std::sin(static_cast<float>(i));
     Outcome out;
     const int64_t before = trainer.device().allocation_count();
@@ -213,12 +213,12 @@ TEST_CASE("micro-batches and packing agree to rounding") {
         difference += std::pow(found - expected, 2);
         norm += std::pow(expected, 2);
       }
-      INFO(slot.module << " " << tensor);
+      INFO(slot.site.path << " " << tensor);
       CHECK(std::sqrt(difference / norm) <= 1e-5);
     };
     for (const AdapterSlot& slot : one.slots) {
-      expect_close(slot, 'A', slot.a_offset, slot.rank * slot.in);
-      expect_close(slot, 'B', slot.b_offset, slot.out * slot.rank);
+      expect_close(slot, 'A', slot.a_offset, slot.rank * slot.site.in);
+      expect_close(slot, 'B', slot.b_offset, slot.site.out * slot.rank);
     }
   }
 }

@@ -117,7 +117,7 @@ TEST_CASE("merged numbers are W + alpha / r * B A, the rest is untouched") {
       }
       const bool transposed = spec.linear_transposed && field.module != "lm_head";
       const auto expected =
-          expected_values(before, module->second, adapter.config.scaling(), transposed);
+          expected_values(before, module->second, adapter.config.alpha / kRank, transposed);
       double worst = 0;
       for (size_t k = 0; k < after.size(); ++k)
         worst = std::max(worst,

@@ -1,0 +1,131 @@
+// Which modules get an adapter, of which rank and scale: PEFT's rules, and every refusal.
+#include <cmath>
+
+#include "core/error.h"
+#include "model/adapter_parameters.h"
+#include "support/catch.h"
+#include "support/message_of.h"
+#include "support/temp_folder.h"
+#include "support/tiny_model.h"
+
+using namespace lema;
+using lema::testing::contains;
+using lema::testing::message_of;
+
+namespace {
+
+const std::string kQ0 = "model.layers.0.self_attn.q_proj", kV1 = "model.layers.1.self_attn.v_proj",
+                  kDown2 = "model.layers.2.mlp.down_proj";
+
+std::string chosen(const std::vector<std::string>& layers) {
+  std::string text;
+  for (const bool c : chosen_blocks(layers, 5)) text += c ? 'x' : '.';
+  return text;
+}
+
+}  // namespace
+
+TEST_CASE("a choice is a list of names or one expression over the whole path") {
+  const ModuleChoice names({"q_proj", "mlp.down_proj", kV1}, "lora.targets");
+  CHECK((names.matches(kQ0) && names.matches(kV1) && names.matches(kDown2)));
+  CHECK_FALSE(names.matches("model.layers.0.self_attn.v_proj"));
+  CHECK_FALSE(names.matches("model.layers.0.self_attn.qq_proj"));
+  CHECK(names.unmatched() == nullptr);
+  const ModuleChoice missing({"q_proj", "nope"}, "lora.targets");
+  CHECK(missing.matches(kQ0));
+  REQUIRE(missing.unmatched() != nullptr);
+  CHECK(*missing.unmatched() == "nope");
+  const ModuleChoice regex({".*[qv]_proj"}, "lora.targets");
+  CHECK((regex.matches(kQ0) && regex.matches(kV1) && !regex.matches(kDown2)));
+  CHECK_FALSE(ModuleChoice({"[qv]_proj"}, "lora.targets").matches(kQ0));
+  CHECK_FALSE(ModuleChoice({}, "lora.exclude_modules").matches(kQ0));
+  CHECK(contains(message_of([] {
+                   ModuleChoice({"q_proj", ".*v"}, "lora.targets");
+                 }),
+                 "lora.targets: \".*v\" in a list is no module name"));
+  CHECK(contains(message_of([] { ModuleChoice({"(q"}, "lora.targets"); }), "lora.targets"));
+}
+
+TEST_CASE("layers are numbers, first and last") {
+  CHECK(chosen({"all"}) == "xxxxx");
+  CHECK(chosen({"first:2"}) == "xx...");
+  CHECK(chosen({"last:2"}) == "...xx");
+  CHECK(chosen({"0", "3"}) == "x..x.");
+  CHECK(chosen({"first:1", "last:1", "2"}) == "x.x.x");
+  for (const char* bad : {"5", "first:6", "last:6", "first:0", "last:0", "-1", "1.0", "",
+                          "first:", "x", "9999999999999999999"})
+    CHECK(contains(message_of([&] { chosen({bad}); }), "lora.layers: "));
+}
+
+TEST_CASE("the first pattern that ends a path decides about rank and alpha") {
+  AdapterConfig config;
+  config.rank = 8;
+  config.alpha = 16;
+  config.rank_pattern = {{"self_attn.q_proj", 4}, {"[qv]_proj", 2}, {"model.layers.2.*", 1}};
+  config.alpha_pattern = {{"v_proj", 3}};
+  const AdapterRules plain(config, "test");
+  CHECK((plain.rank(kQ0) == 4 && plain.rank(kV1) == 2 && plain.rank(kDown2) == 1));
+  CHECK(plain.rank("model.layers.0.mlp.up_proj") == 8);
+  CHECK((plain.scale(kQ0) == 4 && plain.scale(kV1) == 1.5 && plain.scale(kDown2) == 16));
+  CHECK(plain.unmatched().empty());
+  config.rslora = true;
+  const AdapterRules rslora(config, "test");
+  CHECK(rslora.scale(kQ0) == 8);
+  CHECK(rslora.scale(kV1) == 3 / std::sqrt(2.0));
+  CHECK(rslora.unmatched() == "rank_pattern: \"model.layers.2.*\"");
+  config.alpha_pattern = {{"(v", 3}};
+  CHECK_THROWS_AS(AdapterRules(config, "test"), Error);
+}
+
+TEST_CASE("what the settings of a run choose") {
+  const TempFolder folder("adapter_choice");
+  test::write_tiny_model(folder.path());
+  const ModelFolder model(folder.path());
+  const PieceTable table = make_piece_table(model);
+  AdapterOptions options;
+  options.config.rank = 4;
+  options.config.alpha = 8;
+  CHECK(AdapterParameters(table, options).slots().size() == 21);
+  options.exclude_modules = {".*mlp.*"};
+  options.layers = {"last:1"};
+  options.config.rank_pattern = {{"v_proj", 2}};
+  const AdapterParameters parameters(table, options);
+  REQUIRE(parameters.slots().size() == 4);
+  CHECK((parameters.lowest_block() == 2 && parameters.largest_rank() == 4));
+  for (const AdapterSlot& slot : parameters.slots()) {
+    const bool is_v = slot.site.field == Field::Wv;
+    CHECK((slot.site.block == 2 && slot.rank == (is_v ? 2 : 4) && slot.scale == (is_v ? 4.0f : 2.0f)));
+  }
+  // LoRA+: every parameter once, B at the multiple.
+  int64_t end = 0, count_b = 0;
+  for (const ParameterRun& run : parameters.runs(16)) {
+    CHECK(run.offset == end);
+    end += run.count;
+    if (run.lr_factor == 16) count_b += run.count;
+  }
+  CHECK(end == parameters.parameter_count());
+  CHECK(count_b == 32 * 4 + 16 * 4 + 16 * 2 + 32 * 4);
+  CHECK(parameters.runs(1).size() == 1);
+
+  const auto message = [&](auto change) {
+    AdapterOptions changed;
+    changed.config.rank = 4;
+    changed.config.alpha = 8;
+    change(changed);
+    return message_of([&] { AdapterParameters(table, changed); });
+  };
+  CHECK(contains(message([](AdapterOptions& o) {
+                   o.targets = {"q_proj", "wq"};
+                 }),
+                 "lora.targets: \"wq\" is no module of this model"));
+  CHECK(contains(message([](AdapterOptions& o) { o.targets = {"lm_head"}; }),
+                 "lora.targets: lm_head cannot have an adapter"));
+  CHECK(contains(message([](AdapterOptions& o) { o.exclude_modules = {"wq"}; }),
+                 "lora.exclude_modules: \"wq\" is no module"));
+  CHECK(contains(message([](AdapterOptions& o) { o.exclude_modules = {".*"}; }),
+                 "no module is left to adapt"));
+  CHECK(contains(message([](AdapterOptions& o) {
+                   o.config.rank_pattern = {{"wq", 2}};
+                 }),
+                 "lora.rank_pattern: \"wq\" decides about no adapted module"));
+}
