@@ -1,74 +1,23 @@
-// tokenizer.json of a byte-level BPE vocabulary that a GGUF file carries as lists. The file names
-// the way the text is cut into words (tokenizer.ggml.pre); the regular expressions are those of the
-// tokenizers it names.
+// tokenizer.json out of the lists that a GGUF file carries: a byte-level BPE with its merges
+// ("gpt2"), or a SentencePiece BPE whose merges follow from the scores ("llama"). What neither says
+// is as transformers has it when it loads the file.
 #include <array>
+#include <cmath>
 #include <unordered_set>
 
 #include "formats/gguf_import.h"
+#include "formats/gguf_pre_tokenizers.h"
+#include "formats/implied_merges.h"
 #include "formats/json_fields.h"
 
 namespace lema {
 namespace {
 
-constexpr std::string_view kLlama3Split =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|)"
-    R"( ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-constexpr std::string_view kQwen2Split =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|)"
-    R"( ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-constexpr std::string_view kQwen35Split =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|)"
-    R"(\s*[\r\n]+|\s+(?!\S)|\s+)";
-constexpr std::string_view kTekkenSplit =
-    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|)"
-    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|)"
-    R"(\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-constexpr std::string_view kGpt4oSplit =
-    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|)"
-    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|)"
-    R"(\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-
-// How one value of tokenizer.ggml.pre cuts text. No split: the GPT-2 regex inside ByteLevel, digits
-// singled out before.
-struct PreTokenizer {
-  std::string_view name;
-  std::string_view split = "";
-  bool digits = false;
-  bool nfc = false;            // normalizer of the Qwen family
-  bool ignore_merges = false;  // a word that is a token is that token, whatever the merges say
-  bool adds_bos = false;       // when tokenizer.ggml.add_bos_token is absent
-};
-constexpr std::array<PreTokenizer, 14> kPreTokenizers = {{
-    {"gpt-2"},
-    {"phi-2"},
-    {.name = "smollm", .digits = true},
-    {.name = "starcoder", .digits = true},
-    {.name = "llama-bpe", .split = kLlama3Split, .ignore_merges = true, .adds_bos = true},
-    {.name = "llama3", .split = kLlama3Split, .ignore_merges = true, .adds_bos = true},
-    {.name = "llama-v3", .split = kLlama3Split, .ignore_merges = true, .adds_bos = true},
-    {.name = "dbrx", .split = kLlama3Split},
-    {.name = "smaug-bpe", .split = kLlama3Split},
-    {.name = "qwen2", .split = kQwen2Split, .nfc = true},
-    {.name = "deepseek-r1-qwen", .split = kQwen2Split, .nfc = true},
-    {.name = "qwen35", .split = kQwen35Split, .nfc = true},
-    {.name = "tekken", .split = kTekkenSplit, .ignore_merges = true, .adds_bos = true},
-    {.name = "gpt-4o", .split = kGpt4oSplit},
-}};
-
 // Values of tokenizer.ggml.token_type.
 constexpr int64_t kControl = 3, kUserDefined = 4;
 constexpr int64_t kMaxTokenId = int64_t{1} << 24;
 
-const PreTokenizer& pre_tokenizer(const JsonFields& metadata) {
-  const std::string name = metadata.text("tokenizer.ggml.pre", "");
-  std::string known;
-  for (const PreTokenizer& pre : kPreTokenizers) {
-    if (pre.name == name) return pre;
-    known += fmt::format("{}{}", known.empty() ? "" : ", ", pre.name);
-  }
-  fail(ErrorCode::BadInput, "{}: \"{}\" is not supported; supported: {}",
-       metadata.place("tokenizer.ggml.pre"), escaped(name), known);
-}
+constexpr const char* kBlank = "\u2581";  // a space inside a SentencePiece token
 
 const Value::Array& array(const JsonFields& metadata, std::string_view key, Value::Kind kind) {
   const Value& value = metadata.required(key);
@@ -80,28 +29,12 @@ const Value::Array& array(const JsonFields& metadata, std::string_view key, Valu
   return value.as_array();
 }
 
-Value byte_level(bool add_prefix_space, bool use_regex) {
-  return Value::Object{{"type", "ByteLevel"},
-                       {"add_prefix_space", add_prefix_space},
-                       {"trim_offsets", true},
-                       {"use_regex", use_regex}};
-}
-
-Value pre_tokenizer_json(const PreTokenizer& pre) {
-  if (!pre.split.empty()) {
-    Value split = Value::Object{{"type", "Split"},
-                                {"pattern", Value::Object{{"Regex", pre.split}}},
-                                {"behavior", "Isolated"},
-                                {"invert", false}};
-    return Value::Object{
-        {"type", "Sequence"},
-        {"pretokenizers", Value::Array{std::move(split), byte_level(false, false)}}};
-  }
-  if (!pre.digits) return byte_level(false, true);
-  Value digits = Value::Object{{"type", "Digits"}, {"individual_digits", true}};
-  return Value::Object{{"type", "Sequence"},
-                       {"pretokenizers", Value::Array{std::move(digits), byte_level(false, true)}}};
-}
+constexpr std::array<std::pair<const char*, const char*>, 4> kRoles = {{
+    {"bos_token", "tokenizer.ggml.bos_token_id"},
+    {"eos_token", "tokenizer.ggml.eos_token_id"},
+    {"unk_token", "tokenizer.ggml.unknown_token_id"},
+    {"pad_token", "tokenizer.ggml.padding_token_id"},
+}};
 
 // The token of an id key, nullptr when the key is absent.
 const std::string* special_token(const JsonFields& metadata, const Value::Array& tokens,
@@ -148,19 +81,27 @@ Value post_processor_json(const JsonFields& metadata, const Value::Array& tokens
                        {"special_tokens", std::move(specials)}};
 }
 
-// Control tokens are special, user-defined ones are matched whole but printed; the file knows no
-// lstrip, rstrip or single_word.
+// Control tokens and those with a role (BOS ...) are special, user-defined ones are matched whole
+// but printed; the file knows no lstrip, rstrip or single_word.
 Value::Array added_tokens(const JsonFields& metadata, const Value::Array& tokens) {
   constexpr std::string_view key = "tokenizer.ggml.token_type";
+  std::vector<int64_t> types(tokens.size(), 0);
+  if (metadata.find(key)) {
+    const Value::Array& found = array(metadata, key, Value::Kind::Int);
+    if (found.size() != tokens.size())
+      fail(ErrorCode::BadInput, "{}: {} entries for {} tokens", metadata.place(key), found.size(),
+           tokens.size());
+    for (size_t id = 0; id < types.size(); ++id) types[id] = found[id].as_int();
+  }
+  for (const auto& [role, role_key] : kRoles) {
+    int64_t id = 0;
+    if (special_token(metadata, tokens, role_key, id) &&
+        types[static_cast<size_t>(id)] != kUserDefined)
+      types[static_cast<size_t>(id)] = kControl;
+  }
   Value::Array added;
-  if (!metadata.find(key)) return added;
-  const Value::Array& types = array(metadata, key, Value::Kind::Int);
-  if (types.size() != tokens.size())
-    fail(ErrorCode::BadInput, "{}: {} entries for {} tokens", metadata.place(key), types.size(),
-         tokens.size());
   for (size_t id = 0; id < tokens.size(); ++id) {
-    const int64_t type = types[id].as_int();
-    if (type != kControl && type != kUserDefined) continue;
+    if (types[id] != kControl && types[id] != kUserDefined) continue;
     if (tokens[id].as_string().empty())
       fail(ErrorCode::BadInput, "{}: added token {} is empty", metadata.place(key), id);
     added.push_back(Value::Object{{"id", static_cast<int64_t>(id)},
@@ -169,14 +110,13 @@ Value::Array added_tokens(const JsonFields& metadata, const Value::Array& tokens
                                   {"lstrip", false},
                                   {"rstrip", false},
                                   {"normalized", false},
-                                  {"special", type == kControl}});
+                                  {"special", types[id] == kControl}});
   }
   return added;
 }
 
-// Every merge joins two tokens into a third: checked here, where the message can name the file's
-// key.
-Value bpe_model(const JsonFields& metadata, const Value::Array& tokens, bool ignore_merges) {
+// {token: id}; a token stands once.
+Value vocab_json(const JsonFields& metadata, const Value::Array& tokens) {
   std::unordered_set<std::string_view> known;
   Value::Object vocab;
   vocab.reserve(tokens.size());
@@ -186,7 +126,16 @@ Value bpe_model(const JsonFields& metadata, const Value::Array& tokens, bool ign
            metadata.place("tokenizer.ggml.tokens"), escaped(token.as_string()));
     vocab.emplace_back(token.as_string(), std::ssize(vocab));
   }
-  const Value::Array& merges = array(metadata, "tokenizer.ggml.merges", Value::Kind::String);
+  return vocab;
+}
+
+// The file's merges. Each joins two tokens into a third: checked here, where the message can name
+// the file's key.
+const Value::Array& listed_merges(const JsonFields& metadata, const Value::Array& tokens) {
+  constexpr std::string_view key = "tokenizer.ggml.merges";
+  std::unordered_set<std::string_view> known;
+  for (const Value& token : tokens) known.insert(token.as_string());
+  const Value::Array& merges = array(metadata, key, Value::Kind::String);
   for (size_t i = 0; i < merges.size(); ++i) {
     const std::string& merge = merges[i].as_string();
     const size_t space = merge.find(' ', 1);
@@ -196,18 +145,110 @@ Value bpe_model(const JsonFields& metadata, const Value::Array& tokens, bool ign
     if (right.empty() || !known.contains(left) || !known.contains(right) ||
         !known.contains(std::string(left) + std::string(right)))
       fail(ErrorCode::BadInput, "{}: entry {} \"{}\" does not join two tokens into a third",
-           metadata.place("tokenizer.ggml.merges"), i, escaped(merge));
+           metadata.place(key), i, escaped(merge));
   }
+  return merges;
+}
+
+// The merges that the scores imply, as pairs: tokens may hold spaces.
+Value::Array scored_merges(const JsonFields& metadata, const Value::Array& tokens) {
+  constexpr std::string_view key = "tokenizer.ggml.scores";
+  const Value& scores = metadata.required(key);
+  if (!scores.is_array()) metadata.wrong(key, scores, "array");
+  if (scores.as_array().size() != tokens.size())
+    fail(ErrorCode::BadInput, "{}: {} entries for {} tokens", metadata.place(key),
+         scores.as_array().size(), tokens.size());
+  std::vector<double> numbers;
+  for (const Value& score : scores.as_array()) {
+    if (!score.is_number() || std::isnan(score.as_number()))
+      fail(ErrorCode::BadInput, "{}: entry {} is no number", metadata.place(key), numbers.size());
+    numbers.push_back(score.as_number());
+  }
+  std::vector<std::string> texts;
+  for (const Value& token : tokens) texts.push_back(token.as_string());
+  Value::Array merges;
+  for (const auto& [left, right] :
+       implied_merges(texts, numbers, metadata.place("tokenizer.ggml.tokens")))
+    merges.push_back(
+        Value::Array{texts[static_cast<size_t>(left)], texts[static_cast<size_t>(right)]});
+  return merges;
+}
+
+Value bpe_json(Value vocab, Value::Array merges, Value unknown, bool sentencepiece,
+               bool ignore_merges) {
+  const Value affix = sentencepiece ? Value() : Value("");
   return Value::Object{{"type", "BPE"},
                        {"dropout", nullptr},
-                       {"unk_token", nullptr},
-                       {"continuing_subword_prefix", ""},
-                       {"end_of_word_suffix", ""},
-                       {"fuse_unk", false},
-                       {"byte_fallback", false},
+                       {"unk_token", std::move(unknown)},
+                       {"continuing_subword_prefix", affix},
+                       {"end_of_word_suffix", affix},
+                       {"fuse_unk", sentencepiece},
+                       {"byte_fallback", sentencepiece},
                        {"ignore_merges", ignore_merges},
                        {"vocab", std::move(vocab)},
-                       {"merges", merges}};
+                       {"merges", std::move(merges)}};
+}
+
+// The sections of tokenizer.json in which the two kinds differ.
+struct Stages {
+  Value normalizer, pre_tokenizer, decoder, model;
+  bool adds_bos = false;  // when tokenizer.ggml.add_bos_token is absent
+};
+
+Stages byte_level_stages(const JsonFields& metadata, const Value::Array& tokens) {
+  const GgufPreTokenizer& pre = gguf_pre_tokenizer(metadata);
+  Stages stages;
+  if (pre.nfc) stages.normalizer = Value::Object{{"type", "NFC"}};
+  stages.pre_tokenizer = pre_tokenizer_json(pre);
+  stages.decoder = byte_level_json(true, true);
+  Value vocab = vocab_json(metadata, tokens);
+  stages.model = bpe_json(std::move(vocab), listed_merges(metadata, tokens), Value(), false,
+                          pre.ignore_merges);
+  stages.adds_bos = pre.adds_bos;
+  return stages;
+}
+
+// Phi-3 puts its blank before every text, the others only before one that does not begin with a
+// blank: nothing in the file says so, the architecture decides, as in transformers.
+void set_blank_stages(const JsonFields& metadata, Stages& stages) {
+  const Value replace = Value::Object{
+      {"type", "Replace"}, {"pattern", Value::Object{{"String", " "}}}, {"content", kBlank}};
+  const bool prefix = metadata.boolean("tokenizer.ggml.add_space_prefix", true);
+  if (metadata.text("general.architecture", "") != "phi3") {
+    stages.pre_tokenizer = Value::Object{{"type", "Metaspace"},
+                                         {"replacement", kBlank},
+                                         {"prepend_scheme", prefix ? "first" : "never"},
+                                         {"split", false}};
+  } else if (prefix) {
+    const Value prepend = Value::Object{{"type", "Prepend"}, {"prepend", kBlank}};
+    stages.normalizer =
+        Value::Object{{"type", "Sequence"}, {"normalizers", Value::Array{prepend, replace}}};
+  } else {
+    stages.normalizer = replace;
+  }
+  Value::Array decoders = {
+      Value::Object{
+          {"type", "Replace"}, {"pattern", Value::Object{{"String", kBlank}}}, {"content", " "}},
+      Value::Object{{"type", "ByteFallback"}}, Value::Object{{"type", "Fuse"}}};
+  if (prefix)
+    decoders.push_back(
+        Value::Object{{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}});
+  stages.decoder = Value::Object{{"type", "Sequence"}, {"decoders", std::move(decoders)}};
+}
+
+Stages sentencepiece_stages(const JsonFields& metadata, const Value::Array& tokens) {
+  Stages stages;
+  set_blank_stages(metadata, stages);
+  int64_t id = 0;
+  const std::string* unknown =
+      special_token(metadata, tokens, "tokenizer.ggml.unknown_token_id", id);
+  Value vocab = vocab_json(metadata, tokens);
+  stages.model = bpe_json(std::move(vocab),
+                          metadata.find("tokenizer.ggml.merges") ? listed_merges(metadata, tokens)
+                                                                 : scored_merges(metadata, tokens),
+                          unknown ? Value(*unknown) : Value(), true, false);
+  stages.adds_bos = true;
+  return stages;
 }
 
 Value tokenizer_config_json(const JsonFields& metadata, const Value::Array& tokens,
@@ -215,12 +256,6 @@ Value tokenizer_config_json(const JsonFields& metadata, const Value::Array& toke
   Value config = Value::Object{{"tokenizer_class", "PreTrainedTokenizerFast"},
                                {"clean_up_tokenization_spaces", false},
                                {"model_max_length", max_positions}};
-  constexpr std::array<std::pair<const char*, const char*>, 4> kRoles = {{
-      {"bos_token", "tokenizer.ggml.bos_token_id"},
-      {"eos_token", "tokenizer.ggml.eos_token_id"},
-      {"unk_token", "tokenizer.ggml.unknown_token_id"},
-      {"pad_token", "tokenizer.ggml.padding_token_id"},
-  }};
   for (const auto& [role, key] : kRoles) {
     int64_t id = 0;
     if (const std::string* token = special_token(metadata, tokens, key, id))
@@ -234,26 +269,32 @@ Value tokenizer_config_json(const JsonFields& metadata, const Value::Array& toke
 GgufTokenizer rebuild_tokenizer(const GgufFile& file, int64_t max_positions) {
   const JsonFields metadata(file.metadata(), file.path().string());
   const std::string kind = metadata.text("tokenizer.ggml.model", "");
-  if (kind != "gpt2")
-    fail(ErrorCode::BadInput, "{}: \"{}\" is not supported; supported: gpt2 (byte-level BPE)",
-         metadata.place("tokenizer.ggml.model"), escaped(kind));
-  const PreTokenizer& pre = pre_tokenizer(metadata);
+  if (kind != "gpt2" && kind != "llama")
+    fail(ErrorCode::BadInput,
+         "{}: \"{}\"{} is not supported; supported: gpt2 (byte-level BPE), llama (SentencePiece "
+         "BPE)",
+         metadata.place("tokenizer.ggml.model"), escaped(kind),
+         kind == "t5"     ? " (unigram)"
+         : kind == "bert" ? " (WordPiece)"
+                          : "");
   const Value::Array& tokens = array(metadata, "tokenizer.ggml.tokens", Value::Kind::String);
   if (tokens.empty() || std::ssize(tokens) > kMaxTokenId)
     fail(ErrorCode::BadInput, "{}: {} tokens", metadata.place("tokenizer.ggml.tokens"),
          tokens.size());
 
+  Stages stages =
+      kind == "gpt2" ? byte_level_stages(metadata, tokens) : sentencepiece_stages(metadata, tokens);
   GgufTokenizer tokenizer;
   tokenizer.tokenizer_json = Value::Object{
       {"version", "1.0"},
       {"truncation", nullptr},
       {"padding", nullptr},
       {"added_tokens", added_tokens(metadata, tokens)},
-      {"normalizer", pre.nfc ? Value(Value::Object{{"type", "NFC"}}) : Value()},
-      {"pre_tokenizer", pre_tokenizer_json(pre)},
-      {"post_processor", post_processor_json(metadata, tokens, pre.adds_bos)},
-      {"decoder", byte_level(true, true)},
-      {"model", bpe_model(metadata, tokens, pre.ignore_merges)},
+      {"normalizer", std::move(stages.normalizer)},
+      {"pre_tokenizer", std::move(stages.pre_tokenizer)},
+      {"post_processor", post_processor_json(metadata, tokens, stages.adds_bos)},
+      {"decoder", std::move(stages.decoder)},
+      {"model", std::move(stages.model)},
   };
   tokenizer.tokenizer_config = tokenizer_config_json(metadata, tokens, max_positions);
   return tokenizer;

@@ -45,7 +45,8 @@ B tiny(const Options& o) {
   u32("llama.attention.key_length", static_cast<uint32_t>(o.D));
   b.f32("llama.attention.layer_norm_rms_epsilon", 1e-5f).f32("llama.rope.freq_base", 500000);
   b.string("tokenizer.ggml.model", o.tokenizer).string("tokenizer.ggml.pre", o.pre);
-  b.strings("tokenizer.ggml.tokens", o.tokens).strings("tokenizer.ggml.merges", o.merges);
+  b.strings("tokenizer.ggml.tokens", o.tokens);
+  if (o.tokenizer != "llama") b.strings("tokenizer.ggml.merges", o.merges);
   b.ints("tokenizer.ggml.token_type", o.types);
   u32("tokenizer.ggml.bos_token_id", 0), u32("tokenizer.ggml.eos_token_id", 3),
       u32("tokenizer.ggml.eot_token_id", 4);
@@ -190,11 +191,12 @@ TEST_CASE("tokenizer.json is rebuilt") {
         R"({"a": 0, "b": 1, "ab": 2, "<|end|>": 3, "<tool>": 4})");
   CHECK(dump_json(*json.find("model")->find("merges")) == R"(["a b"])");
   const auto& added = json.find("added_tokens")->as_array();
-  REQUIRE(added.size() == 2);
-  CHECK(dump_json(added[0]) ==
+  REQUIRE(added.size() == 3);
+  CHECK(*added[0].find("content") == Value("a"));  // BOS, whatever its type
+  CHECK(dump_json(added[1]) ==
         R"({"id": 3, "content": "<|end|>", "single_word": false, "lstrip": false, )"
         R"("rstrip": false, "normalized": false, "special": true})");
-  CHECK(*added[1].find("special") == Value(false));
+  CHECK(*added[2].find("special") == Value(false));
   CHECK(
       dump_json(*json.find("pre_tokenizer")) ==
       R"({"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": true}, )"
@@ -221,6 +223,40 @@ TEST_CASE("tokenizer.json is rebuilt") {
              ->find("type") == Value("NFC"));
 }
 
+TEST_CASE("a SentencePiece vocabulary gets the merges that its scores imply") {
+  const TempFolder folder("gguf_sentencepiece");
+  const Options options = {.tokenizer = "llama",
+                           .tokens = {"<unk>", "a", "b", "ab", "<s>"},
+                           .merges = {},
+                           .types = {2, 1, 1, 1, 3}};
+  const auto scored = [&](const std::vector<float>& scores) {
+    std::string bytes = B::raw(uint32_t{B::F32}) + B::raw(uint64_t{scores.size()});
+    for (const float score : scores) bytes += B::raw(score);
+    return tiny(options)
+        .key("tokenizer.ggml.scores", B::Array, bytes)
+        .u32("tokenizer.ggml.unknown_token_id", 0);
+  };
+  const Value json = import_gguf(open(folder, scored({0, -1, -2, -3, 0}))).tokenizer_json;
+  const Value& model = *json.find("model");
+  CHECK(dump_json(*model.find("merges")) == R"([["a", "b"]])");
+  CHECK(*model.find("byte_fallback") == Value(true));
+  CHECK(*model.find("unk_token") == Value("<unk>"));
+  CHECK(*json.find("pre_tokenizer")->find("prepend_scheme") == Value("first"));
+  CHECK(contains(dump_json(*json.find("decoder")), R"("type": "Strip")"));
+  CHECK(contains(dump_json(*json.find("post_processor")), R"("ids": [0])"));  // BOS unless told not
+  B no_blank = scored({0, -1, -2, -3, 0});
+  const Value bare =
+      import_gguf(open(folder, no_blank.boolean("tokenizer.ggml.add_space_prefix", false)))
+          .tokenizer_json;
+  CHECK(*bare.find("pre_tokenizer")->find("prepend_scheme") == Value("never"));
+  CHECK(!contains(dump_json(*bare.find("decoder")), "Strip"));
+  CHECK_BAD_INPUT(import_gguf(open(folder, scored({0, 1}))),
+                  "tokenizer.ggml.scores: 2 entries for 5 tokens");
+  CHECK_BAD_INPUT(import_gguf(open(folder, scored({0, 1, 2, 3, std::nanf("")}))),
+                  "tokenizer.ggml.scores: entry 4 is no number");
+  CHECK_BAD_INPUT(import_gguf(open(folder, tiny(options))), "no key \"tokenizer.ggml.scores\"");
+}
+
 TEST_CASE("what cannot be imported is refused by name") {
   const TempFolder folder("gguf_refused");
   const auto refused = [&](const B& b, std::string_view text) {
@@ -228,7 +264,9 @@ TEST_CASE("what cannot be imported is refused by name") {
   };
   refused(tiny({.architecture = "qwen2"}),
           "general.architecture: \"qwen2\" is not supported; supported: llama");
-  refused(tiny({.tokenizer = "llama"}), "tokenizer.ggml.model: \"llama\" is not supported");
+  refused(tiny({.tokenizer = "t5"}), "tokenizer.ggml.model: \"t5\" (unigram) is not supported");
+  refused(tiny({.tokenizer = "bert"}), "\"bert\" (WordPiece) is not supported");
+  refused(tiny({.tokenizer = "rwkv"}), "\"rwkv\" is not supported; supported: gpt2");
   refused(tiny({.pre = "default"}),
           "tokenizer.ggml.pre: \"default\" is not supported; supported: gpt-2");
   refused(tiny({.without = "llama.block_count"}), "no key \"llama.block_count\"");
