@@ -12,6 +12,7 @@
 #include "data/model_text.h"
 #include "formats/gguf_import.h"
 #include "formats/hf_model.h"
+#include "formats/hf_rope.h"
 #include "formats/json.h"
 #include "formats/manifest.h"
 #include "formats/peft_adapter.h"
@@ -54,18 +55,6 @@ class TensorCount {
   int64_t elements_ = 0, bytes_ = 0;
   std::map<std::string, int64_t> bytes_by_dtype_;
 };
-
-std::string_view name(RopeConfig::Kind kind) {
-  switch (kind) {
-    case RopeConfig::Kind::None:
-      return "none (learned positions)";
-    case RopeConfig::Kind::Default:
-      return "default";
-    case RopeConfig::Kind::Llama3:
-      return "llama3";
-  }
-  return "?";
-}
 
 Report inspect_safetensors(const fs::path& path) {
   const SafetensorsFile file(path);
@@ -112,6 +101,13 @@ Report inspect_model(const fs::path& path) {
   report.add("vocabulary", config.V);
   report.add("max_positions", config.max_positions);
   report.add("rope", name(config.rope.kind));
+  if (config.rope.dim > 0 && config.rope.dim < config.D)
+    report.add("rotated_columns", config.rope.dim);
+  if (const int64_t window = *std::max_element(config.windows.begin(), config.windows.end())) {
+    report.add("sliding_window", window);
+    report.add("windowed_blocks",
+               config.L - std::count(config.windows.begin(), config.windows.end(), int64_t{0}));
+  }
   report.add("tied_head", config.tied_head);
   // Every tensor against config.json; whether each piece is one read is what `lema convert` is for.
   const PieceTable table = make_piece_table(folder);

@@ -52,14 +52,17 @@ class LogitsRun {
     std::iota(positions.begin(), positions.end(), 0);
     const auto n = static_cast<int32_t>(tokens_);
     std::vector<int32_t> sequence = {0, n, 0, n};
+    Transformer transformer(*device_, *ops_, config_, table_.spec.linear_transposed, DType::F32,
+                            {tokens_, tokens_, tokens_, tokens_, false},
+                            parameters_.get());
+    transformer.rope_table().map(positions, tokens_);
+    transformer.rope_table().send();
     TokenBatch batch;
     batch.ids = {ids.data(), DType::I32, {tokens_}};
     batch.positions = {positions.data(), DType::I32, {tokens_}};
     batch.sequences = {sequence.data(), DType::I32, {1, 4}};
     batch.tokens = tokens_;
 
-    Transformer transformer(*device_, *ops_, config_, table_.spec.linear_transposed, DType::F32,
-                            {tokens_, tokens_, tokens_, false}, parameters_.get());
     std::vector<float> x(static_cast<size_t>(tokens_ * config_.C)), x_next(x.size());
     const auto matrix = [&](std::vector<float>& data) {
       return MatrixView(data.data(), DType::F32, tokens_, config_.C);
@@ -83,8 +86,7 @@ class LogitsRun {
   OpsLimits ops_limits() const {
     OpsLimits limits;
     limits.rows = limits.tokens = tokens_;
-    limits.width =
-        std::max({3 * config_.C, config_.F, config_.H * config_.D, table_.head_chunk_rows});
+    limits.width = std::max({config_.C, widest_linear(table_.spec), table_.head_chunk_rows});
     limits.rank = 0;
     if (adapter_)
       for (const auto& [path, module] : adapter_->modules)

@@ -5,6 +5,7 @@
 
 #include "core/log.h"
 #include "formats/hf_model.h"
+#include "formats/hf_rope.h"
 #include "formats/json_fields.h"
 
 namespace lema {
@@ -16,9 +17,6 @@ constexpr int64_t kMaxHeads = int64_t{1} << 14;
 constexpr int64_t kMaxBlocks = int64_t{1} << 14;
 constexpr int64_t kMaxVocabulary = int64_t{1} << 24;
 constexpr int64_t kMaxPositions = int64_t{1} << 31;
-constexpr double kMaxNumber = 1e15;
-
-constexpr std::string_view kSupported = "llama (LlamaForCausalLM), gpt2 (GPT2LMHeadModel)";
 
 // Ids outside the vocabulary (tiny test models keep the class defaults) can never be produced: they
 // are left out.
@@ -62,82 +60,123 @@ void require_flag(const JsonFields& fields, std::string_view key, bool supported
     fail(ErrorCode::BadInput, "{}: {} is not supported", fields.place(key), !supported);
 }
 
-// The dictionary of RoPE settings: a non-empty rope_scaling (v4) hides rope_parameters (v5), as
-// PreTrainedConfig.convert_rope_params_to_dict does.
-const Value* rope_dictionary(const JsonFields& fields) {
-  for (std::string_view key : {"rope_scaling", "rope_parameters"}) {
-    const Value* value = fields.find(key);
-    if (!value) continue;
-    if (!value->is_object()) fields.wrong(key, *value, "object");
-    if (value->as_object().empty()) continue;
-    for (const auto& [member, x] : value->as_object())
-      if (x.is_object())
-        fail(ErrorCode::BadInput, "{}: settings per layer type (\"{}\") are not supported",
-             fields.place(key), escaped(member));
-    return value;
+// What tells one family of Llama's design from another: the class defaults of transformers' config
+// and its switches.
+struct LlamaLike {
+  std::string_view model_type, architecture;
+  int64_t C, F, Hkv, V, max_positions;  // Hkv 0: as many as query heads
+  double norm_eps;
+  int64_t head_dim;  // 0: C / H
+  std::vector<int64_t> eos_ids;
+};
+const LlamaLike kLlamaLikes[] = {
+    {"llama", "LlamaForCausalLM", 4096, 11008, 0, 32000, 2048, 1e-6, 0, {2}},
+    {"mistral", "MistralForCausalLM", 4096, 14336, 8, 32000, 131072, 1e-6, 0, {2}},
+    {"qwen2", "Qwen2ForCausalLM", 4096, 22016, 32, 151936, 32768, 1e-6, 0, {}},
+    {"qwen3", "Qwen3ForCausalLM", 4096, 22016, 32, 151936, 32768, 1e-6, 128, {}},
+    {"phi3", "Phi3ForCausalLM", 3072, 8192, 0, 32064, 4096, 1e-5, 0, {32000}},
+};
+
+std::string supported_models() {
+  std::vector<std::string> names;
+  for (const LlamaLike& like : kLlamaLikes)
+    names.push_back(fmt::format("{} ({})", like.model_type, like.architecture));
+  names.push_back("gpt2 (GPT2LMHeadModel)");
+  return fmt::format("{}", fmt::join(names, ", "));
+}
+
+// Whether each block is one of sliding attention, as layer_types says; nullopt where it is missing.
+std::optional<std::vector<bool>> sliding_blocks(const JsonFields& fields, int64_t L) {
+  const Value* types = fields.find("layer_types");
+  if (!types) return std::nullopt;
+  if (!types->is_array()) fields.wrong("layer_types", *types, "list of strings");
+  if (std::ssize(types->as_array()) != L)
+    fail(ErrorCode::BadInput, "{}: found {} entries, expected {}", fields.place("layer_types"),
+         types->as_array().size(), L);
+  std::vector<bool> sliding;
+  for (const Value& type : types->as_array()) {
+    if (!type.is_string()) fields.wrong("layer_types", type, "string");
+    sliding.push_back(type.as_string() == "sliding_attention");
+    if (!sliding.back() && type.as_string() != "full_attention")
+      fail(ErrorCode::BadInput,
+           "{}: \"{}\" is not supported; supported: full_attention, sliding_attention",
+           fields.place("layer_types"), escaped(type.as_string()));
   }
-  return nullptr;
+  return sliding;
 }
 
-RopeConfig parse_rope(const JsonFields& fields, int64_t max_positions) {
-  static const Value empty{Value::Object{}};
-  const Value* found = rope_dictionary(fields);
-  const JsonFields rope(found ? *found : empty, fields.source());
-  RopeConfig config;
-  config.theta = rope.number(
-      "rope_theta", fields.number("rope_theta", config.theta, 1e-6, kMaxNumber), 1e-6, kMaxNumber);
-  for (const JsonFields* where : {&fields, &rope})
-    if (where->number("partial_rotary_factor", 1, 0, kMaxNumber) != 1)
-      fail(ErrorCode::BadInput, "{}: only 1 is supported", where->place("partial_rotary_factor"));
-
-  const std::string_view key = rope.find("rope_type") ? "rope_type" : "type";
-  const std::string type = rope.text(key, "default");
-  if (type == "default") return config;
-  if (type != "llama3")
-    fail(ErrorCode::BadInput, "{}: RoPE type \"{}\" is not supported; supported: default, llama3",
-         rope.place(key), escaped(type));
-  config.kind = RopeConfig::Kind::Llama3;
-  config.factor = rope.required_number("factor", 1, kMaxNumber);
-  config.low_freq_factor = rope.required_number("low_freq_factor", 1e-6, kMaxNumber);
-  config.high_freq_factor = rope.required_number("high_freq_factor", 1e-6, kMaxNumber);
-  if (config.high_freq_factor <= config.low_freq_factor)
-    fail(ErrorCode::BadInput, "{}: found {}, expected more than low_freq_factor {}",
-         rope.place("high_freq_factor"), config.high_freq_factor, config.low_freq_factor);
-  // A value at the top level wins over the dictionary's, as in standardize_rope_params.
-  const char* original = "original_max_position_embeddings";
-  config.original_max_positions = fields.integer(
-      original, rope.integer(original, max_positions, 1, kMaxPositions), 1, kMaxPositions);
-  return config;
+// Per block: Qwen's windows stand in blocks from max_window_layers on, or where layer_types says;
+// those of other families in every block. A sliding_window of null means none, a missing key the
+// class's default.
+std::vector<int64_t> parse_windows(const JsonFields& fields, const Value& json,
+                                   const ModelConfig& config) {
+  const bool is_qwen = config.model_type == "qwen2" || config.model_type == "qwen3";
+  const bool has_default = is_qwen || config.model_type == "mistral";
+  const bool is_missing = json.find("sliding_window") == nullptr;
+  int64_t window =
+      fields.integer("sliding_window", has_default && is_missing ? 4096 : 0, 1, kMaxPositions);
+  if (is_qwen && !fields.boolean("use_sliding_window", false)) window = 0;
+  if (config.model_type == "llama") window = 0;  // LlamaConfig has no such key
+  const int64_t first = is_qwen ? fields.integer("max_window_layers", 28, 0, kMaxPositions) : 0;
+  const std::optional<std::vector<bool>> sliding = sliding_blocks(fields, config.L);
+  std::vector<int64_t> windows(static_cast<size_t>(config.L), 0);
+  for (size_t block = 0; block < windows.size(); ++block) {
+    const bool is_sliding = sliding ? (*sliding)[block] : static_cast<int64_t>(block) >= first;
+    if (is_sliding) windows[block] = window;
+    const bool is_impossible = is_qwen ? is_sliding && window == 0 : is_sliding != (window > 0);
+    if (sliding && is_impossible)
+      fail(ErrorCode::BadInput, "{}: {}_attention in a {} model {} a sliding_window in use",
+           fields.place("layer_types"), is_sliding ? "sliding" : "full", config.model_type,
+           window > 0 ? "with" : "without");
+  }
+  return windows;
 }
 
-// LlamaConfig. pretraining_tp only reordered sums in old transformers and is ignored by v5, as
-// here; attention_dropout acts in training alone and base-model dropout is not applied.
-void parse_llama(const JsonFields& fields, const Value& json, ModelConfig& config) {
-  config.family = Family::Llama;
-  config.C = fields.integer("hidden_size", 4096, 1, kMaxWidth);
-  config.F = fields.integer("intermediate_size", 11008, 1, kMaxWidth);
-  config.L = fields.integer("num_hidden_layers", 32, 1, kMaxBlocks);
+void parse_heads(const LlamaLike& like, const JsonFields& fields, const Value& json,
+                 ModelConfig& config) {
   config.H = fields.integer("num_attention_heads", 32, 1, kMaxHeads);
-  config.Hkv = fields.integer("num_key_value_heads", config.H, 1, kMaxHeads);
-  config.V = fields.integer("vocab_size", 32000, 1, kMaxVocabulary);
-  config.max_positions = fields.integer("max_position_embeddings", 2048, 1, kMaxPositions);
-  config.norm_eps = fields.number("rms_norm_eps", 1e-6, 0, 1);
-  config.attention_bias = fields.boolean("attention_bias", false);
-  config.mlp_bias = fields.boolean("mlp_bias", false);
-  config.tied_head = fields.boolean("tie_word_embeddings", false);
-  require_text(fields, "hidden_act", "silu", {"silu", "swish"});
-  if (!fields.find("head_dim") && config.C % config.H != 0)
+  const bool takes_default = like.Hkv > 0 && json.find("num_key_value_heads") == nullptr;
+  config.Hkv =
+      fields.integer("num_key_value_heads", takes_default ? like.Hkv : config.H, 1, kMaxHeads);
+  if (!fields.find("head_dim") && like.head_dim == 0 && config.C % config.H != 0)
     fail(ErrorCode::BadInput, "{}: {} is not a multiple of num_attention_heads {}",
          fields.place("hidden_size"), config.C, config.H);
-  config.D = fields.integer("head_dim", config.C / config.H, 1, kMaxWidth);
+  config.D = fields.integer("head_dim", like.head_dim > 0 ? like.head_dim : config.C / config.H, 1,
+                            kMaxWidth);
   if (config.D % 2 != 0)
     fail(ErrorCode::BadInput, "{}: {} is odd; RoPE turns pairs", fields.place("head_dim"),
          config.D);
   if (config.H % config.Hkv != 0)
     fail(ErrorCode::BadInput, "{}: {} is not a multiple of num_key_value_heads {}",
          fields.place("num_attention_heads"), config.H, config.Hkv);
-  config.rope = parse_rope(fields, config.max_positions);
-  config.eos_ids = eos_ids(fields, {2}, config.V, json);
+}
+
+// LlamaConfig and its kin. pretraining_tp only reordered sums in old transformers and is ignored by
+// v5, as here; dropouts act in training alone and base-model dropout is not applied.
+void parse_llama_like(const LlamaLike& like, const JsonFields& fields, const Value& json,
+                      ModelConfig& config) {
+  const bool is_llama = like.model_type == "llama", is_qwen3 = like.model_type == "qwen3",
+             is_phi3 = like.model_type == "phi3";
+  config.family = Family::Llama;
+  config.C = fields.integer("hidden_size", like.C, 1, kMaxWidth);
+  config.F = fields.integer("intermediate_size", like.F, 1, kMaxWidth);
+  config.L = fields.integer("num_hidden_layers", 32, 1, kMaxBlocks);
+  parse_heads(like, fields, json, config);
+  config.V = fields.integer("vocab_size", like.V, 1, kMaxVocabulary);
+  config.max_positions =
+      fields.integer("max_position_embeddings", like.max_positions, 1, kMaxPositions);
+  config.norm_eps = fields.number("rms_norm_eps", like.norm_eps, 0, 1);
+  config.o_bias = (is_llama || is_qwen3) && fields.boolean("attention_bias", false);
+  config.qkv_bias = config.o_bias || like.model_type == "qwen2";
+  config.mlp_bias = is_llama && fields.boolean("mlp_bias", false);
+  config.qk_norm = is_qwen3;
+  config.is_fused = is_phi3;
+  config.tied_head = fields.boolean("tie_word_embeddings", false);
+  require_text(fields, "hidden_act", "silu", {"silu", "swish"});
+  config.windows = parse_windows(fields, json, config);
+  config.rope = parse_rope(fields, config, is_phi3);
+  config.max_positions = stretched_positions(config.rope, config.max_positions);
+  config.eos_ids = eos_ids(fields, like.eos_ids, config.V, json);
 }
 
 // GPT2Config.
@@ -151,7 +190,8 @@ void parse_gpt2(const JsonFields& fields, const Value& json, ModelConfig& config
   config.max_positions = fields.integer("n_positions", 1024, 1, kMaxPositions);
   config.norm_eps = fields.number("layer_norm_epsilon", 1e-5, 0, 1);
   config.activation = Activation::GeluTanh;
-  config.attention_bias = config.mlp_bias = true;
+  config.qkv_bias = config.o_bias = config.mlp_bias = true;
+  config.windows.assign(static_cast<size_t>(config.L), 0);
   config.tied_head = fields.boolean("tie_word_embeddings", true);
   config.rope.kind = RopeConfig::Kind::None;
   require_text(fields, "activation_function", "gelu_new", {"gelu_new"});
@@ -178,7 +218,7 @@ void check_architecture(const JsonFields& fields, std::string_view wanted) {
     found.push_back(escaped(entry.as_string()));
   }
   fail(ErrorCode::BadInput, "{}: {} is not supported; supported: {}", fields.place("architectures"),
-       fmt::join(found, ", "), kSupported);
+       fmt::join(found, ", "), supported_models());
 }
 
 }  // namespace
@@ -193,19 +233,22 @@ ModelConfig parse_model_config(const Value& config, const std::string& source) {
          fields.place("quantization_config"),
          method && method->is_string() ? escaped(method->as_string()) : "no quant_method");
   }
-  if (parsed.model_type == "llama") {
-    check_architecture(fields, "LlamaForCausalLM");
-    parse_llama(fields, config, parsed);
-  } else if (parsed.model_type == "gpt2") {
+  if (parsed.model_type.empty())
+    fail(ErrorCode::BadInput, "{}: no key \"model_type\"; supported: {}", source,
+         supported_models());
+  if (parsed.model_type == "gpt2") {
     check_architecture(fields, "GPT2LMHeadModel");
     parse_gpt2(fields, config, parsed);
-  } else if (parsed.model_type.empty()) {
-    fail(ErrorCode::BadInput, "{}: no key \"model_type\"; supported: {}", source, kSupported);
-  } else {
-    fail(ErrorCode::BadInput, "{}: \"{}\" is not supported; supported: {}",
-         fields.place("model_type"), escaped(parsed.model_type), kSupported);
+    return parsed;
   }
-  return parsed;
+  for (const LlamaLike& like : kLlamaLikes) {
+    if (like.model_type != parsed.model_type) continue;
+    check_architecture(fields, like.architecture);
+    parse_llama_like(like, fields, config, parsed);
+    return parsed;
+  }
+  fail(ErrorCode::BadInput, "{}: \"{}\" is not supported; supported: {}",
+       fields.place("model_type"), escaped(parsed.model_type), supported_models());
 }
 
 }  // namespace lema

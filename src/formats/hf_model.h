@@ -19,11 +19,17 @@ enum class Activation { Silu, GeluTanh };
 // Rotary position embedding; formats differ in key names only (rope_scaling of v4, rope_parameters
 // of v5).
 struct RopeConfig {
-  enum class Kind { None, Default, Llama3 };  // None: learned positions
-  Kind kind = Kind::Default;
+  enum class Kind { None, Default, Linear, Dynamic, Yarn, LongRope, Llama3 };
+  Kind kind = Kind::Default;  // None: learned positions
   double theta = 10000;
+  int64_t dim = 0;  // rotated columns of a head, the first ones; an odd number is rounded up
   double factor = 1;
-  double low_freq_factor = 1, high_freq_factor = 4;
+  double low_freq_factor = 1, high_freq_factor = 4;  // llama3
+  double beta_fast = 32, beta_slow = 1;              // yarn
+  bool truncate = true;                              // yarn: bounds of the ramp are integers
+  std::vector<float> short_factors = {}, long_factors = {};  // longrope: one per pair of columns
+  double attention_factor = 1;                               // yarn, longrope: on cosines and sines
+  // Length of the pretraining (llama3, yarn, longrope); of dynamic scaling max_position_embeddings.
   int64_t original_max_positions = 0;
 };
 
@@ -36,14 +42,23 @@ struct ModelConfig {
   int64_t H = 0, Hkv = 0, D = 0;  // query heads, key-value heads, head size
   int64_t V = 0;                  // vocab_size (rows of the embedding)
   int64_t L = 0;                  // blocks
-  int64_t max_positions = 0;
+  int64_t max_positions = 0;      // of the longest row that the model is made for
   double norm_eps = 0;
   RopeConfig rope;
   Activation activation = Activation::Silu;
-  bool attention_bias = false;  // q, k, v and o (Llama family)
-  bool mlp_bias = false;
-  bool tied_head = false;        // the head is the embedding matrix
+  bool qkv_bias = false, o_bias = false, mlp_bias = false;
+  bool qk_norm = false;    // RMSNorm of each head of q and k before RoPE
+  bool is_fused = false;   // qkv_proj and gate_up_proj, each one matrix
+  bool tied_head = false;  // the head is the embedding matrix
+  // Per block: how many keys a query sees at most, its own the last; 0: all before it.
+  std::vector<int64_t> windows;
   std::vector<int64_t> eos_ids;  // config.json's eos_token_id, int or list
+
+  // Columns of q and k, and of q, k and v, side by side.
+  int64_t qk_cols() const { return (H + Hkv) * D; }
+  int64_t qkv_cols() const { return (H + 2 * Hkv) * D; }
+  // Columns of the activation's input: gate and up, or what GELU takes.
+  int64_t mlp_in_cols() const { return activation == Activation::Silu ? 2 * F : F; }
 };
 
 // Values missing in `config` take transformers' class defaults; token ids outside the vocabulary

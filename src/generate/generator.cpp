@@ -64,11 +64,7 @@ void Generator::start(size_t place, int64_t index, std::span<const int32_t> prom
          "positions)",
          length, inference_.capacity(), inference_.model().config().max_positions);
   // The last token is fed in any case: its logits are wanted.
-  const std::vector<int32_t>& cached = inference_.cached_ids(sequence);
-  const auto shared =
-      std::mismatch(cached.begin(), cached.end(), prompt.begin(), prompt.end() - 1).first;
-  const int64_t common = shared - cached.begin();
-  inference_.truncate(sequence, common);
+  const int64_t common = inference_.keep_common(sequence, prompt);
   places_[place] = {index, std::min(options_.max_new_tokens, inference_.capacity() - length),
                     prompt.subspan(static_cast<size_t>(common)), 0};
 }

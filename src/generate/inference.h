@@ -26,12 +26,18 @@ class Inference {
 
   // Appends every feed's tokens to its sequence and returns the logits (feeds, V) f32 after each
   // feed's last token, valid until the next call. Feeds are not empty and name distinct sequences.
-  // Tokens are packed end to end whatever their number, so prompts and single tokens mix.
+  // Tokens are packed end to end whatever their number, so prompts and single tokens mix. A feed
+  // is rotated for the length that its sequence has after it; where that changes the rotation of
+  // what is cached (longrope beyond the pretraining length), the whole sequence is computed again.
   MatrixView append(std::span<const Feed> feeds);
 
   // What a sequence holds, and its first `length` tokens kept.
   const std::vector<int32_t>& cached_ids(int64_t sequence) const { return cache_.ids(sequence); }
   void truncate(int64_t sequence, int64_t length) { cache_.truncate(sequence, length); }
+  // Keeps of a sequence what it has in common with `prompt` from the start, all but the prompt's
+  // last token at most, and would be computed alike in one pass over the prompt. Returns how many
+  // tokens that are.
+  int64_t keep_common(int64_t sequence, std::span<const int32_t> prompt);
 
   int64_t sequences() const { return cache_.sequences(); }
   int64_t capacity() const { return cache_.capacity(); }
@@ -45,13 +51,15 @@ class Inference {
     std::vector<int32_t> sequences;                   // (S, 4) as Ops::attention takes them
     std::vector<int32_t> last_rows;                   // rows whose logits are wanted
   };
-  void add(int64_t sequence, std::span<const int32_t> ids);
+  void append(int64_t sequence, std::span<const int32_t> ids);
+  void add(int64_t sequence, std::span<const int32_t> ids, int64_t length);
   void run_pass();
 
   OpenedModel model_;
   KvCache cache_;
   Pass pass_;
   PassInputs inputs_;
+  std::vector<int32_t> again_;  // tokens of a sequence that are computed once more
   Buffer last_x_, logits_;
   int64_t finished_feeds_ = 0;  // whose logits are there
 };

@@ -26,8 +26,12 @@ class KvCache {
   const std::vector<int32_t>& ids(int64_t sequence) const {
     return ids_[static_cast<size_t>(sequence)];
   }
+  // For each token the length of the sequence that its key was rotated for (RopeTable::map).
+  const std::vector<int32_t>& lengths(int64_t sequence) const {
+    return lengths_[static_cast<size_t>(sequence)];
+  }
   // Books one more token; Internal when the sequence is full. Returns its position.
-  int64_t push(int64_t sequence, int32_t id);
+  int64_t push(int64_t sequence, int32_t id, int64_t length);
   // Keeps the first `length` tokens.
   void truncate(int64_t sequence, int64_t length);
 
@@ -38,7 +42,7 @@ class KvCache {
  private:
   int64_t capacity_, width_;
   DType X_;
-  std::vector<std::vector<int32_t>> ids_;
+  std::vector<std::vector<int32_t>> ids_, lengths_;
   Buffer buffer_;
 };
 

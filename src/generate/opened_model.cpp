@@ -36,7 +36,8 @@ OpenedModel::OpenedModel(const ModelFolder& folder, const OpenOptions& options,
   ops_ = make_cpu_ops(static_cast<int>(options.threads), ops_limits());
   store_ = std::make_unique<HostStore>(folder, *device_, DiskMode::Mmap);
   stream_ = std::make_unique<LayerStream>(*device_, table_, *store_, placement_of(table_));
-  const TransformerLimits block_limits{limits.tokens, limits.tokens, limits.positions, false};
+  const TransformerLimits block_limits{limits.tokens, limits.tokens, limits.positions,
+                                       limits.tokens, false};
   transformer_ = std::make_unique<Transformer>(
       *device_, *ops_, config_, table_.spec.linear_transposed, X_, block_limits, adapter_.get());
   x_ = device_->allocate(2 * limits.tokens * config_.C * element_bytes(X_),
@@ -46,8 +47,7 @@ OpenedModel::OpenedModel(const ModelFolder& folder, const OpenOptions& options,
 OpsLimits OpenedModel::ops_limits() const {
   OpsLimits limits;
   limits.rows = limits.tokens = limits_.tokens;
-  limits.width =
-      std::max({3 * config_.C, config_.F, config_.H * config_.D, table_.head_chunk_rows});
+  limits.width = std::max({config_.C, widest_linear(table_.spec), table_.head_chunk_rows});
   limits.rank = adapter_ ? adapter_->largest_rank() : 0;
   limits.vocab_chunk = table_.head_chunk_rows;
   limits.heads = config_.H;

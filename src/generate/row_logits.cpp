@@ -16,8 +16,8 @@ void write_row_logits(const ModelFolder& folder, const OpenOptions& options, con
   PassInputs inputs(model.device(), 2 * longest + 4);
   const Buffer buffer = model.device().allocate(longest * V * 4, "logits");
   std::vector<float> host(static_cast<size_t>(longest * V));
-  std::vector<int32_t> positions(static_cast<size_t>(longest));
-  std::iota(positions.begin(), positions.end(), 0);
+  RopeTable& rope = model.transformer().rope_table();
+  std::vector<int32_t> positions;
 
   std::vector<TensorSpec> tensors;
   for (const Row& row : dataset.rows)
@@ -28,11 +28,16 @@ void write_row_logits(const ModelFolder& folder, const OpenOptions& options, con
   for (const Row& row : dataset.rows) {
     const int64_t T = std::ssize(row.ids);
     const std::vector<int32_t> sequence = {0, static_cast<int32_t>(T), 0, static_cast<int32_t>(T)};
+    positions.resize(row.ids.size());
+    std::iota(positions.begin(), positions.end(), 0);
+    rope.begin_pass();
+    rope.map(positions, T);
+    rope.send();
     inputs.clear();
     TokenBatch batch;
     batch.tokens = T;
     batch.ids = inputs.put(row.ids, {T});
-    batch.positions = inputs.put(std::span(positions).first(static_cast<size_t>(T)), {T});
+    batch.positions = inputs.put(positions, {T});
     batch.sequences = inputs.put(sequence, {1, 4});
     inputs.send();
     const MatrixView x = model.forward(batch, nullptr, {}, 1);

@@ -53,7 +53,12 @@ class Evaluation {
     TokenBatch batch;
     batch.tokens = N;
     batch.ids = inputs_.put(m.ids, {N});
-    batch.positions = inputs_.put(m.positions, {N});
+    std::vector<int32_t> positions = m.positions;
+    RopeTable& rope = model_.transformer().rope_table();
+    rope.begin_pass();
+    rope.map_sequences(positions, m.sequences);
+    rope.send();
+    batch.positions = inputs_.put(positions, {N});
     batch.sequences = inputs_.put(m.sequences, {std::ssize(m.sequences) / 4, 4});
     const TensorView target_rows = inputs_.put(rows, {n}), target_ids = inputs_.put(targets, {n});
     inputs_.send();

@@ -16,6 +16,8 @@ namespace lema {
 enum class Field : uint8_t {
   NormAttn,
   NormAttnBias,
+  NormQ,
+  NormK,
   Wq,
   Wk,
   Wv,
@@ -30,6 +32,7 @@ enum class Field : uint8_t {
   NormMlpBias,
   WGate,
   WUp,
+  WGateUp,
   WDown,
   BiasGate,
   BiasUp,
@@ -98,6 +101,9 @@ ModelSpec model_spec(const ModelConfig& config, Has has) {
     return gpt2_spec(config, has("wte.weight") ? "" : "transformer.");
   return llama_spec(config);
 }
+
+// The larger dimension of the largest linear of any block.
+int64_t widest_linear(const ModelSpec& spec);
 
 // True for tensors that published files carry and no computation reads: mask buffers, rotary
 // caches, the copy of a tied head.

@@ -4,10 +4,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <vector>
 
 #include "model/carver.h"
-#include "model/rope_table.h"
 
 namespace lema {
 namespace {
@@ -17,17 +15,17 @@ using Regions = Transformer::Regions;
 int64_t carve(const ModelConfig& c, DType X, const TransformerLimits& limits, std::byte* base,
               Regions& r) {
   const int64_t x = element_bytes(X), M = limits.micro_tokens, T = std::min(limits.token_tile, M);
-  const int64_t qkv = (c.H + 2 * c.Hkv) * c.D, mlp_in = c.family == Family::Gpt2 ? c.F : 2 * c.F;
   Carver carver(base);
-  r.qkv = carver.take(M * qkv * x);
+  r.qkv = carver.take(M * c.qkv_cols() * x);
   r.o = carver.take(M * c.H * c.D * x);
   r.x_mid = carver.take(M * c.C * x);
   r.norm = carver.take(T * c.C * x);
-  r.mlp_in = carver.take(T * mlp_in * x);
+  r.mlp_in = carver.take(T * c.mlp_in_cols() * x);
   r.act = carver.take(T * c.F * x);
   if (!limits.training) return carver.used();
   r.lse = carver.take(M * c.H * 4);
-  r.d_qkv = carver.take(M * qkv * x);
+  if (c.qk_norm) r.qk = carver.take(M * c.qk_cols() * x);
+  r.d_qkv = carver.take(M * c.qkv_cols() * x);
   r.d_o = carver.take(M * c.H * c.D * x);
   r.d_act = carver.take(T * c.F * x);
   r.d_norm = carver.take(T * c.C * x);
@@ -43,7 +41,7 @@ void for_each_tile(int64_t tokens, int64_t tile, Visit visit) {
 
 }  // namespace
 
-// A matrix and its bias.
+// A matrix and its bias; kCount: no family has one.
 struct LinearFields {
   Field weight, bias;
 };
@@ -59,7 +57,7 @@ class Transformer::Parts {
       LinearPart& part = parts_[count_];
       part.weight = w[source.weight];
       part.transposed = t.transposed_;
-      part.bias = w[source.bias];
+      if (source.bias != Field::kCount) part.bias = w[source.bias];
       if (t.adapter_) {
         lora_[count_] = t.adapter_->view(block, source.weight);
         lora_[count_].first_row = first_row;
@@ -81,14 +79,16 @@ class Transformer::Parts {
 
 namespace {
 
-// The linears of a block, in either family: the fields a family lacks are null and drop out.
+// The linears of a block, in every family: the fields a family lacks are null and drop out.
 constexpr LinearFields kQkv[] = {{Field::Wq, Field::BiasQ},
                                  {Field::Wk, Field::BiasK},
                                  {Field::Wv, Field::BiasV},
                                  {Field::Wqkv, Field::BiasQkv}};
 constexpr LinearFields kOut[] = {{Field::Wo, Field::BiasO}};
-constexpr LinearFields kMlpIn[] = {
-    {Field::WGate, Field::BiasGate}, {Field::WUp, Field::BiasUp}, {Field::WFc, Field::BiasFc}};
+constexpr LinearFields kMlpIn[] = {{Field::WGate, Field::BiasGate},
+                                   {Field::WUp, Field::BiasUp},
+                                   {Field::WGateUp, Field::kCount},
+                                   {Field::WFc, Field::BiasFc}};
 constexpr LinearFields kMlpOut[] = {{Field::WDown, Field::BiasDown},
                                     {Field::WProj, Field::BiasProj}};
 
@@ -107,10 +107,6 @@ int64_t Transformer::workspace_bytes(const ModelConfig& config, DType X,
   return carve(config, X, limits, nullptr, unused);
 }
 
-int64_t Transformer::rope_table_bytes(const ModelConfig& config, const TransformerLimits& limits) {
-  return config.rope.kind == RopeConfig::Kind::None ? 0 : limits.positions * config.D * 4;
-}
-
 Transformer::Transformer(Device& device, Ops& ops, const ModelConfig& config,
                          bool linear_transposed, DType X, const TransformerLimits& limits,
                          const AdapterParameters* adapter)
@@ -120,15 +116,10 @@ Transformer::Transformer(Device& device, Ops& ops, const ModelConfig& config,
       transposed_(linear_transposed),
       X_(X),
       limits_(limits),
-      adapter_(adapter) {
-  attention_ = {config.H, config.Hkv, config.D, 1.0f / std::sqrt(static_cast<float>(config.D))};
-  workspace_ = device.allocate(workspace_bytes(config, X, limits), "block workspace");
+      adapter_(adapter),
+      rope_(device, config.rope, {limits.positions, limits.pass_tokens}),
+      workspace_(device.allocate(workspace_bytes(config, X, limits), "block workspace")) {
   carve(config, X, limits, workspace_.data(), r_);
-  if (config.rope.kind == RopeConfig::Kind::None) return;
-  const std::vector<float> table = lema::rope_table(config.rope, config.D, limits.positions);
-  rope_buffer_ = device.allocate(static_cast<int64_t>(table.size()) * 4, "rotary table");
-  device.copy_async(Queue::Compute, rope_buffer_.data(), table.data(), rope_buffer_.bytes());
-  device.synchronize(Queue::Compute);
 }
 
 void Transformer::norm(MatrixView y, MatrixView x, TensorView weight, TensorView bias) {
@@ -162,12 +153,28 @@ void Transformer::activate_backward(MatrixView d_mlp_in, MatrixView dy, MatrixVi
     ops_.swiglu_backward(d_mlp_in, dy, mlp_in);
 }
 
-void Transformer::rope(MatrixView qkv, TensorView positions, bool inverse) {
-  if (config_.rope.kind == RopeConfig::Kind::None) return;
-  const TensorView table(rope_buffer_.data(), DType::F32, {limits_.positions, config_.D});
-  // q and k lie side by side: one call rotates all their heads.
-  ops_.rope(qkv.col_range(0, (config_.H + config_.Hkv) * config_.D), positions, table, config_.D,
-            inverse);
+// Each head of q and of k on its own. Ref: modeling_qwen3.py, Qwen3Attention.
+void Transformer::norm_heads(MatrixView y, MatrixView x, const WeightViews& w) {
+  const auto eps = static_cast<float>(config_.norm_eps);
+  ops_.rmsnorm(q_of(y), q_of(x), w[Field::NormQ], eps);
+  ops_.rmsnorm(k_of(y), k_of(x), w[Field::NormK], eps);
+}
+
+// In place in dx; x is what the forward pass normed.
+void Transformer::norm_heads_backward(MatrixView dx, MatrixView x, const WeightViews& w) {
+  const auto eps = static_cast<float>(config_.norm_eps);
+  ops_.rmsnorm_backward(q_of(dx), q_of(dx), q_of(x), w[Field::NormQ], eps, Write::Overwrite);
+  ops_.rmsnorm_backward(k_of(dx), k_of(dx), k_of(x), w[Field::NormK], eps, Write::Overwrite);
+}
+
+// q and k lie side by side: one call rotates all their heads.
+void Transformer::rope(MatrixView qk, TensorView positions, bool inverse) {
+  if (rope_) ops_.rope(qk, positions, rope_.view(), config_.D, inverse);
+}
+
+AttentionShape Transformer::attention_shape(int64_t block) const {
+  return {config_.H, config_.Hkv, config_.D, 1.0f / std::sqrt(static_cast<float>(config_.D)),
+          config_.windows[static_cast<size_t>(block)]};
 }
 
 void Transformer::copy(MatrixView to, MatrixView from) {
@@ -176,7 +183,8 @@ void Transformer::copy(MatrixView to, MatrixView from) {
 
 KeptActivations Transformer::scratch_activations(int64_t tokens) const {
   KeptActivations scratch;
-  scratch.qkv = matrix(r_.qkv, tokens, qkv_width());
+  scratch.qkv = matrix(r_.qkv, tokens, config_.qkv_cols());
+  if (r_.qk) scratch.qk = matrix(r_.qk, tokens, config_.qk_cols());
   scratch.o = matrix(r_.o, tokens, config_.H * config_.D);
   if (r_.lse) scratch.lse = {r_.lse, DType::F32, {tokens, config_.H}};
   scratch.x_mid = matrix(r_.x_mid, tokens, config_.C);
@@ -192,22 +200,24 @@ void Transformer::embed(MatrixView x, const TokenBatch& batch, TensorView table,
 void Transformer::attention_forward(const WeightViews& w, MatrixView x, int64_t block,
                                     const TokenBatch& batch, const KeptActivations& saved,
                                     const KvCacheView* cache) {
-  const int64_t q_cols = config_.H * config_.D, kv_cols = config_.Hkv * config_.D;
+  const MatrixView qk = rotated_qk(saved);
   for_each_tile(batch.tokens, limits_.token_tile, [&](int64_t begin, int64_t end) {
     const MatrixView n = matrix(r_.norm, end - begin, config_.C),
-                     qkv = saved.qkv.row_range(begin, end);
+                     qkv = saved.qkv.row_range(begin, end), qk_tile = qk.row_range(begin, end);
     norm(n, x.row_range(begin, end), w[Field::NormAttn], w[Field::NormAttnBias]);
     ops_.linear(qkv, n, Parts(*this, w, block, batch.first_row + begin, kQkv), Write::Overwrite);
-    rope(qkv, batch.positions.rows(begin, end), false);
+    if (config_.qk_norm) norm_heads(qk_tile, qkv, w);
+    rope(qk_tile, batch.positions.rows(begin, end), false);
   });
-  const MatrixView q = saved.qkv.col_range(0, q_cols);
-  MatrixView kv = saved.qkv.col_range(q_cols, qkv_width());
+  MatrixView k = k_of(qk), v = v_of(saved.qkv);
   if (cache) {
-    ops_.scatter_rows(cache->rows, kv, cache->token_rows);
-    kv = cache->rows;
+    check(!saved.qk, "a cache takes keys and values side by side");
+    ops_.scatter_rows(cache->rows, saved.qkv.col_range(config_.H * config_.D, config_.qkv_cols()),
+                      cache->token_rows);
+    v = cache->rows.col_range(k.cols, 2 * k.cols);
+    k = cache->rows.col_range(0, k.cols);
   }
-  ops_.attention(saved.o, saved.lse, q, kv.col_range(0, kv_cols),
-                 kv.col_range(kv_cols, 2 * kv_cols), batch.sequences, attention_);
+  ops_.attention(saved.o, saved.lse, q_of(qk), k, v, batch.sequences, attention_shape(block));
   copy(saved.x_mid, x);
   for_each_tile(batch.tokens, limits_.token_tile, [&](int64_t begin, int64_t end) {
     ops_.linear(saved.x_mid.row_range(begin, end), saved.o.row_range(begin, end),
@@ -225,7 +235,7 @@ void Transformer::block_forward(MatrixView x_next, MatrixView x, const WeightVie
     const int64_t tile = end - begin, row = batch.first_row + begin;
     const MatrixView n = matrix(r_.norm, tile, config_.C), act = matrix(r_.act, tile, config_.F);
     const MatrixView mlp_in =
-        kept ? kept.mlp_in.row_range(begin, end) : matrix(r_.mlp_in, tile, mlp_in_width());
+        kept ? kept.mlp_in.row_range(begin, end) : matrix(r_.mlp_in, tile, config_.mlp_in_cols());
     norm(n, saved.x_mid.row_range(begin, end), w[Field::NormMlp], w[Field::NormMlpBias]);
     ops_.linear(mlp_in, n, Parts(*this, w, block, row, kMlpIn), Write::Overwrite);
     activate(act, mlp_in);
@@ -251,7 +261,7 @@ void Transformer::mlp_backward(MatrixView dx, const WeightViews& w, int64_t bloc
     const MatrixView n = matrix(r_.norm, tile, config_.C), act = matrix(r_.act, tile, config_.F);
     const MatrixView d_act = matrix(r_.d_act, tile, config_.F),
                      d_n = matrix(r_.d_norm, tile, config_.C);
-    const MatrixView d_mlp_in = matrix(r_.mlp_in, tile, mlp_in_width()),
+    const MatrixView d_mlp_in = matrix(r_.mlp_in, tile, config_.mlp_in_cols()),
                      x_mid = saved.x_mid.row_range(begin, end);
     const MatrixView mlp_in = saved.mlp_in ? saved.mlp_in.row_range(begin, end) : d_mlp_in;
     const Parts in(*this, w, block, row, kMlpIn), out(*this, w, block, row, kMlpOut);
@@ -269,24 +279,22 @@ void Transformer::mlp_backward(MatrixView dx, const WeightViews& w, int64_t bloc
 void Transformer::attention_backward(MatrixView dx, MatrixView x, const WeightViews& w,
                                      int64_t block, const TokenBatch& batch,
                                      const KeptActivations& saved, bool need_dx) {
-  const int64_t q_cols = config_.H * config_.D, kv_cols = config_.Hkv * config_.D;
-  const MatrixView d_o = matrix(r_.d_o, batch.tokens, q_cols),
-                   d_qkv = matrix(r_.d_qkv, batch.tokens, qkv_width());
+  const MatrixView d_o = matrix(r_.d_o, batch.tokens, config_.H * config_.D),
+                   d_qkv = matrix(r_.d_qkv, batch.tokens, config_.qkv_cols());
+  const MatrixView qk = rotated_qk(saved);
   for_each_tile(batch.tokens, limits_.token_tile, [&](int64_t begin, int64_t end) {
     ops_.linear_backward(d_o.row_range(begin, end), dx.row_range(begin, end),
                          saved.o.row_range(begin, end),
                          Parts(*this, w, block, batch.first_row + begin, kOut), Write::Overwrite);
   });
-  const auto q = [&](MatrixView m) { return m.col_range(0, q_cols); };
-  const auto k = [&](MatrixView m) { return m.col_range(q_cols, q_cols + kv_cols); };
-  const auto v = [&](MatrixView m) { return m.col_range(q_cols + kv_cols, q_cols + 2 * kv_cols); };
-  ops_.attention_backward(q(d_qkv), k(d_qkv), v(d_qkv), d_o, saved.o, saved.lse, q(saved.qkv),
-                          k(saved.qkv), v(saved.qkv), batch.sequences, attention_);
+  ops_.attention_backward(q_of(d_qkv), k_of(d_qkv), v_of(d_qkv), d_o, saved.o, saved.lse, q_of(qk),
+                          k_of(qk), v_of(saved.qkv), batch.sequences, attention_shape(block));
   for_each_tile(batch.tokens, limits_.token_tile, [&](int64_t begin, int64_t end) {
     const MatrixView n = matrix(r_.norm, end - begin, config_.C);
     const MatrixView d_n = need_dx ? matrix(r_.d_norm, end - begin, config_.C) : MatrixView();
     const MatrixView d_tile = d_qkv.row_range(begin, end), x_tile = x.row_range(begin, end);
-    rope(d_tile, batch.positions.rows(begin, end), true);
+    rope(d_tile.col_range(0, config_.qk_cols()), batch.positions.rows(begin, end), true);
+    if (config_.qk_norm) norm_heads_backward(d_tile, saved.qkv.row_range(begin, end), w);
     norm(n, x_tile, w[Field::NormAttn], w[Field::NormAttnBias]);
     ops_.linear_backward(d_n, d_tile, n, Parts(*this, w, block, batch.first_row + begin, kQkv),
                          Write::Overwrite);

@@ -3,14 +3,17 @@
 // weights come in as WeightViews.
 //
 // Token-wise work runs over tiles of `token_tile` rows; only q, k, v, o, lse and their gradients
-// span a micro-batch. Ref: arXiv:2302.13971 (Llama), transformers modeling_llama.py and
-// modeling_gpt2.py for the order of operations.
+// span a micro-batch. What families differ in is a switch of ModelConfig or a field that their
+// layout table has or lacks. Ref: arXiv:2302.13971 (Llama), transformers modeling_llama.py,
+// modeling_qwen3.py (norms of heads), modeling_phi3.py (fused matrices) and modeling_gpt2.py for
+// the order of operations.
 #pragma once
 
 #include "device.h"
 #include "formats/hf_model.h"
 #include "layout/fields.h"
 #include "model/adapter_parameters.h"
+#include "model/rope_table.h"
 #include "ops.h"
 
 namespace lema {
@@ -22,7 +25,7 @@ DType activation_dtype(const std::string& compute, DType stored);
 // A micro-batch on the device.
 struct TokenBatch {
   TensorView ids;         // (N) I32
-  TensorView positions;   // (N) I32
+  TensorView positions;   // (N) I32: rows of the rotary table (RopeTable::map) or learned positions
   TensorView sequences;   // (S, 4) I32, see Ops::attention
   int64_t tokens = 0;     // N
   int64_t first_row = 0;  // of the step; numbers dropout masks
@@ -31,7 +34,8 @@ struct TokenBatch {
 // What a block may keep from forward for backward; all null: recomputed. Rows are those of the
 // micro-batch.
 struct KeptActivations {
-  MatrixView qkv;     // (N, (H + 2 Hkv) D), after RoPE
+  MatrixView qkv;     // (N, (H + 2 Hkv) D), q and k after RoPE unless `qk` holds those
+  MatrixView qk;      // (N, (H + Hkv) D) q and k normed and rotated; null where no head is normed
   MatrixView o;       // (N, H D) attention output
   TensorView lse;     // (N, H) f32
   MatrixView x_mid;   // (N, C) residual after attention
@@ -49,8 +53,9 @@ struct KvCacheView {
 struct TransformerLimits {
   int64_t micro_tokens = 0;  // rows of a micro-batch
   int64_t token_tile = 2048;
-  int64_t positions = 0;  // of the rotary table: the longest row
-  bool training = true;   // backward workspace too
+  int64_t positions = 0;    // of the rotary table: the longest row
+  int64_t pass_tokens = 0;  // of all micro-batches of a pass
+  bool training = true;     // backward workspace too
 };
 
 class Transformer {
@@ -73,16 +78,11 @@ class Transformer {
   void block_backward(MatrixView dx, MatrixView x, const WeightViews& w, int64_t block,
                       const TokenBatch& batch, const KeptActivations& kept, bool need_dx);
 
-  // Widths of the saved tensors, for the plan.
-  int64_t qkv_width() const { return (config_.H + 2 * config_.Hkv) * config_.D; }
-  int64_t mlp_in_width() const {
-    return config_.family == Family::Gpt2 ? config_.F : 2 * config_.F;
-  }
+  // Turns positions into rows of the rotary table.
+  RopeTable& rope_table() { return rope_; }
   DType activation_dtype() const { return X_; }
   const ModelConfig& config() const { return config_; }
-  int64_t workspace_bytes() const { return workspace_.bytes() + rope_buffer_.bytes(); }
-  // The same without allocating, for the plan.
-  static int64_t rope_table_bytes(const ModelConfig& config, const TransformerLimits& limits);
+  // Without the rotary table; what an object of these limits allocates, for the plan.
   static int64_t workspace_bytes(const ModelConfig& config, DType X,
                                  const TransformerLimits& limits);
 
@@ -90,10 +90,10 @@ class Transformer {
   void norm(MatrixView y, MatrixView x, TensorView weight, TensorView bias);
   void norm_backward(MatrixView dx, MatrixView dy, MatrixView x, TensorView weight, Write write);
 
-  // Places in the workspace: M rows (of a micro-batch) for the first five, a tile for the others.
+  // Places in the workspace: M rows (of a micro-batch) for the first row, a tile for the others.
   struct Regions {
-    std::byte *qkv = nullptr, *o = nullptr, *x_mid = nullptr, *lse = nullptr, *d_qkv = nullptr,
-              *d_o = nullptr;
+    std::byte *qkv = nullptr, *qk = nullptr, *o = nullptr, *x_mid = nullptr, *lse = nullptr,
+              *d_qkv = nullptr, *d_o = nullptr;
     std::byte *norm = nullptr, *mlp_in = nullptr, *act = nullptr, *d_act = nullptr,
               *d_norm = nullptr;
   };
@@ -106,7 +106,22 @@ class Transformer {
                           const TokenBatch& batch, const KeptActivations& saved, bool need_dx);
   void mlp_backward(MatrixView dx, const WeightViews& w, int64_t block, const TokenBatch& batch,
                     const KeptActivations& saved);
-  void rope(MatrixView qkv, TensorView positions, bool inverse);
+  void norm_heads(MatrixView y, MatrixView x, const WeightViews& w);
+  void norm_heads_backward(MatrixView dx, MatrixView x, const WeightViews& w);
+  void rope(MatrixView qk, TensorView positions, bool inverse);
+  AttentionShape attention_shape(int64_t block) const;
+  // Columns of a row of q, k and v.
+  MatrixView q_of(MatrixView qkv) const { return qkv.col_range(0, config_.H * config_.D); }
+  MatrixView k_of(MatrixView qkv) const {
+    return qkv.col_range(config_.H * config_.D, config_.qk_cols());
+  }
+  MatrixView v_of(MatrixView qkv) const {
+    return qkv.col_range(config_.qk_cols(), config_.qkv_cols());
+  }
+  // Where attention reads q and k.
+  MatrixView rotated_qk(const KeptActivations& saved) const {
+    return saved.qk ? saved.qk : saved.qkv.col_range(0, config_.qk_cols());
+  }
   void activate(MatrixView y, MatrixView mlp_in);
   void activate_backward(MatrixView d_mlp_in, MatrixView dy, MatrixView mlp_in);
   void copy(MatrixView to, MatrixView from);
@@ -122,8 +137,8 @@ class Transformer {
   DType X_;
   TransformerLimits limits_;
   const AdapterParameters* adapter_;
-  AttentionShape attention_;
-  Buffer workspace_, rope_buffer_;
+  RopeTable rope_;
+  Buffer workspace_;
   Regions r_;
 };
 

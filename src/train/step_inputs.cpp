@@ -12,7 +12,7 @@ StepInputs::StepInputs(Device& device, int64_t tokens, int64_t rows)
       device_buffer_(device.allocate(bytes(tokens, rows), "step inputs")),
       host_buffer_(device.allocate_pinned(bytes(tokens, rows), "step inputs (host)")) {}
 
-void StepInputs::upload(const StepBatch& batch) {
+void StepInputs::upload(const StepBatch& batch, RopeTable& rope) {
   auto* host = reinterpret_cast<int32_t*>(host_buffer_.data());
   auto* base = reinterpret_cast<int32_t*>(device_buffer_.data());
   int64_t used = 0;
@@ -25,13 +25,16 @@ void StepInputs::upload(const StepBatch& batch) {
     return view;
   };
   micro_.clear();
+  rope.begin_pass();
   std::vector<int32_t> rows, targets;
   tokens_ = 0;
   for (const MicroBatch& m : batch.micro) {
     const auto n = static_cast<int64_t>(m.ids.size());
     TokenBatch t;
     t.ids = put(m.ids, {n});
+    int32_t* positions = host + used;
     t.positions = put(m.positions, {n});
+    rope.map_sequences({positions, m.positions.size()}, m.sequences);
     t.sequences = put(m.sequences, {static_cast<int64_t>(m.sequences.size() / 4), 4});
     t.tokens = n;
     t.first_row = tokens_;
@@ -46,6 +49,7 @@ void StepInputs::upload(const StepBatch& batch) {
   target_rows_ = put(rows, {static_cast<int64_t>(rows.size())});
   targets_ = put(targets, {static_cast<int64_t>(targets.size())});
   device_.copy_async(Queue::Compute, base, host, used * 4);
+  rope.send();
 }
 
 }  // namespace lema

@@ -15,8 +15,9 @@ class StepInputs {
   StepInputs(Device& device, int64_t tokens, int64_t rows);
   static int64_t bytes(int64_t tokens, int64_t rows);
 
-  // Uploads in the compute queue's order; the previous step's work must be complete.
-  void upload(const StepBatch& batch);
+  // Uploads in the compute queue's order, positions as rows of `rope`; the previous step's work
+  // must be complete.
+  void upload(const StepBatch& batch, RopeTable& rope);
 
   const std::vector<TokenBatch>& micro() const { return micro_; }
   // The rows of the step that have a target, ascending, and those targets: (n) I32 each.

@@ -90,11 +90,12 @@ Trainer::Trainer(const RunConfig& config, const ModelFolder& folder, std::unique
          "a row of {} tokens; the model has {} positions: set data.max_tokens to it, and "
          "data.too_long",
          bounds.row_tokens, config_.max_positions);
-  block_limits_ = {bounds.micro_tokens, run_.train.token_tile, bounds.row_tokens, true};
+  block_limits_ = {bounds.micro_tokens, run_.train.token_tile, bounds.row_tokens, bounds.tokens,
+                   true};
   OpsLimits limits;
   limits.rows = std::min(run_.train.token_tile, std::max(bounds.micro_tokens, bounds.target_rows));
   limits.tokens = bounds.micro_tokens;
-  limits.width = std::max({config_.C, config_.F, config_.H * config_.D, 3 * config_.C});
+  limits.width = widest_linear(table_.spec);
   limits.rank = adapter_.largest_rank();
   limits.vocab_chunk = table_.head_chunk_rows;
   limits.heads = config_.H;
@@ -121,8 +122,9 @@ Trainer::Trainer(const RunConfig& config, const ModelFolder& folder, std::unique
   }
   log::info("memory plan\n{}", plan_.table());
   if (plan_.weights.in_place && (run_.memory.slots > 0 || run_.memory.disk == "buffered"))
-    log::warn("weights are used in place in the mapped file: memory.slots and memory.disk have no "
-              "effect without memory.vram or memory.residency stream");
+    log::warn(
+        "weights are used in place in the mapped file: memory.slots and memory.disk have no "
+        "effect without memory.vram or memory.residency stream");
   const bool mapped = plan_.weights.in_place || run_.memory.disk != "buffered";
   store_ =
       std::make_unique<HostStore>(folder, *device_, mapped ? DiskMode::Mmap : DiskMode::Buffered);
@@ -135,6 +137,7 @@ Trainer::Trainer(const RunConfig& config, const ModelFolder& folder, std::unique
 
 PlanRequest Trainer::plan_request(const HeadLimits& head) const {
   const int64_t x = element_bytes(numeric_.compute), parameters = adapter_.parameter_count() * 4;
+  const RopeLimits rope{block_limits_.positions, block_limits_.pass_tokens};
   PlanRequest request;
   for (int64_t u = 0; u < table_.unit_count(); ++u)
     request.unit_bytes.push_back(table_.unit(u).bytes);
@@ -143,7 +146,7 @@ PlanRequest Trainer::plan_request(const HeadLimits& head) const {
       {Tier::Device, "adapter, gradients, two moments", 4 * parameters},
       {Tier::Device, "block workspace",
        Transformer::workspace_bytes(config_, numeric_.compute, block_limits_)},
-      {Tier::Device, "rotary table", Transformer::rope_table_bytes(config_, block_limits_)},
+      {Tier::Device, "rotary table", RopeTable::bytes(config_.rope, rope)},
       {Tier::Device, "head workspace", HeadLoss::workspace_bytes(config_, numeric_.compute, head)},
       {Tier::Device, "gradient of the block output", bounds_.tokens * config_.C * x},
       {Tier::Device, "kernel scratch", ops_->scratch_bytes()},
@@ -151,7 +154,8 @@ PlanRequest Trainer::plan_request(const HeadLimits& head) const {
        StepInputs::bytes(bounds_.tokens, bounds_.rows) +
            std::max<int64_t>(1, bounds_.target_rows) * 4 + 4},
       {Tier::Device, "final norm", LayerStream::always_bytes(table_)},
-      {Tier::Pinned, "step inputs (host)", StepInputs::bytes(bounds_.tokens, bounds_.rows)}};
+      {Tier::Pinned, "step inputs (host)", StepInputs::bytes(bounds_.tokens, bounds_.rows)},
+      {Tier::Pinned, "rotary table (host)", RopeTable::pinned_bytes(config_.rope, rope)}};
   request.boundary_count = config_.L + 1;
   request.boundary_bytes = bounds_.tokens * config_.C * x;
   request.kept_bytes_per_block = kept_block_bytes();
@@ -188,7 +192,7 @@ void Trainer::allocate() {
 
 StepResult Trainer::train_step(const StepBatch& batch, double lr, int64_t step) {
   const float grad_scale = 1.0f / static_cast<float>(batch.trained_tokens);
-  inputs_->upload(batch);
+  inputs_->upload(batch, transformer_->rope_table());
   adapter_.set_step(static_cast<uint64_t>(run_.seed), step, true);
   ops_->fill(adapter_.gradients(), 0);
   stream_->begin_pass(visits(true));
@@ -276,7 +280,7 @@ void Trainer::update(double lr, int64_t step) {
 }
 
 double Trainer::evaluate(const StepBatch& batch, std::vector<float>* losses) {
-  inputs_->upload(batch);
+  inputs_->upload(batch, transformer_->rope_table());
   adapter_.set_step(static_cast<uint64_t>(run_.seed), 0, false);
   stream_->begin_pass(visits(false));
   forward(false);
@@ -307,8 +311,8 @@ std::vector<int64_t> Trainer::visits(bool training) const {
 
 int64_t Trainer::kept_block_bytes() const {
   const int64_t x = element_bytes(numeric_.compute), heads = config_.H * config_.D;
-  const int64_t mlp_in = config_.family == Family::Gpt2 ? config_.F : 2 * config_.F;
-  const int64_t columns = (config_.H + 2 * config_.Hkv) * config_.D + heads + config_.C + mlp_in;
+  const int64_t columns = config_.qkv_cols() + (config_.qk_norm ? config_.qk_cols() : 0) + heads +
+                          config_.C + config_.mlp_in_cols();
   return (bounds_.tokens * (columns * x + config_.H * 4) + 63) / 64 * 64;
 }
 
@@ -325,10 +329,11 @@ KeptActivations Trainer::kept(int64_t block, const TokenBatch& micro) const {
   };
   KeptActivations k;
   k.lse = {take(config_.H, DType::F32).data, DType::F32, {micro.tokens, config_.H}};
-  k.qkv = take(transformer_->qkv_width(), numeric_.compute);
+  k.qkv = take(config_.qkv_cols(), numeric_.compute);
+  if (config_.qk_norm) k.qk = take(config_.qk_cols(), numeric_.compute);
   k.o = take(config_.H * config_.D, numeric_.compute);
   k.x_mid = take(config_.C, numeric_.compute);
-  k.mlp_in = take(transformer_->mlp_in_width(), numeric_.compute);
+  k.mlp_in = take(config_.mlp_in_cols(), numeric_.compute);
   return k;
 }
 

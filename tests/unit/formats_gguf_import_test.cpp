@@ -112,7 +112,7 @@ TEST_CASE("config.json parses to the numbers of the file") {
          config.D == 4));
   CHECK((config.V == 5 && config.max_positions == 64 && config.norm_eps == 1e-5));
   CHECK((config.rope.kind == RopeConfig::Kind::Default && config.rope.theta == 500000));
-  CHECK((config.tied_head && !config.attention_bias && !config.mlp_bias));
+  CHECK((config.tied_head && !config.qkv_bias && !config.o_bias && !config.mlp_bias));
   CHECK(*model.config_json.find("bos_token_id") == Value(0));
   CHECK(config.eos_ids == std::vector<int64_t>{3});
   CHECK(*model.generation_config.find("eos_token_id") == Value(Value::Array{3, 4}));
@@ -120,7 +120,7 @@ TEST_CASE("config.json parses to the numbers of the file") {
   CHECK(model.chat_template == "{{ messages }}");
   const GgufFile untied = open(folder, tiny({.head = true, .biases = true}));
   const ModelConfig other = parse_model_config(import_gguf(untied).config_json, "config.json");
-  CHECK((!other.tied_head && other.attention_bias));
+  CHECK((!other.tied_head && other.qkv_bias && other.o_bias));
 }
 
 TEST_CASE("the dtype is that of the matrices") {

@@ -1,5 +1,7 @@
 // Hugging Face folders: config.json in both spellings, defaults, refusals, shards, and paths that
 // try to leave.
+#include <cmath>
+
 #include "formats/hf_model.h"
 #include "formats/json.h"
 #include "support/temp_folder.h"
@@ -45,7 +47,7 @@ TEST_CASE("llama config takes the class defaults") {
   CHECK((config.D == 128 && config.V == 32000 && config.max_positions == 2048));
   CHECK(config.norm_eps == 1e-6);
   CHECK((config.rope.kind == RopeConfig::Kind::Default && config.rope.theta == 10000));
-  CHECK((!config.attention_bias && !config.mlp_bias && !config.tied_head));
+  CHECK((!config.qkv_bias && !config.o_bias && !config.mlp_bias && !config.tied_head));
   CHECK(config.eos_ids == std::vector<int64_t>{2});
 }
 
@@ -56,7 +58,7 @@ TEST_CASE("gpt2 config takes the class defaults") {
   CHECK((config.C == 768 && config.F == 3072 && config.L == 12 && config.H == 12 &&
          config.Hkv == 12 && config.D == 64));
   CHECK((config.V == 50257 && config.max_positions == 1024 && config.norm_eps == 1e-5));
-  CHECK((config.attention_bias && config.mlp_bias && config.tied_head));
+  CHECK((config.qkv_bias && config.o_bias && config.mlp_bias && config.tied_head));
   CHECK(config.rope.kind == RopeConfig::Kind::None);
   CHECK(config.eos_ids == std::vector<int64_t>{50256});
   CHECK(parse(R"({"model_type": "gpt2", "n_embd": 12, "n_head": 3, "n_inner": 20})").F == 20);
@@ -115,8 +117,8 @@ TEST_CASE("config: everything unsupported or out of range is refused with its pl
   };
   refused("[]", "found array, expected an object");
   refused("{}", "no key \"model_type\"; supported: llama");
-  refused(R"({"model_type": "mistral"})",
-          "config.json:1: model_type: \"mistral\" is not supported; supported: llama");
+  refused(R"({"model_type": "gemma3"})",
+          "config.json:1: model_type: \"gemma3\" is not supported; supported: llama");
   refused(llama(R"("architectures": ["LlamaForSequenceClassification"])"),
           "config.json:2: architectures");
   refused(llama(R"("quantization_config": {"quant_method": "bitsandbytes"})"),
@@ -132,9 +134,9 @@ TEST_CASE("config: everything unsupported or out of range is refused with its pl
   refused(llama(R"("head_dim": 3)"), "3 is odd");
   refused(llama(R"("rms_norm_eps": -1)"), "rms_norm_eps: found -1");
   refused(llama(R"("eos_token_id": "2")"), "expected integer or list of integers");
-  refused(llama(R"("rope_scaling": {"type": "linear", "factor": 2})"),
-          "\"linear\" is not supported; supported: default");
-  refused(llama(R"("rope_scaling": {"rope_type": "yarn"})"), "\"yarn\"");
+  refused(
+      llama(R"("rope_scaling": {"type": "mrope"})"),
+      "\"mrope\" is not supported; supported: default, linear, dynamic, yarn, llama3, longrope");
   refused(llama(R"("rope_scaling": {"rope_type": "llama3"})"), "no key \"factor\"");
   refused(
       llama(
@@ -150,6 +152,116 @@ TEST_CASE("config: everything unsupported or out of range is refused with its pl
   refused(gpt2(R"("reorder_and_upcast_attn": true)"), "reorder_and_upcast_attn: true");
   refused(gpt2(R"("scale_attn_weights": false)"), "scale_attn_weights: false");
   refused(gpt2(R"("n_embd": 770)"), "not a multiple of n_head");
+}
+
+TEST_CASE("RoPE and window settings that no model here has are refused by name") {
+  const auto refused = [](std::string_view type, const std::string& rest, std::string_view text) {
+    CHECK_BAD_INPUT(parse(fmt::format("{{\"model_type\": \"{}\",\n{}}}", type, rest)), text);
+  };
+  const auto rope = [](const std::string& members) {
+    return "\"rope_scaling\": {" + members + "}";
+  };
+  const std::string ones = "[" + [] {
+    std::string list = "1";
+    for (int i = 1; i < 64; ++i) list += ", 1";
+    return list;
+  }() + "]";
+  refused("llama", rope(R"("type": "linear")"), "no key \"factor\"");
+  refused("llama", rope(R"("type": "dynamic", "factor": 0.5)"), "factor: found 0.5");
+  refused("llama", "\"head_dim\": 2, " + rope(R"("type": "dynamic", "factor": 2)"),
+          "dynamic RoPE needs heads of more than 2 columns");
+  refused("llama", rope(R"("type": "yarn", "factor": 2, "beta_fast": "32")"),
+          "beta_fast: found string");
+  refused("llama", rope(R"("type": "yarn", "factor": 2, "truncate": 1)"), "expected boolean");
+  refused("llama", "\"rope_theta\": 1, " + rope(R"("type": "yarn", "factor": 2)"),
+          "yarn expects more than 1");
+  refused("llama", rope(R"("type": "longrope")"), "no key \"short_factor\"");
+  refused("llama", rope(R"("type": "longrope", "short_factor": [1], "long_factor": [1])"),
+          "short_factor: found 1 numbers, expected 64");
+  refused("llama", rope(R"("type": "longrope", "short_factor": 3)"), "expected list of numbers");
+  refused("llama",
+          rope("\"type\": \"longrope\", \"short_factor\": " + ones + ", \"long_factor\": " + ones +
+               ", \"original_max_position_embeddings\": 1"),
+          "longrope expects more than 1");
+  refused("phi3", rope(R"("type": "linear", "factor": 2)"),
+          "\"linear\" is not supported; supported: default, longrope, su, yarn");
+  refused("phi3", R"("partial_rotary_factor": 1.5)",
+          "partial_rotary_factor: 1.5 of a head of 96 columns is 144, expected 1 to 96");
+  refused("qwen2", R"("partial_rotary_factor": 0.5)", "only 1 is supported but in phi3 models");
+  refused("qwen2", R"("num_hidden_layers": 2, "layer_types": ["full_attention"])",
+          "layer_types: found 1 entries, expected 2");
+  refused("qwen3", R"("num_hidden_layers": 1, "layer_types": ["chunked_attention"])",
+          "\"chunked_attention\" is not supported");
+  refused("qwen3", R"("num_hidden_layers": 1, "layer_types": ["sliding_attention"])",
+          "sliding_attention in a qwen3 model without a sliding_window in use");
+  refused("mistral", R"("sliding_window": 0)", "sliding_window: found 0");
+  refused("mistral", R"("num_hidden_layers": 1, "layer_types": ["full_attention"])",
+          "full_attention in a mistral model with a sliding_window in use");
+  refused("llama", R"("num_hidden_layers": 1, "layer_types": ["sliding_attention"])",
+          "sliding_attention in a llama model without a sliding_window in use");
+}
+
+TEST_CASE("families take their classes' defaults and switches") {
+  const ModelConfig mistral = parse(R"({"model_type": "mistral"})");
+  CHECK((mistral.F == 14336 && mistral.Hkv == 8 && mistral.max_positions == 131072));
+  CHECK(mistral.windows == std::vector<int64_t>(32, 4096));
+  CHECK((!mistral.qkv_bias && !mistral.o_bias && !mistral.qk_norm && !mistral.is_fused));
+  CHECK(parse(R"({"model_type": "mistral", "sliding_window": null})").windows ==
+        std::vector<int64_t>(32, 0));
+  CHECK(parse(R"({"model_type": "mistral", "num_key_value_heads": null})").Hkv == 32);
+
+  const ModelConfig qwen2 = parse(R"({"model_type": "qwen2", "sliding_window": 7})");
+  CHECK((qwen2.qkv_bias && !qwen2.o_bias && !qwen2.qk_norm && qwen2.V == 151936));
+  CHECK((qwen2.windows == std::vector<int64_t>(32, 0) && qwen2.eos_ids.empty()));
+  const std::string windows = R"("num_hidden_layers": 3, "use_sliding_window": true,
+    "sliding_window": 7)";
+  CHECK(parse(R"({"model_type": "qwen2", "max_window_layers": 1, )" + windows + "}").windows ==
+        std::vector<int64_t>{0, 7, 7});
+  const ModelConfig qwen3 = parse(
+      R"({"model_type": "qwen3", "layer_types": ["sliding_attention", "full_attention",
+    "sliding_attention"], )" +
+      windows + "}");
+  CHECK((qwen3.qk_norm && !qwen3.qkv_bias && qwen3.D == 128));
+  CHECK(qwen3.windows == std::vector<int64_t>{7, 0, 7});
+
+  const ModelConfig phi3 = parse(R"({"model_type": "phi3", "partial_rotary_factor": 0.75})");
+  CHECK((phi3.is_fused && phi3.D == 96 && phi3.rope.dim == 72 && phi3.norm_eps == 1e-5));
+  CHECK((phi3.max_positions == 4096 && phi3.eos_ids == std::vector<int64_t>{32000}));
+}
+
+TEST_CASE("RoPE kinds: what is left out follows from the rest, and how far they stretch") {
+  const auto llama = [](const std::string& rope) {
+    return parse(R"({"model_type": "llama", "hidden_size": 8, "num_attention_heads": 2,
+      "max_position_embeddings": 64, "rope_scaling": {)" +
+                 rope + "}}");
+  };
+  const ModelConfig linear = llama(R"("type": "linear", "factor": 4)");
+  CHECK((linear.rope.kind == RopeConfig::Kind::Linear && linear.max_positions == 256));
+  const ModelConfig dynamic =
+      llama(R"("type": "dynamic", "factor": 2, "original_max_position_embeddings": 3)");
+  CHECK((dynamic.rope.original_max_positions == 64 && dynamic.max_positions == 128));
+  const ModelConfig yarn =
+      llama(R"("type": "yarn", "factor": 4, "original_max_position_embeddings": 32)");
+  CHECK((yarn.rope.beta_fast == 32 && yarn.rope.beta_slow == 1 && yarn.rope.truncate));
+  CHECK(yarn.rope.attention_factor == 0.1 * std::log(4.0) + 1);
+  CHECK(yarn.max_positions == 128);
+  CHECK(llama(R"("type": "yarn", "factor": null, "original_max_position_embeddings": 16)")
+            .rope.factor == 4);
+  const ModelConfig longrope = llama(R"("type": "longrope", "short_factor": [1, 1],
+    "long_factor": [2, 3.5], "original_max_position_embeddings": 16)");
+  CHECK((longrope.rope.factor == 4 && longrope.max_positions == 64));
+  CHECK(longrope.rope.attention_factor == std::sqrt(1 + std::log(4.0) / std::log(16.0)));
+  CHECK(longrope.rope.long_factors == std::vector<float>{2, 3.5});
+  // Phi-3's older names; its pretraining length stands at the top level alone.
+  for (const char* type : {"su", "yarn", "longrope"}) {
+    const ModelConfig phi3 = parse(fmt::format(
+        R"({{"model_type": "phi3", "hidden_size": 8, "num_attention_heads": 2,
+      "max_position_embeddings": 64, "rope_scaling": {{"type": "{}", "short_factor": [1, 1],
+      "long_factor": [2, 2], "original_max_position_embeddings": 16}}}})",
+        type));
+    CHECK(
+        (phi3.rope.kind == RopeConfig::Kind::LongRope && phi3.rope.original_max_positions == 4096));
+  }
 }
 
 TEST_CASE("a folder with one file") {
