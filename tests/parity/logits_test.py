@@ -8,7 +8,7 @@ import unittest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from torch_models import MODELS, lema, logits, random_rows, randomised, save, with_adapter, write_rows
+from torch_models import MODELS, alone, lema, logits, random_rows, randomised, save, with_adapter, write_rows
 
 
 class Tiny(unittest.TestCase):
@@ -23,14 +23,14 @@ class Tiny(unittest.TestCase):
                 data = write_rows(folder / "rows.jsonl", rows)
                 lema("convert", base, folder / "converted")
                 with torch.no_grad():
-                    want = [model(torch.tensor([row["input_ids"]])).logits[0] for row in rows]
+                    want = [alone(model, row) for row in rows]
                 for i, source in enumerate((base, folder / "converted")):
                     for got, expected in zip(logits(source, data, folder / f"{i}.safetensors"), want, strict=True):
                         self.assertLess(float((got - expected).abs().max()), 1e-4)
                 peft = with_adapter(model, targets).eval()
                 peft.save_pretrained(folder / "adapter")
                 with torch.no_grad():
-                    want = [peft(torch.tensor([row["input_ids"]])).logits[0] for row in rows]
+                    want = [alone(peft, row) for row in rows]
                 got = logits(base, data, folder / "adapter.safetensors", "--adapter", folder / "adapter")
                 for g, expected in zip(got, want, strict=True):
                     self.assertLess(float((g - expected).abs().max()), 1e-4)
