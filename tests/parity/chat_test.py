@@ -11,17 +11,23 @@ import unittest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from torch_models import (GPT2_LINEARS, LLAMA3_ROPE, LLAMA_LINEARS, gpt2, lema, llama, random_rows, randomised, save,
-                          with_adapter, write_rows)
+from torch_models import (GPT2_LINEARS, LLAMA3_ROPE, LLAMA_LINEARS, PHI3_LINEARS, alone, forget, gpt2, lema, llama, longrope,
+                          mistral, phi3, qwen3, random_rows, randomised, rope, save, with_adapter, write_rows)
 
 TEMPLATE = ("{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}"
             "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}")
 STOPS = [256, 258]  # <|endoftext|>, <|im_end|>
 TURNS = ["What is the sea?", "Caf\u00e9 au lait \u2603", "And then?"]
-# Several heads of one key-value head, positions past the original ones, biases, GPT-2's Conv1D.
+# Several heads of one key-value head, positions past the original ones, biases, GPT-2's Conv1D, windows shorter than a
+# prompt, and the two RoPE kinds that rotate by length, whose replies pass the length where that begins.
 MODELS = {
     "llama": (lambda: llama(max_position_embeddings=1024, rope_parameters=LLAMA3_ROPE, attention_bias=True),
               LLAMA_LINEARS),
+    "mistral": (lambda: mistral(max_position_embeddings=1024, sliding_window=20), LLAMA_LINEARS),
+    "qwen3": (lambda: qwen3(max_position_embeddings=1024), LLAMA_LINEARS),
+    "dynamic": (lambda: llama(max_position_embeddings=45, **rope("dynamic", factor=9.0)), LLAMA_LINEARS),
+    "phi3": (lambda: phi3(max_position_embeddings=1024, original_max_position_embeddings=45,
+                          **longrope(3, partial_rotary_factor=0.75)), PHI3_LINEARS),
     "gpt2": (lambda: gpt2(n_positions=1024), GPT2_LINEARS),
 }
 
@@ -55,7 +61,7 @@ class Reference:
     def reply(self, messages, tokens):
         prompt = torch.tensor([self.prompt(messages)])
         with torch.no_grad():
-            ids = self.model.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt), do_sample=False,
+            ids = forget(self.model).generate(input_ids=prompt, attention_mask=torch.ones_like(prompt), do_sample=False,
                                       max_new_tokens=tokens, eos_token_id=STOPS, pad_token_id=0)
         return ids[0, prompt.shape[1]:].tolist()
 
@@ -138,9 +144,8 @@ class ChatTest(unittest.TestCase):
             total, count = 0.0, 0
             for number, (row, line) in enumerate(zip(rows, output.read_text().splitlines(), strict=True), 1):
                 result = json.loads(line)
-                ids = torch.tensor([row["input_ids"]])
                 with torch.no_grad():
-                    logprobs = torch.log_softmax(model(input_ids=ids).logits[0].double(), -1)
+                    logprobs = torch.log_softmax(alone(model, row).double(), -1)
                 expected = [logprobs[t, i].item() for t, i in enumerate(row["input_ids"][1:])
                             if row["labels"][t + 1] != -100]
                 self.assertEqual((result["line"], result["tokens"]), (number, len(expected)))

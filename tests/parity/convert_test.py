@@ -12,7 +12,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import safe_open
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MistralConfig, \
+    MistralForCausalLM, Phi3Config, Phi3ForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import logging
 
 logging.disable_progress_bar()
@@ -21,11 +22,14 @@ LEMA = os.environ["LEMA"]
 TYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 
 
-def llama(**options):
-    config = LlamaConfig(**{**dict(vocab_size=211, hidden_size=48, intermediate_size=80, num_hidden_layers=3,
-                                   num_attention_heads=6, num_key_value_heads=2, max_position_embeddings=128,
-                                   tie_word_embeddings=False), **options})
-    return LlamaForCausalLM(config)
+def llama(config=LlamaConfig, model=LlamaForCausalLM, **options):
+    return model(config(**{**dict(vocab_size=211, hidden_size=48, intermediate_size=80, num_hidden_layers=3,
+                                  num_attention_heads=6, num_key_value_heads=2, max_position_embeddings=128,
+                                  tie_word_embeddings=False, pad_token_id=None), **options}))
+
+
+PHI3_LONGROPE = {"rope_type": "longrope", "short_factor": [1, 1.2, 1.4], "long_factor": [2, 3, 4],
+                 "partial_rotary_factor": 0.75, "rope_theta": 10000.0}
 
 
 def gpt2(**options):
@@ -40,6 +44,11 @@ FAMILIES = {
     "llama_tied_biases": (lambda: llama(tie_word_embeddings=True, attention_bias=True, mlp_bias=True),
                           ["v_proj", "down_proj"]),
     "llama_head": (llama, ["o_proj", "lm_head"]),
+    "mistral": (lambda: llama(MistralConfig, MistralForCausalLM, sliding_window=6), ["q_proj", "up_proj"]),
+    "qwen2_tied": (lambda: llama(Qwen2Config, Qwen2ForCausalLM, tie_word_embeddings=True), ["k_proj", "o_proj"]),
+    "qwen3": (lambda: llama(Qwen3Config, Qwen3ForCausalLM, head_dim=10), ["q_proj", "down_proj"]),
+    "phi3": (lambda: llama(Phi3Config, Phi3ForCausalLM, rope_parameters=PHI3_LONGROPE, original_max_position_embeddings=12),
+             ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]),
     "gpt2": (gpt2, ["c_attn", "c_proj", "c_fc"]),
     "gpt2_untied": (lambda: gpt2(tie_word_embeddings=False), ["c_attn"]),
 }
@@ -174,7 +183,7 @@ class Merge(ModelCase):
                     error = (self.logits(out) - expected).abs().max().item()
                     self.assertLessEqual(error, 1e-4)
                     worst = max(worst, error)
-                    self.assertEqual("lm_head.weight" in stored(out), name not in ("llama_tied_biases", "gpt2"))
+                    self.assertEqual("lm_head.weight" in stored(out), name not in ("llama_tied_biases", "qwen2_tied", "gpt2"))
                     self.assertEqual((base / "config.json").read_bytes(), (out / "config.json").read_bytes())
                     shutil.rmtree(out)
             print(f"{name}: logits within {worst:.1e} of {expected.abs().max().item():.1f}")

@@ -1,5 +1,5 @@
-// A tiny random model folder (Llama family or GPT-2) with the byte tokenizer of tiny_text.h, and
-// rows of random ids, for tests that train and generate.
+// A tiny random model folder (of the Llama family or GPT-2) with the byte tokenizer of tiny_text.h,
+// and rows of random ids, for tests that train and generate.
 #pragma once
 
 #include <cmath>
@@ -20,9 +20,20 @@ struct TinyModelOptions {
   int64_t L = 3;
   DType dtype = DType::F32;
   bool tied_head = false;
+  Value::Object settings = {};  // of config.json, in place of those below
 };
 
-inline Value tiny_config(const TinyModelOptions& o) {
+// A tiny model of another family than Llama whose blocks are alike but for the family's switches.
+inline TinyModelOptions tiny_family(std::string_view model_type, std::string_view architecture,
+                                    Value::Object settings) {
+  TinyModelOptions options;
+  options.settings = std::move(settings);
+  options.settings.emplace_back("model_type", model_type);
+  options.settings.emplace_back("architectures", Value::Array{architecture});
+  return options;
+}
+
+inline Value tiny_base_config(const TinyModelOptions& o) {
   const int64_t V = lema::testing::kTinyVocabulary;
   if (o.family == Family::Gpt2)
     return Value::Object{{"architectures", Value::Array{"GPT2LMHeadModel"}},
@@ -49,6 +60,32 @@ inline Value tiny_config(const TinyModelOptions& o) {
                        {"hidden_act", "silu"},
                        {"tie_word_embeddings", o.tied_head},
                        {"eos_token_id", int64_t{lema::testing::kEndOfText}}};
+}
+
+inline Value tiny_config(const TinyModelOptions& options) {
+  Value config = tiny_base_config(options);
+  for (const auto& [key, value] : options.settings) config.set(key, value);
+  return config;
+}
+
+// Two models that hold what no Llama has: norms of heads and windows; fused matrices, partial
+// rotation. Both rotate rows beyond 16 tokens in another way than shorter ones.
+inline TinyModelOptions tiny_qwen3() {
+  return tiny_family("qwen3", "Qwen3ForCausalLM",
+                     {{"head_dim", 8},
+                      {"max_position_embeddings", 16},
+                      {"rope_scaling", Value::Object{{"rope_type", "dynamic"}, {"factor", 8.0}}},
+                      {"use_sliding_window", true},
+                      {"sliding_window", 5},
+                      {"max_window_layers", 1}});
+}
+inline TinyModelOptions tiny_phi3() {
+  return tiny_family("phi3", "Phi3ForCausalLM",
+                     {{"partial_rotary_factor", 0.75},
+                      {"original_max_position_embeddings", 16},
+                      {"rope_scaling", Value::Object{{"type", "longrope"},
+                                                     {"short_factor", Value::Array{1, 1.1, 1.2}},
+                                                     {"long_factor", Value::Array{2, 3.5, 5}}}}});
 }
 
 // Values uniform in +-0.3 around 1 (norm weights) or 0, from the tensor's number.

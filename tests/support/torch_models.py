@@ -136,13 +136,17 @@ def with_adapter(model, targets, rank=4, alpha=10, seed=0, dropout=0.0):
     return peft
 
 
-def alone(model, row):
-    """Logits of a row as transformers gives them when it is the first that the model sees: dynamic RoPE remembers the
-    longest row so far."""
+def forget(model):
+    """Dynamic RoPE remembers the longest row so far; after this the next one is the first that the model sees."""
     for module in model.modules():
         if hasattr(module, "original_inv_freq"):
             module.max_seq_len_cached, module.inv_freq = module.original_max_seq_len, module.original_inv_freq.clone()
-    return model(input_ids=torch.tensor([row["input_ids"]])).logits[0]
+    return model
+
+
+def alone(model, row):
+    """Logits of a row, rotated by its own length."""
+    return forget(model)(input_ids=torch.tensor([row["input_ids"]])).logits[0]
 
 
 def summed_loss(model, row):

@@ -63,8 +63,7 @@ class Bench {
               std::optional<WaitsOf> forgotten = {}) const {
     const ModelFolder model(config.model);
     const Dataset data = load_dataset(config.data.train, config.data, load_model_text(model));
-    Trainer trainer(config, model, std::make_unique<LateDevice>(in_place, forgotten),
-                    make_cpu_ops,
+    Trainer trainer(config, model, std::make_unique<LateDevice>(in_place, forgotten), make_cpu_ops,
                     step_bounds(config, &data, nullptr));
     auto& device = dynamic_cast<LateDevice&>(trainer.device());
     // The CPU's kernel scratch is no device buffer.
@@ -140,6 +139,22 @@ TEST_CASE("placement, slots, recompute, offload and threads change no bit") {
   CHECK(bench.run(bench.config({compute}), true) == reference);  // weights where they are mapped
 }
 
+TEST_CASE("norms of heads, windows, fused matrices and rows of two rotations change no bit") {
+  const TinyModelOptions model = GENERATE(tiny_qwen3(), tiny_phi3());
+  const Bench bench(model, 23);
+  const Outcome reference =
+      bench.run(bench.config({"memory.residency=resident", "memory.activations=keep"}));
+  CHECK(reference.allocations_in_steps == 0);
+  const std::vector<std::vector<std::string>> variants = {
+      {"memory.activations=recompute"},
+      {"memory.residency=stream", "memory.slots=2", "memory.activations=offload", "threads=3"}};
+  for (const auto& variant : variants) {
+    INFO(fmt::format("{}", fmt::join(variant, " ")));
+    CHECK(bench.run(bench.config(variant)) == reference);
+  }
+  CHECK(bench.run(bench.config(), true) == reference);
+}
+
 TEST_CASE("a budget between streaming and residence changes no bit and is kept") {
   const Bench bench({Family::Llama, 6, DType::F32, false}, 11);
   const Outcome reference = bench.run(bench.config({"compute=f32", "memory.residency=resident"}));
@@ -174,9 +189,8 @@ TEST_CASE("a budget between streaming and residence changes no bit and is kept")
 // The control arm of the tests above: each kind of wait is needed, and its absence is seen.
 TEST_CASE("a forgotten wait turns the comparison red") {
   const Bench bench({Family::Llama, 5, DType::F32, false}, 11);
-  const RunConfig config =
-      bench.config({"compute=f32", "memory.residency=stream", "memory.slots=2",
-                    "memory.activations=offload", "train.micro_batch_size=2"});
+  const RunConfig config = bench.config({"compute=f32", "memory.residency=stream", "memory.slots=2",
+                                         "memory.activations=offload", "train.micro_batch_size=2"});
   const Outcome reference = bench.run(config);
   const auto differs = [&](WaitsOf forgotten) {
     try {
@@ -195,8 +209,9 @@ TEST_CASE("a forgotten wait turns the comparison red") {
 }
 
 TEST_CASE("micro-batches and packing agree to rounding") {
-  const auto family = GENERATE(Family::Llama, Family::Gpt2);
-  const Bench bench({family, 3, DType::F32, false}, 23);
+  const TinyModelOptions model =
+      GENERATE(TinyModelOptions(), TinyModelOptions{Family::Gpt2}, tiny_qwen3(), tiny_phi3());
+  const Bench bench(model, 23);
   const Outcome one = bench.run(bench.config({"compute=f32", "lora.dropout=0"}), false, 1);
   for (const char* setting :
        {"train.micro_batch_size=1", "train.micro_batch_size=2", "data.packing=false"}) {

@@ -96,6 +96,42 @@ TEST_CASE("inference: token by token equals one pass, and both equal the pass wi
   }
 }
 
+// What a pass over whole prompts gives, whatever the cache held before them.
+TEST_CASE("inference: a cached prefix is used only where its keys are rotated as the prompt's") {
+  const test::TinyModelOptions options = GENERATE(test::tiny_qwen3(), test::tiny_phi3());
+  const TinyModel model("inference_rotations", options);
+  const bool is_longrope = model.folder.config().rope.kind == RopeConfig::Kind::LongRope;
+  const std::vector<int32_t> ids = ids_from(8, 30);
+  const std::span<const int32_t> all(ids);
+  Inference inference(model.folder, kF32, 1, 64);
+  for (const size_t length : {10, 14, 20, 29, 16, 15, 17}) {
+    const auto prompt = all.first(length);
+    const int64_t kept = inference.keep_common(0, prompt);
+    INFO(length << " tokens, " << kept << " kept");
+    CHECK(kept == (length == 14 ? 10 : length == 15 ? 14 : length == 29 && is_longrope ? 20 : 0));
+    const std::vector<float> logits =
+        row(inference.append(std::vector<Feed>{{0, prompt.subspan(static_cast<size_t>(kept))}}), 0);
+    CHECK(largest_difference(logits, fresh_logits(model.folder, {prompt.begin(), prompt.end()})) <
+          1e-4);
+  }
+}
+
+TEST_CASE("inference: a reply that outgrows the short range of longrope is computed again") {
+  const TinyModel model("inference_longrope", test::tiny_phi3());
+  const std::vector<int32_t> ids = ids_from(9, 24), other = ids_from(10, 24);
+  Inference inference(model.folder, kF32, 2, 64);
+  for (size_t i = 0; i < ids.size(); ++i) {
+    const MatrixView logits =
+        inference.append(std::vector<Feed>{{0, {&ids[i], 1}}, {1, {&other[i], 1}}});
+    const auto end = static_cast<std::ptrdiff_t>(i) + 1;
+    CHECK(largest_difference(row(logits, 0),
+                             fresh_logits(model.folder, {ids.begin(), ids.begin() + end})) < 1e-4);
+    CHECK(largest_difference(row(logits, 1),
+                             fresh_logits(model.folder, {other.begin(), other.begin() + end})) <
+          1e-4);
+  }
+}
+
 TEST_CASE("row logits: the file is there when it is whole, and nothing is after an interruption") {
   const TinyModel model("row_logits", {});
   Dataset dataset;
