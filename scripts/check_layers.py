@@ -13,7 +13,7 @@ OWNERS = [(re.compile(r"<nlohmann/"), ("src/formats/",)), (re.compile(r"<toml\+\
           (re.compile(r"<(cuda|cublas|nvrtc|nvml)"), ("kernels/cuda/", "tests/")),
           (re.compile(r"<CLI/"), ("src/cli/",)),
           (re.compile(r"<pcre2|<utf8proc"), ("src/text/", "src/generate/")), (re.compile(r"<openssl/"), ("src/core/",)),
-          (re.compile(r"<spdlog/"), ("src/core/",))]
+          (re.compile(r"<spdlog/"), ("src/core/",)), (re.compile(r"<zlib"), ("src/formats/",))]
 
 
 def layer_of(path):

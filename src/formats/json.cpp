@@ -59,11 +59,12 @@ std::string plain_reason(std::string_view what) {
 class Builder {
  public:
   Builder(std::string_view text, const std::string& source, const JsonLimits& limits,
-          int first_line)
+          int first_line, int64_t first_column)
       : text_(text.empty() ? "" : text),
         source_(source),
         limits_(limits),
         first_line_(first_line),
+        first_column_(first_column),
         line_(first_line),
         budget_(kMemoryFactor * std::max(static_cast<int64_t>(text.size()), kMemoryFloorBytes)) {}
 
@@ -146,7 +147,8 @@ class Builder {
                                   static_cast<size_t>(std::max(end, begin() + 1) - begin() - 1));
     const auto line = first_line_ + std::count(before.begin(), before.end(), '\n');
     const size_t newline = before.rfind('\n');
-    const size_t column = newline == before.npos ? before.size() + 1 : before.size() - newline;
+    const int64_t column =
+        newline == before.npos ? std::ssize(before) + first_column_ : std::ssize(before.substr(newline));
     fail(ErrorCode::BadInput, "{}:{}:{}: {}", source_, line, column, reason);
   }
 
@@ -229,6 +231,7 @@ class Builder {
   const std::string& source_;
   const JsonLimits& limits_;
   int first_line_;
+  int64_t first_column_;
   int line_;                  // of counted_
   const char* at_ = nullptr;  // next byte the lexer reads
   const char* counted_ = nullptr;
@@ -363,8 +366,8 @@ struct Dumper {
 }  // namespace
 
 Value parse_json(std::string_view text, const std::string& source, const JsonLimits& limits,
-                 int first_line) {
-  return Builder(text, source, limits, first_line).parse();
+                 int first_line, int64_t first_column) {
+  return Builder(text, source, limits, first_line, first_column).parse();
 }
 
 std::string dump_json(const Value& value, int indent, bool sort_keys) {

@@ -25,10 +25,10 @@ inline constexpr JsonLimits kJsonLineLimits{int64_t{64} << 20, 32};
 // Parses one document; every Value knows its line. Throws BadInput "SOURCE:LINE:COLUMN: reason" on
 // anything RFC 8259 forbids and also on duplicate keys, integers beyond int64, numbers that
 // overflow a double, a byte order mark and the limits. Memory stays within 16 times the text (a
-// text below 16 MiB counts as 16 MiB). `first_line` is the line of the text's first byte (JSONL
-// rows).
+// text below 16 MiB counts as 16 MiB). `first_line` and `first_column` are the place of the text's
+// first byte (rows of a data set).
 Value parse_json(std::string_view text, const std::string& source, const JsonLimits& limits = {},
-                 int first_line = 1);
+                 int first_line = 1, int64_t first_column = 1);
 
 // `indent` < 0: one line with ", " and ": " as Python's json.dumps; else pretty-printed. Non-ASCII
 // stays UTF-8. Doubles print in the shortest form that reads back equal; a non-finite double is an
