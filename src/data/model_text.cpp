@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "core/file.h"
+#include "core/hash.h"
 #include "formats/confined_path.h"
 #include "formats/json.h"
 
@@ -16,36 +17,7 @@ namespace {
 
 constexpr int64_t kMaxTemplateBytes = int64_t{1} << 20;
 constexpr const char* kTemplateFile = "chat_template.jinja";
-constexpr const char* kToolTemplateFile = "additional_chat_templates/tool_use.jinja";
-
-// Templates that can be asked for by name, and the tokens each needs.
-struct NamedTemplate {
-  std::string_view name, source;
-  std::array<std::string_view, 3> tokens;
-};
-constexpr NamedTemplate kNamedTemplates[] = {
-    {"chatml",
-     "{%- for message in messages -%}\n"
-     "{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}\n"
-     "{%- endfor -%}\n"
-     "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}",
-     {"<|im_start|>", "<|im_end|>", ""}},
-    {"llama3",
-     "{{- bos_token -}}\n"
-     "{%- for message in messages -%}\n"
-     "{{ '<|start_header_id|>' + message.role + '<|end_header_id|>\\n\\n' + message.content | trim "
-     "+ '<|eot_id|>' }}\n"
-     "{%- endfor -%}\n"
-     "{%- if add_generation_prompt -%}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' "
-     "}}{%- endif -%}",
-     {"<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"}},
-};
-
-const NamedTemplate* find_named_template(std::string_view name) {
-  for (const NamedTemplate& named : kNamedTemplates)
-    if (named.name == name) return &named;
-  return nullptr;
-}
+constexpr const char* kTemplateFolder = "additional_chat_templates";
 
 // The text of a token entry: a string or an AddedToken object; nullopt when absent or null.
 std::optional<std::string> token_text(const std::optional<Value>& json, std::string_view key,
@@ -58,31 +30,42 @@ std::optional<std::string> token_text(const std::optional<Value>& json, std::str
        file, key);
 }
 
-// The template of that name in tokenizer_config.json's `chat_template`: one string is "default".
-std::string config_template(const std::optional<Value>& config, std::string_view wanted,
-                            const std::string& file) {
-  const Value* entry = config ? config->find("chat_template") : nullptr;
-  if (!entry || entry->is_null()) return "";
-  if (entry->is_string()) return wanted == "default" ? entry->as_string() : "";
-  if (!entry->is_array())
-    fail(ErrorCode::BadInput, "{}: chat_template is {}, expected a string or a list", file,
-         name(entry->kind()));
-  for (const Value& item : entry->as_array()) {
-    const Value* item_name = item.find("name");
-    const Value* source = item.find("template");
-    if (!item_name || !item_name->is_string() || !source || !source->is_string())
-      fail(ErrorCode::BadInput,
-           "{}: an entry of chat_template is not {{\"name\": string, \"template\": string}}", file);
-    if (item_name->as_string() == wanted) return source->as_string();
-  }
-  return "";
-}
+// Reads a folder's text files and keeps a digest of all their bytes.
+class FolderReader {
+ public:
+  explicit FolderReader(const fs::path& folder) : folder_(folder) {}
 
-// The folder's file of that name, "" when absent.
-std::string optional_text(const fs::path& folder, const char* name) {
-  const auto path = confined_path(folder, name, folder.string());
-  return path ? read_text(*path, kMaxTemplateBytes) : "";
-}
+  // nullopt when absent.
+  std::optional<std::string> text(const std::string& name, int64_t max_bytes) {
+    const auto path = confined_path(folder_, name, folder_.string());
+    if (!path) return std::nullopt;
+    std::string bytes = read_text(*path, max_bytes);
+    digest_ = sha256(digest_ + name + " " + sha256(bytes));
+    return bytes;
+  }
+  std::optional<Value> json(const std::string& name) {
+    const auto bytes = text(name, kTokenizerJsonLimits.max_bytes);
+    if (!bytes) return std::nullopt;
+    return parse_json(*bytes, (folder_ / name).string(), kTokenizerJsonLimits);
+  }
+  // The templates of kTemplateFolder by name, in the order of their names.
+  std::vector<std::pair<std::string, std::string>> named_templates() {
+    std::vector<std::pair<std::string, std::string>> found;
+    std::error_code error;
+    for (const auto& entry : fs::directory_iterator(folder_ / kTemplateFolder, error))
+      if (entry.path().extension() == ".jinja") found.emplace_back(entry.path().stem().string(), "");
+    std::sort(found.begin(), found.end());
+    for (auto& [name, source] : found)
+      source = text(fmt::format("{}/{}.jinja", kTemplateFolder, name), kMaxTemplateBytes)
+                   .value_or("");
+    return found;
+  }
+  const std::string& digest() const { return digest_; }
+
+ private:
+  fs::path folder_;
+  std::string digest_;
+};
 
 // An integer member, or the first of a list of them: eos_token_id may be either.
 std::optional<int64_t> integer_of(const Value& object, std::string_view key) {
@@ -102,15 +85,61 @@ Tokenizer open_tokenizer(const TextSources& sources) {
   return tokenizer;
 }
 
+// The names that a conversation itself gives to a template.
+void refuse_own_name(const std::string& name) {
+  for (const char* own : {"messages", "tools", "documents", "add_generation_prompt"})
+    if (name == own)
+      fail(ErrorCode::BadInput, "chat_template_kwargs: \"{}\" is the conversation's own", name);
+}
+
+// A message as transformers hands it to a template: without its null members, and with reasoning
+// under the names that templates ask for.
+Value normalised_message(const Value& message) {
+  if (!message.is_object()) return message;
+  Value::Object members;
+  for (const auto& [key, value] : message.as_object())
+    if (!value.is_null()) members.emplace_back(key, value);
+  Value result(std::move(members));
+  for (const char* key : {"reasoning_content", "thinking", "reasoning"}) {
+    const Value* found = result.find(key);
+    if (!found) continue;
+    const Value reasoning = *found;
+    if (!result.find("thinking"))
+      result.as_object().insert(result.as_object().begin(), {"thinking", reasoning});
+    result.set("reasoning_content", reasoning);
+    break;
+  }
+  return result;
+}
+
+Value normalised(const Value& messages) {
+  if (!messages.is_array()) return messages;
+  Value::Array result;
+  result.reserve(messages.as_array().size());
+  for (const Value& message : messages.as_array()) result.push_back(normalised_message(message));
+  return result;
+}
+
 }  // namespace
 
-ModelText::ModelText(const TextSources& sources, const std::string& template_override)
+ModelText::ModelText(const TextSources& sources, const std::string& template_override,
+                     const Value& variables)
     : place_(sources.place),
       tokenizer_(open_tokenizer(sources)),
+      templates_(sources, template_override, tokenizer_),
       V_(sources.V > 0 ? sources.V : tokenizer_.vocab_size()) {
   take_special_tokens(sources);
-  take_templates(sources, template_override);
+  variables_ = special_tokens_;
+  if (variables.is_object())
+    for (const auto& [key, value] : variables.as_object()) {
+      refuse_own_name(key);
+      variables_.set(key, value);
+    }
   take_stop_ids(sources);
+  if (!sources.digest.empty())
+    fingerprint_ = sha256(fmt::format("{} {} {} {} {}", sources.digest, V_,
+                                      fmt::join(stop_ids_, ","), templates_.sources(),
+                                      dump_json(variables_)));
 }
 
 void ModelText::take_special_tokens(const TextSources& sources) {
@@ -139,30 +168,6 @@ void ModelText::take_special_tokens(const TextSources& sources) {
   }
 }
 
-void ModelText::take_templates(const TextSources& sources, const std::string& override_name) {
-  std::string source = override_name.empty() ? sources.template_file : "";
-  template_origin_ = override_name.empty() ? kTemplateFile : override_name;
-  if (const NamedTemplate* named = find_named_template(override_name)) {
-    for (const std::string_view token : named->tokens)
-      if (!token.empty() && !tokenizer_.id_of(token))
-        fail(ErrorCode::Usage, "chat template {}: the tokenizer of {} has no token {}",
-             override_name, place_, token);
-    source = named->source;
-  } else if (!override_name.empty()) {
-    source = read_text(override_name, kMaxTemplateBytes);
-  }
-  std::string tool_source = override_name.empty() ? sources.tool_template_file : "";
-  if (override_name.empty() && source.empty() && tool_source.empty()) {
-    const std::string file = sources.place + "/tokenizer_config.json";
-    source = config_template(sources.tokenizer_config, "default", file);
-    tool_source = config_template(sources.tokenizer_config, "tool_use", file);
-    template_origin_ = "tokenizer_config.json";
-  }
-  if (!source.empty()) template_.emplace(source);
-  if (!tool_source.empty()) tool_template_.emplace(tool_source);
-  if (!template_) template_origin_.clear();
-}
-
 void ModelText::take_stop_ids(const TextSources& sources) {
   stop_ids_ = sources.stop_ids;
   const auto add = [&](int64_t id) {
@@ -174,7 +179,7 @@ void ModelText::take_stop_ids(const TextSources& sources) {
 
 // The first special token that the template writes after an assistant's answer.
 std::optional<int32_t> ModelText::end_of_turn() const {
-  if (!template_) return std::nullopt;
+  if (templates_.is_empty()) return std::nullopt;
   constexpr std::string_view kAnswer = "lemaprobe";
   const auto message = [](const char* role, std::string_view content) {
     return Value(Value::Object{{"role", role}, {"content", content}});
@@ -198,17 +203,15 @@ bool ModelText::is_stop(int64_t id) const {
   return std::find(stop_ids_.begin(), stop_ids_.end(), id) != stop_ids_.end();
 }
 
-const ChatTemplate& ModelText::template_for(const Value& tools) const {
-  if (tool_template_ && tools.is_array() && !tools.as_array().empty()) return *tool_template_;
-  if (!template_)
-    fail(ErrorCode::Usage, "{} has no chat template; give one: a file, chatml or llama3", place_);
-  return *template_;
-}
-
-Value ModelText::context(const Value& messages, const Value& tools,
-                         bool add_generation_prompt) const {
-  Value context = special_tokens_;
-  context.set("messages", messages);
+Value ModelText::context(const Value& messages, const Value& tools, bool add_generation_prompt,
+                         const Value& variables) const {
+  Value context = variables_;
+  if (variables.is_object())
+    for (const auto& [key, value] : variables.as_object()) {
+      refuse_own_name(key);
+      context.set(key, value);
+    }
+  context.set("messages", normalised(messages));
   context.set("tools", tools);
   context.set("documents", Value());
   context.set("add_generation_prompt", add_generation_prompt);
@@ -216,41 +219,47 @@ Value ModelText::context(const Value& messages, const Value& tools,
 }
 
 std::string ModelText::render_chat(const Value& messages, const Value& tools,
-                                   bool add_generation_prompt) const {
-  return template_for(tools).render(context(messages, tools, add_generation_prompt));
+                                   bool add_generation_prompt, const Value& variables) const {
+  return templates_.choose(tools).render(
+      context(messages, tools, add_generation_prompt, variables));
 }
 
 ChatTemplate::Rendered ModelText::render_chat_spans(const Value& messages, const Value& tools,
-                                                    bool add_generation_prompt) const {
-  return template_for(tools).render_spans(context(messages, tools, add_generation_prompt));
+                                                    bool add_generation_prompt,
+                                                    const Value& variables) const {
+  return templates_.choose(tools).render_spans(
+      context(messages, tools, add_generation_prompt, variables));
 }
 
 TextSources read_text_sources(const fs::path& folder) {
   TextSources sources;
   sources.place = folder.string();
   if (!fs::is_directory(folder)) fail(ErrorCode::BadInput, "{}: no such folder", sources.place);
-  auto tokenizer = optional_json(folder, "tokenizer.json");
+  FolderReader reader(folder);
+  auto tokenizer = reader.json("tokenizer.json");
   if (!tokenizer)
     fail(ErrorCode::BadInput, "{}: no tokenizer.json{}", sources.place,
          fs::exists(folder / "tokenizer.model") ? "; tokenizer.model alone is not supported" : "");
   sources.tokenizer = std::move(*tokenizer);
-  sources.tokenizer_config = optional_json(folder, "tokenizer_config.json");
-  sources.special_tokens = optional_json(folder, "special_tokens_map.json");
-  sources.template_file = optional_text(folder, kTemplateFile);
-  sources.tool_template_file = optional_text(folder, kToolTemplateFile);
-  if (const auto config = optional_json(folder, "config.json")) {
+  sources.tokenizer_config = reader.json("tokenizer_config.json");
+  sources.special_tokens = reader.json("special_tokens_map.json");
+  sources.template_file = reader.text(kTemplateFile, kMaxTemplateBytes).value_or("");
+  sources.named_template_files = reader.named_templates();
+  if (const auto config = reader.json("config.json")) {
     sources.V = integer_of(*config, "vocab_size").value_or(0);
     sources.bos_id = integer_of(*config, "bos_token_id");
     sources.eos_id = integer_of(*config, "eos_token_id");
   }
+  sources.digest = reader.digest();
   return sources;
 }
 
-ModelText load_model_text(const ModelFolder& folder, const std::string& template_override) {
+ModelText load_model_text(const ModelFolder& folder, const std::string& template_override,
+                          const Value& variables) {
   TextSources sources = read_text_sources(folder.path());
   sources.V = folder.config().V;
   sources.stop_ids = folder.stop_ids();
-  return ModelText(sources, template_override);
+  return ModelText(sources, template_override, variables);
 }
 
 }  // namespace lema

@@ -151,6 +151,7 @@ struct Setting {
     if (!value.is_bool() && !is_auto()) refuse("true, false or \"auto\"");
     field = is_auto() ? std::nullopt : std::optional(value.as_bool());
   }
+  void assign(const Option&, Value& field) const { field = value; }
   void assign(const Option& o, std::vector<std::string>& field) const {
     constexpr std::string_view kExpected = "a string or a list of strings, none of them empty";
     std::vector<std::string> list;
@@ -163,7 +164,8 @@ struct Setting {
     if (value.is_array())
       for (const Value& x : value.as_array()) add(x);
     else
-      add(value);
+      add(raw && !value.is_string() ? Value(*raw) : value);
+    if (o.may_be_empty && value.is_string() && list.front().empty()) list.clear();
     const bool is_empty = list.empty() && !o.may_be_empty;
     if (is_empty || std::find(list.begin(), list.end(), "") != list.end()) refuse(kExpected);
     field = std::move(list);
@@ -255,6 +257,9 @@ class Loader {
     if (config_.train.epochs == 0 && config_.train.max_steps == 0)
       fail(ErrorCode::Usage, "{}: with train.epochs 0, train.max_steps must be above 0",
            place_of("train.epochs"));
+    if (!config_.data.eval.empty() && config_.data.eval_fraction > 0)
+      fail(ErrorCode::Usage, "{}: data.eval_fraction takes from data.train what data.eval gives; "
+           "keep one of them", place_of("data.eval_fraction"));
     if (config_.train.micro_batch_size > config_.train.batch_size)
       fail(ErrorCode::Usage,
            "{}: train.micro_batch_size: found {}, expected at most the train.batch_size of {}",

@@ -27,16 +27,23 @@ struct RunConfig {
   int64_t threads = 0;           // CPU threads; 0: all
 
   struct Data {
-    std::string train;
-    std::string eval;                      // empty: none
-    std::string format = "auto";           // auto | text | chat | tokens
-    int64_t max_tokens = 2048;             // of one row
-    bool packing = true;                   // rows end to end, attention within each
-    std::string too_long = "error";        // error | drop | truncate
-    std::optional<bool> append_eos;        // unset, key `auto`: true for text
-    std::string train_on = "completions";  // completions | all
-    std::string chat_template;             // empty: the model's; else a file, or chatml | llama3
+    std::vector<std::string> train;  // files, or folders of files
+    std::vector<std::string> eval;   // empty: none
+    double eval_fraction = 0;        // of the training rows, when there is no eval
+    std::string format = "auto";     // auto | text | completion | chat | alpaca | sharegpt | tokens
+    OrderedMap<std::string> map;     // our name of a field or role -> the file's
+    int64_t max_tokens = 2048;       // of one row
+    bool packing = true;             // rows end to end, attention within each
+    std::string too_long = "error";  // error | drop | truncate
+    std::string bad_rows = "error";  // error | skip
+    int64_t max_bad_rows = 100;      // that skip tolerates
+    std::optional<bool> append_eos;  // unset, key `auto`: true for text and completion
+    std::string train_on = "completions";    // completions | last | all
+    std::string chat_template;               // empty: the model's; else a name of its, a file, or
+                                             // chatml | llama3
+    OrderedMap<Value> chat_template_kwargs;  // more variables of the template
     bool shuffle = true;
+    std::string cache = "auto";  // auto: beside the run folder; off; else a folder
   } data;
 
   struct Lora {

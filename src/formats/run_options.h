@@ -18,7 +18,7 @@ struct Option {
   double min = 0, max = std::numeric_limits<double>::infinity();  // of a number
   bool above_min = false, below_max = false;                      // the bound itself is excluded
   bool required = false;
-  bool may_be_empty = false;  // of a list
+  bool may_be_empty = false;  // of a list; "" is the empty one
   bool numbers = false;       // entries of a list may be whole numbers, taken as text
 };
 
@@ -44,7 +44,7 @@ NumberPair(T&, T&) -> NumberPair<T>;
 
 // Calls visit(Option, field) for every option, in the order configs are printed. A field is a
 // std::string, int64_t, double, bool, std::optional<bool> ("auto" when unset),
-// std::vector<std::string> (a string or a list), an OrderedMap (an object whose values are of the
+// std::vector<std::string> (a string or a list), a Value (anything), an OrderedMap (an object whose values are of the
 // option's choices and range) or one of the forms above. A key has at most one dot; what stands
 // before it is a section.
 template <typename Config, typename Visit>
@@ -68,14 +68,24 @@ void visit_options(Config& c, Visit&& visit) {
   visit(Option{.key = "threads", .help = "CPU threads; 0: one for each CPU", .max = 4096},
         c.threads);
 
-  visit(Option{.key = "data.train", .help = "training rows, JSONL or text", .required = true},
+  visit(Option{.key = "data.train",
+               .help = "training rows: a file, a folder or a list of them",
+               .required = true},
         c.data.train);
-  visit(Option{.key = "data.eval", .help = "rows of the evaluation loss; empty: none"},
+  visit(Option{.key = "data.eval", .help = "rows of the evaluation loss; empty: none",
+               .may_be_empty = true},
         c.data.eval);
+  visit(Option{.key = "data.eval_fraction",
+               .help = "share of the training rows that is evaluated instead, chosen by content",
+               .max = 1,
+               .below_max = true},
+        c.data.eval_fraction);
   visit(Option{.key = "data.format",
-               .help = "form of the rows; auto tells by the first one",
-               .choices = {"auto", "text", "chat", "tokens"}},
+               .help = "shape of the rows; auto tells by the first one of each file",
+               .choices = {"auto", "text", "completion", "chat", "alpaca", "sharegpt", "tokens"}},
         c.data.format);
+  visit(Option{.key = "data.map", .help = "lema's name of a field or role: the name in the files"},
+        c.data.map);
   visit(
       Option{.key = "data.max_tokens", .help = "longest row, in tokens", .min = 1, .max = 1 << 24},
       c.data.max_tokens);
@@ -86,18 +96,33 @@ void visit_options(Config& c, Visit&& visit) {
                .help = "what to do with rows above data.max_tokens",
                .choices = {"error", "drop", "truncate"}},
         c.data.too_long);
+  visit(Option{.key = "data.bad_rows",
+               .help = "what to do with rows that cannot be used; skip lists them in bad_rows.jsonl",
+               .choices = {"error", "skip"}},
+        c.data.bad_rows);
+  visit(Option{.key = "data.max_bad_rows",
+               .help = "bad rows that skip tolerates",
+               .max = kMany},
+        c.data.max_bad_rows);
   visit(Option{.key = "data.append_eos",
-               .help = "end each row with the end token; auto: for text rows"},
+               .help = "end each row with the end token; auto: for text and completion rows"},
         c.data.append_eos);
   visit(Option{.key = "data.train_on",
-               .help = "tokens that carry a loss; text rows have no prompt",
-               .choices = {"completions", "all"}},
+               .help = "tokens that carry a loss: the answers, the last one of each row, or all",
+               .choices = {"completions", "last", "all"}},
         c.data.train_on);
   visit(Option{.key = "data.chat_template",
-               .help = "a template file, chatml or llama3; empty: the model's own"},
+               .help = "a template of the model by name, a file, chatml or llama3; empty: the "
+                       "model's default"},
         c.data.chat_template);
+  visit(Option{.key = "data.chat_template_kwargs",
+               .help = "more variables of the chat template, as enable_thinking"},
+        c.data.chat_template_kwargs);
   visit(Option{.key = "data.shuffle", .help = "a different order of rows in each epoch"},
         c.data.shuffle);
+  visit(Option{.key = "data.cache",
+               .help = "folder of tokenised data sets; auto: .lema-cache beside output_dir; off"},
+        c.data.cache);
 
   visit(Option{.key = "lora.rank", .help = "rank of the adapter's matrices", .min = 1, .max = 4096},
         c.lora.rank);

@@ -35,6 +35,7 @@ Value form(const Option& o, const std::string&) {
   if (o.required) schema.set("minLength", 1);
   return schema;
 }
+Value form(const Option&, const Value&) { return Value::Object{}; }
 Value form(const Option& o, const int64_t&) {
   Value schema = of_type("integer");
   add_bounds(schema, o);
@@ -54,7 +55,7 @@ Value form(const Option& o, const std::vector<std::string>&) {
   Value list = of_type("array");
   list.set("items", item);
   if (!o.may_be_empty) list.set("minItems", 1);
-  return either(item, list);
+  return either(o.may_be_empty ? of_type("string") : item, list);
 }
 Value form(const Option& o, AutoInt<const int64_t> field) { return or_auto(form(o, field.value)); }
 Value form(const Option& o, AutoBytes<const int64_t> field) {
