@@ -63,7 +63,7 @@ class Progress {
 Dataset load_rows(const EvalOptions& options, const ModelFolder& folder) {
   RunConfig::Data rows = options.rows;
   if (rows.max_tokens == 0) rows.max_tokens = folder.config().max_positions;
-  return load_dataset(options.data, rows, load_model_text(folder, options.chat_template));
+  return load_dataset({options.data}, rows, load_model_text(folder, options.chat_template));
 }
 
 void evaluate_logits(const EvalOptions& options, const ModelFolder& folder) {
@@ -211,7 +211,7 @@ void evaluate(const EvalOptions& options) {
 void add_eval(CLI::App& app) {
   CLI::App& command = *app.add_subcommand("eval", "Loss on a data set, or replies that match a pattern");
   add_model_options(command);
-  command.add_option("--data", "JSONL rows")->required()->type_name("FILE");
+  command.add_option("--data", "Rows: a data file or a folder of them")->required()->type_name("FILE");
   command.add_option("--task", "loss: of the trained tokens; match: greedy replies against a pattern; logits: of every "
                      "position, as safetensors in --output")
       ->required()
@@ -220,13 +220,14 @@ void add_eval(CLI::App& app) {
       ->type_name("FILE");
   command.add_flag("--json")->description("Print the summary as JSON");
   command.add_option("--format", "loss, logits: format of the rows")
-      ->check(CLI::IsMember({"auto", "text", "chat", "tokens"}))
+      ->check(CLI::IsMember(
+          {"auto", "text", "completion", "chat", "alpaca", "sharegpt", "tokens"}))
       ->default_str("auto");
   command.add_option("--max-tokens", "loss, logits: longest row, 0: the model's positions")
       ->check(CLI::NonNegativeNumber)
       ->default_str("0");
   command.add_option("--train-on", "loss: which tokens of chat rows count")
-      ->check(CLI::IsMember({"completions", "all"}))
+      ->check(CLI::IsMember({"completions", "last", "all"}))
       ->default_str("completions");
   command.add_flag("--token-logprobs")->description("loss: log-probability of each trained token in --output");
   command.add_option("--pattern", "match: PCRE2 pattern; a row's \"match\" goes before it")->type_name("REGEX");

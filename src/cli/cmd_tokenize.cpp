@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "data/chat_mask.h"
 #include "data/model_text.h"
+#include "data/row_shapes.h"
 #include "formats/json.h"
 
 namespace lema {
@@ -56,21 +57,23 @@ Value decode_line(const TokenizeOptions& options, const ModelText& text, const s
 }
 
 Value chat_of(const TokenizeOptions& options, const ModelText& text, const Value& json) {
-  const Value* messages = json.find("messages");
-  if (!messages) fail(ErrorCode::BadInput, "no field \"messages\"");
-  const Value* tools = json.find("tools");
   const Value* prompt = json.find("add_generation_prompt");
   if (prompt && !prompt->is_bool())
     fail(ErrorCode::BadInput, "add_generation_prompt is not a boolean");
   const bool add_prompt = prompt && prompt->as_bool();
-  const Value no_tools;
   // --render shows the template alone, whatever it makes of the messages.
-  if (options.render)
-    return Value::Object{
-        {"text", text.render_chat(*messages, tools ? *tools : no_tools, add_prompt)}};
-  check_messages(*messages);
-  const ChatEncoding chat =
-      encode_chat(*messages, tools ? *tools : no_tools, add_prompt, options.train_on, text);
+  if (options.render) {
+    const Value* messages = json.find("messages");
+    if (!messages) fail(ErrorCode::BadInput, "no field \"messages\"");
+    const Value* tools = json.find("tools");
+    const Value* variables = json.find("chat_template_kwargs");
+    return Value::Object{{"text", text.render_chat(*messages, tools ? *tools : Value(), add_prompt,
+                                                   variables ? *variables : Value())}};
+  }
+  const auto shape = detect_shape(json);
+  const auto conversation = shape ? conversation_of(shape->format, json) : std::nullopt;
+  if (!conversation) fail(ErrorCode::BadInput, "no field \"messages\"");
+  const ChatEncoding chat = encode_chat(*conversation, add_prompt, options.train_on, text);
   return Value::Object{
       {"text", chat.text}, {"ids", to_array(chat.ids)}, {"trained", to_array(chat.trained)}};
 }
@@ -122,7 +125,7 @@ void add_tokenize(CLI::App& app) {
       ->description("With --chat: the text only, or {\"error\": ...}")
       ->needs(chat);
   command.add_option("--train-on", "With --chat: whose tokens the mask shows")
-      ->check(CLI::IsMember({"completions", "all"}))
+      ->check(CLI::IsMember({"completions", "last", "all"}))
       ->needs(chat)
       ->default_str("completions");
   command

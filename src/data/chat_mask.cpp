@@ -2,7 +2,6 @@
 #include "data/chat_mask.h"
 
 #include <algorithm>
-#include <array>
 #include <string_view>
 #include <utility>
 
@@ -11,32 +10,8 @@
 namespace lema {
 namespace {
 
-constexpr std::array<std::string_view, 5> kRoles = {"system", "developer", "user", "assistant",
-                                                    "tool"};
-
 // Bytes [first, second) of the rendered text.
 using Span = std::pair<size_t, size_t>;
-
-void check_message(const Value& message, const std::string& place) {
-  if (!message.is_object())
-    fail(ErrorCode::BadInput, "{}: found {}, expected object", place, name(message.kind()));
-  const Value* role = message.find("role");
-  if (!role) fail(ErrorCode::BadInput, "{}: no field \"role\"", place);
-  if (!role->is_string())
-    fail(ErrorCode::BadInput, "{}.role: found {}, expected string", place, name(role->kind()));
-  if (std::find(kRoles.begin(), kRoles.end(), role->as_string()) == kRoles.end())
-    fail(ErrorCode::BadInput, "{}.role: found \"{}\", expected one of {}", place,
-         escaped(role->as_string()), fmt::join(kRoles, ", "));
-  const Value* content = message.find("content");
-  if (content && content->is_string()) return;
-  // An assistant's message may be tool calls alone.
-  const Value* calls = message.find("tool_calls");
-  if ((!content || content->is_null()) && role->as_string() == "assistant" && calls &&
-      calls->is_array())
-    return;
-  if (!content) fail(ErrorCode::BadInput, "{}: no field \"content\"", place);
-  fail(ErrorCode::BadInput, "{}.content: found {}, expected string", place, name(content->kind()));
-}
 
 bool continues_character(std::string_view text, size_t at) {
   return at < text.size() && (static_cast<unsigned char>(text[at]) & 0xc0) == 0x80;
@@ -57,47 +32,93 @@ std::string difference(std::string_view start, std::string_view whole) {
   return fmt::format("\"{}\" became \"{}\"", excerpt(start, at), excerpt(whole, at));
 }
 
-// The tokens that a chat would see before this answer are the first tokens of the whole
-// conversation.
-void check_prompt_tokens(std::string_view prompt, const Tokenizer::Encoding& whole,
-                         const ModelText& text, size_t message) {
-  const Tokenizer::Encoding alone = text.tokenizer().encode(prompt, false);
-  const size_t count = alone.ids.size();
-  const bool same =
-      count <= whole.ids.size() &&
-      std::equal(alone.ids.begin(), alone.ids.end(), whole.ids.begin()) &&
-      (count == whole.ids.size() || static_cast<size_t>(whole.begins[count]) == prompt.size());
-  if (!same)
+bool is_answer(const Value& message) { return message.find("role")->as_string() == "assistant"; }
+
+// Which messages are answers that carry a loss.
+std::vector<uint8_t> trained_messages(const Conversation& conversation,
+                                      const std::string& train_on) {
+  const Value::Array& messages = conversation.messages.as_array();
+  std::vector<uint8_t> trained(messages.size());
+  size_t last = messages.size();
+  for (size_t i = 0; i < messages.size(); ++i) {
+    if (!is_answer(messages[i])) continue;
+    trained[i] = conversation.untrained.empty() || !conversation.untrained[i];
+    last = i;
+  }
+  if (train_on == "last" && last < messages.size())
+    std::fill_n(trained.begin(), last, uint8_t{0});
+  return trained;
+}
+
+Value::Array first_messages(const Conversation& conversation, size_t count) {
+  const Value::Array& messages = conversation.messages.as_array();
+  return Value::Array(messages.begin(), messages.begin() + static_cast<std::ptrdiff_t>(count));
+}
+
+// The bytes of the answer `i`. The tokens that a chat would see before it must be the first tokens
+// of the whole conversation.
+Span turn_span(const Conversation& conversation, size_t i, const std::string& rendered,
+               const Tokenizer::Encoding& whole, const ModelText& text) {
+  const auto render = [&](size_t count, bool add_generation_prompt) {
+    return text.render_chat(first_messages(conversation, count), conversation.tools,
+                            add_generation_prompt, conversation.variables);
+  };
+  const std::string prompt = render(i, true), full = render(i + 1, false);
+  if (!full.starts_with(prompt))
+    fail(ErrorCode::BadInput, "messages[{}]: the template does not continue its own prompt: {}", i,
+         difference(prompt, full));
+  if (!rendered.starts_with(full))
+    fail(ErrorCode::BadInput,
+         "messages[{}]: the template writes this turn differently once others follow: {}", i,
+         difference(full, rendered));
+  if (!is_token_prefix(text.tokenizer().encode(prompt, false), whole, prompt.size()))
     fail(ErrorCode::BadInput,
          "messages[{}]: the prompt before it has other tokens alone than with the answer after it "
          "(does the answer "
          "start with white space, or the template's prompt end in it?)",
-         message);
+         i);
+  return {prompt.size(), full.size()};
 }
 
-std::vector<Span> prefix_difference(const Value& messages, const Value& tools,
+// Under "completions" every answer is checked, trained or not.
+std::vector<Span> prefix_difference(const Conversation& conversation,
+                                    const std::vector<uint8_t>& trained, bool last_only,
                                     const std::string& rendered, const Tokenizer::Encoding& whole,
                                     const ModelText& text) {
   std::vector<Span> spans;
-  Value::Array earlier;
-  for (size_t i = 0; i < messages.as_array().size(); ++i) {
-    const Value& message = messages.as_array()[i];
-    const bool is_answer = message.find("role")->as_string() == "assistant";
-    const std::string prompt = is_answer ? text.render_chat(earlier, tools, true) : "";
-    earlier.push_back(message);
-    if (!is_answer) continue;
-    const std::string full = text.render_chat(earlier, tools, false);
-    if (!full.starts_with(prompt))
-      fail(ErrorCode::BadInput, "messages[{}]: the template does not continue its own prompt: {}",
-           i, difference(prompt, full));
-    if (!rendered.starts_with(full))
-      fail(ErrorCode::BadInput,
-           "messages[{}]: the template writes this turn differently once others follow: {}", i,
-           difference(full, rendered));
-    check_prompt_tokens(prompt, whole, text, i);
-    spans.emplace_back(prompt.size(), full.size());
+  for (size_t i = 0; i < trained.size(); ++i) {
+    if (!trained[i] && (last_only || !is_answer(conversation.messages.as_array()[i]))) continue;
+    const Span span = turn_span(conversation, i, rendered, whole, text);
+    if (trained[i]) spans.push_back(span);
   }
   return spans;
+}
+
+// Drops the blocks of answers that carry no loss.
+void drop_untrained(ChatTemplate::Rendered& rendered, const Conversation& conversation,
+                    const std::vector<uint8_t>& trained, const ModelText& text) {
+  const auto blocks = [&](size_t messages) -> size_t {
+    if (messages == 0) return 0;
+    if (messages == trained.size()) return rendered.generated.size();
+    return text
+        .render_chat_spans(first_messages(conversation, messages), conversation.tools, false,
+                           conversation.variables)
+        .generated.size();
+  };
+  std::vector<uint8_t> dropped(rendered.generated.size());
+  for (size_t i = 0; i < trained.size(); ++i) {
+    if (trained[i] || !is_answer(conversation.messages.as_array()[i])) continue;
+    const size_t before = blocks(i), after = blocks(i + 1);
+    if (after < before || after > dropped.size())
+      fail(ErrorCode::BadInput,
+           "messages[{}]: the template's {{% generation %}} blocks are not one after another for "
+           "each turn, so this one cannot be left out of the loss",
+           i);
+    std::fill(dropped.begin() + static_cast<std::ptrdiff_t>(before),
+              dropped.begin() + static_cast<std::ptrdiff_t>(after), uint8_t{1});
+  }
+  size_t block = 0;
+  std::erase_if(rendered.generated, [&](const auto&) { return dropped[block++] != 0; });
 }
 
 // The template's own spans; each must begin where a token begins.
@@ -121,25 +142,38 @@ std::vector<Span> generation_blocks(const ChatTemplate::Rendered& rendered,
 
 }  // namespace
 
-void check_messages(const Value& messages) {
-  if (!messages.is_array())
-    fail(ErrorCode::BadInput, "messages: found {}, expected array", name(messages.kind()));
-  if (messages.as_array().empty()) fail(ErrorCode::BadInput, "messages: the array is empty");
-  for (size_t i = 0; i < messages.as_array().size(); ++i)
-    check_message(messages.as_array()[i], fmt::format("messages[{}]", i));
+bool is_token_prefix(const Tokenizer::Encoding& alone, const Tokenizer::Encoding& whole,
+                     size_t bytes) {
+  const auto count_below = [&](const Tokenizer::Encoding& encoding) {
+    return std::count_if(encoding.begins.begin(), encoding.begins.end(),
+                         [&](int64_t begin) { return static_cast<size_t>(begin) < bytes; });
+  };
+  const auto count = count_below(alone);
+  return count == count_below(whole) &&
+         std::equal(alone.ids.begin(), alone.ids.begin() + count, whole.ids.begin()) &&
+         (count == std::ssize(whole.ids) ||
+          static_cast<size_t>(whole.begins[static_cast<size_t>(count)]) == bytes);
 }
 
-ChatEncoding encode_chat(const Value& messages, const Value& tools, bool add_generation_prompt,
+ChatEncoding encode_chat(const Conversation& conversation, bool add_generation_prompt,
                          const std::string& train_on, const ModelText& text) {
-  ChatTemplate::Rendered rendered = text.render_chat_spans(messages, tools, add_generation_prompt);
+  ChatTemplate::Rendered rendered =
+      text.render_chat_spans(conversation.messages, conversation.tools, add_generation_prompt,
+                             conversation.variables);
   Tokenizer::Encoding whole = text.tokenizer().encode(rendered.text, false);
   std::vector<Span> spans;
-  if (train_on == "all")
+  if (train_on == "all") {
     spans = {{0, rendered.text.size()}};
-  else if (rendered.has_generation_blocks)
-    spans = generation_blocks(rendered, whole);
-  else
-    spans = prefix_difference(messages, tools, rendered.text, whole, text);
+  } else {
+    const std::vector<uint8_t> trained = trained_messages(conversation, train_on);
+    if (rendered.has_generation_blocks) {
+      drop_untrained(rendered, conversation, trained, text);
+      spans = generation_blocks(rendered, whole);
+    } else {
+      spans = prefix_difference(conversation, trained, train_on == "last", rendered.text, whole,
+                                text);
+    }
+  }
 
   ChatEncoding encoding;
   encoding.trained.assign(whole.ids.size(), 0);

@@ -1,49 +1,62 @@
-// Dataset: the rows of a JSONL file as token ids, with a mask that says which of them are trained.
+// Dataset: the rows of data files as token ids, with a mask that says which of them are trained.
 // `lema train`, eval and data read their files here; the batcher cuts the rows into steps.
 //
-// One JSON object a line (UTF-8; a byte order mark at the start of the file is skipped; blank lines
-// are skipped; LF or CRLF; the last line may lack its end). The three formats:
-//   text    {"text": "..."}
-//   chat    {"messages": [{"role", "content"}, ...], "tools": [...] optional}
-//   tokens  {"tokens" or "input_ids": [ids], and optionally "labels": [id or -100] or "mask": [0 or
-//   1]}
+// Files are those record_reader.h reads; a row's shape is row_shapes.h's. A folder stands for the
+// data files directly in it, in the order of their names.
 #pragma once
 
 #include <cstdint>
+#include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
-#include "data/model_text.h"
-#include "formats/run_config.h"
+#include "core/file.h"
+#include "data/row_shapes.h"
 
 namespace lema {
 
-struct Row {
-  std::vector<int32_t> ids;  // (T)
-  std::vector<uint8_t>
-      trained;       // (T) 1 where predicting this token counts in the loss; trained[0] is 0
-  int64_t line = 0;  // of the file, from 1
+struct DataFile {
+  std::string path;
+  std::string format;   // of its rows, "" where no row says it
+  std::string verdict;  // how the format was found: `JSON lines, chat by "messages" of line 1`
+};
+
+// A row that cannot be used, under bad_rows = skip.
+struct BadRow {
+  std::string reason;  // PATH:LINE:COLUMN: ...
+  std::string text;    // as the file has it, its first 64 KiB
 };
 
 struct Dataset {
   std::vector<Row> rows;
-  std::string path;
-  std::string format;  // text | chat | tokens
+  std::vector<DataFile> files;
+  std::string path;    // for messages: the file, or "PATH and 3 more"
+  std::string format;  // of the rows; "mixed" where files differ
   int64_t tokens = 0, trained_tokens = 0;
   int64_t longest_row_tokens = 0;
   int64_t dropped_rows = 0, truncated_rows = 0;  // by `too_long`
+  int64_t cut_tokens = 0;     // that truncation took
+  int64_t endless_rows = 0;   // truncated rows that lost their last trained token
+  int64_t repeated_rows = 0;  // that say what an earlier row says
+  std::vector<BadRow> bad;
+
+  // "PATH:LINE" of a row.
+  std::string place(const Row& row) const;
 };
 
-// Reads the whole file. BadInput with up to 20 lines "PATH:LINE:COLUMN: reason" and the number of
-// all bad rows when any row is malformed, has nothing to train, an id outside the vocabulary, or is
-// longer than max_tokens under `error`. Usage for options that contradict the format.
-Dataset load_dataset(const std::string& path, const RunConfig::Data& options,
+// The files that paths of files and folders name. BadInput for a missing path and for a folder
+// without data files.
+std::vector<std::string> data_files(std::span<const std::string> paths);
+
+// Reads all files whole. BadInput with up to 20 lines "PATH:LINE:COLUMN: reason" and the number of
+// all bad rows when any row (under bad_rows = skip: more than max_bad_rows) is malformed, has
+// nothing to train, an id outside the vocabulary, or is longer than max_tokens under `error`.
+// Usage for options that contradict the format and for a map that renames nothing.
+Dataset load_dataset(const std::vector<std::string>& paths, const RunConfig::Data& options,
                      const ModelText& text);
 
-// One row's tokens and mask before the length rules. Errors: BadInput with the reason only, no
-// place; Usage where no row could be read: no chat template, no EOS token to append.
-Row text_row(const Value& object, const RunConfig::Data& options, const ModelText& text);
-Row chat_row(const Value& object, const RunConfig::Data& options, const ModelText& text);
-Row tokens_row(const Value& object, const ModelText& text);
+// Counts tokens, lengths and repeats anew, after rows were taken out.
+void recount(Dataset& dataset);
 
 }  // namespace lema

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/hash.h"
+#include "data/dataset.h"
 #include "core/log.h"
 #include "formats/json.h"
 #include "formats/manifest.h"
@@ -102,6 +103,13 @@ std::string content_of(const fs::path& path) {
   return fs::is_regular_file(file) ? "sha256 " + sha256_file(file) : path.string();
 }
 
+// One hash of all the files of a data set, "" for none.
+std::string digest_of(const std::vector<std::string>& paths) {
+  std::string digests;
+  for (const std::string& file : data_files(paths)) digests += sha256_file(file) + "\n";
+  return digests.empty() ? "" : sha256(digests);
+}
+
 // Adds "optimizer.lr 0.01, now 0.02" for every key that differs; null: the key is not there.
 void add_differences(const std::string& key, const Value& saved, const Value& mine,
                      std::vector<std::string>& out) {
@@ -164,14 +172,14 @@ RunIdentity run_identity(const RunConfig& config, const ModelFolder& folder,
   steering.output_dir.clear();
   steering.threads = 0;
   steering.data.train.clear();
-  steering.data.eval = content_of(config.data.eval);
+  steering.data.eval = {digest_of(config.data.eval)};
   steering.data.chat_template = content_of(config.data.chat_template);
   steering.lora.init_from = content_of(config.lora.init_from);
   steering.memory = {};
   steering.checkpoint = {};
   steering.eval = {};
   steering.log = {};
-  return {numeric.to_value(), sha256(model), sha256_file(config.data.train),
+  return {numeric.to_value(), sha256(model), digest_of(config.data.train),
           lema::to_value(steering)};
 }
 

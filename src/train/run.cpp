@@ -55,7 +55,8 @@ class Run {
         output_(config.output_dir),
         saved_(first_checkpoint(config, options)),
         folder_(config.model),
-        text_(load_model_text(folder_, config.data.chat_template)),
+        text_(load_model_text(folder_, config.data.chat_template,
+                              Value(Value::Object(config.data.chat_template_kwargs)))),
         train_(load_dataset(config.data.train, config.data, text_)),
         batcher_(static_cast<int64_t>(train_.rows.size()), config.train.batch_size,
                  static_cast<uint64_t>(config.seed), config.data.shuffle) {
@@ -139,12 +140,11 @@ class Run {
 
   void check_finite(const StepResult& result, const std::vector<int64_t>& rows) const {
     if (std::isfinite(result.loss) && std::isfinite(result.grad_norm)) return;
-    std::string lines;
-    for (int64_t row : rows)
-      lines += fmt::format(" {}", train_.rows[static_cast<size_t>(row)].line);
+    std::string places;
+    for (int64_t row : rows) places += " " + train_.place(train_.rows[static_cast<size_t>(row)]);
     fail(ErrorCode::Numeric,
-         "step {}: loss {}, gradient norm {}; rows of lines{} of {}; the last checkpoint stands",
-         state_.step + 1, result.loss, result.grad_norm, lines, train_.path);
+         "step {}: loss {}, gradient norm {}; rows{}; the last checkpoint stands", state_.step + 1,
+         result.loss, result.grad_norm, places);
   }
 
   void after_step(Metrics& metrics) {

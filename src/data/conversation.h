@@ -1,0 +1,40 @@
+// Conversation: what a row of shape chat, alpaca, sharegpt or completion says as messages, before
+// the model's template writes it. row_shapes.cpp encodes it; `lema tokenize --chat` shows it.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/value.h"
+
+namespace lema {
+
+struct Conversation {
+  Value messages;                       // array of {"role", "content", ...}
+  Value tools = {};                     // array or null
+  Value variables = {};                 // object or null: the row's own variables of the template
+  std::vector<uint8_t> untrained = {};  // per message, 1: it carries no loss; empty: as train_on
+};
+
+// Checks that `messages` is a non-empty array of {"role", "content"} with known roles. BadInput
+// "messages[2].role: ..".
+void check_messages(const Value& messages);
+
+// The conversation of a row. Errors: BadInput with the reason, no place.
+//   chat      {"messages": [...]} with "tools" (an array, or one as JSON text) and
+//             "chat_template_kwargs" if wanted. A message's "weight" 0 leaves it untrained;
+//             arguments of tool calls given as JSON text become the object they say.
+//   alpaca    {"instruction", "output"} with "input", "system" and "history" [[asked, answered]]
+//   sharegpt  {"conversations": [{"from", "value"}]} with "system" and "tools"
+//   completion whose "prompt" and "completion" are arrays of messages: the prompt's are untrained
+Conversation chat_conversation(const Value& row);
+Conversation alpaca_conversation(const Value& row);
+Conversation sharegpt_conversation(const Value& row);
+Conversation completion_conversation(const Value& row);
+
+// The member `key` of a row. BadInput when it is absent or of another kind.
+const Value& field(const Value& object, std::string_view key, Value::Kind kind);
+
+}  // namespace lema

@@ -1,0 +1,270 @@
+// Detects the shape of a row and encodes it, one function for each kind of row.
+#include "data/row_shapes.h"
+
+#include <algorithm>
+#include <array>
+#include <string_view>
+#include <utility>
+
+#include "core/error.h"
+#include "data/chat_mask.h"
+
+namespace lema {
+namespace {
+
+constexpr int64_t kIgnoredLabel = -100;  // torch.nn.CrossEntropyLoss's ignore_index
+
+// The fields that name a shape; the first shape whose fields a row has is its own.
+struct ShapeFields {
+  std::string_view format;
+  std::array<std::string_view, 2> fields;
+};
+constexpr ShapeFields kShapes[] = {
+    {"chat", {"messages", ""}},           {"sharegpt", {"conversations", ""}},
+    {"completion", {"prompt", "completion"}}, {"alpaca", {"instruction", "output"}},
+    {"text", {"text", ""}},               {"tokens", {"tokens", ""}},
+    {"tokens", {"input_ids", ""}}};
+
+// What data.map may name, by where it stands.
+constexpr std::string_view kRowFields[] = {
+    "text",    "prompt", "completion", "messages",  "tools",  "chat_template_kwargs",
+    "instruction", "input", "output",  "system", "history", "conversations",
+    "tokens",  "input_ids", "labels",  "mask"};
+constexpr std::string_view kMessageFields[] = {"role", "content", "from",
+                                               "value", "tool_calls", "reasoning_content",
+                                               "weight", "name"};
+constexpr std::string_view kRoleNames[] = {"system", "developer", "user", "assistant", "tool",
+                                           "human", "gpt", "observation", "function_call"};
+constexpr std::string_view kTurnLists[] = {"messages", "conversations", "prompt", "completion"};
+
+template <size_t N>
+bool is_one_of(std::string_view word, const std::string_view (&list)[N]) {
+  return std::find(std::begin(list), std::end(list), word) != std::end(list);
+}
+
+std::string fields_text(const ShapeFields& shape) {
+  return shape.fields[1].empty() ? fmt::format("\"{}\"", shape.fields[0])
+                                 : fmt::format("\"{}\" and \"{}\"", shape.fields[0], shape.fields[1]);
+}
+
+// Renames the members of one object by the entries of the map whose names are in `known`.
+template <size_t N>
+void rename_members(Value& object, const OrderedMap<std::string>& map,
+                    const std::string_view (&known)[N], std::vector<uint8_t>& used) {
+  if (!object.is_object()) return;
+  const Value::Object before = object.as_object();
+  for (size_t i = 0; i < map.size(); ++i) {
+    const auto& [ours, theirs] = map[i];
+    if (!is_one_of(ours, known)) continue;
+    const auto found = std::find_if(before.begin(), before.end(),
+                                    [&](const auto& member) { return member.first == theirs; });
+    if (found == before.end()) continue;
+    used[i] = 1;
+    if (ours == theirs) continue;
+    std::erase_if(object.as_object(), [&](const auto& member) {
+      return member.first == theirs && member.second == found->second;
+    });
+    object.set(ours, found->second);
+  }
+}
+
+void rename_turns(Value& row, const OrderedMap<std::string>& map, std::vector<uint8_t>& used) {
+  for (const std::string_view list : kTurnLists) {
+    const Value* found = row.find(list);
+    if (!found || !found->is_array()) continue;
+    Value turns = *found;
+    for (Value& turn : turns.as_array()) {
+      rename_members(turn, map, kMessageFields, used);
+      for (const char* key : {"role", "from"}) {
+        const Value* role = turn.find(key);
+        if (!role || !role->is_string()) continue;
+        for (size_t i = 0; i < map.size(); ++i) {
+          if (!is_one_of(map[i].first, kRoleNames) || map[i].second != role->as_string()) continue;
+          used[i] = 1;
+          turn.set(key, map[i].first);
+          break;
+        }
+      }
+    }
+    row.set(list, std::move(turns));
+  }
+}
+
+// Element i of an array of integers (booleans count as 0 and 1).
+int64_t element(const Value::Array& array, size_t i, std::string_view key) {
+  if (array[i].is_bool()) return array[i].as_bool();
+  if (!array[i].is_int())
+    fail(ErrorCode::BadInput, "{}[{}]: found {}, expected integer", key, i, name(array[i].kind()));
+  return array[i].as_int();
+}
+
+const Value::Array* parallel_array(const Value& object, std::string_view key, size_t length) {
+  const Value* value = object.find(key);
+  if (!value) return nullptr;
+  const Value::Array& array = field(object, key, Value::Kind::Array).as_array();
+  if (array.size() != length)
+    fail(ErrorCode::BadInput, "{}: found {} elements, expected one per token: {}", key,
+         array.size(), length);
+  return &array;
+}
+
+void append_eos(Row& row, const RunConfig::Data& options, const ModelText& text) {
+  if (!options.append_eos.value_or(true)) return;
+  if (!text.eos_id())
+    fail(ErrorCode::Usage,
+         "data.append_eos: neither tokenizer_config.json (eos_token) nor config.json "
+         "(eos_token_id) names an EOS "
+         "token; set it, or data.append_eos = false");
+  // A tokenizer's own post-processor may have added it.
+  if (!row.ids.empty() && row.ids.back() == *text.eos_id()) return;
+  row.ids.push_back(*text.eos_id());
+  row.trained.push_back(1);
+}
+
+Row text_row(const Value& object, const RunConfig::Data& options, const ModelText& text) {
+  Row row;
+  row.ids =
+      text.tokenizer().encode(field(object, "text", Value::Kind::String).as_string(), true).ids;
+  row.trained.assign(row.ids.size(), 1);
+  append_eos(row, options, text);
+  return row;
+}
+
+// Prompt and completion are encoded at once; the mask begins where the completion does.
+Row completion_row(const Value& object, const RunConfig::Data& options, const ModelText& text) {
+  const std::string& prompt = field(object, "prompt", Value::Kind::String).as_string();
+  const std::string& completion = field(object, "completion", Value::Kind::String).as_string();
+  if (completion.empty()) fail(ErrorCode::BadInput, "completion: the text is empty");
+  const Tokenizer::Encoding whole = text.tokenizer().encode(prompt + completion, true);
+  const bool train_all = options.train_on == "all";
+  if (!train_all && !is_token_prefix(text.tokenizer().encode(prompt, true), whole, prompt.size()))
+    fail(ErrorCode::BadInput,
+         "the prompt has other tokens alone than with the completion after it (does the prompt end "
+         "in white space? it belongs at the start of the completion)");
+  Row row;
+  row.ids = whole.ids;
+  row.trained.resize(row.ids.size());
+  for (size_t t = 0; t < row.ids.size(); ++t)
+    row.trained[t] = train_all || static_cast<size_t>(whole.begins[t]) >= prompt.size();
+  append_eos(row, options, text);
+  return row;
+}
+
+Row conversation_row(const Conversation& conversation, const RunConfig::Data& options,
+                     const ModelText& text) {
+  ChatEncoding chat = encode_chat(conversation, false, options.train_on, text);
+  Row row;
+  row.ids = std::move(chat.ids);
+  row.trained = std::move(chat.trained);
+  bool stops = false, trains = false;
+  for (size_t t = 1; t < row.ids.size(); ++t) {
+    trains |= row.trained[t] != 0;
+    stops |= row.trained[t] && text.is_stop(row.ids[t]);
+  }
+  if (!trains) fail(ErrorCode::BadInput, "no trained token: no message of the assistant");
+  if (!stops)
+    fail(ErrorCode::BadInput,
+         "no stop token is trained (stop ids of the model: {}): a model trained on this row would "
+         "not learn to stop",
+         text.stop_ids().empty() ? "none" : fmt::format("{}", fmt::join(text.stop_ids(), ", ")));
+  return row;
+}
+
+Row tokens_row(const Value& object, const ModelText& text) {
+  if (object.find("tokens") && object.find("input_ids"))
+    fail(ErrorCode::BadInput, "both \"tokens\" and \"input_ids\"; give one");
+  if (object.find("labels") && object.find("mask"))
+    fail(ErrorCode::BadInput, "both \"labels\" and \"mask\"; give one");
+  const std::string_view key = object.find("input_ids") ? "input_ids" : "tokens";
+  const Value::Array& ids = field(object, key, Value::Kind::Array).as_array();
+  Row row;
+  row.ids.reserve(ids.size());
+  for (size_t t = 0; t < ids.size(); ++t) {
+    const int64_t id = ids[t].is_bool() ? -1 : element(ids, t, key);
+    if (id < 0 || id >= text.V())
+      fail(ErrorCode::BadInput, "{}[{}]: found {}, expected an id below the vocabulary's {}", key,
+           t, id, text.V());
+    row.ids.push_back(static_cast<int32_t>(id));
+  }
+  row.trained.assign(row.ids.size(), 1);
+  if (const Value::Array* labels = parallel_array(object, "labels", ids.size())) {
+    for (size_t t = 0; t < ids.size(); ++t) {
+      const int64_t label = element(*labels, t, "labels");
+      row.trained[t] = label != kIgnoredLabel;
+      if (label != kIgnoredLabel && label != row.ids[t])
+        fail(ErrorCode::BadInput,
+             "labels[{}]: found {}, expected {} (the same token, unshifted) or -100", t, label,
+             row.ids[t]);
+    }
+  }
+  if (const Value::Array* mask = parallel_array(object, "mask", ids.size())) {
+    for (size_t t = 0; t < ids.size(); ++t) {
+      const int64_t trained = element(*mask, t, "mask");
+      if (trained != 0 && trained != 1)
+        fail(ErrorCode::BadInput, "mask[{}]: found {}, expected 0 or 1", t, trained);
+      row.trained[t] = trained == 1;
+    }
+  }
+  return row;
+}
+
+}  // namespace
+
+std::optional<DetectedShape> detect_shape(const Value& row) {
+  const auto has = [&](const ShapeFields& shape) {
+    return std::all_of(shape.fields.begin(), shape.fields.end(), [&](std::string_view key) {
+      return key.empty() || row.find(key) != nullptr;
+    });
+  };
+  std::optional<DetectedShape> detected;
+  std::string others;
+  for (const ShapeFields& shape : kShapes) {
+    if (!has(shape)) continue;
+    if (!detected)
+      detected = {std::string(shape.format), "by " + fields_text(shape)};
+    else if (shape.format != detected->format)
+      others += (others.empty() ? ", not by " : " or ") + fields_text(shape);
+  }
+  if (detected) detected->reason += others;
+  return detected;
+}
+
+void check_map(const OrderedMap<std::string>& map) {
+  for (const auto& [ours, theirs] : map) {
+    if (!is_one_of(ours, kRowFields) && !is_one_of(ours, kMessageFields) &&
+        !is_one_of(ours, kRoleNames))
+      fail(ErrorCode::Usage,
+           "data.map: \"{}\" is none of lema's fields ({}; of a message {}) or roles ({})",
+           escaped(ours), fmt::join(kRowFields, ", "), fmt::join(kMessageFields, ", "),
+           fmt::join(kRoleNames, ", "));
+    if (theirs.empty()) fail(ErrorCode::Usage, "data.map.{}: the name is empty", escaped(ours));
+  }
+}
+
+Value apply_map(const Value& row, const OrderedMap<std::string>& map, std::vector<uint8_t>& used) {
+  if (map.empty()) return row;
+  used.resize(map.size());
+  Value mapped = row;
+  rename_members(mapped, map, kRowFields, used);
+  rename_turns(mapped, map, used);
+  return mapped;
+}
+
+std::optional<Conversation> conversation_of(const std::string& format, const Value& row) {
+  if (format == "chat") return chat_conversation(row);
+  if (format == "alpaca") return alpaca_conversation(row);
+  if (format == "sharegpt") return sharegpt_conversation(row);
+  const Value* prompt = row.find("prompt");
+  if (format == "completion" && prompt && prompt->is_array()) return completion_conversation(row);
+  return std::nullopt;
+}
+
+Row encode_row(const std::string& format, const Value& row, const RunConfig::Data& options,
+               const ModelText& text) {
+  if (const auto conversation = conversation_of(format, row))
+    return conversation_row(*conversation, options, text);
+  if (format == "completion") return completion_row(row, options, text);
+  return format == "text" ? text_row(row, options, text) : tokens_row(row, text);
+}
+
+}  // namespace lema

@@ -1,0 +1,54 @@
+// The shapes a row may have, and its token ids and label mask. data/dataset.cpp calls these for
+// every record; conversation.h has the shapes that are conversations.
+//
+//   text        {"text": "..."}
+//   completion  {"prompt": "...", "completion": "..."}, or both as arrays of messages
+//   chat        {"messages": [{"role", "content"}, ...]}
+//   alpaca      {"instruction", "output", ...}
+//   sharegpt    {"conversations": [{"from", "value"}, ...]}
+//   tokens      {"tokens" or "input_ids": [ids], and optionally "labels": [id or -100] or "mask":
+//   [0 or 1]}
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "data/conversation.h"
+#include "data/model_text.h"
+#include "formats/run_config.h"
+
+namespace lema {
+
+struct Row {
+  std::vector<int32_t> ids;  // (T)
+  std::vector<uint8_t>
+      trained;           // (T) 1 where predicting this token counts in the loss; trained[0] is 0
+  int64_t line = 0;      // of the file, from 1
+  int32_t file = 0;      // index of Dataset::files
+  uint64_t content = 0;  // first 64 bits of the SHA-256 of what the row says
+};
+
+// The shape that a row's fields name, and why: `by "messages", not by "text"`. nullopt: none.
+struct DetectedShape {
+  std::string format, reason;
+};
+std::optional<DetectedShape> detect_shape(const Value& row);
+
+// Renames fields and roles: `map` has lema's name first, then the file's. What a row has under
+// lema's own name gives way. used[i] is set where entry i of the map changed something.
+Value apply_map(const Value& row, const OrderedMap<std::string>& map, std::vector<uint8_t>& used);
+// Usage for an entry that names none of lema's fields or roles.
+void check_map(const OrderedMap<std::string>& map);
+
+// The conversation of a row of a conversational format (chat, alpaca, sharegpt, completion with
+// messages); nullopt for rows that are none. BadInput with the reason.
+std::optional<Conversation> conversation_of(const std::string& format, const Value& row);
+
+// One row's tokens and mask before the length rules. Errors: BadInput with the reason only, no
+// place; Usage where no row could be read: no chat template, no EOS token to append.
+Row encode_row(const std::string& format, const Value& row, const RunConfig::Data& options,
+               const ModelText& text);
+
+}  // namespace lema
