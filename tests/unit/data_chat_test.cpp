@@ -45,7 +45,7 @@ std::string trained_text(const ChatEncoding& chat, const ModelText& text) {
 
 std::string trained(const Value& messages, const std::string& chat_template) {
   const ModelText text(tiny_sources(chat_template));
-  return trained_text(encode_chat(messages, Value(), false, "completions", text), text);
+  return trained_text(encode_chat({messages, Value()}, false, "completions", text), text);
 }
 
 }  // namespace
@@ -56,7 +56,7 @@ TEST_CASE("an answer is trained with its end token and what follows up to the ne
 
 TEST_CASE("train_on all trains everything") {
   const ModelText text(tiny_sources());
-  const ChatEncoding chat = encode_chat(kTwoTurns, Value(), false, "all", text);
+  const ChatEncoding chat = encode_chat({kTwoTurns, Value()}, false, "all", text);
   CHECK(std::count(chat.trained.begin(), chat.trained.end(), 1) ==
         static_cast<int64_t>(chat.ids.size()));
   CHECK(text.tokenizer().decode(chat.ids, false) == chat.text);
@@ -64,7 +64,7 @@ TEST_CASE("train_on all trains everything") {
 
 TEST_CASE("the stop id inside a user's text is not trained: positions decide") {
   const ModelText text(tiny_sources());
-  const ChatEncoding chat = encode_chat(kTwoTurns, Value(), false, "completions", text);
+  const ChatEncoding chat = encode_chat({kTwoTurns, Value()}, false, "completions", text);
   int64_t stops = 0, trained_stops = 0;
   for (size_t t = 0; t < chat.ids.size(); ++t) {
     stops += chat.ids[t] == kImEnd;
@@ -115,7 +115,7 @@ TEST_CASE("templates whose masks would not be what a chat sees are refused") {
 TEST_CASE("a generation prompt at the end is not trained") {
   const ModelText text(tiny_sources());
   const Value question = Value::Array{message("user", "hello")};
-  const ChatEncoding chat = encode_chat(question, Value(), true, "completions", text);
+  const ChatEncoding chat = encode_chat({question, Value()}, true, "completions", text);
   CHECK(chat.text == "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n");
   CHECK(trained_text(chat, text).empty());
 }
@@ -135,7 +135,7 @@ TEST_CASE("which template a model has") {
   sources.tokenizer_config->set("chat_template", list);
   const Value tools = Value::Array{Value::Object{{"type", "function"}}};
   CHECK(ModelText(sources).render_chat(messages, Value(), false) == "plain");
-  CHECK(ModelText(sources).render_chat(messages, Value(Value::Array{}), false) == "plain");
+  CHECK(ModelText(sources).render_chat(messages, Value(Value::Array{}), false) == "tools");
   CHECK(ModelText(sources).render_chat(messages, tools, false) == "tools");
   sources.template_file = "file {{ bos_token }} {{ tools is none }} {{ unk_token is defined }}";
   CHECK(ModelText(sources).render_chat(messages, Value(), false) == "file <|bos|> True False");

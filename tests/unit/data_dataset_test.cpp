@@ -31,7 +31,7 @@ class TempFile {
 
 Dataset load(const std::string& bytes, const RunConfig::Data& options = {}) {
   const TempFile file(bytes);
-  return load_dataset(file.path(), options, ModelText(tiny_sources()));
+  return load_dataset({file.path()}, options, ModelText(tiny_sources()));
 }
 
 // The message of a load that must fail, with the file's path written FILE.
@@ -41,7 +41,7 @@ std::string failure(const std::string& bytes, const RunConfig::Data& options = {
   const TempFile file(bytes);
   const ModelText text(tiny_sources(chat_template));
   try {
-    load_dataset(file.path(), options, text);
+    load_dataset({file.path()}, options, text);
   } catch (const Error& error) {
     CHECK(error.code() == code);
     std::string message = error.what();
@@ -98,11 +98,11 @@ TEST_CASE("append_eos can be turned off, is not doubled, and needs an EOS") {
   TextSources sources = tiny_sources();
   sources.tokenizer_config.reset();
   const TempFile file("{\"text\":\"hello\"}");
-  expect_failure([&] { load_dataset(file.path(), {}, ModelText(sources)); }, "names an EOS token");
+  expect_failure([&] { load_dataset({file.path()}, {}, ModelText(sources)); }, "names an EOS token");
   sources.eos_id = kImEnd;
-  CHECK(load_dataset(file.path(), {}, ModelText(sources)).rows[0].ids.back() == kImEnd);
+  CHECK(load_dataset({file.path()}, {}, ModelText(sources)).rows[0].ids.back() == kImEnd);
   options.append_eos = true;
-  expect(failure(kGoodChat, options, ErrorCode::Usage), "data.append_eos applies to format text");
+  expect(failure(kGoodChat, options, ErrorCode::Usage), "data.append_eos applies to formats text and completion");
 }
 
 TEST_CASE("line ends, byte order mark, blank lines and a missing final newline") {
@@ -255,10 +255,9 @@ TEST_CASE("empty files and unknown shapes") {
   expect(failure(""), "FILE: the file has no rows");
   expect(failure("\n\n"), "FILE: the file has no rows");
   expect(failure("{\"prompt\":\"x\",\"answer\":\"y\"}"),
-         "FILE:1:1: found fields prompt, answer, expected \"messages\", \"text\", \"tokens\" or "
-         "\"input_ids\"");
+         "FILE:1:1: found fields prompt, answer, expected \"messages\", \"conversations\", ");
   expect(failure("{\"prompt\":\"x\"}\n{\"text\":\"y\"}"), "FILE: 1 of 2 rows cannot be used");
-  expect_failure([&] { load_dataset("/nonexistent.jsonl", {}, ModelText(tiny_sources())); },
+  expect_failure([&] { load_dataset({"/nonexistent.jsonl"}, {}, ModelText(tiny_sources())); },
                  "/nonexistent.jsonl");
 }
 
