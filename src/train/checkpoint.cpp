@@ -173,6 +173,7 @@ RunIdentity run_identity(const RunConfig& config, const ModelFolder& folder,
   steering.threads = 0;
   steering.data.train.clear();
   steering.data.eval = {digest_of(config.data.eval)};
+  steering.data.cache.clear();
   steering.data.chat_template = content_of(config.data.chat_template);
   steering.lora.init_from = content_of(config.lora.init_from);
   steering.memory = {};

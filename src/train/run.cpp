@@ -9,6 +9,7 @@
 #include "core/signals.h"
 #include "core/units.h"
 #include "data/model_text.h"
+#include "data/prepare_data.h"
 #include "formats/json.h"
 #include "train/checkpoint.h"
 #include "train/lr_schedule.h"
@@ -57,10 +58,11 @@ class Run {
         folder_(config.model),
         text_(load_model_text(folder_, config.data.chat_template,
                               Value(Value::Object(config.data.chat_template_kwargs)))),
-        train_(load_dataset(config.data.train, config.data, text_)),
+        data_(prepare_data(config.data, cache_folder(config.data, output_), text_)),
+        train_(data_.train),
+        eval_(data_.eval),
         batcher_(static_cast<int64_t>(train_.rows.size()), config.train.batch_size,
                  static_cast<uint64_t>(config.seed), config.data.shuffle) {
-    if (!config.data.eval.empty()) eval_ = load_dataset(config.data.eval, config.data, text_);
     schedule_ = {config.schedule.name, config.optimizer.lr, 0,
                  batcher_.total_steps(config.train.epochs, config.train.max_steps),
                  config.schedule.min_lr_ratio};
@@ -107,6 +109,7 @@ class Run {
     write_file(output_ / "run.json", dump_json(to_value(config_), 2) + "\n");
     Value plan = trainer_->plan().to_value();
     plan.set("numeric", trainer_->numeric_plan().to_value());
+    write_bad_rows(data_, output_ / "bad_rows.jsonl");
     write_file(output_ / "plan.json", dump_json(plan, 2) + "\n");
     log::add_file(output_ / "train.log");
   }
@@ -201,8 +204,9 @@ class Run {
   fs::path saved_;  // the last checkpoint
   ModelFolder folder_;
   ModelText text_;
-  Dataset train_;
-  std::optional<Dataset> eval_;
+  PreparedData data_;
+  const Dataset& train_;
+  const std::optional<Dataset>& eval_;
   Batcher batcher_;
   LrSchedule schedule_;
   std::unique_ptr<Trainer> trainer_;
