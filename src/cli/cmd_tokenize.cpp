@@ -7,7 +7,9 @@
 #include <vector>
 
 #include "cli/commands.h"
+#include "cli/token_paint.h"
 #include "core/error.h"
+#include "core/file.h"
 #include "data/chat_mask.h"
 #include "data/model_text.h"
 #include "data/row_shapes.h"
@@ -19,7 +21,8 @@ namespace {
 struct TokenizeOptions {
   std::string model, chat_template, train_on;
   bool json_lines = false, no_special = false, decode = false, skip_special = false, chat = false,
-       render = false;
+       render = false, show = false;
+  Value tools;  // of lines that name none
 };
 
 constexpr const char* kSource = "standard input";
@@ -65,15 +68,17 @@ Value chat_of(const TokenizeOptions& options, const ModelText& text, const Value
   if (options.render) {
     const Value* messages = json.find("messages");
     if (!messages) fail(ErrorCode::BadInput, "no field \"messages\"");
-    const Value* tools = json.find("tools");
+    const Value* tools = json.find("tools") ? json.find("tools") : &options.tools;
     const Value* variables = json.find("chat_template_kwargs");
-    return Value::Object{{"text", text.render_chat(*messages, tools ? *tools : Value(), add_prompt,
+    return Value::Object{{"text", text.render_chat(*messages, *tools, add_prompt,
                                                    variables ? *variables : Value())}};
   }
   const auto shape = detect_shape(json);
-  const auto conversation = shape ? conversation_of(shape->format, json) : std::nullopt;
+  auto conversation = shape ? conversation_of(shape->format, json) : std::nullopt;
   if (!conversation) fail(ErrorCode::BadInput, "no field \"messages\"");
+  if (!json.find("tools")) conversation->tools = options.tools;
   const ChatEncoding chat = encode_chat(*conversation, add_prompt, options.train_on, text);
+  if (options.show) return paint_tokens(chat.ids, chat.trained, text.tokenizer(), paints_output());
   return Value::Object{
       {"text", chat.text}, {"ids", to_array(chat.ids)}, {"trained", to_array(chat.trained)}};
 }
@@ -97,7 +102,7 @@ void tokenize(const TokenizeOptions& options) {
     const Value result = options.chat     ? chat_line(options, text, line, number)
                          : options.decode ? decode_line(options, text, line, number)
                                           : encode_line(options, text, line, number);
-    const std::string out = dump_json(result) + "\n";
+    const std::string out = (options.show ? result.as_string() : dump_json(result)) + "\n";
     if (std::fwrite(out.data(), 1, out.size(), stdout) != out.size())
       return;  // main reports the stream's error
   }
@@ -118,12 +123,22 @@ void add_tokenize(CLI::App& app) {
       ->description("With --decode: leave out special tokens")
       ->needs(decode);
   auto* chat = command.add_flag("--chat")->description(
-      "Each input line is {\"messages\": [...]}, with \"tools\" and \"add_generation_prompt\" if "
+      "Each input line is {\"messages\": [...]}, with \"tools\", \"chat_template_kwargs\" and "
+      "\"add_generation_prompt\" if "
       "wanted; text, ids and "
       "label mask out");
   command.add_flag("--render")
       ->description("With --chat: the text only, or {\"error\": ...}")
       ->needs(chat);
+  command.add_flag("--show")
+      ->description(
+          "With --chat: the text a model sees instead of JSON, trained tokens green, or between "
+          "\u27e6 and \u27e7 where there is no terminal")
+      ->needs(chat)
+      ->excludes("--render");
+  command.add_option("--tools", "With --chat: a JSON file, the array of tools of lines without one")
+      ->needs(chat)
+      ->type_name("FILE");
   command.add_option("--train-on", "With --chat: whose tokens the mask shows")
       ->check(CLI::IsMember({"completions", "last", "all"}))
       ->needs(chat)
@@ -145,6 +160,14 @@ void add_tokenize(CLI::App& app) {
     options.skip_special = command.count("--skip-special") > 0;
     options.chat = command.count("--chat") > 0;
     options.render = command.count("--render") > 0;
+    options.show = command.count("--show") > 0;
+    if (command.count("--tools") > 0) {
+      const auto path = command["--tools"]->as<std::string>();
+      options.tools = parse_json(read_text(path, kJsonLineLimits.max_bytes), path);
+      if (!options.tools.is_array())
+        fail(ErrorCode::BadInput, "{}: found {}, expected array", path,
+             name(options.tools.kind()));
+    }
     tokenize(options);
   });
 }

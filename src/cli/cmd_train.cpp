@@ -2,6 +2,7 @@
 #include <memory>
 
 #include "cli/commands.h"
+#include "cli/options.h"
 #include "core/log.h"
 #include "formats/json.h"
 #include "formats/run_config.h"
@@ -11,27 +12,17 @@ namespace lema {
 namespace {
 
 struct TrainOptions {
-  std::string config, model, data, resume;
-  std::vector<std::string> settings;
+  ConfigOptions config;
+  std::string resume;
   bool dry_run = false, print_config = false, print_schema = false;
 };
-
-RunConfig resolve(const TrainOptions& options) {
-  std::vector<std::string> settings;
-  if (!options.model.empty()) settings.push_back("model=" + options.model);
-  if (!options.data.empty()) settings.push_back("data.train=" + options.data);
-  if (options.config.empty() && !options.data.empty()) settings.push_back("output_dir=lema-run");
-  settings.insert(settings.end(), options.settings.begin(), options.settings.end());
-  return options.config.empty() ? make_run_config(settings)
-                                : load_run_config(options.config, settings);
-}
 
 void train(const TrainOptions& options, bool resume) {
   if (options.print_schema) {
     fmt::print("{}\n", dump_json(run_config_schema(), 2));
     return;
   }
-  const RunConfig config = resolve(options);
+  const RunConfig config = resolve(options.config);
   if (options.print_config) {
     fmt::print("{}\n", dump_json(to_value(config), 2));
     return;
@@ -53,14 +44,7 @@ void train(const TrainOptions& options, bool resume) {
 void add_train(CLI::App& app) {
   const auto options = std::make_shared<TrainOptions>();
   CLI::App* command = app.add_subcommand("train", "Train a LoRA adapter");
-  command->add_option("model", options->model, "Model folder (instead of the config's)");
-  command->add_option("data", options->data, "Training rows, JSONL (instead of the config's)");
-  command->add_option("--config,-c", options->config, "Run config, JSON or TOML");
-  command
-      ->add_option("--set", options->settings,
-                   "KEY=VALUE over the config, e.g. --set optimizer.lr=1e-4")
-      ->take_all()
-      ->allow_extra_args(false);
+  add_config_options(*command, options->config);
   CLI::Option* resume =
       command
           ->add_option("--resume", options->resume,

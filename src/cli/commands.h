@@ -12,6 +12,7 @@ void add_convert(CLI::App& app);
 void add_merge(CLI::App& app);
 void add_chat(CLI::App& app);
 void add_eval(CLI::App& app);
+void add_data(CLI::App& app);
 void add_tokenize(CLI::App& app);
 void add_inspect(CLI::App& app);
 

@@ -48,6 +48,7 @@ void add_commands(CLI::App& app) {
   lema::add_merge(app);
   lema::add_chat(app);
   lema::add_eval(app);
+  lema::add_data(app);
   lema::add_tokenize(app);
   lema::add_inspect(app);
 }

@@ -33,4 +33,26 @@ OpenOptions open_options(const CLI::App& command) {
   return options;
 }
 
+void add_config_options(CLI::App& command, ConfigOptions& options) {
+  command.add_option("model", options.model, "Model folder (instead of the config's)");
+  command.add_option("data", options.data,
+                     "Training rows, a file or a folder (instead of the config's)");
+  command.add_option("--config,-c", options.config, "Run config, JSON or TOML");
+  command
+      .add_option("--set", options.settings,
+                  "KEY=VALUE over the config, e.g. --set optimizer.lr=1e-4")
+      ->take_all()
+      ->allow_extra_args(false);
+}
+
+RunConfig resolve(const ConfigOptions& options) {
+  std::vector<std::string> settings;
+  if (!options.model.empty()) settings.push_back("model=" + options.model);
+  if (!options.data.empty()) settings.push_back("data.train=" + options.data);
+  if (options.config.empty() && !options.data.empty()) settings.push_back("output_dir=lema-run");
+  settings.insert(settings.end(), options.settings.begin(), options.settings.end());
+  return options.config.empty() ? make_run_config(settings)
+                                : load_run_config(options.config, settings);
+}
+
 }  // namespace lema

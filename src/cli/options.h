@@ -4,8 +4,10 @@
 #include <CLI/CLI.hpp>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "core/dtype.h"
+#include "formats/run_config.h"
 #include "generate/opened_model.h"
 
 namespace lema {
@@ -19,5 +21,14 @@ std::optional<DType> float_dtype(const CLI::App& command);
 void add_model_options(CLI::App& command);
 // All of them but --model and --chat-template.
 OpenOptions open_options(const CLI::App& command);
+
+// How a command is told its run config: a file, or model and data alone, and settings over them.
+struct ConfigOptions {
+  std::string config, model, data;
+  std::vector<std::string> settings;
+};
+// `options` must outlive the command.
+void add_config_options(CLI::App& command, ConfigOptions& options);
+RunConfig resolve(const ConfigOptions& options);
 
 }  // namespace lema

@@ -103,7 +103,9 @@ PreparedData prepare_data(const RunConfig::Data& options, const fs::path& cache_
 fs::path cache_folder(const RunConfig::Data& options, const fs::path& output_dir) {
   if (options.cache == "off") return {};
   if (options.cache != "auto") return options.cache;
-  return fs::absolute(output_dir).lexically_normal().parent_path() / ".lema-cache";
+  fs::path run = fs::absolute(output_dir).lexically_normal();
+  if (!run.has_filename()) run = run.parent_path();  // written with a slash at the end
+  return run.parent_path() / ".lema-cache";
 }
 
 void write_bad_rows(const PreparedData& data, const fs::path& path) {
