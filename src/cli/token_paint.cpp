@@ -5,7 +5,7 @@
 
 #include <cstdlib>
 
-#include "core/format.h"
+#include "core/error.h"
 
 namespace lema {
 namespace {

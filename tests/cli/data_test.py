@@ -1,0 +1,302 @@
+"""Data files through the real binary: `lema data` and `lema train --dry-run`. Every shape and file kind with its mask, one wrong
+row or file at a time with its place, map, skip and quarantine, evaluation rows by content, the cache, and the painted
+examples. Standard library only. LEMA is the binary."""
+import gzip
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import tempfile
+import unittest
+
+import tiny_folder
+
+LEMA = os.environ["LEMA"]
+CHATML = ("{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + (m.content or '') }}"
+          "{% for c in m.tool_calls or [] %}{{ c.function.name + c.function.arguments.x }}{% endfor %}"
+          "{{ '<|im_end|>\\n' }}{% endfor %}"
+          "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}")
+
+USER, ANSWER = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}
+GOOD = {
+    "text": {"text": "hi"},
+    "completion": {"prompt": "ask", "completion": " answer"},
+    "chat": {"messages": [USER, ANSWER]},
+    "alpaca": {"instruction": "do", "input": "", "output": "done"},
+    "sharegpt": {"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "yes"}]},
+    "tokens": {"tokens": [1, 2, 3]},
+}
+
+
+def chat(*messages, **more):
+    return {"messages": list(messages), **more}
+
+
+def turns(*pairs, **more):
+    return {"conversations": [{"from": a, "value": b} for a, b in pairs], **more}
+
+
+def call(**body):
+    return {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": body}]}
+
+
+# One wrong row of each shape, after a good one: what the message must say.
+WRONG_ROWS = {
+    "text": [({"text": 1}, "text: found integer, expected string"), ({}, 'no field "text"'), ([], "found array, expected object"),
+             ({"text": None}, "text: found null"), ("x", "found string, expected object"), (3, "found integer, expected object")],
+    "completion": [({"prompt": "x"}, 'no field "completion"'), ({"completion": "x"}, 'no field "prompt"'),
+                   ({"prompt": "x", "completion": ""}, "completion: the text is empty"),
+                   ({"prompt": 1, "completion": "x"}, "prompt: found integer"),
+                   ({"prompt": "x", "completion": 1}, "completion: found integer"),
+                   ({"prompt": [USER], "completion": "x"}, "completion: found string, expected array"),
+                   ({"prompt": [USER], "completion": []}, "completion: the array is empty"),
+                   ({"prompt": [USER], "completion": [USER]}, "no trained token")],
+    "chat": [(chat(), "messages: the array is empty"), ({"messages": "x"}, "messages: found string"),
+             (chat(3), "messages[0]: found integer"), (chat({"content": "x"}), 'messages[0]: no field "role"'),
+             (chat({"role": 1, "content": "x"}), "messages[0].role: found integer"),
+             (chat({"role": "bot", "content": "x"}), 'messages[0].role: found "bot"'),
+             (chat({"role": "user"}), 'messages[0]: no field "content"'),
+             (chat(USER, {"role": "assistant", "content": ["x"]}), "messages[1].content: found array"),
+             (chat(USER), "no trained token: no message of the assistant"),
+             (chat(USER, ANSWER, tools=3), "tools: found integer, expected array"),
+             (chat(USER, ANSWER, tools="[3"), "tools: not JSON"), (chat(USER, ANSWER, tools=[3]), "tools[0]: found integer"),
+             (chat(USER, ANSWER, chat_template_kwargs=[]), "chat_template_kwargs: found array"),
+             (chat(USER, ANSWER, chat_template_kwargs={"messages": 1}), "is the conversation's own"),
+             (chat(USER, {**ANSWER, "weight": 2}), "messages[1].weight: found 2, expected 0 or 1"),
+             (chat(USER, {**ANSWER, "weight": 0}), "no trained token"),
+             (chat(USER, {**ANSWER, "tool_calls": 3}), "messages[1].tool_calls: found integer"),
+             (chat(USER, {**ANSWER, "tool_calls": [3]}), "messages[1].tool_calls[0]: found integer"),
+             (chat(USER, call(arguments={})), 'the call has no "name"'),
+             (chat(USER, call(name="f", arguments="{")), "messages[1].tool_calls[0].arguments: not JSON"),
+             (chat(USER, call(name="f", arguments="[]")), "arguments: the text says array, expected object")],
+    "alpaca": [({"instruction": "x"}, 'no field "output"'), ({"output": "x"}, 'no field "instruction"'),
+               ({"instruction": "", "output": "x"}, "instruction: the text is empty"),
+               ({"instruction": "x", "output": ""}, "output: the text is empty"),
+               ({"instruction": "x", "input": 3, "output": "y"}, "input: found integer"),
+               ({"instruction": "x", "output": "y", "system": []}, "system: found array"),
+               ({"instruction": "x", "output": "y", "history": "z"}, "history: found string"),
+               ({"instruction": "x", "output": "y", "history": [["a"]]}, "history[0]: expected two strings")],
+    "sharegpt": [(turns(), "conversations: the array is empty"), ({"conversations": 3}, "conversations: found integer"),
+                 ({"conversations": [3]}, "conversations[0]: found integer"),
+                 ({"conversations": [{"value": "x"}]}, 'conversations[0]: no field "from"'),
+                 ({"conversations": [{"from": "human"}]}, 'conversations[0]: no field "value"'),
+                 ({"conversations": [{"from": "human", "value": 3}]}, "conversations[0].value: found integer"),
+                 (turns(("alien", "x")), 'conversations[0].from: found "alien"'),
+                 (turns(("human", "x")), "no trained token"),
+                 (turns(("human", "x"), ("function_call", "{")), "conversations[1].value: not JSON"),
+                 (turns(("human", "x"), ("function_call", '{"arguments": {}}')), 'the call has no "name"')],
+    "tokens": [({"tokens": []}, "no trained token among 0"), ({"tokens": [1]}, "no trained token among 1"),
+               ({"tokens": [1, "2"]}, "tokens[1]: found string"), ({"tokens": [1, 2.0]}, "tokens[1]: found number"),
+               ({"tokens": [1, -1]}, "tokens[1]: found -1"), ({"tokens": [1, 10 ** 6]}, "tokens[1]: found 1000000"),
+               ({"tokens": [1, True]}, "tokens[1]: found -1"), ({"tokens": [1], "input_ids": [1]}, 'both "tokens"'),
+               ({"tokens": [1, 2], "labels": [1]}, "labels: found 1 elements"),
+               ({"tokens": [1, 2], "labels": [1, 3]}, "labels[1]: found 3"),
+               ({"tokens": [1, 2], "mask": [1, 2]}, "mask[1]: found 2"),
+               ({"tokens": [1, 2], "labels": [1, 2], "mask": [1, 1]}, 'both "labels" and "mask"')],
+}
+
+ROW = b'{"text": "hi"}'
+# Files that are wrong: name, bytes, where, what.
+WRONG_FILES = [
+    ("a.jsonl", b"", "", "the file has no rows"), ("a.jsonl", b"\n\r\n \n", "", "the file has no rows"),
+    ("a.jsonl", ROW + b"\n{", ":2:", ""), ("a.jsonl", ROW + b" x\n", ":1:", ""), ("a.jsonl", b'{"text": "\xff"}', ":1:11", ""),
+    ("a.jsonl", ROW + b"\n\xef\xbb\xbf" + ROW, ":2:1", ""), ("a.jsonl", b'{"text": "a\x00"}', ":1:12", "NUL byte"),
+    ("a.jsonl", b'{"text": "x", "text": "y"}', ":1:", ""), ("a.jsonl", b'{"text": NaN}', ":1:10", ""),
+    ("a.jsonl", b"[" * 40 + b"]" * 40, ":1:33", ""), ("a.jsonl", b'{"question": "x"}', ":1:1", "found fields question"),
+    ("a.json", b"[", "", "the array ends in the middle"), ("a.json", b"[" + ROW, "", "the array ends in the middle"),
+    ("a.json", b"[" + ROW + b",]", "", ""), ("a.json", b"[" + ROW + b" " + ROW + b"]", ":1:17", "expected ',' or ']'"),
+    ("a.json", b"[" + ROW + b"] x", "", "text after the end"), ("a.json", b"[\n" + ROW + b",\n 3]", ":3:2", "found integer"),
+    ("a.json", b"[]", "", "the file has no rows"),
+    ("a.csv", b"", "", "the file has no rows"), ("a.csv", b"text\n", "", "the file has no rows"),
+    ("a.csv", b"text,text\na,b\n", ":1:1", 'two columns "text"'), ("a.csv", b"text,\na,b\n", ":1:1", "column 2 has no name"),
+    ("a.csv", b"text,b\nx\n", ":2:1", "found 1 fields, expected 2"), ("a.csv", b'text\n"x\n', ":2:1", "never closed"),
+    ("a.csv", b'text\n"x"y\n', ":2:4", "text after a closing quote"), ("a.csv", b'text\nx"y\n', ":2:2", "a quote inside"),
+    ("a.csv", b"text\n\xff\n", ":2:1", "not valid UTF-8"), ("a.csv", b"question\nx\n", ":2:1", "found fields question"),
+    ("a.txt", b"", "", "the file has no rows"), ("a.txt", b"fine\n\xff\n", ":2:1", "not valid UTF-8"),
+    ("a.txt", b"a\x00b\n", ":1:1", "NUL byte"),
+    ("a.jsonl.gz", ROW, "", ""), ("a.jsonl.gz", gzip.compress(ROW)[:-3], "", ""),
+    ("a.jsonl.gz", gzip.compress(ROW)[:-8] + b"\x00" * 8, "", ""), ("a.jsonl.gz", gzip.compress(b" " * (80 << 20)), "", ""),
+    ("a.jsonl", gzip.compress(ROW), "", ""), ("a.jsonl", b"PAR1xxxxPAR1", "", ""),
+    ("a.parquet", b"PAR1xxxxPAR1", "", "expected .jsonl"), ("a", ROW, "", "expected .jsonl"),
+]
+
+
+class Data(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.base = pathlib.Path(tempfile.mkdtemp(prefix="lema_data_"))
+        cls.addClassCleanup(shutil.rmtree, cls.base, True)
+        cls.model = tiny_folder.write_byte_model(cls.base / "model", CHATML)
+
+    def setUp(self):
+        self.folder = pathlib.Path(tempfile.mkdtemp(dir=self.base))
+
+    def write(self, content, name="rows.jsonl"):
+        path = self.folder / name
+        if not isinstance(content, bytes):
+            content = "".join(json.dumps(row) + "\n" for row in content).encode()
+        path.write_bytes(content)
+        return path
+
+    def lema(self, data, *settings, flags=("--json",), command="data"):
+        sets = [part for setting in settings for part in ("--set", setting)]
+        return subprocess.run([LEMA, command, str(self.model), str(data), *sets, *flags], capture_output=True, text=True,
+                              encoding="utf-8", timeout=60, env={**os.environ, "NO_COLOR": "1"})
+
+    def summary(self, data, *settings):
+        run = self.lema(data, *settings)
+        self.assertEqual(run.returncode, 0, run.stderr)
+        return json.loads(run.stdout)
+
+    def refused(self, data, *settings, code=3, parts=()):
+        run = self.lema(data, *settings)
+        self.assertEqual(run.returncode, code, f"{run.stderr}\n{run.stdout}")
+        self.assertEqual(run.stdout, "")
+        for part in parts:
+            self.assertIn(part, run.stderr)
+
+    def trained_text(self, row):
+        """What is trained of one row, stretches joined by |."""
+        run = self.lema(self.write([row]), flags=())
+        self.assertEqual(run.returncode, 0, run.stderr)
+        return "|".join(part.split("\u27e7")[0] for part in run.stdout.split("\u27e6")[1:])
+
+    def test_wrong_rows_are_named_by_file_and_line(self):
+        self.assertGreaterEqual(sum(map(len, WRONG_ROWS.values())), 60)
+        for shape, cases in WRONG_ROWS.items():
+            for row, reason in cases:
+                with self.subTest(shape=shape, row=row):
+                    path = self.write([GOOD[shape], row, GOOD[shape]])
+                    self.refused(path, parts=["1 of 3 rows cannot be used", f"{path}:2:1: ", reason])
+
+    def test_wrong_files_are_named(self):
+        for name, content, place, reason in WRONG_FILES:
+            with self.subTest(name=name, content=content[:40]):
+                path = self.write(content, name)
+                self.refused(path, parts=[f"{path}{place}", reason])
+        self.refused(self.folder / "absent.jsonl", parts=["absent.jsonl"])
+        (self.folder / "empty").mkdir()
+        self.refused(self.folder / "empty", parts=["the folder has no .jsonl"])
+
+    def test_every_shape_is_told_and_its_mask_is_exact(self):
+        for shape, row in GOOD.items():
+            with self.subTest(shape=shape):
+                file = self.summary(self.write([row]))["train"]["files"][0]
+                self.assertEqual(file["format"], shape)
+                self.assertIn(f"JSON lines, {shape} by ", file["verdict"])
+        end = "<|im_end|>\n"
+        # The first token of a row is never a target.
+        self.assertEqual(self.trained_text(GOOD["text"]), "i<|endoftext|>")
+        self.assertEqual(self.trained_text(GOOD["completion"]), " answer<|endoftext|>")
+        self.assertEqual(self.trained_text(GOOD["chat"]), "yes" + end)
+        self.assertEqual(self.trained_text(GOOD["alpaca"]), "done" + end)
+        self.assertEqual(self.trained_text(GOOD["sharegpt"]), "yes" + end)
+        self.assertEqual(self.trained_text({"prompt": [USER, ANSWER, USER], "completion": [{**ANSWER, "content": "no"}]}),
+                         "no" + end)
+        self.assertEqual(self.trained_text(chat(USER, {**ANSWER, "weight": 0}, USER, {**ANSWER, "content": "no"})), "no" + end)
+        self.assertEqual(self.trained_text(chat(USER, call(name="f", arguments='{"x": "1"}'))), "f1" + end)
+        self.assertEqual(self.trained_text(turns(("human", "a"), ("function_call", '{"name": "f", "arguments": {"x": "1"}}'),
+                                                 ("observation", "2"), ("gpt", "b"))), f"f1{end}|b{end}")
+
+    def test_train_on(self):
+        path = self.write([chat(USER, ANSWER, USER, {**ANSWER, "content": "no"})])
+        whole, last, every = (self.summary(path, f"data.train_on={value}")["train"]["trained_tokens"]
+                              for value in ("completions", "last", "all"))
+        self.assertEqual((whole, last), (5 + 4, 4))
+        self.assertEqual(every, self.summary(path)["train"]["tokens"] - 1)
+
+    def test_file_kinds_hold_the_same_rows(self):
+        rows = [{"text": "a,b"}, {"text": 'say "x"'}, {"text": "\u00fc\u6cb3"}]
+        kinds = {"r.jsonl": "".join(json.dumps(row) + "\n" for row in rows), "r.ndjson": "\ufeff" + "\r\n".join(map(json.dumps, rows)),
+                 "r.json": json.dumps(rows, indent=1), "r.txt": "a,b\n\nsay \"x\"\r\n\u00fc\u6cb3",
+                 "r.csv": 'text\r\n"a,b"\r\n"say ""x"""\r\n\u00fc\u6cb3\r\n'}
+        figures = set()
+        for name, text in kinds.items():
+            for path in (self.write(text.encode(), name), self.write(gzip.compress(text.encode()), name + ".gz")):
+                train = self.summary(path)["train"]
+                figures.add((train["rows"], train["tokens"], train["trained_tokens"]))
+        self.assertEqual(len(figures), 1, figures)
+        self.assertEqual(self.summary(self.folder)["train"]["rows"], 3 * 2 * len(kinds))
+        self.assertEqual(self.summary(self.folder)["train"]["repeated_rows"], 3 * (2 * len(kinds) - 1))
+
+    def test_map_renames_fields_and_roles(self):
+        path = self.write([{"dialog": [{"who": "Bob", "says": "hi"}, {"who": "Eve", "says": "yes"}]}])
+        names = {"messages": "dialog", "role": "who", "content": "says", "user": "Bob", "assistant": "Eve"}
+        train = self.summary(path, "data.map=" + json.dumps(names))["train"]
+        self.assertEqual(train["trained_tokens"], 5)
+        self.refused(path, 'data.map={"messages": "talk"}', parts=["found fields dialog"])
+        self.refused(self.write([GOOD["text"]]), 'data.map={"system": "x"}', code=2, parts=["no row", '"x"'])
+        self.refused(path, 'data.map={"mesages": "dialog"}', code=2, parts=['"mesages" is none of lema'])
+
+    def test_skipped_rows_are_listed_and_bounded(self):
+        path = self.write([GOOD["text"], {"text": 1}, GOOD["text"], {}])
+        self.assertEqual(self.summary(path, "data.bad_rows=skip")["train"]["bad_rows"], 2)
+        self.refused(path, "data.bad_rows=skip", "data.max_bad_rows=1", parts=["data.max_bad_rows is 1", f"{path}:4:1"])
+        run = self.lema(path, "data.bad_rows=skip", "train.max_steps=1", f"output_dir={self.folder / 'run'}", flags=(),
+                        command="train")
+        self.assertEqual(run.returncode, 0, run.stderr)
+        bad = [json.loads(line) for line in (self.folder / "run/bad_rows.jsonl").read_text().splitlines()]
+        self.assertEqual([row["text"] for row in bad], ['{"text": 1}', "{}"])
+        self.assertIn(f"{path}:2:1", bad[0]["reason"])
+
+    def test_lengths(self):
+        path = self.write([{"tokens": [1, 2, 3, 4, 5]}, {"tokens": [1, 2]}, chat(USER, ANSWER)][:2])
+        self.refused(path, "data.max_tokens=4", parts=["5 tokens, data.max_tokens is 4"])
+        self.assertEqual(self.summary(path, "data.max_tokens=4", "data.too_long=drop")["train"]["dropped_rows"], 1)
+        cut = self.summary(path, "data.max_tokens=4", "data.too_long=truncate")["train"]
+        self.assertEqual((cut["truncated_rows"], cut["cut_tokens"], cut["endless_rows"], cut["longest"]), (1, 1, 1, 4))
+        self.assertEqual(self.summary(path)["train"]["histogram"], [0, 1, 1])
+
+    def test_evaluation_rows_go_by_content(self):
+        rows = [{"text": f"row {i}"} for i in range(400)]
+        path = self.write(rows)
+        both = self.summary(path, "data.eval_fraction=0.25")
+        self.assertEqual(both["train"]["rows"] + both["eval"]["rows"], 400)
+        self.assertTrue(70 <= both["eval"]["rows"] <= 130, both["eval"]["rows"])
+        # Order, repeats and the order of members change no side.
+        again = self.summary(self.write([dict(row, z=1, a=2) for row in rows]), "data.eval_fraction=0.25")
+        moved = self.summary(self.write([dict(row, a=2, z=1) for row in rows[::-1]]), "data.eval_fraction=0.25")
+        self.assertEqual(again["eval"]["rows"], moved["eval"]["rows"])
+        twice = self.summary(self.write(rows + rows), "data.eval_fraction=0.25")
+        self.assertEqual(twice["eval"]["rows"], 2 * both["eval"]["rows"])
+        self.refused(self.write(rows[:1]), "data.eval_fraction=0.25", parts=["without rows"])
+        self.refused(path, "data.eval_fraction=0.25", f"data.eval={path}", code=2, parts=["data.eval_fraction"])
+
+    def test_cache_is_keyed_by_content_and_survives_damage(self):
+        path, cache = self.write([{"text": "hello"}, {"text": "world"}]), self.folder / "cache"
+
+        def dry(*settings):
+            run = self.lema(path, f"output_dir={self.folder / 'run'}", f"data.cache={cache}", *settings, flags=("--dry-run",),
+                            command="train")
+            self.assertEqual(run.returncode, 0, run.stderr)
+            return "from the cache" in run.stderr, run.stderr
+
+        self.assertFalse(dry()[0])
+        self.assertTrue(dry()[0])
+        self.assertFalse(dry("data.append_eos=false")[0])
+        self.assertEqual(len(list(cache.iterdir())), 2)
+        path.write_text('{"text": "other"}\n')
+        self.assertFalse(dry()[0])
+        self.assertTrue(dry()[0])
+        for file in cache.iterdir():
+            whole = bytearray(file.read_bytes())
+            whole[len(whole) // 2] ^= 1
+            file.write_bytes(whole)
+        used, log = dry()
+        self.assertFalse(used)
+        self.assertIn("not used", log)
+        self.assertTrue(dry()[0])
+        for file in cache.iterdir():
+            file.write_bytes(file.read_bytes()[:7])
+        self.assertFalse(dry()[0])
+
+    def test_examples_cannot_steer_a_terminal(self):
+        run = self.lema(self.write([{"text": "a\u001b[2J\u009bb"}]), flags=())
+        self.assertEqual(run.returncode, 0, run.stderr)
+        self.assertNotIn("\x1b", run.stdout)
+        self.assertIn("\\x1b[2J\\x9bb", run.stdout)
+
+
+if __name__ == "__main__":
+    unittest.main()
