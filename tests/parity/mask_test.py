@@ -1,8 +1,10 @@
 """Label masks against transformers, live: `lema tokenize --chat` must give the text, the ids and the mask that follow from
 apply_chat_template (jinja2) and the `tokenizers` library by prefix difference, or by {% generation %} blocks where the
-template has them, and must refuse a conversation exactly where no such mask exists. The tokenizer is trained here.
+template has them, and must refuse a conversation exactly where no such mask exists. The tokenizer is trained here. The
+published training templates of an installed `trl` are read, never copied, and their blocks compared with transformers'.
 Environment: LEMA (binary), LEMA_SOURCE (checkout). Exits 77 (skipped) without the libraries."""
 import collections
+import importlib.util
 import json
 import os
 import pathlib
@@ -15,6 +17,7 @@ try:
     import jinja2
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
+    from transformers.utils.chat_template_utils import render_jinja_template
 except ImportError as e:
     print("skipped:", e)
     sys.exit(77)
@@ -189,6 +192,72 @@ def folder_of(root, tokenizer, template):
     return PreTrainedTokenizerFast.from_pretrained(root)
 
 
+def published_templates():
+    found = importlib.util.find_spec("trl")
+    if not found:
+        print("trl is not installed: its training templates are not compared")
+        return {}
+    folder = pathlib.Path(found.origin).parent / "chat_templates"
+    return {path.name: path.read_text() for path in sorted(folder.glob("*_training.jinja"))}
+
+
+def plain_conversation(rng):
+    """Turns that every published template writes: user and assistant by turns, no edges of white space."""
+    messages = []
+    for _ in range(rng.choice([1, 2, 3])):
+        messages.append({"role": "user", "content": text_of(rng).strip() or "hi"})
+        messages.append({"role": "assistant", "content": text_of(rng).strip() or "yes"})
+    return {"messages": messages}
+
+
+def expected_blocks(tokenizer, row, template):
+    """As expected(), by transformers' own spans of the {% generation %} blocks."""
+    try:
+        texts, spans = render_jinja_template(conversations=[row["messages"]], chat_template=template, tools=None,
+                                             documents=None, return_assistant_tokens_mask=True,
+                                             add_generation_prompt=False, bos_token="<s>", eos_token="</s>")
+    except (jinja2.TemplateError, TypeError, KeyError) as e:
+        raise Refused(str(e)) from e
+    whole = tokenizer(texts[0], add_special_tokens=False, return_offsets_mapping=True)
+    starts = [begin for begin, _ in whole["offset_mapping"]]
+    blocks = [(begin, end) for begin, end in spans[0] if begin < end]
+    if any(begin not in starts for begin, _ in blocks):
+        raise Refused("a block begins inside a token")
+    trained = [int(any(begin <= start < end for begin, end in blocks)) for start in starts]
+    return {"text": texts[0], "ids": whole["input_ids"], "trained": trained}
+
+
+def compare_published(base, trained):
+    """Masks of trl's training templates; returns the number of differences."""
+    templates, rows, wrong = 0, 0, 0
+    for name, template in published_templates().items():
+        rng = random.Random(f"{SEED} {name}")
+        folder = pathlib.Path(base) / name
+        tokenizer = folder_of(folder, trained, template)
+        fine = []
+        for row in [plain_conversation(rng) for _ in range(12)]:
+            try:
+                fine.append((row, expected_blocks(tokenizer, row, template)))
+            except Refused:
+                if lema(folder, [row])[0]:
+                    wrong += 1
+                    print(f"{name}: accepted what the reference refuses: {json.dumps(row)}")
+        answers, error = lema(folder, [row for row, _ in fine])
+        if len(answers) != len(fine):
+            wrong += 1
+            print(f"{name}: refused {json.dumps(fine[len(answers)][0])}\n  {error}")
+        for (row, want), got in zip(fine, answers):
+            if got != want:
+                wrong += 1
+                print(f"{name}: differs for {json.dumps(row)}\n  want {want}\n  got  {got}")
+        templates += bool(answers)
+        rows += len(answers)
+    print(f"published training templates: {templates}, {rows} conversations")
+    if published_templates() and templates < 20:
+        sys.exit(f"only {templates} published templates were compared")
+    return wrong
+
+
 def main():
     counts, wrong = collections.Counter(), 0
     with tempfile.TemporaryDirectory() as base:
@@ -218,6 +287,7 @@ def main():
                     if got != want:
                         wrong += 1
                         print(f"{name}: differs for {json.dumps(row)}\n  want {want}\n  got  {got}")
+        wrong += compare_published(base, trained)
     for key, count in sorted(counts.items()):
         print(*key, count)
     # The case must bite: every kind of refusal and of acceptance occurs.
