@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <span>
 
 #include "core/error.h"
 
@@ -44,9 +45,8 @@ std::string paint_tokens(const std::vector<int32_t>& ids, const std::vector<uint
   for (size_t begin = 0; begin < ids.size();) {
     size_t end = begin + 1;
     while (end < ids.size() && trained[end] == trained[begin]) ++end;
-    const auto at = [&](size_t t) { return ids.begin() + static_cast<std::ptrdiff_t>(t); };
     const std::string text =
-        harmless(tokenizer.decode(std::vector<int32_t>(at(begin), at(end)), false));
+        harmless(tokenizer.decode(std::span(ids).subspan(begin, end - begin), false));
     out += trained[begin] ? open + text + close : text;
     begin = end;
   }

@@ -85,16 +85,16 @@ void append_bad_rows(std::string& lines, const Dataset& dataset) {
 
 }  // namespace
 
-PreparedData prepare_data(const RunConfig::Data& options, const fs::path& cache_folder,
+PreparedData prepare_data(const RunConfig::Data& options, const fs::path& cache,
                           const ModelText& text) {
   if (!options.eval.empty() && options.eval_fraction > 0)
     fail(ErrorCode::Usage, "data.eval and data.eval_fraction both name evaluation rows; give one");
   PreparedData data;
-  data.train = load(options.train, options, cache_folder, text);
+  data.train = load(options.train, options, cache, text);
   if (options.eval_fraction > 0) {
     data.eval = split_off(data.train, options.eval_fraction);
   } else if (!options.eval.empty()) {
-    data.eval = load(options.eval, options, cache_folder, text);
+    data.eval = load(options.eval, options, cache, text);
     warn_of_common_rows(data);
   }
   return data;

@@ -259,7 +259,7 @@ TEST_CASE("--set assigns over the file, as JSON where it parses") {
   CHECK(c.lora.targets == std::vector<std::string>{".*_proj"});
   CHECK(c.output_dir == "2026");
   CHECK(c.model == "a=b");
-  CHECK(c.data.train == "t");
+  CHECK(c.data.train == std::vector<std::string>{"t"});
   CHECK(c.data.eval.empty());
   CHECK_FALSE(c.data.packing);
   CHECK(c.memory.vram_bytes == 2'400'000'000);
