@@ -57,22 +57,21 @@ Value to_value(const Dataset& dataset) {
                                   {"rows", int64_t{rows}}});
   }
   for (const int64_t rows : lengths.histogram) histogram.emplace_back(rows);
-  return Value::Object{
-      {"files", std::move(files)},
-      {"rows", int64_t{std::ssize(dataset.rows)}},
-      {"tokens", dataset.tokens},
-      {"trained_tokens", dataset.trained_tokens},
-      {"shortest", lengths.shortest},
-      {"median", lengths.median},
-      {"p95", lengths.p95},
-      {"longest", lengths.longest},
-      {"histogram", std::move(histogram)},
-      {"repeated_rows", dataset.repeated_rows},
-      {"dropped_rows", dataset.dropped_rows},
-      {"truncated_rows", dataset.truncated_rows},
-      {"cut_tokens", dataset.cut_tokens},
-      {"endless_rows", dataset.endless_rows},
-      {"bad_rows", int64_t{std::ssize(dataset.bad)}}};
+  return Value::Object{{"files", std::move(files)},
+                       {"rows", int64_t{std::ssize(dataset.rows)}},
+                       {"tokens", dataset.tokens},
+                       {"trained_tokens", dataset.trained_tokens},
+                       {"shortest", lengths.shortest},
+                       {"median", lengths.median},
+                       {"p95", lengths.p95},
+                       {"longest", lengths.longest},
+                       {"histogram", std::move(histogram)},
+                       {"repeated_rows", dataset.repeated_rows},
+                       {"dropped_rows", dataset.dropped_rows},
+                       {"truncated_rows", dataset.truncated_rows},
+                       {"cut_tokens", dataset.cut_tokens},
+                       {"endless_rows", dataset.endless_rows},
+                       {"bad_rows", int64_t{std::ssize(dataset.bad)}}};
 }
 
 void print_lengths(const Dataset& dataset) {
@@ -91,10 +90,10 @@ void print_lengths(const Dataset& dataset) {
 }
 
 void print_set(const char* title, const Dataset& dataset) {
-  fmt::print("{}: {} rows, {} tokens, {} trained ({:.1f} %)\n", title, dataset.rows.size(),
-             dataset.tokens, dataset.trained_tokens,
-             100.0 * static_cast<double>(dataset.trained_tokens) /
-                 static_cast<double>(dataset.tokens));
+  fmt::print(
+      "{}: {} rows, {} tokens, {} trained ({:.1f} %)\n", title, dataset.rows.size(), dataset.tokens,
+      dataset.trained_tokens,
+      100.0 * static_cast<double>(dataset.trained_tokens) / static_cast<double>(dataset.tokens));
   for (const DataFile& file : dataset.files) fmt::print("  {}: {}\n", file.path, file.verdict);
   print_lengths(dataset);
   fmt::print("  {} rows repeat an earlier row; {} dropped and {} cut as too long; {} skipped\n",

@@ -74,10 +74,10 @@ Value chat_of(const TokenizeOptions& options, const ModelText& text, const Value
                                                    variables ? *variables : Value())}};
   }
   const auto shape = detect_shape(json);
-  auto conversation = shape ? conversation_of(shape->format, json) : std::nullopt;
-  if (!conversation) fail(ErrorCode::BadInput, "no field \"messages\"");
-  if (!json.find("tools")) conversation->tools = options.tools;
-  const ChatEncoding chat = encode_chat(*conversation, add_prompt, options.train_on, text);
+  auto dialogue = shape ? dialogue_of(shape->format, json) : std::nullopt;
+  if (!dialogue) fail(ErrorCode::BadInput, "no field \"messages\"");
+  if (!json.find("tools")) dialogue->tools = options.tools;
+  const ChatEncoding chat = encode_chat(*dialogue, add_prompt, options.train_on, text);
   if (options.show) return paint_tokens(chat.ids, chat.trained, text.tokenizer(), paints_output());
   return Value::Object{
       {"text", chat.text}, {"ids", to_array(chat.ids)}, {"trained", to_array(chat.trained)}};
@@ -136,7 +136,8 @@ void add_tokenize(CLI::App& app) {
           "\u27e6 and \u27e7 where there is no terminal")
       ->needs(chat)
       ->excludes("--render");
-  command.add_option("--tools", "With --chat: a JSON file, the array of tools of lines without one")
+  command
+      .add_option("--tools", "With --chat: a JSON file, the array of tools of lines without one")
       ->needs(chat)
       ->type_name("FILE");
   command.add_option("--train-on", "With --chat: whose tokens the mask shows")
@@ -165,8 +166,7 @@ void add_tokenize(CLI::App& app) {
       const auto path = command["--tools"]->as<std::string>();
       options.tools = parse_json(read_text(path, kJsonLineLimits.max_bytes), path);
       if (!options.tools.is_array())
-        fail(ErrorCode::BadInput, "{}: found {}, expected array", path,
-             name(options.tools.kind()));
+        fail(ErrorCode::BadInput, "{}: found {}, expected array", path, name(options.tools.kind()));
     }
     tokenize(options);
   });

@@ -17,11 +17,16 @@ std::optional<DType> float_dtype(const CLI::App& command) {
 
 void add_model_options(CLI::App& command) {
   command.add_option("--model", "Model folder")->required()->type_name("DIR");
-  command.add_option("--adapter", "PEFT adapter folder, or a checkpoint of lema train")->type_name("DIR");
-  command.add_option("--compute", "Activations; auto: bf16 for bf16 weights where the CPU is faster at it")
+  command.add_option("--adapter", "PEFT adapter folder, or a checkpoint of lema train")
+      ->type_name("DIR");
+  command
+      .add_option("--compute",
+                  "Activations; auto: bf16 for bf16 weights where the CPU is faster at it")
       ->check(CLI::IsMember({"auto", "f32", "bf16"}))
       ->default_str("auto");
-  command.add_option("--threads", "CPU threads, 0: all")->check(CLI::Range(0, 1024))->default_str("0");
+  command.add_option("--threads", "CPU threads, 0: all")
+      ->check(CLI::Range(0, 1024))
+      ->default_str("0");
   command.add_option("--chat-template", "Template file, chatml or llama3 (default: the model's)");
 }
 

@@ -33,9 +33,7 @@ std::string harmless(const std::string& text) {
 
 }  // namespace
 
-bool paints_output() {
-  return ::isatty(STDOUT_FILENO) == 1 && std::getenv("NO_COLOR") == nullptr;
-}
+bool paints_output() { return ::isatty(STDOUT_FILENO) == 1 && std::getenv("NO_COLOR") == nullptr; }
 
 std::string paint_tokens(const std::vector<int32_t>& ids, const std::vector<uint8_t>& trained,
                          const Tokenizer& tokenizer, bool colours) {

@@ -35,33 +35,31 @@ std::string difference(std::string_view start, std::string_view whole) {
 bool is_answer(const Value& message) { return message.find("role")->as_string() == "assistant"; }
 
 // Which messages are answers that carry a loss.
-std::vector<uint8_t> trained_messages(const Conversation& conversation,
-                                      const std::string& train_on) {
-  const Value::Array& messages = conversation.messages.as_array();
+std::vector<uint8_t> trained_messages(const Dialogue& dialogue, const std::string& train_on) {
+  const Value::Array& messages = dialogue.messages.as_array();
   std::vector<uint8_t> trained(messages.size());
   size_t last = messages.size();
   for (size_t i = 0; i < messages.size(); ++i) {
     if (!is_answer(messages[i])) continue;
-    trained[i] = conversation.untrained.empty() || !conversation.untrained[i];
+    trained[i] = dialogue.untrained.empty() || !dialogue.untrained[i];
     last = i;
   }
-  if (train_on == "last" && last < messages.size())
-    std::fill_n(trained.begin(), last, uint8_t{0});
+  if (train_on == "last" && last < messages.size()) std::fill_n(trained.begin(), last, uint8_t{0});
   return trained;
 }
 
-Value::Array first_messages(const Conversation& conversation, size_t count) {
-  const Value::Array& messages = conversation.messages.as_array();
+Value::Array first_messages(const Dialogue& dialogue, size_t count) {
+  const Value::Array& messages = dialogue.messages.as_array();
   return Value::Array(messages.begin(), messages.begin() + static_cast<std::ptrdiff_t>(count));
 }
 
 // The bytes of the answer `i`. The tokens that a chat would see before it must be the first tokens
 // of the whole conversation.
-Span turn_span(const Conversation& conversation, size_t i, const std::string& rendered,
+Span turn_span(const Dialogue& dialogue, size_t i, const std::string& rendered,
                const Tokenizer::Encoding& whole, const ModelText& text) {
   const auto render = [&](size_t count, bool add_generation_prompt) {
-    return text.render_chat(first_messages(conversation, count), conversation.tools,
-                            add_generation_prompt, conversation.variables);
+    return text.render_chat(first_messages(dialogue, count), dialogue.tools, add_generation_prompt,
+                            dialogue.variables);
   };
   const std::string prompt = render(i, true), full = render(i + 1, false);
   if (!full.starts_with(prompt))
@@ -81,33 +79,32 @@ Span turn_span(const Conversation& conversation, size_t i, const std::string& re
 }
 
 // Under "completions" every answer is checked, trained or not.
-std::vector<Span> prefix_difference(const Conversation& conversation,
-                                    const std::vector<uint8_t>& trained, bool last_only,
-                                    const std::string& rendered, const Tokenizer::Encoding& whole,
-                                    const ModelText& text) {
+std::vector<Span> prefix_difference(const Dialogue& dialogue, const std::vector<uint8_t>& trained,
+                                    bool last_only, const std::string& rendered,
+                                    const Tokenizer::Encoding& whole, const ModelText& text) {
   std::vector<Span> spans;
   for (size_t i = 0; i < trained.size(); ++i) {
-    if (!trained[i] && (last_only || !is_answer(conversation.messages.as_array()[i]))) continue;
-    const Span span = turn_span(conversation, i, rendered, whole, text);
+    if (!trained[i] && (last_only || !is_answer(dialogue.messages.as_array()[i]))) continue;
+    const Span span = turn_span(dialogue, i, rendered, whole, text);
     if (trained[i]) spans.push_back(span);
   }
   return spans;
 }
 
 // Drops the blocks of answers that carry no loss.
-void drop_untrained(ChatTemplate::Rendered& rendered, const Conversation& conversation,
+void drop_untrained(ChatTemplate::Rendered& rendered, const Dialogue& dialogue,
                     const std::vector<uint8_t>& trained, const ModelText& text) {
   const auto blocks = [&](size_t messages) -> size_t {
     if (messages == 0) return 0;
     if (messages == trained.size()) return rendered.generated.size();
     return text
-        .render_chat_spans(first_messages(conversation, messages), conversation.tools, false,
-                           conversation.variables)
+        .render_chat_spans(first_messages(dialogue, messages), dialogue.tools, false,
+                           dialogue.variables)
         .generated.size();
   };
   std::vector<uint8_t> dropped(rendered.generated.size());
   for (size_t i = 0; i < trained.size(); ++i) {
-    if (trained[i] || !is_answer(conversation.messages.as_array()[i])) continue;
+    if (trained[i] || !is_answer(dialogue.messages.as_array()[i])) continue;
     const size_t before = blocks(i), after = blocks(i + 1);
     if (after < before || after > dropped.size())
       fail(ErrorCode::BadInput,
@@ -155,23 +152,21 @@ bool is_token_prefix(const Tokenizer::Encoding& alone, const Tokenizer::Encoding
           static_cast<size_t>(whole.begins[static_cast<size_t>(count)]) == bytes);
 }
 
-ChatEncoding encode_chat(const Conversation& conversation, bool add_generation_prompt,
+ChatEncoding encode_chat(const Dialogue& dialogue, bool add_generation_prompt,
                          const std::string& train_on, const ModelText& text) {
-  ChatTemplate::Rendered rendered =
-      text.render_chat_spans(conversation.messages, conversation.tools, add_generation_prompt,
-                             conversation.variables);
+  ChatTemplate::Rendered rendered = text.render_chat_spans(
+      dialogue.messages, dialogue.tools, add_generation_prompt, dialogue.variables);
   Tokenizer::Encoding whole = text.tokenizer().encode(rendered.text, false);
   std::vector<Span> spans;
   if (train_on == "all") {
     spans = {{0, rendered.text.size()}};
   } else {
-    const std::vector<uint8_t> trained = trained_messages(conversation, train_on);
+    const std::vector<uint8_t> trained = trained_messages(dialogue, train_on);
     if (rendered.has_generation_blocks) {
-      drop_untrained(rendered, conversation, trained, text);
+      drop_untrained(rendered, dialogue, trained, text);
       spans = generation_blocks(rendered, whole);
     } else {
-      spans = prefix_difference(conversation, trained, train_on == "last", rendered.text, whole,
-                                text);
+      spans = prefix_difference(dialogue, trained, train_on == "last", rendered.text, whole, text);
     }
   }
 

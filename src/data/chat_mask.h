@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "data/conversation.h"
+#include "data/dialogue.h"
 #include "data/model_text.h"
 
 namespace lema {
@@ -16,20 +16,20 @@ struct ChatEncoding {
   std::vector<uint8_t> trained;  // (T) 1: the token's first byte is the assistant's
 };
 
-// Renders and encodes a conversation (checked). train_on "all" trains every token, "completions" the
-// assistant's turns, "last" the last of them; turns that the conversation leaves untrained carry no
-// loss under the latter two. The text of a turn is what render(messages[0..i]) adds to
+// Renders and encodes a conversation (checked). train_on "all" trains every token, "completions"
+// the assistant's turns, "last" the last of them; turns that the conversation leaves untrained
+// carry no loss under the latter two. The text of a turn is what render(messages[0..i]) adds to
 // render(messages[0..i), generation prompt): the answer, the end token and whatever the template
 // writes before the next message; "last" asks nothing of earlier turns. A template with
 // {% generation %} blocks says it itself; a turn's blocks are those that its rendering adds to the
 // number before it. Positions decide, never ids. BadInput with the reason when a rendering is not
 // the start of the longer one, or when a prompt's tokens are not the first tokens of the whole:
 // then no mask would be what a chat sees.
-ChatEncoding encode_chat(const Conversation& conversation, bool add_generation_prompt,
+ChatEncoding encode_chat(const Dialogue& dialogue, bool add_generation_prompt,
                          const std::string& train_on, const ModelText& text);
 
-// `alone` holds the first tokens of `whole` up to byte `bytes`, and a token of `whole` begins there:
-// what is written after a prompt does not change the prompt's tokens.
+// `alone` holds the first tokens of `whole` up to byte `bytes`, and a token of `whole` begins
+// there: what is written after a prompt does not change the prompt's tokens.
 bool is_token_prefix(const Tokenizer::Encoding& alone, const Tokenizer::Encoding& whole,
                      size_t bytes);
 

@@ -189,9 +189,10 @@ class Loader {
       log::warn("{}: {} rows dropped as longer than data.max_tokens {}", d.path, d.dropped_rows,
                 options_.max_tokens);
     if (d.truncated_rows > 0)
-      log::warn("{}: {} rows cut to data.max_tokens {}: {} tokens lost; {} of the rows lost "
-                "trained tokens, and with them the end that they would teach",
-                d.path, d.truncated_rows, options_.max_tokens, d.cut_tokens, d.endless_rows);
+      log::warn(
+          "{}: {} rows cut to data.max_tokens {}: {} tokens lost; {} of the rows lost "
+          "trained tokens, and with them the end that they would teach",
+          d.path, d.truncated_rows, options_.max_tokens, d.cut_tokens, d.endless_rows);
     if (d.repeated_rows > 0)
       log::warn("{}: {} rows repeat an earlier row", d.path, d.repeated_rows);
     if (bad_rows_ > 0) {

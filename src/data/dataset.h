@@ -36,7 +36,7 @@ struct Dataset {
   int64_t tokens = 0, trained_tokens = 0;
   int64_t longest_row_tokens = 0;
   int64_t dropped_rows = 0, truncated_rows = 0;  // by `too_long`
-  int64_t cut_tokens = 0;     // that truncation took
+  int64_t cut_tokens = 0;                        // that truncation took
   int64_t endless_rows = 0;   // truncated rows that lost their last trained token
   int64_t repeated_rows = 0;  // that say what an earlier row says
   std::vector<BadRow> bad;

@@ -92,8 +92,8 @@ std::string encode(const Dataset& dataset) {
     out.text(file.verdict);
   }
   out.text(dataset.format);
-  for (const int64_t count : {dataset.dropped_rows, dataset.truncated_rows, dataset.cut_tokens,
-                              dataset.endless_rows})
+  for (const int64_t count :
+       {dataset.dropped_rows, dataset.truncated_rows, dataset.cut_tokens, dataset.endless_rows})
     out.number(count);
   out.number(static_cast<int64_t>(dataset.rows.size()));
   for (const Row& row : dataset.rows) {
@@ -116,8 +116,8 @@ Dataset decode(std::string_view body, const std::vector<std::string>& files) {
     dataset.files.push_back({file, format, in.text()});
   }
   dataset.format = in.text();
-  for (int64_t* count : {&dataset.dropped_rows, &dataset.truncated_rows, &dataset.cut_tokens,
-                         &dataset.endless_rows})
+  for (int64_t* count :
+       {&dataset.dropped_rows, &dataset.truncated_rows, &dataset.cut_tokens, &dataset.endless_rows})
     *count = in.number<int64_t>();
   const int64_t rows = in.elements(kRowBytes);
   dataset.rows.resize(static_cast<size_t>(rows));
@@ -145,10 +145,10 @@ std::string dataset_key(const std::vector<std::string>& paths, const RunConfig::
   Value append_eos;
   if (options.append_eos) append_eos = *options.append_eos;
   // What each row becomes; the template and its variables are the fingerprint's.
-  const Value steering = Value::Object{
-      {"format", options.format},     {"map", std::move(map)},
-      {"too_long", options.too_long}, {"max_tokens", options.max_tokens},
-      {"train_on", options.train_on}, {"append_eos", append_eos}};
+  const Value steering =
+      Value::Object{{"format", options.format},     {"map", std::move(map)},
+                    {"too_long", options.too_long}, {"max_tokens", options.max_tokens},
+                    {"train_on", options.train_on}, {"append_eos", append_eos}};
   std::string all = fmt::format("{} {} {} ", text.fingerprint(), dump_json(steering),
                                 sha256_file("/proc/self/exe"));
   // The extension says how a file is read.

@@ -53,11 +53,12 @@ class FolderReader {
     std::vector<std::pair<std::string, std::string>> found;
     std::error_code error;
     for (const auto& entry : fs::directory_iterator(folder_ / kTemplateFolder, error))
-      if (entry.path().extension() == ".jinja") found.emplace_back(entry.path().stem().string(), "");
+      if (entry.path().extension() == ".jinja")
+        found.emplace_back(entry.path().stem().string(), "");
     std::sort(found.begin(), found.end());
     for (auto& [name, source] : found)
-      source = text(fmt::format("{}/{}.jinja", kTemplateFolder, name), kMaxTemplateBytes)
-                   .value_or("");
+      source =
+          text(fmt::format("{}/{}.jinja", kTemplateFolder, name), kMaxTemplateBytes).value_or("");
     return found;
   }
   const std::string& digest() const { return digest_; }
@@ -137,9 +138,9 @@ ModelText::ModelText(const TextSources& sources, const std::string& template_ove
     }
   take_stop_ids(sources);
   if (!sources.digest.empty())
-    fingerprint_ = sha256(fmt::format("{} {} {} {} {}", sources.digest, V_,
-                                      fmt::join(stop_ids_, ","), templates_.sources(),
-                                      dump_json(variables_)));
+    fingerprint_ =
+        sha256(fmt::format("{} {} {} {} {}", sources.digest, V_, fmt::join(stop_ids_, ","),
+                           templates_.sources(), dump_json(variables_)));
 }
 
 void ModelText::take_special_tokens(const TextSources& sources) {

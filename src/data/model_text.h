@@ -78,7 +78,7 @@ class ModelText {
   Tokenizer tokenizer_;
   TemplateSet templates_;
   std::string fingerprint_;
-  Value variables_;  // of every rendering: {"bos_token": "<s>", ...} and what the caller added
+  Value variables_;       // of every rendering: {"bos_token": "<s>", ...} and what the caller added
   Value special_tokens_;  // {"bos_token": "<s>", ...}
   std::optional<int32_t> eos_id_;
   std::vector<int64_t> stop_ids_;

@@ -298,8 +298,7 @@ bool RecordReader::next_text(Record& record) {
     if (record.text.ends_with('\r')) record.text.pop_back();
   } while (std::all_of(record.text.begin(), record.text.end(), is_blank));
   if (const auto fault = text_fault(record.text); !fault.empty())
-    record.reason =
-        fmt::format("{}:{}:1: {}", stream_.path().string(), record.line, fault);
+    record.reason = fmt::format("{}:{}:1: {}", stream_.path().string(), record.line, fault);
   else
     record.value = Value(Value::Object{{"text", record.text}});
   return true;

@@ -6,8 +6,8 @@
 //   .csv            a header line and records as RFC 4180 has them: an object of strings each
 //   .txt            every line that is not blank is the record {"text": line}
 //
-// each also as .gz. UTF-8; a byte order mark at the start is skipped, blank lines are skipped, LF or
-// CRLF ends a line, the last line may lack its end.
+// each also as .gz. UTF-8; a byte order mark at the start is skipped, blank lines are skipped, LF
+// or CRLF ends a line, the last line may lack its end.
 #pragma once
 
 #include <cstdint>

@@ -19,22 +19,24 @@ struct ShapeFields {
   std::string_view format;
   std::array<std::string_view, 2> fields;
 };
-constexpr ShapeFields kShapes[] = {
-    {"chat", {"messages", ""}},           {"sharegpt", {"conversations", ""}},
-    {"completion", {"prompt", "completion"}}, {"alpaca", {"instruction", "output"}},
-    {"text", {"text", ""}},               {"tokens", {"tokens", ""}},
-    {"tokens", {"input_ids", ""}}};
+constexpr ShapeFields kShapes[] = {{"chat", {"messages", ""}},
+                                   {"sharegpt", {"conversations", ""}},
+                                   {"completion", {"prompt", "completion"}},
+                                   {"alpaca", {"instruction", "output"}},
+                                   {"text", {"text", ""}},
+                                   {"tokens", {"tokens", ""}},
+                                   {"tokens", {"input_ids", ""}}};
 
 // What data.map may name, by where it stands.
 constexpr std::string_view kRowFields[] = {
-    "text",    "prompt", "completion", "messages",  "tools",  "chat_template_kwargs",
-    "instruction", "input", "output",  "system", "history", "conversations",
-    "tokens",  "input_ids", "labels",  "mask"};
-constexpr std::string_view kMessageFields[] = {"role", "content", "from",
-                                               "value", "tool_calls", "reasoning_content",
-                                               "weight", "name"};
-constexpr std::string_view kRoleNames[] = {"system", "developer", "user", "assistant", "tool",
-                                           "human", "gpt", "observation", "function_call"};
+    "text",        "prompt",    "completion", "messages", "tools",   "chat_template_kwargs",
+    "instruction", "input",     "output",     "system",   "history", "conversations",
+    "tokens",      "input_ids", "labels",     "mask"};
+constexpr std::string_view kMessageFields[] = {"role",       "content",           "from",   "value",
+                                               "tool_calls", "reasoning_content", "weight", "name"};
+constexpr std::string_view kRoleNames[] = {"system",    "developer",   "user",
+                                           "assistant", "tool",        "human",
+                                           "gpt",       "observation", "function_call"};
 constexpr std::string_view kTurnLists[] = {"messages", "conversations", "prompt", "completion"};
 
 template <size_t N>
@@ -43,8 +45,9 @@ bool is_one_of(std::string_view word, const std::string_view (&list)[N]) {
 }
 
 std::string fields_text(const ShapeFields& shape) {
-  return shape.fields[1].empty() ? fmt::format("\"{}\"", shape.fields[0])
-                                 : fmt::format("\"{}\" and \"{}\"", shape.fields[0], shape.fields[1]);
+  return shape.fields[1].empty()
+             ? fmt::format("\"{}\"", shape.fields[0])
+             : fmt::format("\"{}\" and \"{}\"", shape.fields[0], shape.fields[1]);
 }
 
 // Renames the members of one object by the entries of the map whose names are in `known`.
@@ -150,9 +153,8 @@ Row completion_row(const Value& object, const RunConfig::Data& options, const Mo
   return row;
 }
 
-Row conversation_row(const Conversation& conversation, const RunConfig::Data& options,
-                     const ModelText& text) {
-  ChatEncoding chat = encode_chat(conversation, false, options.train_on, text);
+Row dialogue_row(const Dialogue& dialogue, const RunConfig::Data& options, const ModelText& text) {
+  ChatEncoding chat = encode_chat(dialogue, false, options.train_on, text);
   Row row;
   row.ids = std::move(chat.ids);
   row.trained = std::move(chat.trained);
@@ -250,19 +252,18 @@ Value apply_map(const Value& row, const OrderedMap<std::string>& map, std::vecto
   return mapped;
 }
 
-std::optional<Conversation> conversation_of(const std::string& format, const Value& row) {
-  if (format == "chat") return chat_conversation(row);
-  if (format == "alpaca") return alpaca_conversation(row);
-  if (format == "sharegpt") return sharegpt_conversation(row);
+std::optional<Dialogue> dialogue_of(const std::string& format, const Value& row) {
+  if (format == "chat") return chat_dialogue(row);
+  if (format == "alpaca") return alpaca_dialogue(row);
+  if (format == "sharegpt") return sharegpt_dialogue(row);
   const Value* prompt = row.find("prompt");
-  if (format == "completion" && prompt && prompt->is_array()) return completion_conversation(row);
+  if (format == "completion" && prompt && prompt->is_array()) return completion_dialogue(row);
   return std::nullopt;
 }
 
 Row encode_row(const std::string& format, const Value& row, const RunConfig::Data& options,
                const ModelText& text) {
-  if (const auto conversation = conversation_of(format, row))
-    return conversation_row(*conversation, options, text);
+  if (const auto dialogue = dialogue_of(format, row)) return dialogue_row(*dialogue, options, text);
   if (format == "completion") return completion_row(row, options, text);
   return format == "text" ? text_row(row, options, text) : tokens_row(row, text);
 }

@@ -1,5 +1,5 @@
 // The shapes a row may have, and its token ids and label mask. data/dataset.cpp calls these for
-// every record; conversation.h has the shapes that are conversations.
+// every record; dialogue.h has the shapes that are conversations.
 //
 //   text        {"text": "..."}
 //   completion  {"prompt": "...", "completion": "..."}, or both as arrays of messages
@@ -15,7 +15,7 @@
 #include <string>
 #include <vector>
 
-#include "data/conversation.h"
+#include "data/dialogue.h"
 #include "data/model_text.h"
 #include "formats/run_config.h"
 
@@ -44,7 +44,7 @@ void check_map(const OrderedMap<std::string>& map);
 
 // The conversation of a row of a conversational format (chat, alpaca, sharegpt, completion with
 // messages); nullopt for rows that are none. BadInput with the reason.
-std::optional<Conversation> conversation_of(const std::string& format, const Value& row);
+std::optional<Dialogue> dialogue_of(const std::string& format, const Value& row);
 
 // One row's tokens and mask before the length rules. Errors: BadInput with the reason only, no
 // place; Usage where no row could be read: no chat template, no EOS token to append.

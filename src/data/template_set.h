@@ -31,7 +31,8 @@ class TemplateSet {
   bool is_empty() const { return templates_.empty(); }
   // The file, or the override; "" when the set is empty.
   const std::string& origin() const { return origin_; }
-  // "tool_use" where `tools` is not null and there is one, else "default". Usage when there is none.
+  // "tool_use" where `tools` is not null and there is one, else "default". Usage when there is
+  // none.
   const ChatTemplate& choose(const Value& tools) const;
   // All names and sources, for a fingerprint.
   std::string sources() const;

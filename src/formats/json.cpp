@@ -147,8 +147,8 @@ class Builder {
                                   static_cast<size_t>(std::max(end, begin() + 1) - begin() - 1));
     const auto line = first_line_ + std::count(before.begin(), before.end(), '\n');
     const size_t newline = before.rfind('\n');
-    const int64_t column =
-        newline == before.npos ? std::ssize(before) + first_column_ : std::ssize(before.substr(newline));
+    const int64_t column = newline == before.npos ? std::ssize(before) + first_column_
+                                                  : std::ssize(before.substr(newline));
     fail(ErrorCode::BadInput, "{}:{}:{}: {}", source_, line, column, reason);
   }
 

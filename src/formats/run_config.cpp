@@ -166,6 +166,8 @@ struct Setting {
     else
       add(raw && !value.is_string() ? Value(*raw) : value);
     if (o.may_be_empty && value.is_string() && list.front().empty()) list.clear();
+    const auto has_nul = [](const std::string& x) { return x.find('\0') != x.npos; };
+    if (std::any_of(list.begin(), list.end(), has_nul)) refuse("string without NUL");
     const bool is_empty = list.empty() && !o.may_be_empty;
     if (is_empty || std::find(list.begin(), list.end(), "") != list.end()) refuse(kExpected);
     field = std::move(list);
@@ -258,8 +260,10 @@ class Loader {
       fail(ErrorCode::Usage, "{}: with train.epochs 0, train.max_steps must be above 0",
            place_of("train.epochs"));
     if (!config_.data.eval.empty() && config_.data.eval_fraction > 0)
-      fail(ErrorCode::Usage, "{}: data.eval_fraction takes from data.train what data.eval gives; "
-           "keep one of them", place_of("data.eval_fraction"));
+      fail(ErrorCode::Usage,
+           "{}: data.eval_fraction takes from data.train what data.eval gives; "
+           "keep one of them",
+           place_of("data.eval_fraction"));
     if (config_.train.micro_batch_size > config_.train.batch_size)
       fail(ErrorCode::Usage,
            "{}: train.micro_batch_size: found {}, expected at most the train.batch_size of {}",

@@ -44,9 +44,9 @@ NumberPair(T&, T&) -> NumberPair<T>;
 
 // Calls visit(Option, field) for every option, in the order configs are printed. A field is a
 // std::string, int64_t, double, bool, std::optional<bool> ("auto" when unset),
-// std::vector<std::string> (a string or a list), a Value (anything), an OrderedMap (an object whose values are of the
-// option's choices and range) or one of the forms above. A key has at most one dot; what stands
-// before it is a section.
+// std::vector<std::string> (a string or a list), a Value (anything), an OrderedMap (an object whose
+// values are of the option's choices and range) or one of the forms above. A key has at most one
+// dot; what stands before it is a section.
 template <typename Config, typename Visit>
 void visit_options(Config& c, Visit&& visit) {
   constexpr double kMany = 1e9;
@@ -72,7 +72,8 @@ void visit_options(Config& c, Visit&& visit) {
                .help = "training rows: a file, a folder or a list of them",
                .required = true},
         c.data.train);
-  visit(Option{.key = "data.eval", .help = "rows of the evaluation loss; empty: none",
+  visit(Option{.key = "data.eval",
+               .help = "rows of the evaluation loss; empty: none",
                .may_be_empty = true},
         c.data.eval);
   visit(Option{.key = "data.eval_fraction",
@@ -96,13 +97,12 @@ void visit_options(Config& c, Visit&& visit) {
                .help = "what to do with rows above data.max_tokens",
                .choices = {"error", "drop", "truncate"}},
         c.data.too_long);
-  visit(Option{.key = "data.bad_rows",
-               .help = "what to do with rows that cannot be used; skip lists them in bad_rows.jsonl",
-               .choices = {"error", "skip"}},
-        c.data.bad_rows);
-  visit(Option{.key = "data.max_bad_rows",
-               .help = "bad rows that skip tolerates",
-               .max = kMany},
+  visit(
+      Option{.key = "data.bad_rows",
+             .help = "what to do with rows that cannot be used; skip lists them in bad_rows.jsonl",
+             .choices = {"error", "skip"}},
+      c.data.bad_rows);
+  visit(Option{.key = "data.max_bad_rows", .help = "bad rows that skip tolerates", .max = kMany},
         c.data.max_bad_rows);
   visit(Option{.key = "data.append_eos",
                .help = "end each row with the end token; auto: for text and completion rows"},

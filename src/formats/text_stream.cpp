@@ -33,8 +33,8 @@ constexpr std::array<Mark, 6> kMarks = {{
 struct TextStream::Inflater {
   z_stream z{};
   std::string output = std::string(static_cast<size_t>(kPieceBytes), '\0');
-  int64_t expanded = 0;    // bytes put out
-  bool in_member = true;   // between a member's first and last byte
+  int64_t expanded = 0;   // bytes put out
+  bool in_member = true;  // between a member's first and last byte
 
   Inflater() {
     constexpr int kGzipOnly = 16 + MAX_WBITS;

@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "core/hash.h"
-#include "data/dataset.h"
 #include "core/log.h"
+#include "data/dataset.h"
 #include "formats/json.h"
 #include "formats/manifest.h"
 #include "formats/peft_adapter.h"
@@ -68,7 +68,8 @@ std::optional<std::string> run_of(const fs::path& checkpoint) {
 
 void set_aside(const fs::path& folder, int64_t step) {
   fs::path aside = folder.string() + ".abandoned";
-  for (int n = 2; fs::exists(aside); ++n) aside = fmt::format("{}.abandoned-{}", folder.string(), n);
+  for (int n = 2; fs::exists(aside); ++n)
+    aside = fmt::format("{}.abandoned-{}", folder.string(), n);
   rename_new(folder, aside);
   log::warn("{}: later than step {}, where the run goes on: set aside as {}", folder.string(), step,
             aside.filename().string());
@@ -105,9 +106,10 @@ std::string content_of(const fs::path& path) {
 
 // One hash of all the files of a data set, "" for none.
 std::string digest_of(const std::vector<std::string>& paths) {
+  if (paths.empty()) return "";
   std::string digests;
   for (const std::string& file : data_files(paths)) digests += sha256_file(file) + "\n";
-  return digests.empty() ? "" : sha256(digests);
+  return sha256(digests);
 }
 
 // Adds "optimizer.lr 0.01, now 0.02" for every key that differs; null: the key is not there.

@@ -118,7 +118,7 @@ WRONG_FILES = [
     ("a.jsonl.gz", ROW, "", ""), ("a.jsonl.gz", gzip.compress(ROW)[:-3], "", ""),
     ("a.jsonl.gz", gzip.compress(ROW)[:-8] + b"\x00" * 8, "", ""), ("a.jsonl.gz", gzip.compress(b" " * (80 << 20)), "", ""),
     ("a.jsonl", gzip.compress(ROW), "", ""), ("a.jsonl", b"PAR1xxxxPAR1", "", ""),
-    ("a.parquet", b"PAR1xxxxPAR1", "", "expected .jsonl"), ("a", ROW, "", "expected .jsonl"),
+    ("a.parquet", b"PAR1xxxxPAR1", "", "this is a Parquet file"), ("a.tsv", ROW, "", "expected .jsonl"), ("a", ROW, "", "expected .jsonl"),
 ]
 
 

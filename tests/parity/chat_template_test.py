@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Chat templates against jinja2, live: `lema tokenize --chat --render` must print what transformers' template
-environment renders, and fail where it fails. Templates: small ones written here in the style of each known family,
+"""Chat templates against jinja2, live: `lema tokenize --chat --render` must print what transformers'
+apply_chat_template renders, and fail where it fails. Templates: small ones written here in the style of each known family,
 one per language feature, and the published ones of an installed `trl`, which are read and never copied.
 
 Environment: LEMA (binary), LEMA_SOURCE (checkout). Needs jinja2 and transformers; exits 77 (skipped) without them.
@@ -14,7 +14,8 @@ import tempfile
 
 try:
     import jinja2
-    from transformers.utils.chat_template_utils import _compile_jinja_template
+    from transformers import PreTrainedTokenizerFast
+    from transformers.utils.chat_template_utils import render_jinja_template
 except ImportError as e:
     print("skipped:", e)
     sys.exit(77)
@@ -333,13 +334,6 @@ def conversations():
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
 
 
-def context_of(row):
-    """What transformers passes: tools is None without tools, and the special tokens are names."""
-    context = {"messages": row["messages"], "tools": row.get("tools"), "documents": None,
-               "add_generation_prompt": row.get("add_generation_prompt", False)}
-    return {**SPECIAL, **context}
-
-
 def templates():
     found = dict(FAMILIES)
     found.update({f"feature {i}: {text[:60]!r}": text for i, text in enumerate(FEATURES, 1)})
@@ -352,10 +346,14 @@ def templates():
     return found
 
 
-def expected(text, row):
+def expected(tokenizer, text, row):
     """("text", rendered) or ("error", reason). An error of a Python limit counts as one of the template's."""
+    options = {"tools": row.get("tools"), "chat_template": text, "add_generation_prompt": row.get("add_generation_prompt", False)}
     try:
-        return "text", _compile_jinja_template(text).render(**context_of(row))
+        if row["messages"]:
+            return "text", tokenizer.apply_chat_template(row["messages"], tokenize=False, **options)
+        # apply_chat_template has no empty conversations; templates see them all the same.
+        return "text", render_jinja_template(conversations=[[]], **options, **SPECIAL)[0][0]
     except (jinja2.TemplateError, ArithmeticError, TypeError, ValueError, LookupError, AttributeError,
             SyntaxError, RecursionError) as e:
         return "error", f"{type(e).__name__}: {e}"
@@ -399,23 +397,24 @@ def model_folder(root, template):
     return root
 
 
-def main(render=None):
+def main():
     rows = conversations()
-    compared = failed = 0
+    compared = failed = published = 0
     with tempfile.TemporaryDirectory() as tmp:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(model_folder(pathlib.Path(tmp), ""))
         for name, text in templates().items():
             use = {"pair": rows["pair"]} if name.startswith("feature") else rows
-            if render:
-                ours = render(text, [context_of(r) for r in use.values()])
-            else:
-                ours = lema_render(model_folder(pathlib.Path(tmp), text), list(use.values()))
+            published += name.startswith("trl/")
+            ours = lema_render(model_folder(pathlib.Path(tmp), text), list(use.values()))
             for (row_name, row), got in zip(use.items(), ours):
-                want = expected(text, row)
+                want = expected(tokenizer, text, row)
                 compared += 1
                 if got[0] == want[0] and (got[0] == "error" or got[1] == want[1]):
                     continue
                 failed += 1
                 print(f"DIFFERS: {name} / {row_name}\n  jinja2 {want[0]}: {want[1]!r:.1500}\n  lema   {got[0]}: {got[1]!r:.1500}")
+    with_tools = sum("tools" in row for row in rows.values())
+    print(f"{published} published templates x {len(rows)} conversations, {with_tools} of them with tools")
     print(f"{compared} renderings compared, {failed} differ")
     return 1 if failed else 0
 

@@ -98,11 +98,13 @@ TEST_CASE("append_eos can be turned off, is not doubled, and needs an EOS") {
   TextSources sources = tiny_sources();
   sources.tokenizer_config.reset();
   const TempFile file("{\"text\":\"hello\"}");
-  expect_failure([&] { load_dataset({file.path()}, {}, ModelText(sources)); }, "names an EOS token");
+  expect_failure([&] { load_dataset({file.path()}, {}, ModelText(sources)); },
+                 "names an EOS token");
   sources.eos_id = kImEnd;
   CHECK(load_dataset({file.path()}, {}, ModelText(sources)).rows[0].ids.back() == kImEnd);
   options.append_eos = true;
-  expect(failure(kGoodChat, options, ErrorCode::Usage), "data.append_eos applies to formats text and completion");
+  expect(failure(kGoodChat, options, ErrorCode::Usage),
+         "data.append_eos applies to formats text and completion");
 }
 
 TEST_CASE("line ends, byte order mark, blank lines and a missing final newline") {

@@ -1,4 +1,4 @@
-// Conversation: what a row of shape chat, alpaca, sharegpt or completion says as messages, before
+// Dialogue: what a row of shape chat, alpaca, sharegpt or completion says as messages, before
 // the model's template writes it. row_shapes.cpp encodes it; `lema tokenize --chat` shows it.
 #pragma once
 
@@ -11,7 +11,7 @@
 
 namespace lema {
 
-struct Conversation {
+struct Dialogue {
   Value messages;                       // array of {"role", "content", ...}
   Value tools = {};                     // array or null
   Value variables = {};                 // object or null: the row's own variables of the template
@@ -29,10 +29,10 @@ void check_messages(const Value& messages);
 //   alpaca    {"instruction", "output"} with "input", "system" and "history" [[asked, answered]]
 //   sharegpt  {"conversations": [{"from", "value"}]} with "system" and "tools"
 //   completion whose "prompt" and "completion" are arrays of messages: the prompt's are untrained
-Conversation chat_conversation(const Value& row);
-Conversation alpaca_conversation(const Value& row);
-Conversation sharegpt_conversation(const Value& row);
-Conversation completion_conversation(const Value& row);
+Dialogue chat_dialogue(const Value& row);
+Dialogue alpaca_dialogue(const Value& row);
+Dialogue sharegpt_dialogue(const Value& row);
+Dialogue completion_dialogue(const Value& row);
 
 // The member `key` of a row. BadInput when it is absent or of another kind.
 const Value& field(const Value& object, std::string_view key, Value::Kind kind);

@@ -1,5 +1,5 @@
 // Turns rows of several shapes into checked conversations.
-#include "data/conversation.h"
+#include "data/dialogue.h"
 
 #include <algorithm>
 #include <array>
@@ -16,9 +16,9 @@ constexpr std::array<std::string_view, 5> kRoles = {"system", "developer", "user
 
 // Who speaks in ShareGPT files, as their writers name it.
 constexpr std::pair<std::string_view, std::string_view> kSpeakers[] = {
-    {"human", "user"},          {"user", "user"},     {"gpt", "assistant"},
-    {"assistant", "assistant"}, {"bing", "assistant"}, {"chatgpt", "assistant"},
-    {"bard", "assistant"},      {"model", "assistant"}, {"system", "system"},
+    {"human", "user"},          {"user", "user"},        {"gpt", "assistant"},
+    {"assistant", "assistant"}, {"bing", "assistant"},   {"chatgpt", "assistant"},
+    {"bard", "assistant"},      {"model", "assistant"},  {"system", "system"},
     {"tool", "tool"},           {"observation", "tool"}, {"function_response", "tool"}};
 constexpr std::string_view kCallSpeaker = "function_call";
 
@@ -115,23 +115,24 @@ void read_arguments(Value& call, const std::string& place) {
 bool take_weight(Value& message, const std::string& place) {
   const Value* weight = message.find("weight");
   if (!weight) return false;
-  const bool known = weight->is_null() || (weight->is_number() && (weight->as_number() == 0 ||
-                                                                   weight->as_number() == 1));
-  if (!known) fail(ErrorCode::BadInput, "{}.weight: found {}, expected 0 or 1", place,
-                   dump_json(*weight).substr(0, 40));
+  const bool known = weight->is_null() || (weight->is_number() &&
+                                           (weight->as_number() == 0 || weight->as_number() == 1));
+  if (!known)
+    fail(ErrorCode::BadInput, "{}.weight: found {}, expected 0 or 1", place,
+         dump_json(*weight).substr(0, 40));
   const bool left_out = weight->is_number() && weight->as_number() == 0;
   std::erase_if(message.as_object(), [](const auto& member) { return member.first == "weight"; });
   return left_out;
 }
 
 // Checks the messages and brings each into the form that templates read.
-void prepare(Conversation& conversation) {
-  check_messages(conversation.messages);
-  auto& messages = conversation.messages.as_array();
-  conversation.untrained.resize(messages.size());
+void prepare(Dialogue& dialogue) {
+  check_messages(dialogue.messages);
+  auto& messages = dialogue.messages.as_array();
+  dialogue.untrained.resize(messages.size());
   for (size_t i = 0; i < messages.size(); ++i) {
     const std::string place = fmt::format("messages[{}]", i);
-    if (take_weight(messages[i], place)) conversation.untrained[i] = 1;
+    if (take_weight(messages[i], place)) dialogue.untrained[i] = 1;
     const Value* given = messages[i].find("tool_calls");
     if (!given || given->is_null()) continue;
     if (!given->is_array())
@@ -177,8 +178,9 @@ Value sharegpt_message(const Value& turn, const std::string& place) {
     if (known == std::end(kSpeakers)) {
       std::string names;
       for (const auto& [theirs, ours] : kSpeakers) names += fmt::format("{}, ", theirs);
-      fail(ErrorCode::BadInput, "{}.{}: found \"{}\", expected one of {}{} (or name it in data.map)",
-           place, who, escaped(speaker), names, kCallSpeaker);
+      fail(ErrorCode::BadInput,
+           "{}.{}: found \"{}\", expected one of {}{} (or name it in data.map)", place, who,
+           escaped(speaker), names, kCallSpeaker);
     }
     result = message(known->second, text);
   }
@@ -204,14 +206,13 @@ void check_messages(const Value& messages) {
     check_message(messages.as_array()[i], fmt::format("messages[{}]", i));
 }
 
-Conversation chat_conversation(const Value& row) {
-  Conversation conversation{field(row, "messages", Value::Kind::Array), tools_of(row),
-                            variables_of(row)};
-  prepare(conversation);
-  return conversation;
+Dialogue chat_dialogue(const Value& row) {
+  Dialogue dialogue{field(row, "messages", Value::Kind::Array), tools_of(row), variables_of(row)};
+  prepare(dialogue);
+  return dialogue;
 }
 
-Conversation alpaca_conversation(const Value& row) {
+Dialogue alpaca_dialogue(const Value& row) {
   const std::string& instruction = field(row, "instruction", Value::Kind::String).as_string();
   const std::string& output = field(row, "output", Value::Kind::String).as_string();
   if (instruction.empty()) fail(ErrorCode::BadInput, "instruction: the text is empty");
@@ -234,12 +235,12 @@ Conversation alpaca_conversation(const Value& row) {
   const std::string input = optional_text(row, "input");
   messages.push_back(message("user", input.empty() ? instruction : instruction + "\n\n" + input));
   messages.push_back(message("assistant", output));
-  Conversation conversation{std::move(messages), {}, variables_of(row)};
-  prepare(conversation);
-  return conversation;
+  Dialogue dialogue{std::move(messages), {}, variables_of(row)};
+  prepare(dialogue);
+  return dialogue;
 }
 
-Conversation sharegpt_conversation(const Value& row) {
+Dialogue sharegpt_dialogue(const Value& row) {
   const Value::Array& turns = field(row, "conversations", Value::Kind::Array).as_array();
   if (turns.empty()) fail(ErrorCode::BadInput, "conversations: the array is empty");
   Value::Array messages;
@@ -247,21 +248,21 @@ Conversation sharegpt_conversation(const Value& row) {
     messages.push_back(message("system", system));
   for (size_t i = 0; i < turns.size(); ++i)
     messages.push_back(sharegpt_message(turns[i], fmt::format("conversations[{}]", i)));
-  Conversation conversation{std::move(messages), tools_of(row), variables_of(row)};
-  prepare(conversation);
-  return conversation;
+  Dialogue dialogue{std::move(messages), tools_of(row), variables_of(row)};
+  prepare(dialogue);
+  return dialogue;
 }
 
-Conversation completion_conversation(const Value& row) {
+Dialogue completion_dialogue(const Value& row) {
   Value::Array messages = field(row, "prompt", Value::Kind::Array).as_array();
   const Value::Array& answer = field(row, "completion", Value::Kind::Array).as_array();
   if (answer.empty()) fail(ErrorCode::BadInput, "completion: the array is empty");
   const size_t asked = messages.size();
   messages.insert(messages.end(), answer.begin(), answer.end());
-  Conversation conversation{std::move(messages), tools_of(row), variables_of(row)};
-  prepare(conversation);
-  std::fill_n(conversation.untrained.begin(), asked, uint8_t{1});
-  return conversation;
+  Dialogue dialogue{std::move(messages), tools_of(row), variables_of(row)};
+  prepare(dialogue);
+  std::fill_n(dialogue.untrained.begin(), asked, uint8_t{1});
+  return dialogue;
 }
 
 }  // namespace lema
