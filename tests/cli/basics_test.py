@@ -177,6 +177,27 @@ class Inspect(Case):
         self.assertEqual(facts["stop_tokens"], ["256 <|endoftext|>", "258 <|im_end|>"])
         self.assertEqual(facts["chat_template"], "chat_template.jinja")
 
+    def test_families(self):
+        def model(name, **config):
+            return tiny_folder.write_llama(self.folder / name, 259, **config)
+
+        mistral = {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": 4}
+        yarn = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+        facts = self.facts(model("mistral", **mistral, rope_scaling=yarn))
+        self.assertEqual((facts["rope"], facts["sliding_window"], facts["windowed_blocks"]), ("yarn", 4, 1))
+        self.assertEqual(facts["max_positions"], 128)
+        self.assertNotIn("sliding_window", self.facts(self.model))
+        for name, config, text in (
+                ("kind", {"rope_scaling": {"type": "mrope"}}, "RoPE type \"mrope\" is not supported; supported: default, linear"),
+                ("partial", {"partial_rotary_factor": 0.5}, "partial_rotary_factor: only 1 is supported"),
+                ("types", {**mistral, "layer_types": ["full_attention"]}, "layer_types: full_attention in a mistral model"),
+                ("family", {"model_type": "mixtral"}, "\"mixtral\" is not supported; supported: llama (LlamaForCausalLM), mistral"),
+                ("fused", {"model_type": "phi3", "architectures": ["Phi3ForCausalLM"]},
+                 "tensor model.layers.0.self_attn.qkv_proj.weight is missing"),
+                ("biases", {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]},
+                 "tensor model.layers.0.self_attn.q_proj.bias is missing")):
+            self.refused(3, text, "inspect", model(name, **config))
+
     def test_safetensors(self):
         path = self.folder / "x.safetensors"
         tiny_folder.write_safetensors(path, {"a\x1b[31m": ("BF16", [2, 3]), "b": ("U8", [])}, {"key": "value"})

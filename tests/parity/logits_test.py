@@ -1,5 +1,6 @@
 """Logits against transformers, live, in f32: tiny random models of every built kind, with and without an adapter, merged or
 not, and the real SmolLM2-135M against transformers loading the same GGUF (LEMA_GGUF names the file). LEMA is the binary."""
+import json
 import os
 import pathlib
 import tempfile
@@ -12,6 +13,11 @@ from torch_models import MODELS, alone, lema, logits, random_rows, randomised, s
 
 
 class Tiny(unittest.TestCase):
+    def difference(self, got, want):
+        worst = max(float((g - w).abs().max()) for g, w in zip(got, want, strict=True))
+        self.assertLess(worst, 1e-4)
+        return worst
+
     def test_every_kind(self):
         for name, (build, targets) in MODELS.items():
             with self.subTest(model=name), tempfile.TemporaryDirectory() as folder:
@@ -24,16 +30,42 @@ class Tiny(unittest.TestCase):
                 lema("convert", base, folder / "converted")
                 with torch.no_grad():
                     want = [alone(model, row) for row in rows]
-                for i, source in enumerate((base, folder / "converted")):
-                    for got, expected in zip(logits(source, data, folder / f"{i}.safetensors"), want, strict=True):
-                        self.assertLess(float((got - expected).abs().max()), 1e-4)
+                errors = [self.difference(logits(source, data, folder / f"{i}.safetensors"), want)
+                          for i, source in enumerate((base, folder / "converted"))]
                 peft = with_adapter(model, targets).eval()
                 peft.save_pretrained(folder / "adapter")
                 with torch.no_grad():
                     want = [alone(peft, row) for row in rows]
                 got = logits(base, data, folder / "adapter.safetensors", "--adapter", folder / "adapter")
-                for g, expected in zip(got, want, strict=True):
-                    self.assertLess(float((g - expected).abs().max()), 1e-4)
+                errors.append(self.difference(got, want))
+                print(f"{name}: logits within {max(errors):.1e} of {float(max(w.abs().max() for w in want)):.1f}")
+
+
+    def test_config_as_transformers_4_spelled_it(self):
+        """RoPE at the top level and in rope_scaling, windows without layer_types, Phi-3's older names of longrope."""
+        for name, kind in (("llama_rope3", None), ("llama_dynamic", None), ("llama_yarn_options", None),
+                           ("qwen2_windows", None), ("phi3_longrope", "su"), ("phi3_longrope", "yarn")):
+            with self.subTest(model=name, kind=kind), tempfile.TemporaryDirectory() as folder:
+                folder = pathlib.Path(folder)
+                torch.manual_seed(4)
+                base = save(randomised(MODELS[name][0](), 5), folder / "model")
+                config = json.loads((base / "config.json").read_text())
+                rope = config.pop("rope_parameters")
+                config.pop("layer_types", None)
+                config["torch_dtype"] = config.pop("dtype")
+                for key in ("rope_theta", "partial_rotary_factor"):
+                    if key in rope:
+                        config[key] = rope.pop(key)
+                rope["type"] = kind or rope.pop("rope_type")
+                rope.pop("rope_type", None)
+                config["rope_scaling"] = rope if rope["type"] != "default" else None
+                (base / "config.json").write_text(json.dumps(config))
+                rows = random_rows(4, 8, longest=60)
+                model = AutoModelForCausalLM.from_pretrained(base).eval()
+                with torch.no_grad():
+                    want = [alone(model, row) for row in rows]
+                got = logits(base, write_rows(folder / "rows.jsonl", rows), folder / "logits.safetensors")
+                self.difference(got, want)
 
 
 @unittest.skipUnless(os.environ.get("LEMA_GGUF"), "LEMA_GGUF names no file")
