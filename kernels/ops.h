@@ -82,9 +82,11 @@ struct AttentionShape {
 // Running state of the loss over vocabulary chunks, per row; all f32 but target_rows.
 struct HeadState {
   TensorView max;           // (N) largest logit so far
-  TensorView sum;           // (N) sum of exp(logit - max)
+  TensorView sum;           // (N) sum of exp(logit - max), the target left out
   TensorView target_logit;  // (N)
-  TensorView acc;  // (N, C) sum of exp(logit - max) * weight row; null when no gradient is wanted
+  // (N, C) sum of exp(logit - max) * weight row, the target left out; null when no gradient is
+  // wanted
+  TensorView acc;
   TensorView target_rows;  // (N, C) X: weight row of each target; null when acc is
 };
 
@@ -186,8 +188,9 @@ class Ops {
   virtual void head_begin(const HeadState& state) = 0;
   virtual void head_chunk(const HeadState& state, MatrixView x, TensorView weight, int64_t v_begin,
                           TensorView targets) = 0;
-  // loss (N) f32 = max + log(sum) - target_logit; dx (N, C) X = grad_scale * (acc / sum -
-  // target_rows), or null.
+  // With t = exp(target_logit - max): loss (N) f32 = log((sum + t) / t); dx (N, C) X = grad_scale *
+  // (acc - sum target_rows) / (sum + t), or null. sum and acc are without the target, so a row that
+  // the model is sure of keeps the digits of its small gradient: nothing is subtracted from 1.
   virtual void head_finish(TensorView loss, MatrixView dx, const HeadState& state,
                            float grad_scale) = 0;
 

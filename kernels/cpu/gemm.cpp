@@ -6,7 +6,6 @@
 #include <immintrin.h>
 
 #include <algorithm>
-#include <cstring>
 
 #include "core/error.h"
 #include "cpu/convert.h"
@@ -20,6 +19,8 @@ namespace {
 constexpr int kRows = 8;  // rows of an inner kernel
 
 // c (m <= 8, 16 * lanes) (=|+=) a (m, K) times a sliver b (K, 16 * lanes); a[i * rs + k * cs].
+// Sums start at zero and are added to c at the end: a long sum (the head's over the vocabulary) is
+// one of parts, and its rounding error grows with the root of their number.
 struct Inner {
   float* c;
   int64_t ldc;
@@ -41,9 +42,7 @@ template <int kLanes>
   for (int i = 0; i < kRows; ++i) {
     row[i] = p.row(i);
 #pragma GCC unroll 3
-    for (int v = 0; v < kLanes; ++v)
-      acc[i][v] =
-          p.accumulate && i < p.m ? _mm512_loadu_ps(p.c + i * p.ldc + 16 * v) : _mm512_setzero_ps();
+    for (int v = 0; v < kLanes; ++v) acc[i][v] = _mm512_setzero_ps();
   }
   const float* b = p.b;
   for (int64_t k = 0, offset = 0; k < p.K; ++k, offset += p.cs, b += p.ldb) {
@@ -61,7 +60,10 @@ template <int kLanes>
   for (int i = 0; i < kRows; ++i) {
     if (i >= p.m) break;
 #pragma GCC unroll 3
-    for (int v = 0; v < kLanes; ++v) _mm512_storeu_ps(p.c + i * p.ldc + 16 * v, acc[i][v]);
+    for (int v = 0; v < kLanes; ++v) {
+      float* c = p.c + i * p.ldc + 16 * v;
+      _mm512_storeu_ps(c, p.accumulate ? _mm512_add_ps(_mm512_loadu_ps(c), acc[i][v]) : acc[i][v]);
+    }
   }
 }
 
@@ -75,10 +77,7 @@ template <int kLanes>
 #pragma GCC unroll 4
       for (int i = 0; i < 4; ++i) {
         row[i] = p.row(i0 + i);
-        const float* c = p.c + (i0 + i) * p.ldc + 16 * lane;
-        const bool load = p.accumulate && i0 + i < p.m;
-        acc[i][0] = load ? _mm256_loadu_ps(c) : _mm256_setzero_ps();
-        acc[i][1] = load ? _mm256_loadu_ps(c + 8) : _mm256_setzero_ps();
+        acc[i][0] = acc[i][1] = _mm256_setzero_ps();
       }
       const float* b = p.b + 16 * lane;
       for (int64_t k = 0, offset = 0; k < p.K; ++k, offset += p.cs, b += p.ldb) {
@@ -92,6 +91,10 @@ template <int kLanes>
       }
       for (int i = 0; i < 4 && i0 + i < p.m; ++i) {
         float* c = p.c + (i0 + i) * p.ldc + 16 * lane;
+        if (p.accumulate) {
+          acc[i][0] = _mm256_add_ps(_mm256_loadu_ps(c), acc[i][0]);
+          acc[i][1] = _mm256_add_ps(_mm256_loadu_ps(c + 8), acc[i][1]);
+        }
         _mm256_storeu_ps(c, acc[i][0]);
         _mm256_storeu_ps(c + 8, acc[i][1]);
       }
@@ -104,11 +107,11 @@ void inner_plain(const Inner& p) {
   constexpr int kWidth = 16 * kLanes;
   for (int64_t i = 0; i < p.m; ++i) {
     float acc[kWidth] = {};
-    if (p.accumulate) std::memcpy(acc, p.c + i * p.ldc, sizeof acc);
+    float* c = p.c + i * p.ldc;
     const float *a = p.a + i * p.rs, *b = p.b;
     for (int64_t k = 0; k < p.K; ++k, b += p.ldb)
       for (int j = 0; j < kWidth; ++j) acc[j] += a[k * p.cs] * b[j];
-    std::memcpy(p.c + i * p.ldc, acc, sizeof acc);
+    for (int j = 0; j < kWidth; ++j) c[j] = p.accumulate ? c[j] + acc[j] : acc[j];
   }
 }
 
@@ -155,8 +158,8 @@ Operand copy_block(float* out, const Operand& a, int64_t M, int64_t K, DType X) 
 }
 
 // One sliver against all rows; `n` of its columns exist in c.
-void multiply_sliver(float* c, int64_t ldc, const Operand& a, const float* b, int64_t ldb, int64_t M,
-                     int64_t n, int64_t K, bool accumulate) {
+void multiply_sliver(float* c, int64_t ldc, const Operand& a, const float* b, int64_t ldb,
+                     int64_t M, int64_t n, int64_t K, bool accumulate) {
   const int64_t width = round_up(n, kLane);
   const InnerKernel inner = inner_kernel(width / kLane);
   for (int64_t i = 0; i < M; i += kRows) {

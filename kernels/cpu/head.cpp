@@ -57,17 +57,31 @@ float exponentials(float* x, int64_t n, float max) {
   return total;
 }
 
-// Logits of row n become exp(logit - running maximum); the row's state follows.
+// Logits of row n become exp(logit - running maximum), the target's 0; the row's state follows.
 void update_row(const HeadState& state, int64_t n, float* logits, int64_t count, int64_t target) {
   const Rows rows = rows_of(state);
-  if (target >= 0 && target < count) rows.target_logit[n] = logits[target];
   const float max = std::max(rows.max[n], largest(logits, count));
+  if (target >= 0 && target < count) {
+    rows.target_logit[n] = logits[target];
+    logits[target] = -std::numeric_limits<float>::infinity();
+  }
   const float rescale = std::exp(rows.max[n] - max);
   rows.sum[n] = rows.sum[n] * rescale + exponentials(logits, count, max);
   rows.max[n] = max;
   if (!state.acc || rescale == 1) return;
   const int64_t C = state.acc.shape[1];
   scale_tile(state.acc.as<float>() + n * C, C, 1, C, rescale);
+}
+
+float target_exponential(const Rows& rows, int64_t n) {
+  return std::exp(rows.target_logit[n] - rows.max[n]);
+}
+
+// -log of the target's share; log1p where that is near 1, so that a small loss keeps its digits.
+float row_loss(const Rows& rows, int64_t n) {
+  const float target = target_exponential(rows, n), others = rows.sum[n];
+  if (others < target) return std::log1p(others / target);
+  return std::log(others + target) + (rows.max[n] - rows.target_logit[n]);
 }
 
 // target_rows[n] = a weight row, rounded to X.
@@ -150,20 +164,19 @@ void head_finish(ThreadPool& pool, TensorView loss, MatrixView dx, const HeadSta
                  float grad_scale) {
   const int64_t N = loss.elements();
   const Rows rows = rows_of(state);
-  for (int64_t n = 0; n < N; ++n)
-    loss.as<float>()[n] = rows.max[n] + std::log(rows.sum[n]) - rows.target_logit[n];
+  for (int64_t n = 0; n < N; ++n) loss.as<float>()[n] = row_loss(rows, n);
   if (!dx) return;
   const int64_t C = dx.cols;
   const float* acc = state.acc.as<float>();
   run(pool, N, [&](int64_t n) {
     float part[512], targets[512];
     const Operand target = operand(state.target_rows), out = operand(dx);
-    const float inverse = 1 / rows.sum[n];
+    const float scale = grad_scale / (rows.sum[n] + target_exponential(rows, n));
     for (int64_t c = 0; c < C; c += 512) {
       const int64_t count = std::min<int64_t>(512, C - c);
       widen(targets, target.from(n, c).data, target.dtype, count);
       for (int64_t i = 0; i < count; ++i)
-        part[i] = grad_scale * (acc[n * C + c + i] * inverse - targets[i]);
+        part[i] = scale * (acc[n * C + c + i] - rows.sum[n] * targets[i]);
       narrow(const_cast<void*>(out.from(n, c).data), out.dtype, part, count);
     }
   });

@@ -18,7 +18,7 @@ constexpr OpsLimits kLimits = {.rows = 200,
                                .tokens = 16,
                                .width = 600,
                                .rank = 8,
-                               .vocab_chunk = 2500,
+                               .vocab_chunk = 50000,
                                .heads = 1,
                                .head_size = 8};
 
@@ -27,6 +27,7 @@ struct Case {
   DType X = DType::F32, W = DType::F32;
   double logit_scale = 3;
   bool gradient = true;
+  bool sure = false;  // x points along the target's weight row
 };
 
 struct Setup {
@@ -47,6 +48,14 @@ struct Setup {
         dx(c.N, c.C, c.X, c.C + 2) {
     for (int64_t n = 0; n < c.N; ++n)
       targets.set(0, n, static_cast<double>((n * 7919 + c.V - 1) % c.V));
+    if (!c.sure) return;
+    const Values w = weight.values(), t = targets.values();
+    for (int64_t n = 0; n < c.N; ++n)
+      for (int64_t i = 0; i < c.C; ++i)
+        x.set(n, i,
+              (18.0 + static_cast<double>(n)) *
+                  w[static_cast<size_t>(t[static_cast<size_t>(n)]) * static_cast<size_t>(c.C) +
+                    static_cast<size_t>(i)]);
   }
 
   void run(int threads, float grad_scale) {
@@ -73,8 +82,8 @@ struct Setup {
 };
 
 // A logit is a sum of C terms, off by e_n = bound(C, max_v sum |x w|) at most: so is the loss,
-// twice (lse and target), and a probability by the factor 2 e_n. dx sums V rows of such weights; in
-// bf16 each is rounded (2^-8) as well.
+// twice (lse and target), and a probability by the factor 2 e_n. dx = sum over v other than the
+// target of p_v (w_v - w_target): V such rows; in bf16 each p_v is rounded (2^-8) as well.
 void check_case(const Case& c) {
   INFO(fmt::format("N={} C={} V={} chunk={} X={} W={} scale={}", c.N, c.C, c.V, c.chunk, name(c.X),
                    name(c.W), c.logit_scale));
@@ -99,12 +108,14 @@ void check_case(const Case& c) {
     const auto target = static_cast<size_t>(r.targets[static_cast<size_t>(n)]);
     const double lse = loss[static_cast<size_t>(n)] + z[target];
     for (int64_t i = 0; i < c.C; ++i) {
-      double terms = std::abs(r.w[target * static_cast<size_t>(c.C) + static_cast<size_t>(i)]);
-      const double target_term = terms;
+      const double target_term =
+          std::abs(r.w[target * static_cast<size_t>(c.C) + static_cast<size_t>(i)]);
+      double terms = 0;
       for (int64_t v = 0; v < c.V; ++v)
-        terms += std::exp(z[static_cast<size_t>(v)] - lse) *
-                 std::abs(r.w[static_cast<size_t>(v * c.C + i)]);
-      const double rounding = c.X == DType::F32 ? 0 : unit_roundoff(c.X) * (terms - target_term);
+        if (static_cast<size_t>(v) != target)
+          terms += std::exp(z[static_cast<size_t>(v)] - lse) *
+                   (target_term + std::abs(r.w[static_cast<size_t>(v * c.C + i)]));
+      const double rounding = c.X == DType::F32 ? 0 : unit_roundoff(c.X) * terms;
       dx_bound.push_back(grad_scale *
                              ((2 * logit) * terms + reduction_bound(c.V, terms) + rounding) +
                          2 * unit_roundoff(c.X) * std::abs(dx[static_cast<size_t>(n * c.C + i)]));
@@ -154,6 +165,21 @@ TEST_CASE("head: storage types") {
 
 TEST_CASE("head: large logits neither overflow nor lose the loss") {
   check_case({.N = 12, .C = 40, .V = 500, .chunk = 100, .logit_scale = 200});
+}
+
+// Sums over the vocabulary are sums of parts: added one by one, the error would be 1e-6.
+TEST_CASE("head: a wide, flat distribution is summed without drift") {
+  Setup s({.N = 8, .C = 16, .V = 50000, .chunk = 50000, .logit_scale = 0.5});
+  for (int64_t v = 0; v < 50000; ++v) s.weight.set(v, v % 16, 2);
+  s.run(2, 1);
+  const Values expected = s.reference().dx(Values(8, 1.0));
+  CHECK(std::sqrt(nmse(s.dx.values(), expected)) < 4e-7);
+}
+
+// 1 - p of the target goes down to about 1e-7: as a difference from 1 it would have no digit left.
+TEST_CASE("head: a row that the model is sure of keeps its gradient") {
+  for (DType X : {DType::F32, DType::BF16})
+    check_case({.N = 6, .C = 64, .V = 300, .chunk = 128, .X = X, .sure = true});
 }
 
 TEST_CASE("head: without a gradient") {
