@@ -42,6 +42,15 @@ inline Value small_llama(bool tied, bool biases = false) {
                        {"torch_dtype", "float32"}};
 }
 
+// The same sizes in another family of Llama's design.
+inline Value small_like(std::string_view model_type, std::string_view architecture) {
+  Value config = small_llama(false);
+  config.set("model_type", model_type);
+  config.set("architectures", Value::Array{architecture});
+  config.set("head_dim", 4);
+  return config;
+}
+
 inline Value small_gpt2() {
   return Value::Object{{"architectures", Value::Array{"GPT2LMHeadModel"}},
                        {"model_type", "gpt2"},

@@ -82,6 +82,10 @@ TEST_CASE("merged numbers are W + alpha / r * B A, the rest is untouched") {
       {{.config = small_llama(false)}, {"q_proj", "k_proj", "o_proj", "down_proj", "lm_head"}, {}},
       {{.config = small_llama(true, true), .dtype = DType::BF16, .shards = 2}, {"gate_proj"}, {}},
       {{.config = small_llama(true), .dtype = DType::BF16}, {"up_proj"}, DType::F32},
+      {{.config = small_like("phi3", "Phi3ForCausalLM"), .shards = 2},
+       {"qkv_proj", "gate_up_proj"},
+       {}},
+      {{.config = small_like("qwen3", "Qwen3ForCausalLM")}, {"q_proj", "v_proj"}, {}},
       {{.config = small_gpt2()}, {"c_attn", "c_fc", "c_proj"}, {}},
       {{.config = small_gpt2(), .dtype = DType::F16, .prefix = ""}, {"mlp.c_proj"}, {}}};
   for (size_t i = 0; i < cases.size(); ++i) {

@@ -49,6 +49,9 @@ TEST_CASE("tensors lie in execution order, unchanged, from a page boundary") {
     for (const bool tied : {false, true})
       models.push_back({.config = small_llama(tied), .shards = shards});
     models.push_back({.config = small_llama(false, true), .dtype = DType::BF16, .shards = shards});
+    models.push_back({.config = small_like("qwen2", "Qwen2ForCausalLM"), .shards = shards});
+    models.push_back({.config = small_like("qwen3", "Qwen3ForCausalLM"), .shards = shards});
+    models.push_back({.config = small_like("phi3", "Phi3ForCausalLM"), .shards = shards});
     models.push_back({.config = small_gpt2(), .shards = shards});
     models.push_back({.config = small_gpt2(), .dtype = DType::F16, .prefix = "", .shards = shards});
   }
