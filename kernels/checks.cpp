@@ -69,12 +69,18 @@ void lora(const char* op, const LoraView& l, int64_t in, int64_t out, bool backw
   tensor(op, "lora B", l.b, DType::F32, {out, R});
   check(l.dropout >= 0 && l.dropout < 1, "{}: lora dropout is {}, expected [0, 1)", op, l.dropout);
   check(l.first_row >= 0, "{}: lora first row is {}", op, l.first_row);
+  if (l.magnitude) {
+    check(limits.dora, "{}: a lora magnitude, but the limits have none", op);
+    tensor(op, "lora magnitude", l.magnitude, DType::F32, {out});
+    tensor(op, "lora norm", l.norm, DType::F32, {out});
+  }
   if (!backward) return;
   check((l.da.data != nullptr) == (l.db.data != nullptr),
         "{}: lora dA and dB must both be given or both null", op);
   if (!l.da) return;
   tensor(op, "lora dA", l.da, DType::F32, {R, in});
   tensor(op, "lora dB", l.db, DType::F32, {out, R});
+  if (l.magnitude) tensor(op, "lora d_magnitude", l.d_magnitude, DType::F32, {out});
 }
 
 // Parts share the input width I; returns the sum of their output widths.
@@ -159,6 +165,13 @@ void linear_backward(const MatrixView& dx, const MatrixView& dy, const MatrixVie
   matrix(op, "dy", dy, X, x.rows, O);
   if (dx) matrix(op, "dx", dx, X, x.rows, x.cols);
   at_most(op, "number of rows", x.rows, limits.rows);
+}
+
+void lora_norm(const TensorView& norm, const LinearPart& part, const OpsLimits& limits) {
+  const char* op = "lora_norm";
+  check(part.lora != nullptr, "{}: no adapter", op);
+  const int64_t O = linear_parts(op, {&part, 1}, part.in(), false, limits);
+  tensor(op, "norm", norm, DType::F32, {O});
 }
 
 void rmsnorm(const MatrixView& y, const MatrixView& x, const TensorView& weight) {

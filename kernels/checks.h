@@ -12,6 +12,7 @@ void linear(const MatrixView& y, const MatrixView& x, std::span<const LinearPart
             const OpsLimits& limits);
 void linear_backward(const MatrixView& dx, const MatrixView& dy, const MatrixView& x,
                      std::span<const LinearPart> parts, const OpsLimits& limits);
+void lora_norm(const TensorView& norm, const LinearPart& part, const OpsLimits& limits);
 void rmsnorm(const MatrixView& y, const MatrixView& x, const TensorView& weight);
 void rmsnorm_backward(const MatrixView& dx, const MatrixView& dy, const MatrixView& x,
                       const TensorView& weight);

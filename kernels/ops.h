@@ -46,11 +46,18 @@ struct MatrixView {
 // The low-rank part of a linear: y += scale * (drop(x) A^T) B^T. Ref: arXiv:2106.09685.
 // A and B are rounded to X where they enter a product with an X operand; h = drop(x) A^T is kept in
 // f32 until then.
+//
+// With a magnitude (DoRA, arXiv:2402.09353) the rows of W + scale B A have the directions alone: with
+// g = magnitude / norm and z = drop(x) (W + scale B A)^T, y = g o z + (x - drop(x)) W^T + bias. The
+// norm counts as a constant in backward (the paper's section 4.3). Ref: peft DoraLinearLayer.
 struct LoraView {
   TensorView a;   // (R, I) f32
   TensorView b;   // (O, R) f32
   TensorView da;  // (R, I) f32, accumulated by linear_backward; null in inference
   TensorView db;  // (O, R) f32
+  TensorView magnitude;    // (O) f32, or null: no DoRA
+  TensorView norm;         // (O) f32, of lora_norm, where there is a magnitude
+  TensorView d_magnitude;  // (O) f32, accumulated as da is
   float scale = 0;
   // Inverted dropout on x: element (n, i) is kept iff
   //   uniform(philox(dropout_key, RngStream::Dropout, ((first_row + n) * I + i) / 4)[((first_row +
@@ -103,6 +110,7 @@ struct OpsLimits {
   int64_t tokens = 0;       // rows of any attention call
   int64_t width = 0;        // largest I or O of a linear part
   int64_t rank = 0;         // largest R
+  bool dora = false;        // adapters may have magnitudes
   int64_t vocab_chunk = 0;  // rows of a head chunk
   int64_t heads = 0, head_size = 0;
 };
@@ -123,6 +131,10 @@ class Ops {
   // x (N, I) X as forward saw it.
   virtual void linear_backward(MatrixView dx, MatrixView dy, MatrixView x,
                                std::span<const LinearPart> parts, Write write) = 0;
+
+  // norm[o] = |W[o,:] + scale (B A)[o,:]|, the lengths of the rows of the part's adapted weight, all
+  // in f32. norm (O) f32; part.lora is not null, its magnitude and norm are not read.
+  virtual void lora_norm(TensorView norm, const LinearPart& part) = 0;
 
   // y[n,:] = x[n,:] * rstd[n] * weight, rstd = 1 / sqrt(mean(x^2) + eps). y, x (N, heads * C) X;
   // weight (C) F32, BF16 or F16; each run of C columns of a row (a head, where queries and keys are

@@ -62,6 +62,13 @@ void multiply_thin(const Operand& thin, int64_t R, const MatrixView& wide, int64
 
 }  // namespace
 
+float* take_gain(Workspace& workspace, const LoraView& lora) {
+  const int64_t O = lora.magnitude.shape[0];
+  float* gain = workspace.take(O);
+  for (int64_t o = 0; o < O; ++o) gain[o] = lora.magnitude.as<float>()[o] / lora.norm.as<float>()[o];
+  return gain;
+}
+
 Adapters::Adapters(std::span<const LinearPart> parts) {
   int64_t column = 0;
   for (size_t p = 0; p < parts.size(); ++p) {
@@ -69,7 +76,11 @@ Adapters::Adapters(std::span<const LinearPart> parts) {
       check(adapter_count_ < adapters_.size(), "linear: more than {} adapters in one call",
             kMaxAdapters);
       Adapter& adapter = adapters_[adapter_count_++];
-      adapter = {lora, static_cast<int64_t>(p), column, parts[p].out(), lora->a.shape[0], 0, 0, {}};
+      adapter.lora = lora;
+      adapter.part = static_cast<int64_t>(p);
+      adapter.column = column;
+      adapter.O = parts[p].out();
+      adapter.R = lora->a.shape[0];
       // The open stack is the last one without dropout.
       size_t s = 0;
       while (s < stack_count_ && (stacks_[s].dropout != nullptr || lora->dropout > 0)) ++s;
@@ -87,6 +98,12 @@ const Adapter* Adapters::of_part(int64_t part) const {
   for (const Adapter& adapter : all())
     if (adapter.part == part) return &adapter;
   return nullptr;
+}
+
+const Adapter& Adapters::only_of(const Stack& stack) const {
+  for (const Adapter& adapter : all())
+    if (adapter.lora == stack.dropout) return adapter;
+  fail(ErrorCode::Internal, "linear: a stack without its adapter");
 }
 
 Operand Adapters::h(const Adapter& adapter, int64_t row) const {
@@ -109,6 +126,20 @@ void Adapters::take_stacks(Workspace& workspace, const MatrixView& x, bool with_
   }
 }
 
+void Adapters::take_gains(Workspace& workspace) {
+  for (Adapter& adapter : std::span(adapters_.data(), adapter_count_)) {
+    const float* b = adapter.lora->b.as<float>();
+    adapter.b = b;
+    if (!adapter.lora->magnitude) continue;
+    adapter.gain = take_gain(workspace, *adapter.lora);
+    float* scaled = workspace.take(adapter.O * adapter.R);
+    for (int64_t o = 0; o < adapter.O; ++o)
+      for (int64_t i = o * adapter.R; i < (o + 1) * adapter.R; ++i)
+        scaled[i] = adapter.gain[o] * b[i];
+    adapter.b = scaled;
+  }
+}
+
 void Adapters::products(ThreadPool& pool, Workspace& workspace, const MatrixView& x,
                         const MatrixView& dy, Rows range) const {
   run(pool, tile_count(range.end - range.begin, kThinRows), [&](int64_t t) {
@@ -123,7 +154,7 @@ void Adapters::products(ThreadPool& pool, Workspace& workspace, const MatrixView
       if (!dy) continue;
       const MatrixView dy_part =
           dy.row_range(row, row + rows).col_range(adapter.column, adapter.column + adapter.O);
-      multiply(stack.u + at, stack.stride, operand(dy_part), adapter.b, rows, adapter.R, adapter.O,
+      multiply(stack.u + at, stack.stride, operand(dy_part), adapter.b_panel, rows, adapter.R, adapter.O,
                Write::Overwrite, x.dtype, tiles->product);
       scale_tile(stack.u + at, stack.stride, rows, adapter.R, adapter.factor());
     }
@@ -133,6 +164,7 @@ void Adapters::products(ThreadPool& pool, Workspace& workspace, const MatrixView
 void Adapters::forward(ThreadPool& pool, Workspace& workspace, const MatrixView& x) {
   if (adapter_count_ == 0) return;
   take_stacks(workspace, x, false);
+  take_gains(workspace);
   products(pool, workspace, x, {}, {0, x.rows});
 }
 
@@ -140,9 +172,10 @@ void Adapters::backward(ThreadPool& pool, Workspace& workspace, const MatrixView
                         const MatrixView& x) {
   if (adapter_count_ == 0) return;
   take_stacks(workspace, x, true);
+  take_gains(workspace);
   for (Adapter& adapter : std::span(adapters_.data(), adapter_count_)) {
-    adapter.b = take_panel(workspace, adapter.O, adapter.R);
-    pack_panel(adapter.b, operand(adapter.lora->b), adapter.R, x.dtype);
+    adapter.b_panel = take_panel(workspace, adapter.O, adapter.R);
+    pack_panel(adapter.b_panel, operand(adapter.b, adapter.R), adapter.R, x.dtype);
   }
   for (int64_t row = 0; row < x.rows; row += kGradientRows) {
     const Rows range = {row, std::min(x.rows, row + kGradientRows)};
@@ -158,8 +191,11 @@ void Adapters::add_db(const Adapter& adapter, const MatrixView& dy, Rows range, 
   multiply_thin(h(adapter, range.begin), adapter.R, dy.row_range(range.begin, range.end),
                 range.begin, adapter.column + begin, n, nullptr, tiles);
   float* db = adapter.lora->db.as<float>() + begin * adapter.R;
-  for (int64_t i = 0; i < n; ++i)
-    for (int64_t r = 0; r < adapter.R; ++r) db[i * adapter.R + r] += tiles->thin[r * kTileCols + i];
+  for (int64_t i = 0; i < n; ++i) {
+    const float gain = adapter.gain ? adapter.gain[begin + i] : 1;
+    for (int64_t r = 0; r < adapter.R; ++r)
+      db[i * adapter.R + r] += gain * tiles->thin[r * kTileCols + i];
+  }
 }
 
 // Columns [begin, begin + n) of every dA (R, I) of a stack += u^T (m x).

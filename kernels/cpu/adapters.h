@@ -12,15 +12,18 @@
 
 namespace lema::cpu {
 
-// One part's adapter. With f = scale / (1 - dropout) and m the dropout mask:
-// h = f (m x) A^T, so y += h B^T and dB += dy^T h; u = f dy B, so dA += u^T (m x) and dx += m (u
-// A).
+// One part's adapter. With f = scale / (1 - dropout), m the dropout mask and g the gain (1 without a
+// magnitude):
+// h = f (m x) A^T, so y += g o (h B^T) and dB += (g o dy)^T h; u = f (g o dy) B, so dA += u^T (m x)
+// and dx += m (u A).
 struct Adapter {
   const LoraView* lora = nullptr;
   int64_t part = 0, column = 0;  // which part, and where it begins in y
   int64_t O = 0, R = 0;
   int64_t stack = 0, offset = 0;  // which stack, and where its R columns begin there
-  Panel b;                        // (O, R), for u
+  const float* gain = nullptr;  // (O) magnitude / norm; null: no DoRA
+  const float* b = nullptr;     // (O, R) g o B
+  Panel b_panel;                // of it, for u
   float factor() const { return lora->scale / (1 - lora->dropout); }
 };
 
@@ -33,6 +36,9 @@ struct Stack {
   Panel a_transposed;                 // (I, R), for h
 };
 
+// (O) magnitude / norm, taken from the workspace.
+float* take_gain(Workspace& workspace, const LoraView& lora);
+
 class Adapters {
  public:
   explicit Adapters(std::span<const LinearPart> parts);
@@ -40,6 +46,8 @@ class Adapters {
   std::span<const Adapter> all() const { return {adapters_.data(), adapter_count_}; }
   std::span<const Stack> stacks() const { return {stacks_.data(), stack_count_}; }
   const Adapter* of_part(int64_t part) const;
+  // The adapter of a stack that has dropout.
+  const Adapter& only_of(const Stack& stack) const;
   Operand h(const Adapter& adapter, int64_t row) const;
 
   // h.
@@ -49,6 +57,7 @@ class Adapters {
 
  private:
   void take_stacks(Workspace& workspace, const MatrixView& x, bool with_u);
+  void take_gains(Workspace& workspace);
   // Of a range of rows; a row is counted within the call.
   struct Rows {
     int64_t begin, end;

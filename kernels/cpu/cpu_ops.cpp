@@ -11,6 +11,7 @@
 #include "cpu/head.h"
 #include "cpu/layernorm.h"
 #include "cpu/linear.h"
+#include "cpu/lora_norm.h"
 #include "cpu/rmsnorm.h"
 #include "cpu/rope.h"
 #include "cpu/scatter_rows.h"
@@ -43,6 +44,11 @@ void CpuOps::linear_backward(MatrixView dx, MatrixView dy, MatrixView x,
                              std::span<const LinearPart> parts, Write write) {
   checks::linear_backward(dx, dy, x, parts, limits_);
   cpu::linear_backward(pool_, workspace_, dx, dy, x, parts, write);
+}
+
+void CpuOps::lora_norm(TensorView norm, const LinearPart& part) {
+  checks::lora_norm(norm, part, limits_);
+  cpu::lora_norm(pool_, workspace_, norm, part);
 }
 
 void CpuOps::rmsnorm(MatrixView y, MatrixView x, TensorView weight, float eps) {

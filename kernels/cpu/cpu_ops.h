@@ -18,6 +18,7 @@ class CpuOps final : public Ops {
   void linear(MatrixView y, MatrixView x, std::span<const LinearPart> parts, Write write) override;
   void linear_backward(MatrixView dx, MatrixView dy, MatrixView x,
                        std::span<const LinearPart> parts, Write write) override;
+  void lora_norm(TensorView norm, const LinearPart& part) override;
   void rmsnorm(MatrixView y, MatrixView x, TensorView weight, float eps) override;
   void rmsnorm_backward(MatrixView dx, MatrixView dy, MatrixView x, TensorView weight, float eps,
                         Write write) override;

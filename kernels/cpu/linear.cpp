@@ -37,18 +37,48 @@ Tile tile_at(const Tiling& tiling, int64_t index) {
           std::min(tiling.chunk, tiling.cols - begin)};
 }
 
-// out (rows, n) (=|+=) A (rows, K) B (K, n): B is packed once for all rows.
-void multiply_tile(const Workspace::Lease& tiles, const Operand& a, const Operand& b, int64_t rows,
-                   int64_t n, int64_t K, Write write, DType X) {
-  for (int64_t k = 0; k < K; k += kPanelRows) {
-    const int64_t kn = std::min(kPanelRows, K - k);
+// out (rows, n) (=|+=) A (rows, K) B (K, n): B is packed once for all rows, `step` rows at a time.
+// left(row, rows, k, kn) gives rows [row, row + rows) of A's columns [k, k + kn).
+template <typename Left>
+void multiply_tile(float* out, const Workspace::Lease& tiles, const Left& left, int64_t step,
+                   const Operand& b, int64_t rows, int64_t n, int64_t K, Write write, DType X) {
+  for (int64_t k = 0; k < K; k += step) {
+    const int64_t kn = std::min(step, K - k);
     const Panel panel = {tiles->panel, kn};
     pack_panel(panel, b.from(k, 0), n, X);
-    for (int64_t row = 0; row < rows; row += kTileRows)
-      multiply(tiles->out + row * kTileCols, kTileCols, a.from(row, k), panel,
-               std::min(kTileRows, rows - row), n, kn, k == 0 ? write : Write::Accumulate, X,
-               tiles->product);
+    for (int64_t row = 0; row < rows; row += kTileRows) {
+      const int64_t tile_rows = std::min(kTileRows, rows - row);
+      multiply(out + row * kTileCols, kTileCols, left(row, tile_rows, k, kn), panel, tile_rows, n,
+               kn, k == 0 ? write : Write::Accumulate, X, tiles->product);
+    }
   }
+}
+void multiply_tile(const Workspace::Lease& tiles, const Operand& a, const Operand& b, int64_t rows,
+                   int64_t n, int64_t K, Write write, DType X) {
+  const auto left = [&](int64_t row, int64_t, int64_t k, int64_t) { return a.from(row, k); };
+  multiply_tile(tiles->out, tiles, left, kPanelRows, b, rows, n, K, write, X);
+}
+
+// Left operands that are made tile by tile in tiles->masked, kMaskCols columns at a time.
+// m o x, from row `first` of the call.
+auto masked(const Workspace::Lease& tiles, const MatrixView& x, const LoraView& lora,
+            int64_t first) {
+  return [&tiles, &x, &lora, first](int64_t row, int64_t rows, int64_t k, int64_t kn) {
+    widen_tile(tiles->masked, kn, x.row_range(first + row, first + row + rows).col_range(k, k + kn));
+    drop(tiles->masked, kn, rows, kn, lora, first + row, k, x.cols);
+    return operand(tiles->masked, kn);
+  };
+}
+// (a g + b) o dy, from row `first` of the call and the adapter's first column.
+auto scaled(const Workspace::Lease& tiles, const MatrixView& dy, const Adapter& adapter,
+            int64_t first, float a, float b) {
+  return [&tiles, &dy, &adapter, first, a, b](int64_t row, int64_t rows, int64_t k, int64_t kn) {
+    widen_tile(tiles->masked, kn,
+               dy.row_range(first + row, first + row + rows)
+                   .col_range(adapter.column + k, adapter.column + k + kn));
+    scale_columns(tiles->masked, kn, rows, kn, adapter.gain + k, a, b);
+    return operand(tiles->masked, kn);
+  };
 }
 
 // W^T (I, O) or W (O, I) as it lies in memory.
@@ -79,6 +109,7 @@ void linear_few(ThreadPool& pool, Workspace& workspace, const MatrixView& y, con
       round_in_place(h, X, N * R);
       multiply_few(pool, out, O, h, R, operand(lora->b).transposed(), N, O, R, Write::Accumulate,
                    X);
+      if (lora->magnitude) scale_columns(out, O, N, O, take_gain(workspace, *lora));
     }
     store_tile(y.col_range(column, column + O), out, O, part.bias, 0, write);
     column += O;
@@ -92,6 +123,25 @@ bool has_dropout(std::span<const LinearPart> parts) {
   return false;
 }
 
+// out = what the base weight gives: x W^T, with a gain g o (x W^T), and with dropout besides
+// x W^T + (g - 1) o (drop(x) W^T).
+void base_product(const Workspace::Lease& tiles, const MatrixView& x, const LinearPart& part,
+                  const Adapter* adapter, const Tile& t) {
+  const Operand w = weight_operand(part, true).from(0, t.begin);
+  const bool has_gain = adapter != nullptr && adapter->gain != nullptr;
+  Write write = Write::Overwrite;
+  if (has_gain && adapter->lora->dropout > 0) {
+    const float keep = 1 / (1 - adapter->lora->dropout);
+    multiply_tile(tiles->out, tiles, masked(tiles, x, *adapter->lora, t.row), kMaskCols, w, t.rows,
+                  t.n, x.cols, Write::Overwrite, x.dtype);
+    scale_columns(tiles->out, kTileCols, t.rows, t.n, adapter->gain + t.begin, keep, -keep);
+    write = Write::Accumulate;
+  }
+  multiply_tile(tiles, operand(x).from(t.row, 0), w, t.rows, t.n, x.cols, write, x.dtype);
+  if (has_gain && write == Write::Overwrite)
+    scale_columns(tiles->out, kTileCols, t.rows, t.n, adapter->gain + t.begin);
+}
+
 void forward_part(ThreadPool& pool, Workspace& workspace, const MatrixView& y, const MatrixView& x,
                   const LinearPart& part, const Adapters& adapters, const Adapter* adapter,
                   Write write) {
@@ -99,30 +149,37 @@ void forward_part(ThreadPool& pool, Workspace& workspace, const MatrixView& y, c
   run(pool, tiling.count(), [&](int64_t i) {
     const Workspace::Lease tiles(workspace);
     const Tile t = tile_at(tiling, i);
-    multiply_tile(tiles, operand(x).from(t.row, 0), weight_operand(part, true).from(0, t.begin),
-                  t.rows, t.n, x.cols, Write::Overwrite, x.dtype);
+    base_product(tiles, x, part, adapter, t);
     if (adapter != nullptr)
       multiply_tile(tiles, adapters.h(*adapter, t.row),
-                    operand(adapter->lora->b).transposed().from(0, t.begin), t.rows, t.n,
+                    operand(adapter->b, adapter->R).transposed().from(0, t.begin), t.rows, t.n,
                     adapter->R, Write::Accumulate, x.dtype);
     store_tile(y.row_range(t.row, t.row + t.rows).col_range(t.begin, t.begin + t.n), tiles->out,
                kTileCols, part.bias, t.begin, write);
   });
 }
 
-// out += m (u A) of one stack.
-void add_stack(const Workspace::Lease& tiles, const Stack& stack, const Tile& t, int64_t I,
+// out += m (u A) of one stack; with a gain, whose stack holds one adapter, m (u A + ((g - 1) o dy)
+// W / (1 - dropout)).
+void add_stack(const Workspace::Lease& tiles, const Adapters& adapters, const Stack& stack,
+               const MatrixView& dy, std::span<const LinearPart> parts, const Tile& t, int64_t I,
                DType X) {
   const Operand a = operand(stack.rows, I).from(0, t.begin);
   const Operand u = operand(stack.u + t.row * stack.stride, stack.stride);
   if (stack.dropout == nullptr)
     return multiply_tile(tiles, u, a, t.rows, t.n, stack.R, Write::Accumulate, X);
-  const Panel panel = {tiles->panel, stack.R};
-  pack_panel(panel, a, t.n, X);
+  const Adapter& adapter = adapters.only_of(stack);
+  const float keep = 1 / (1 - stack.dropout->dropout);
   for (int64_t row = 0; row < t.rows; row += kTileRows) {
     const int64_t rows = std::min(kTileRows, t.rows - row);
-    multiply(tiles->second, kTileCols, u.from(row, 0), panel, rows, t.n, stack.R, Write::Overwrite,
-             X, tiles->product);
+    if (adapter.gain != nullptr)
+      multiply_tile(tiles->second, tiles, scaled(tiles, dy, adapter, t.row + row, keep, -keep),
+                    kMaskCols,
+                    weight_operand(parts[static_cast<size_t>(adapter.part)], false).from(0, t.begin),
+                    rows, t.n, adapter.O, Write::Overwrite, X);
+    const auto u_tile = [&](int64_t, int64_t, int64_t r, int64_t) { return u.from(row, r); };
+    multiply_tile(tiles->second, tiles, u_tile, kPanelRows, a, rows, t.n, stack.R,
+                  adapter.gain != nullptr ? Write::Accumulate : Write::Overwrite, X);
     drop(tiles->second, kTileCols, rows, t.n, *stack.dropout, t.row + row, t.begin, I);
     for (int64_t r = 0; r < rows; ++r)
       add_row(tiles->out + (row + r) * kTileCols, tiles->second + r * kTileCols, t.n);
@@ -137,15 +194,60 @@ void backward_to_input(ThreadPool& pool, Workspace& workspace, const MatrixView&
     const Workspace::Lease tiles(workspace);
     const Tile t = tile_at(tiling, i);
     int64_t column = 0;
-    for (const LinearPart& part : parts) {
-      multiply_tile(tiles, operand(dy).from(t.row, column),
-                    weight_operand(part, false).from(0, t.begin), t.rows, t.n, part.out(),
-                    column == 0 ? Write::Overwrite : Write::Accumulate, dy.dtype);
-      column += part.out();
+    for (size_t p = 0; p < parts.size(); ++p) {
+      const int64_t O = parts[p].out();
+      const Operand w = weight_operand(parts[p], false).from(0, t.begin);
+      const Write part_write = p == 0 ? Write::Overwrite : Write::Accumulate;
+      const Adapter* adapter = adapters.of_part(static_cast<int64_t>(p));
+      if (adapter != nullptr && adapter->gain != nullptr && adapter->lora->dropout == 0)
+        multiply_tile(tiles->out, tiles, scaled(tiles, dy, *adapter, t.row, 1, 0), kMaskCols, w,
+                      t.rows, t.n, O, part_write, dy.dtype);
+      else
+        multiply_tile(tiles, operand(dy).from(t.row, column), w, t.rows, t.n, O, part_write,
+                      dy.dtype);
+      column += O;
     }
-    for (const Stack& stack : adapters.stacks()) add_stack(tiles, stack, t, dx.cols, dy.dtype);
+    for (const Stack& stack : adapters.stacks())
+      add_stack(tiles, adapters, stack, dy, parts, t, dx.cols, dy.dtype);
     store_tile(dx.row_range(t.row, t.row + t.rows).col_range(t.begin, t.begin + t.n), tiles->out,
                kTileCols, {}, 0, write);
+  });
+}
+
+// d_magnitude += sum over n of dy o z / norm, where z = drop(x) (W + scale B A)^T is computed again.
+void backward_to_magnitude(ThreadPool& pool, Workspace& workspace, const MatrixView& dy,
+                           const MatrixView& x, const Adapters& adapters, const Adapter& adapter,
+                           const LinearPart& part) {
+  const LoraView& lora = *adapter.lora;
+  const int64_t chunk = Tiling(1, adapter.O).chunk;
+  run(pool, tile_count(adapter.O, chunk), [&](int64_t i) {
+    const Workspace::Lease tiles(workspace);
+    const int64_t begin = i * chunk, n = std::min(chunk, adapter.O - begin);
+    const Operand w = weight_operand(part, true).from(0, begin),
+                  b = operand(lora.b).transposed().from(0, begin);
+    float sums[kTileCols] = {}, dy_row[kTileCols];
+    for (int64_t row = 0; row < x.rows; row += kBlockRows) {
+      const int64_t rows = std::min(kBlockRows, x.rows - row);
+      if (lora.dropout > 0) {
+        multiply_tile(tiles->out, tiles, masked(tiles, x, lora, row), kMaskCols, w, rows, n, x.cols,
+                      Write::Overwrite, x.dtype);
+        scale_tile(tiles->out, kTileCols, rows, n, 1 / (1 - lora.dropout));
+      } else {
+        multiply_tile(tiles, operand(x).from(row, 0), w, rows, n, x.cols, Write::Overwrite,
+                      x.dtype);
+      }
+      multiply_tile(tiles, adapters.h(adapter, row), b, rows, n, adapter.R, Write::Accumulate,
+                    x.dtype);
+      for (int64_t r = 0; r < rows; ++r) {
+        const float* z = tiles->out + r * kTileCols;
+        const int64_t first = adapter.column + begin;
+        widen(dy_row, dy.row_range(row + r, row + r + 1).col_range(first, first + n).data, dy.dtype,
+              n);
+        for (int64_t c = 0; c < n; ++c) sums[c] += dy_row[c] * z[c];
+      }
+    }
+    for (int64_t c = begin; c < begin + n; ++c)
+      lora.d_magnitude.as<float>()[c] += sums[c - begin] / lora.norm.as<float>()[c];
   });
 }
 
@@ -173,6 +275,10 @@ void linear_backward(ThreadPool& pool, Workspace& workspace, MatrixView dx, Matr
                      MatrixView x, std::span<const LinearPart> parts, Write write) {
   Adapters adapters(parts);
   adapters.backward(pool, workspace, dy, x);
+  for (const Adapter& adapter : adapters.all())
+    if (adapter.lora->d_magnitude)
+      backward_to_magnitude(pool, workspace, dy, x, adapters, adapter,
+                            parts[static_cast<size_t>(adapter.part)]);
   if (dx) backward_to_input(pool, workspace, dx, dy, adapters, parts, write);
   workspace.release_to(0);
 }

@@ -28,6 +28,17 @@ void scale_tile(float* tile, int64_t stride, int64_t rows, int64_t cols, float f
   });
 }
 
+void scale_columns(float* tile, int64_t stride, int64_t rows, int64_t cols, const float* factors,
+                   float a, float b) {
+  vectorised([&](auto lanes) {
+    constexpr int W = lanes.kCount;
+    for (float* row = tile; row < tile + rows * stride; row += stride)
+      for_columns<W>(cols, [&](int64_t i, auto count) {
+        store<W>(row + i, load<W>(row + i, count) * (load<W>(factors + i, count) * a + b), count);
+      });
+  });
+}
+
 void widen_tile(float* tile, int64_t stride, const MatrixView& m) {
   for (int64_t i = 0; i < m.rows; ++i)
     widen(tile + i * stride, m.row_range(i, i + 1).data, m.dtype, m.cols);

@@ -22,6 +22,9 @@ void run(ThreadPool& pool, int64_t count, const Body& body) {
 void add_row(float* a, const float* b, int64_t n);
 // tile (rows, cols) *= factor.
 void scale_tile(float* tile, int64_t stride, int64_t rows, int64_t cols, float factor);
+// tile[:, c] *= a * factors[c] + b.
+void scale_columns(float* tile, int64_t stride, int64_t rows, int64_t cols, const float* factors,
+                   float a = 1, float b = 0);
 // tile = m as f32.
 void widen_tile(float* tile, int64_t stride, const MatrixView& m);
 // y (=|+=) tile + bias[begin ...]; rounded once. The tile is used up. bias may be null.

@@ -18,7 +18,8 @@ namespace {
 constexpr OpsLimits kLimits = {.rows = 1200,
                                .tokens = 16,
                                .width = 1000,
-                               .rank = 64,
+                               .rank = 800,
+                               .dora = true,
                                .vocab_chunk = 0,
                                .heads = 1,
                                .head_size = 8};
@@ -31,14 +32,15 @@ struct Case {
   bool transposed = false, bias = false, strided = false;
   Write write = Write::Overwrite;
   float dropout = 0;
+  bool dora = false;
   std::string str() const {
     std::string o;
     for (int64_t x : outs) o += std::to_string(x) + " ";
     return fmt::format(
         "N={} I={} O={} R={} X={} W={} Y={} transposed={} bias={} strided={} accumulate={} "
-        "dropout={}",
+        "dropout={} dora={}",
         N, I, o, R, name(X), name(W), name(Y), transposed, bias, strided,
-        write == Write::Accumulate, dropout);
+        write == Write::Accumulate, dropout, dora);
   }
 };
 
@@ -61,7 +63,7 @@ struct Setup {
   Case c;
   int64_t O = 0;
   Matrix x, dy, y, dx;
-  std::vector<Matrix> weight, bias, a, b, da, db;
+  std::vector<Matrix> weight, bias, a, b, da, db, magnitude, norm, d_magnitude;
   std::vector<LoraView> lora;
   std::vector<LinearPart> parts;
 
@@ -102,6 +104,15 @@ struct Setup {
     LoraView view;
     view.a = a.back().tensor(), view.b = b.back().tensor();
     view.da = da.back().tensor(), view.db = db.back().tensor();
+    if (c.dora) {
+      magnitude.push_back(Matrix::random(1, out, DType::F32, seed + 6));
+      norm.push_back(Matrix::random(1, out, DType::F32, seed + 7));
+      for (int64_t o = 0; o < out; ++o)  // away from zero, as lengths are
+        norm.back().set(0, o, 1.5 + norm.back().values()[static_cast<size_t>(o)] / 8);
+      d_magnitude.push_back(Matrix::random(1, out, DType::F32, seed + 8));
+      view.magnitude = magnitude.back().vector(), view.norm = norm.back().vector();
+      view.d_magnitude = d_magnitude.back().vector();
+    }
     view.scale = 0.75f, view.dropout = c.dropout, view.dropout_key = 99 + p, view.first_row = 5;
     lora.push_back(view);
   }
@@ -117,6 +128,7 @@ struct Setup {
     if (c.R == 0) return r;
     r.scale = static_cast<double>(lora[p].scale);
     r.a = rounded(a[p].values(), c.X), r.b = rounded(b[p].values(), c.X);
+    if (c.dora) r.magnitude = magnitude[p].values(), r.norm = norm[p].values();
     for (int64_t n = 0; c.dropout > 0 && n < c.N; ++n)
       for (int64_t i = 0; i < c.I; ++i) {
         const auto index = static_cast<uint64_t>((lora[p].first_row + n) * c.I + i);
@@ -141,14 +153,16 @@ Values magnitudes(Values x) {
   return x;
 }
 
-// The same linear with all terms positive: its results are the sums of |terms|.
+// The same linear with all terms positive: its results are the sums of |terms|. With a magnitude
+// the gain is larger by 2, for the terms of (g - 1) drop(x) W^T and x W^T in place of one.
 ref::Linear<double> positive(ref::Linear<double> r) {
-  for (auto* v : {&r.x, &r.w, &r.bias, &r.a, &r.b}) *v = magnitudes(*v);
+  for (auto* v : {&r.x, &r.w, &r.bias, &r.a, &r.b, &r.magnitude}) *v = magnitudes(*v);
+  for (size_t o = 0; o < r.magnitude.size(); ++o) r.magnitude[o] += 2 * r.norm[o];
   return r;
 }
 
-// Sums of n terms, with h or u rounded to X between two sums (relative 2^-8 of the low-rank terms),
-// stored as `stored`.
+// Sums of n terms, with h or u rounded to X between two sums (relative 2^-8 of the low-rank terms;
+// with a magnitude g o B or g o dy as well, and `low_rank` is what they enter), stored as `stored`.
 Values bound(const Values& magnitude, const Values& low_rank, const Values& result, int64_t n,
              DType X, DType stored) {
   Values out(result.size());
@@ -183,9 +197,10 @@ void check_forward(const Case& c, Ops& ops) {
 void check_backward(const Case& c, Ops& ops) {
   Setup s(c);
   const Values dx_before = s.dx.values(), dy = s.dy.values();
-  std::vector<Values> da_before, db_before;
+  std::vector<Values> da_before, db_before, dm_before;
   for (const Matrix& m : s.da) da_before.push_back(m.values());
   for (const Matrix& m : s.db) db_before.push_back(m.values());
+  for (const Matrix& m : s.d_magnitude) dm_before.push_back(m.values());
   ops.linear_backward(s.dx, s.dy, s.x, s.parts, c.write);
   CHECK(s.dx.gaps_intact());
   Values dx(s.dx.values().size(), 0), magnitude = dx, low = dx;
@@ -197,6 +212,11 @@ void check_backward(const Case& c, Ops& ops) {
     const Values g = columns(dy, c.N, s.O, column, r.O), g_abs = magnitudes(g);
     auto pos = positive(r);
     dx = dx + r.dx(g), magnitude = magnitude + pos.dx(g_abs);
+    if (c.dora) {
+      const Values dm = dm_before[p] + r.d_magnitude(g), terms_dm = pos.d_magnitude(g_abs);
+      expect_close("d_magnitude of part " + std::to_string(p), s.d_magnitude[p].values(), dm,
+                   bound(terms_dm + magnitudes(dm), terms_dm, dm, terms, c.X, DType::F32));
+    }
     if (c.R > 0) {
       const Values da = da_before[p] + r.da(g), db = db_before[p] + r.db(g);
       const Values da_terms = pos.da(g_abs), db_terms = pos.db(g_abs);
@@ -204,7 +224,7 @@ void check_backward(const Case& c, Ops& ops) {
                    bound(da_terms + magnitudes(da), da_terms, da, terms, c.X, DType::F32));
       expect_close("db of part " + std::to_string(p), s.db[p].values(), db,
                    bound(db_terms + magnitudes(db), db_terms, db, terms, c.X, DType::F32));
-      pos.w.assign(pos.w.size(), 0);
+      if (!c.dora) pos.w.assign(pos.w.size(), 0);
       low = low + pos.dx(g_abs);
     }
     column += r.O;
@@ -249,9 +269,15 @@ TEST_CASE("the reference's gradients are its derivatives") {
     return out;
   };
   using L = ref::Linear<Complex>;
-  expect_same_gradient("dx", real(r.dx(upstream)), complex_step_gradient(of(&L::x), x, g));
-  expect_same_gradient("da", real(r.da(upstream)), complex_step_gradient(of(&L::a), a, g));
-  expect_same_gradient("db", real(r.db(upstream)), complex_step_gradient(of(&L::b), b, g));
+  const Values magnitude = random(1, 5);
+  for (bool dora : {false, true}) {
+    if (dora) r.magnitude = complexes(magnitude), r.norm = complexes({1.5, 2, 0.5, 3, 1});
+    expect_same_gradient("dx", real(r.dx(upstream)), complex_step_gradient(of(&L::x), x, g));
+    expect_same_gradient("da", real(r.da(upstream)), complex_step_gradient(of(&L::a), a, g));
+    expect_same_gradient("db", real(r.db(upstream)), complex_step_gradient(of(&L::b), b, g));
+  }
+  expect_same_gradient("d_magnitude", real(r.d_magnitude(upstream)),
+                       complex_step_gradient(of(&L::magnitude), magnitude, g));
 }
 
 TEST_CASE("linear: odd shapes in f32") {
@@ -317,6 +343,38 @@ TEST_CASE("linear: parts, adapters, dropout") {
   check_case({.N = 140, .I = 300, .outs = {260, 3}, .R = 64, .dropout = 0.1f});
 }
 
+TEST_CASE("linear: magnitudes") {
+  for (DType X : {DType::F32, DType::BF16})
+    for (float dropout : {0.0f, 0.25f})
+      for (bool transposed : {false, true})
+        for (int64_t N : {1, 5, 40}) {
+          check_case({.N = N,
+                      .I = 101,
+                      .outs = {60, 20, 20},
+                      .R = 16,
+                      .X = X,
+                      .W = X,
+                      .Y = X,
+                      .transposed = transposed,
+                      .bias = true,
+                      .strided = true,
+                      .write = Write::Accumulate,
+                      .dropout = dropout,
+                      .dora = true});
+          check_case({.N = N, .I = 530, .outs = {50}, .R = 5, .X = X, .W = DType::F16, .Y = X,
+                      .transposed = transposed, .dropout = dropout, .dora = true});
+        }
+  check_case({.N = 1040, .I = 35, .outs = {20, 30}, .R = 3, .dropout = 0.2f, .dora = true});
+  check_case({.N = 20, .I = 30, .outs = {800}, .R = 3, .dropout = 0.2f, .dora = true});
+}
+
+// A panel of the scratch holds 768 rows.
+TEST_CASE("linear: a rank of more than one panel") {
+  for (float dropout : {0.0f, 0.25f})
+    for (bool dora : {false, true})
+      check_case({.N = 20, .I = 40, .outs = {30}, .R = 790, .dropout = dropout, .dora = dora});
+}
+
 // Past one panel of inner size (768), one block of rows (1,024), one range of gradient rows (256).
 TEST_CASE("linear: more than one block in every direction") {
   for (DType X : {DType::F32, DType::BF16}) {
@@ -345,7 +403,8 @@ TEST_CASE("linear: the same bits with 1, 2 and 3 threads") {
                       .W = DType::BF16,
                       .Y = X,
                       .bias = true,
-                      .dropout = 0.1f};
+                      .dropout = 0.1f,
+                      .dora = N == 290};
       Setup one(c);
       const auto ops1 = make_cpu_ops(1, kLimits);
       ops1->linear(one.y, one.x, one.parts, Write::Overwrite);
@@ -360,6 +419,7 @@ TEST_CASE("linear: the same bits with 1, 2 and 3 threads") {
         for (size_t p = 0; p < 2; ++p) {
           CHECK(many.da[p].same_bytes(one.da[p]));
           CHECK(many.db[p].same_bytes(one.db[p]));
+          if (c.dora) CHECK(many.d_magnitude[p].same_bytes(one.d_magnitude[p]));
         }
       }
     }
