@@ -65,7 +65,8 @@ void multiply_thin(const Operand& thin, int64_t R, const MatrixView& wide, int64
 float* take_gain(Workspace& workspace, const LoraView& lora) {
   const int64_t O = lora.magnitude.shape[0];
   float* gain = workspace.take(O);
-  for (int64_t o = 0; o < O; ++o) gain[o] = lora.magnitude.as<float>()[o] / lora.norm.as<float>()[o];
+  const float *magnitude = lora.magnitude.as<float>(), *norm = lora.norm.as<float>();
+  for (int64_t o = 0; o < O; ++o) gain[o] = magnitude[o] / norm[o];
   return gain;
 }
 
@@ -154,8 +155,8 @@ void Adapters::products(ThreadPool& pool, Workspace& workspace, const MatrixView
       if (!dy) continue;
       const MatrixView dy_part =
           dy.row_range(row, row + rows).col_range(adapter.column, adapter.column + adapter.O);
-      multiply(stack.u + at, stack.stride, operand(dy_part), adapter.b_panel, rows, adapter.R, adapter.O,
-               Write::Overwrite, x.dtype, tiles->product);
+      multiply(stack.u + at, stack.stride, operand(dy_part), adapter.b_panel, rows, adapter.R,
+               adapter.O, Write::Overwrite, x.dtype, tiles->product);
       scale_tile(stack.u + at, stack.stride, rows, adapter.R, adapter.factor());
     }
   });

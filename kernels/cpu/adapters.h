@@ -12,8 +12,8 @@
 
 namespace lema::cpu {
 
-// One part's adapter. With f = scale / (1 - dropout), m the dropout mask and g the gain (1 without a
-// magnitude):
+// One part's adapter. With f = scale / (1 - dropout), m the dropout mask and g the gain (1 without
+// a magnitude):
 // h = f (m x) A^T, so y += g o (h B^T) and dB += (g o dy)^T h; u = f (g o dy) B, so dA += u^T (m x)
 // and dx += m (u A).
 struct Adapter {

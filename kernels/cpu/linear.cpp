@@ -64,7 +64,8 @@ void multiply_tile(const Workspace::Lease& tiles, const Operand& a, const Operan
 auto masked(const Workspace::Lease& tiles, const MatrixView& x, const LoraView& lora,
             int64_t first) {
   return [&tiles, &x, &lora, first](int64_t row, int64_t rows, int64_t k, int64_t kn) {
-    widen_tile(tiles->masked, kn, x.row_range(first + row, first + row + rows).col_range(k, k + kn));
+    const MatrixView part = x.row_range(first + row, first + row + rows).col_range(k, k + kn);
+    widen_tile(tiles->masked, kn, part);
     drop(tiles->masked, kn, rows, kn, lora, first + row, k, x.cols);
     return operand(tiles->masked, kn);
   };
@@ -169,14 +170,13 @@ void add_stack(const Workspace::Lease& tiles, const Adapters& adapters, const St
   if (stack.dropout == nullptr)
     return multiply_tile(tiles, u, a, t.rows, t.n, stack.R, Write::Accumulate, X);
   const Adapter& adapter = adapters.only_of(stack);
+  const Operand w = weight_operand(parts[static_cast<size_t>(adapter.part)], false);
   const float keep = 1 / (1 - stack.dropout->dropout);
   for (int64_t row = 0; row < t.rows; row += kTileRows) {
     const int64_t rows = std::min(kTileRows, t.rows - row);
     if (adapter.gain != nullptr)
       multiply_tile(tiles->second, tiles, scaled(tiles, dy, adapter, t.row + row, keep, -keep),
-                    kMaskCols,
-                    weight_operand(parts[static_cast<size_t>(adapter.part)], false).from(0, t.begin),
-                    rows, t.n, adapter.O, Write::Overwrite, X);
+                    kMaskCols, w.from(0, t.begin), rows, t.n, adapter.O, Write::Overwrite, X);
     const auto u_tile = [&](int64_t, int64_t, int64_t r, int64_t) { return u.from(row, r); };
     multiply_tile(tiles->second, tiles, u_tile, kPanelRows, a, rows, t.n, stack.R,
                   adapter.gain != nullptr ? Write::Accumulate : Write::Overwrite, X);

@@ -33,28 +33,60 @@ struct Change {
   }
 };
 
-// Adds scale * B A to the rows of one matrix. The matrix is (out, in), or (in, out) where
-// `transposed`.
+// Adds scale * B A to the rows of one matrix, (out, in), or (in, out) where `transposed`. With
+// DoRA's magnitudes each output's weights are then brought to their length, which takes a first
+// reading of the whole matrix by measure(). Ref: arXiv:2402.09353, eq. 5.
 class LowRankUpdate {
  public:
   LowRankUpdate(const AdapterModule& module, double scale, bool transposed, DType output,
                 ThreadPool& pool)
-      : scale_(static_cast<float>(scale)), rank_(module.rank), output_(output), pool_(pool) {
+      : module_(module),
+        scale_(static_cast<float>(scale)),
+        transposed_(transposed),
+        output_(output),
+        pool_(pool) {
     cols_ = transposed ? module.out : module.in;
     const cpu::Operand a = cpu::operand(module.a.data(), module.in),
-                       b = cpu::operand(module.b.data(), rank_);
+                       b = cpu::operand(module.b.data(), module.rank);
     left_ = transposed ? a.transposed() : b;
-    panel_.resize(static_cast<size_t>(cpu::panel_floats(rank_, cols_)));
-    cpu::pack_panel({panel_.data(), rank_, 0}, transposed ? b.transposed() : a, cols_, DType::F32);
+    panel_.resize(static_cast<size_t>(cpu::panel_floats(module.rank, cols_)));
+    cpu::pack_panel({panel_.data(), module.rank, 0}, transposed ? b.transposed() : a, cols_,
+                    DType::F32);
+    squares_.assign(module.magnitude.size(), 0);
   }
 
-  // values ((end - begin), cols) f32: W on entry, W + scale * B A on return.
+  bool needs_measure() const { return !module_.magnitude.empty(); }
+  // values ((end - begin), cols) f32: W, used up. All rows, in order; finish_measure() then.
+  void measure(float* values, int64_t begin, int64_t end) {
+    for_each_tile(begin, end, [&](int64_t first, int64_t rows) {
+      float* tile = values + (first - begin) * cols_;
+      const std::vector<float> change = delta(first, rows);
+      for (size_t i = 0; i < change.size(); ++i) tile[i] += change[i];
+    });
+    // A task owns its outputs, and adds to them row by row.
+    const int64_t first = transposed_ ? 0 : begin, last = transposed_ ? cols_ : end;
+    pool_.parallel_for((last - first + kTile - 1) / kTile, [&](int64_t task) {
+      const int64_t from = first + task * kTile, to = std::min(last, from + kTile);
+      for (int64_t row = 0; row < end - begin; ++row) {
+        if (!transposed_ && (begin + row < from || begin + row >= to)) continue;
+        const float* x = values + row * cols_;
+        for (int64_t c = transposed_ ? from : 0; c < (transposed_ ? to : cols_); ++c)
+          squares_[static_cast<size_t>(transposed_ ? c : begin + row)] += double{x[c]} * x[c];
+      }
+    });
+  }
+
+  void finish_measure() {
+    for (size_t o = 0; o < squares_.size(); ++o)
+      gains_.push_back(module_.magnitude[o] / std::sqrt(squares_[o]));
+  }
+
+  // values ((end - begin), cols) f32: W on entry, the merged weights on return.
   void apply(float* values, int64_t begin, int64_t end) {
-    const int64_t tiles = (end - begin + kTile - 1) / kTile;
-    std::vector<Change> changes(static_cast<size_t>(tiles));
-    pool_.parallel_for(tiles, [&](int64_t tile) {
-      const int64_t first = begin + tile * kTile, rows = std::min(kTile, end - first);
-      changes[static_cast<size_t>(tile)] = apply_tile(values + tile * kTile * cols_, first, rows);
+    std::vector<Change> changes(static_cast<size_t>((end - begin + kTile - 1) / kTile));
+    for_each_tile(begin, end, [&](int64_t first, int64_t rows) {
+      changes[static_cast<size_t>((first - begin) / kTile)] =
+          apply_tile(values + (first - begin) * cols_, first, rows);
     });
     for (const Change& change : changes) change_.add(change);
   }
@@ -65,19 +97,44 @@ class LowRankUpdate {
   static constexpr int64_t kTile =
       32;  // rows; fixed, so that sums do not depend on the thread count
 
+  template <typename Visit>
+  void for_each_tile(int64_t begin, int64_t end, const Visit& visit) {
+    pool_.parallel_for((end - begin + kTile - 1) / kTile, [&](int64_t tile) {
+      const int64_t first = begin + tile * kTile;
+      visit(first, std::min(kTile, end - first));
+    });
+  }
+
+  // scale * B A of rows [first, first + rows), at most kTile.
+  std::vector<float> delta(int64_t first, int64_t rows) {
+    std::vector<float> delta(static_cast<size_t>(rows * cols_)), scratch(cpu::kMultiplyScratch);
+    cpu::multiply(delta.data(), cols_, left_.from(first, 0), {panel_.data(), module_.rank}, rows,
+                  cols_, module_.rank, Write::Overwrite, DType::F32, scratch.data());
+    for (float& x : delta) x *= scale_;
+    return delta;
+  }
+
+  // delta becomes what changes the weights to g o (W + delta).
+  void add_gain(std::vector<float>& delta, const float* values, int64_t first) const {
+    for (size_t i = 0; i < delta.size(); ++i) {
+      const auto at = static_cast<int64_t>(i);
+      const double g = gains_[static_cast<size_t>(transposed_ ? at % cols_ : first + at / cols_)];
+      delta[i] = static_cast<float>(g * delta[i] + (g - 1) * values[i]);
+    }
+  }
+
   Change apply_tile(float* values, int64_t first, int64_t rows) {
-    const auto count = static_cast<size_t>(rows * cols_);
-    std::vector<float> delta(count), rounded(count), scratch(cpu::kMultiplyScratch);
-    cpu::multiply(delta.data(), cols_, left_.from(first, 0), {panel_.data(), rank_, 0}, rows, cols_,
-                  rank_, Write::Overwrite, DType::F32, scratch.data());
+    std::vector<float> change_of = delta(first, rows);
+    if (!gains_.empty()) add_gain(change_of, values, first);
+    const auto count = change_of.size();
     Change change;
     for (size_t i = 0; i < count; ++i) {
-      delta[i] *= scale_;
       change.max_weight = std::max(change.max_weight, std::abs(values[i]));
-      change.max_delta = std::max(change.max_delta, std::abs(delta[i]));
-      change.squared_delta += double{delta[i]} * delta[i];
-      values[i] += delta[i];
+      change.max_delta = std::max(change.max_delta, std::abs(change_of[i]));
+      change.squared_delta += double{change_of[i]} * change_of[i];
+      values[i] += change_of[i];
     }
+    std::vector<float> rounded(count);
     std::vector<std::byte> stored(count * static_cast<size_t>(element_bytes(output_)));
     cpu::narrow(stored.data(), output_, values, static_cast<int64_t>(count));
     cpu::widen(rounded.data(), stored.data(), output_, static_cast<int64_t>(count));
@@ -88,12 +145,15 @@ class LowRankUpdate {
     return change;
   }
 
+  const AdapterModule& module_;
   float scale_;
-  int64_t rank_, cols_ = 0;
+  bool transposed_;
+  int64_t cols_ = 0;
   DType output_;
   ThreadPool& pool_;
-  cpu::Operand left_;         // (rows, rank)
-  std::vector<float> panel_;  // (rank, cols), packed
+  cpu::Operand left_;            // (rows, rank)
+  std::vector<float> panel_;     // (rank, cols), packed
+  std::vector<double> squares_, gains_;  // (out) of W + scale B A; magnitude / norm
   Change change_;
 };
 
@@ -164,6 +224,12 @@ class Merger {
     if (!module) return copier_.copy(weight);
     const bool transposed = spec_.linear_transposed && weight.name != spec_.head.tensor;
     LowRankUpdate update(module->second, rules_.scale(module->first), transposed, to, pool_);
+    if (update.needs_measure()) {
+      copier_.visit(weight, [&](float* values, int64_t begin, int64_t end) {
+        update.measure(values, begin, end);
+      });
+      update.finish_measure();
+    }
     copier_.copy(weight, [&](float* values, int64_t begin, int64_t end) {
       update.apply(values, begin, end);
     });

@@ -73,6 +73,7 @@ class LogitsRun {
     stream_.begin_pass(forward_visits(config_.L, std::ssize(table_.head_chunks)));
     for (int64_t block = 0; block < config_.L; ++block) {
       const Lease w = stream_.acquire(block);
+      if (parameters_) parameters_->update_norms(*ops_, w.weights(), block);
       transformer.block_forward(matrix(x_next), matrix(x), w.weights(), block, batch);
       std::swap(x, x_next);
       block_done();
@@ -91,6 +92,7 @@ class LogitsRun {
     if (adapter_)
       for (const auto& [path, module] : adapter_->modules)
         limits.rank = std::max(limits.rank, module.rank);
+    limits.dora = adapter_ && adapter_->config.dora;
     limits.vocab_chunk = table_.head_chunk_rows;
     limits.heads = config_.H;
     limits.head_size = config_.D;
@@ -103,8 +105,13 @@ class LogitsRun {
       const Lease w = stream_.acquire(config_.L + chunk);
       const TensorView& weight = w[Field::Head];
       const int64_t begin = chunk * table_.head_chunk_rows, rows = weight.shape[0];
-      const LoraView lora = head_adapter(begin, rows);
+      LoraView lora = head_adapter(begin, rows);
       const LinearPart part{weight, false, {}, lora.a ? &lora : nullptr};
+      if (lora.magnitude) {
+        head_norm_.resize(static_cast<size_t>(rows));
+        lora.norm = {head_norm_.data(), DType::F32, {rows}};
+        ops_->lora_norm(lora.norm, part);
+      }
       ops_->linear({logits.data() + begin, DType::F32, tokens_, rows, config_.V}, x, {&part, 1},
                    Write::Overwrite);
     }
@@ -124,6 +131,11 @@ class LogitsRun {
                    module.b.begin() + (begin + rows) * module.rank);
     view.a = {head_a_.data(), DType::F32, {module.rank, module.in}};
     view.b = {head_b_.data(), DType::F32, {rows, module.rank}};
+    if (!module.magnitude.empty()) {
+      head_magnitude_.assign(module.magnitude.begin() + begin,
+                             module.magnitude.begin() + begin + rows);
+      view.magnitude = {head_magnitude_.data(), DType::F32, {rows}};
+    }
     view.scale =
         static_cast<float>(AdapterRules(adapter_->config, "the adapter").scale(found->first));
     return view;
@@ -138,7 +150,7 @@ class LogitsRun {
   HostStore store_;
   LayerStream stream_;
   std::unique_ptr<Ops> ops_;
-  std::vector<float> head_a_, head_b_;
+  std::vector<float> head_a_, head_b_, head_magnitude_, head_norm_;
 };
 
 // What rounding weights to a type may do to logits, relative RMS: 16 units u = 2^-11, 2^-8 of the

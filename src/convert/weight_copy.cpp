@@ -59,10 +59,8 @@ int64_t find_nonfinite(const void* data, DType dtype, int64_t n) {
   }
 }
 
-void WeightCopier::copy(const WeightSource& source, const EditRows& edit) {
-  const TensorSpec& target = writer_.tensors()[next_++];
-  check(target.name == source.name && target.shape == source.shape, "{} {} is written as {} {}",
-        source.name, source.shape.str(), target.name, target.shape.str());
+template <typename Use>
+void WeightCopier::for_each_chunk(const WeightSource& source, const Use& use) {
   const int64_t rows = source.shape[0], row = source.shape.elements() / rows;
   const int64_t step = std::clamp<int64_t>(kChunkElements / row, 1, rows);
   in_.resize(static_cast<size_t>(step * row * element_bytes(source.dtype)));
@@ -73,13 +71,32 @@ void WeightCopier::copy(const WeightSource& source, const EditRows& edit) {
       fail(ErrorCode::BadInput, "{}: element {} is {}; a model's weights are finite numbers",
            source.place, coordinates(source.shape, begin * row + bad),
            number_at(in_.data(), source.dtype, bad));
+    use(begin, end);
+  }
+}
+
+void WeightCopier::copy(const WeightSource& source, const EditRows& edit) {
+  const TensorSpec& target = writer_.tensors()[next_++];
+  check(target.name == source.name && target.shape == source.shape, "{} {} is written as {} {}",
+        source.name, source.shape.str(), target.name, target.shape.str());
+  const int64_t row = source.shape.elements() / source.shape[0];
+  for_each_chunk(source, [&](int64_t begin, int64_t end) {
     const bool as_is = !edit && source.dtype == target.dtype;
     if (!as_is) round_chunk(source, target.dtype, edit, begin, end);
-    const int64_t bytes = count * element_bytes(target.dtype);
+    const int64_t bytes = (end - begin) * row * element_bytes(target.dtype);
     writer_.write(as_is ? in_.data() : out_.data(), bytes);
     done_bytes_ += bytes;
     report_({"writing", done_bytes_, writer_.total_bytes()});
-  }
+  });
+}
+
+void WeightCopier::visit(const WeightSource& source, const EditRows& use) {
+  const int64_t row = source.shape.elements() / source.shape[0];
+  for_each_chunk(source, [&](int64_t begin, int64_t end) {
+    values_.resize(static_cast<size_t>((end - begin) * row));
+    cpu::widen(values_.data(), in_.data(), source.dtype, (end - begin) * row);
+    use(values_.data(), begin, end);
+  });
 }
 
 // in_ -> values_ -> out_.

@@ -39,8 +39,13 @@ class WeightCopier {
   // where the dtypes differ or `edit` is given. BadInput, naming tensor and element, for a number
   // that is not finite or is too large for the type.
   void copy(const WeightSource& source, const EditRows& edit = {});
+  // Reads a weight without writing it; `use` may change what it is given.
+  void visit(const WeightSource& source, const EditRows& use);
 
  private:
+  // Reads and checks the source in chunks and calls use(begin, end) for each, in in_.
+  template <typename Use>
+  void for_each_chunk(const WeightSource& source, const Use& use);
   void round_chunk(const WeightSource& source, DType to, const EditRows& edit, int64_t begin,
                    int64_t end);
 

@@ -56,6 +56,7 @@ struct RunConfig {
     OrderedMap<int64_t> rank_pattern;  // regular expression over module paths -> rank
     OrderedMap<double> alpha_pattern;
     bool rslora = false;
+    bool dora = false;
     double plus_ratio = 1;  // LoRA+: the rate of B over that of A
     std::string init_from;  // adapter folder
   } lora;

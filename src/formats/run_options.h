@@ -163,8 +163,11 @@ void visit_options(Config& c, Visit&& visit) {
                .above_min = true},
         c.lora.alpha_pattern);
   visit(Option{.key = "lora.rslora", .help = "scale by alpha/sqrt(rank)"}, c.lora.rslora);
+  visit(Option{.key = "lora.dora",
+               .help = "DoRA: train the length of each output's weights apart from their direction"},
+        c.lora.dora);
   visit(Option{.key = "lora.plus_ratio",
-               .help = "LoRA+: the learning rate of B as a multiple of A's",
+               .help = "LoRA+: the learning rate of B and of DoRA's magnitudes as a multiple of A's",
                .min = 1,
                .max = 1e6},
         c.lora.plus_ratio);

@@ -49,6 +49,7 @@ OpsLimits OpenedModel::ops_limits() const {
   limits.rows = limits.tokens = limits_.tokens;
   limits.width = std::max({config_.C, widest_linear(table_.spec), table_.head_chunk_rows});
   limits.rank = adapter_ ? adapter_->largest_rank() : 0;
+  limits.dora = adapter_ && adapter_->config().dora;
   limits.vocab_chunk = table_.head_chunk_rows;
   limits.heads = config_.H;
   limits.head_size = config_.D;
@@ -70,6 +71,7 @@ MatrixView OpenedModel::forward(const TokenBatch& batch, const KvCache* cache,
                       learned ? stream_->table(Field::Positions) : TensorView());
   for (int64_t block = 0; block < config_.L; ++block) {
     const Lease w = stream_->acquire(block);
+    if (adapter_) adapter_->update_norms(*ops_, w.weights(), block);
     const KvCacheView view = cache ? KvCacheView{cache->block(block), token_rows} : KvCacheView();
     transformer_->block_forward(x_next, x, w.weights(), block, batch, {}, cache ? &view : nullptr);
     std::swap(x, x_next);

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <set>
+#include <utility>
 
 #include "core/rng.h"
 
@@ -28,6 +29,7 @@ void AdapterParameters::set_sites(const PieceTable& table) {
   block_count_ = static_cast<int64_t>(table.blocks.size());
   config_.fan_in_fan_out = table.spec.linear_transposed;
   index_.assign(static_cast<size_t>(block_count_), std::vector<int32_t>(kFieldCount, -1));
+  normed_.assign(static_cast<size_t>(block_count_), false);
 }
 
 AdapterParameters::AdapterParameters(const PieceTable& table, const AdapterOptions& options)
@@ -95,9 +97,19 @@ AdapterParameters::AdapterParameters(const PieceTable& table, const Adapter& ada
 }
 
 void AdapterParameters::add_slot(const AdapterSite& site, int64_t rank, double scale) {
-  AdapterSlot slot{site, rank, parameter_count_, 0, static_cast<float>(scale)};
-  slot.b_offset = slot.a_offset + rank * site.in;
-  parameter_count_ = slot.b_offset + site.out * rank;
+  AdapterSlot slot;
+  slot.site = site;
+  slot.rank = rank;
+  slot.scale = static_cast<float>(scale);
+  const auto take = [&](int64_t count) {
+    return std::exchange(parameter_count_, parameter_count_ + count);
+  };
+  slot.a_offset = take(rank * site.in);
+  slot.b_offset = take(site.out * rank);
+  if (config_.dora) {
+    slot.magnitude_offset = take(site.out);
+    slot.norm_offset = std::exchange(norm_count_, norm_count_ + site.out);
+  }
   index_[static_cast<size_t>(site.block)][static_cast<size_t>(site.field)] =
       static_cast<int32_t>(slots_.size());
   slots_.push_back(std::move(slot));
@@ -107,6 +119,7 @@ void AdapterParameters::allocate(Device& device, bool trainable) {
   device_ = &device;
   values_ = device.allocate(parameter_count_ * 4, "adapter");
   if (trainable) gradients_ = device.allocate(parameter_count_ * 4, "adapter gradients");
+  if (norm_count_ > 0) norms_ = device.allocate(norm_count_ * 4, "adapted row norms");
 }
 
 void AdapterParameters::initialise(uint64_t seed) {
@@ -122,15 +135,20 @@ void AdapterParameters::initialise(uint64_t seed) {
     for (int64_t i = 0; i < slot.rank * slot.site.in; ++i)
       a[i] = bound * (2 * uniform(words(i / 4)[static_cast<size_t>(i % 4)]) - 1);
   }
+  upload(values);
+}
+
+void AdapterParameters::upload(const std::vector<float>& values) {
   device_->copy_async(Queue::Compute, values_.data(), values.data(), parameter_count_ * 4);
   device_->synchronize(Queue::Compute);
+  values_changed();
 }
 
 void AdapterParameters::load(const Adapter& adapter) {
   std::vector<float> values(static_cast<size_t>(parameter_count_), 0.0f);
   const AdapterRules rules(adapter.config, "the adapter");
   const auto put = [&](int64_t offset, const std::vector<float>& from) {
-    std::memcpy(values.data() + offset, from.data(), from.size() * 4);
+    if (!from.empty()) std::memcpy(values.data() + offset, from.data(), from.size() * 4);
   };
   for (const AdapterSlot& slot : slots_) {
     const auto found = adapter.modules.find(slot.site.path);
@@ -148,15 +166,46 @@ void AdapterParameters::load(const Adapter& adapter) {
            "{}: the adapter is scaled by {}, this run by {}: its lora.alpha is {} and its "
            "lora.rslora {}",
            slot.site.path, scale, run_scale, rules.alpha(slot.site.path), adapter.config.rslora);
+    if (m.magnitude.empty() != (slot.magnitude_offset < 0))
+      fail(ErrorCode::Usage, "{}: the adapter is {}; set lora.dora to {}", slot.site.path,
+           m.magnitude.empty() ? "LoRA's, without a magnitude" : "DoRA's", !m.magnitude.empty());
     put(slot.a_offset, m.a);
     put(slot.b_offset, m.b);
+    put(slot.magnitude_offset, m.magnitude);
   }
   for (const auto& [path, module] : adapter.modules)
     if (std::none_of(slots_.begin(), slots_.end(),
                      [&](const AdapterSlot& slot) { return slot.site.path == path; }))
       fail(ErrorCode::BadInput, "the adapter's {} is no adapted linear of this run", escaped(path));
-  device_->copy_async(Queue::Compute, values_.data(), values.data(), parameter_count_ * 4);
-  device_->synchronize(Queue::Compute);
+  upload(values);
+}
+
+void AdapterParameters::update_norms(Ops& ops, const WeightViews& weights, int64_t block) {
+  if (norm_count_ == 0 || normed_[static_cast<size_t>(block)]) return;
+  for (const AdapterSlot& slot : slots_) {
+    if (slot.site.block != block) continue;
+    const LoraView lora = view(block, slot.site.field);
+    ops.lora_norm(lora.norm, {weights[slot.site.field], slot.site.transposed, {}, &lora});
+  }
+  normed_[static_cast<size_t>(block)] = true;
+}
+
+void AdapterParameters::take_magnitudes(int64_t block) {
+  std::vector<float> norms;
+  for (const AdapterSlot& slot : slots_) {
+    if (slot.site.block != block || slot.magnitude_offset < 0) continue;
+    norms.resize(static_cast<size_t>(slot.site.out));
+    const LoraView lora = view(block, slot.site.field);
+    device_->copy_async(Queue::Compute, norms.data(), lora.norm.data, slot.site.out * 4);
+    device_->copy_async(Queue::Compute, lora.magnitude.data, lora.norm.data, slot.site.out * 4);
+    device_->synchronize(Queue::Compute);
+    const auto zero = std::find(norms.begin(), norms.end(), 0.0f);
+    if (zero != norms.end())
+      fail(ErrorCode::BadInput,
+           "{}: output {} has only zeros for weights, so DoRA finds no direction; set "
+           "lora.exclude_modules to the module or lora.dora to false",
+           slot.site.tensor, zero - norms.begin());
+  }
 }
 
 // PEFT matches last names everywhere; where that would adapt more than this run did, full paths say
@@ -217,6 +266,7 @@ Adapter AdapterParameters::to_adapter(const std::string& base_model) const {
     m.out = slot.site.out;
     m.a = part(slot.a_offset, m.rank * m.in);
     m.b = part(slot.b_offset, m.out * m.rank);
+    if (slot.magnitude_offset >= 0) m.magnitude = part(slot.magnitude_offset, m.out);
   }
   return adapter;
 }
@@ -236,6 +286,9 @@ LoraView AdapterParameters::view(int64_t block, Field field) const {
   view.b = at(values_, slot.b_offset, {out, slot.rank});
   view.da = at(gradients_, slot.a_offset, {slot.rank, in});
   view.db = at(gradients_, slot.b_offset, {out, slot.rank});
+  view.magnitude = at(values_, slot.magnitude_offset, {out});
+  view.d_magnitude = at(gradients_, slot.magnitude_offset, {out});
+  view.norm = at(norms_, slot.norm_offset, {out});
   view.scale = slot.scale;
   if (!dropout_keys_.empty()) {
     view.dropout = static_cast<float>(config_.dropout);
@@ -271,7 +324,8 @@ std::vector<ParameterRun> AdapterParameters::runs(double plus_ratio) const {
   std::vector<ParameterRun> runs;
   for (const AdapterSlot& slot : slots_) {
     runs.push_back({slot.a_offset, slot.rank * slot.site.in, 1});
-    runs.push_back({slot.b_offset, slot.rank * slot.site.out, plus_ratio});
+    const int64_t magnitudes = slot.magnitude_offset < 0 ? 0 : slot.site.out;
+    runs.push_back({slot.b_offset, slot.rank * slot.site.out + magnitudes, plus_ratio});
   }
   return runs;
 }

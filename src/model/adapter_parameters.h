@@ -1,4 +1,4 @@
-// AdapterParameters: the LoRA pairs of a model in one flat f32 buffer, with gradients in a second
+// AdapterParameters: the LoRA pairs and DoRA magnitudes of a model in one flat f32 buffer, with gradients in a second
 // one of the same layout, so that the optimizer is a few passes and a checkpoint is one array. Held
 // by the trainer and by everyone who applies an adapter.
 #pragma once
@@ -14,8 +14,8 @@
 
 namespace lema {
 
-// A fresh adapter: rank, alpha, patterns, dropout and rsLoRA of `config`, over the modules that
-// these settings choose.
+// A fresh adapter: rank, alpha, patterns, dropout, rsLoRA and DoRA of `config`, over the modules
+// that these settings choose.
 struct AdapterOptions {
   AdapterConfig config;
   std::vector<std::string> targets = {"all-linear"};  // or as ModuleChoice takes them
@@ -23,11 +23,13 @@ struct AdapterOptions {
   std::vector<std::string> layers = {"all"};          // as chosen_blocks takes them
 };
 
-// One adapted linear: A (rank, in), B (out, rank).
+// One adapted linear: A (rank, in), B (out, rank), with DoRA a magnitude (out), in this order.
 struct AdapterSlot {
   AdapterSite site;
   int64_t rank = 0;
   int64_t a_offset = 0, b_offset = 0;  // in floats
+  int64_t magnitude_offset = -1;       // -1: no DoRA
+  int64_t norm_offset = -1;            // among the norms
   float scale = 0;
 };
 
@@ -50,13 +52,22 @@ class AdapterParameters {
   // this.
   void allocate(Device& device, bool trainable);
 
-  // A uniform in +-1/sqrt(in) (Kaiming, a = sqrt 5), B zero, from the seed alone.
+  // A uniform in +-1/sqrt(in) (Kaiming, a = sqrt 5), B zero, from the seed alone. Magnitudes follow
+  // by take_magnitudes.
   void initialise(uint64_t seed);
   // Takes a PEFT adapter's values; BadInput when its modules or shapes are not exactly these, Usage
   // when it is scaled otherwise.
   void load(const Adapter& adapter);
   // The values as a PEFT adapter. Waits for the compute queue.
   Adapter to_adapter(const std::string& base_model) const;
+
+  // DoRA: brings the norms of a block up to date with its weights and the values; at every visit of
+  // a block before its forward pass, and no work unless values_changed() since. Nothing for others.
+  void update_norms(Ops& ops, const WeightViews& weights, int64_t block);
+  void values_changed() { normed_.assign(normed_.size(), false); }
+  // The block's norms become its magnitudes, which makes the adapted weight the base weight's.
+  // BadInput for a weight with a row of zeros, which has no direction.
+  void take_magnitudes(int64_t block);
 
   // The view for one linear of a block, with a null `a` where it is not adapted.
   LoraView view(int64_t block, Field field) const;
@@ -66,11 +77,13 @@ class AdapterParameters {
 
   const std::vector<AdapterSlot>& slots() const { return slots_; }
   int64_t parameter_count() const { return parameter_count_; }
+  int64_t norm_count() const { return norm_count_; }  // rows of all slots with magnitudes
   int64_t largest_rank() const;
   // The lowest block with an adapted linear: backward ends there.
   int64_t lowest_block() const;
-  // LoRA+ (arXiv:2402.12354) as peft's create_loraplus_optimizer groups the parameters: B at
-  // plus_ratio times the rate, A at the rate itself. One run for all where plus_ratio is 1.
+  // LoRA+ (arXiv:2402.12354) as peft's create_loraplus_optimizer groups the parameters: B and
+  // magnitudes at plus_ratio times the rate, A at the rate itself. One run for all where plus_ratio
+  // is 1.
   std::vector<ParameterRun> runs(double plus_ratio) const;
 
   TensorView values() const;     // (parameter_count) f32
@@ -80,6 +93,7 @@ class AdapterParameters {
  private:
   void set_sites(const PieceTable& table);
   void add_slot(const AdapterSite& site, int64_t rank, double scale);
+  void upload(const std::vector<float>& values);
   TensorView at(const Buffer& buffer, int64_t offset, const Shape& shape) const;
   std::vector<std::string> target_names() const;
   void set_patterns(AdapterConfig& config) const;
@@ -90,8 +104,9 @@ class AdapterParameters {
   std::vector<AdapterSite> sites_;  // every module that could be adapted
   std::vector<AdapterSlot> slots_;
   std::vector<std::vector<int32_t>> index_;  // [block][field] -> slot, -1
-  int64_t parameter_count_ = 0;
-  Buffer values_, gradients_;
+  int64_t parameter_count_ = 0, norm_count_ = 0;
+  Buffer values_, gradients_, norms_;
+  std::vector<bool> normed_;  // per block: its norms are those of the values
   std::vector<uint64_t> dropout_keys_;  // per slot; empty: no dropout
 };
 

@@ -150,7 +150,6 @@ std::string AdapterRules::unmatched() const {
 
 void check_supported(const Adapter& adapter, const std::string& place) {
   constexpr const char* kWayOut = "is not supported; merge it with PEFT (merge_and_unload)";
-  if (adapter.config.dora) fail(ErrorCode::BadInput, "{}: use_dora {}", place, kWayOut);
   for (const auto& [path, module] : adapter.modules)
     if (module.is_embedding)
       fail(ErrorCode::BadInput, "{}: an adapter of the embedding {} {}", place, escaped(path),

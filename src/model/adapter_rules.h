@@ -86,8 +86,8 @@ class AdapterRules {
   std::vector<Pattern<double>> alphas_;
 };
 
-// BadInput, by name, for what an adapter from disk may have and lema does not apply: DoRA, adapters
-// of the embedding, matrices trained in full.
+// BadInput, by name, for what an adapter from disk may have and lema does not apply: adapters of
+// the embedding, matrices trained in full.
 void check_supported(const Adapter& adapter, const std::string& place);
 
 // BadInput when a module's matrices have another rank than the adapter's own config gives it.

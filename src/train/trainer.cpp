@@ -29,6 +29,7 @@ AdapterOptions adapter_options(const RunConfig::Lora& lora) {
   options.config.alpha = lora.alpha;
   options.config.dropout = lora.dropout;
   options.config.rslora = lora.rslora;
+  options.config.dora = lora.dora;
   options.config.rank_pattern = lora.rank_pattern;
   options.config.alpha_pattern = lora.alpha_pattern;
   return options;
@@ -97,6 +98,7 @@ Trainer::Trainer(const RunConfig& config, const ModelFolder& folder, std::unique
   limits.tokens = bounds.micro_tokens;
   limits.width = widest_linear(table_.spec);
   limits.rank = adapter_.largest_rank();
+  limits.dora = adapter_.config().dora;
   limits.vocab_chunk = table_.head_chunk_rows;
   limits.heads = config_.H;
   limits.head_size = config_.D;
@@ -130,9 +132,21 @@ Trainer::Trainer(const RunConfig& config, const ModelFolder& folder, std::unique
       std::make_unique<HostStore>(folder, *device_, mapped ? DiskMode::Mmap : DiskMode::Buffered);
   allocate();
   if (run_.lora.init_from.empty())
-    adapter_.initialise(static_cast<uint64_t>(run_.seed));
+    initialise_adapter();
   else
     adapter_.load(read_adapter(run_.lora.init_from));
+}
+
+// Magnitudes begin as the lengths of the weights' rows, which takes a visit of every block.
+void Trainer::initialise_adapter() {
+  adapter_.initialise(static_cast<uint64_t>(run_.seed));
+  if (!run_.lora.dora) return;
+  stream_->begin_pass(forward_visits(config_.L, 0));
+  for (int64_t block = 0; block < config_.L; ++block) {
+    const Lease w = stream_->acquire(block);
+    adapter_.update_norms(*ops_, w.weights(), block);
+    adapter_.take_magnitudes(block);
+  }
 }
 
 PlanRequest Trainer::plan_request(const HeadLimits& head) const {
@@ -144,6 +158,7 @@ PlanRequest Trainer::plan_request(const HeadLimits& head) const {
   request.block_count = config_.L;
   request.fixed = {
       {Tier::Device, "adapter, gradients, two moments", 4 * parameters},
+      {Tier::Device, "adapted row norms", adapter_.norm_count() * 4},
       {Tier::Device, "block workspace",
        Transformer::workspace_bytes(config_, numeric_.compute, block_limits_)},
       {Tier::Device, "rotary table", RopeTable::bytes(config_.rope, rope)},
@@ -222,6 +237,7 @@ void Trainer::forward(bool keep) {
   if (keep) saved_->finish_write(0, boundary_bytes());
   for (int64_t block = 0; block < config_.L; ++block) {
     const Lease w = stream_->acquire(block);
+    adapter_.update_norms(*ops_, w.weights(), block);
     const MatrixView x_next = boundary(saved_->begin_write(block + 1));
     for (const TokenBatch& micro : inputs_->micro())
       transformer_->block_forward(rows_of(x_next, micro), rows_of(x, micro), w.weights(), block,
@@ -277,6 +293,7 @@ void Trainer::update(double lr, int64_t step) {
     ops_->adamw(part_of(adapter_.values(), run), part_of(adapter_.gradients(), run),
                 part_of(moment1(), run), part_of(moment2(), run), norm, s);
   }
+  adapter_.values_changed();
 }
 
 double Trainer::evaluate(const StepBatch& batch, std::vector<float>* losses) {

@@ -76,6 +76,7 @@ class Trainer {
   PlanRequest plan_request(const HeadLimits& head) const;
   int64_t kept_block_bytes() const;
   void allocate();
+  void initialise_adapter();
 
   void forward(bool keep);
   void head(bool gradient, float grad_scale);

@@ -22,6 +22,16 @@ class Runs(RunCase):
         self.lema("train", "--config", config, "--set", f"output_dir={self.folder / 'twice'}", "--resume")
         self.assertEqual(self.final("twice"), want)
 
+    def test_every_method_resumes_byte_equal(self):
+        config = self.config(lora={"rank": 2, "dropout": 0.1, "rslora": True, "dora": True, "plus_ratio": 4,
+                                   "rank_pattern": {"q_proj": 3}, "layers": ["last:1"]})
+        self.lema("train", "--config", config)
+        want = self.final("run")
+        self.rewind("run", "again", 10)
+        self.lema("train", "--config", config, "--set", f"output_dir={self.folder / 'again'}", "--set",
+                  "memory.residency=stream", "--resume")
+        self.assertEqual(self.final("again"), want)
+
     def test_a_damaged_checkpoint_is_passed_over(self):
         config = self.config()
         self.lema("train", "--config", config)

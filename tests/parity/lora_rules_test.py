@@ -1,5 +1,5 @@
-"""Which modules get an adapter, of which rank and scale, and LoRA+'s rates, against PEFT, live and in f32, on tiny random
-models: regular expressions, layers, exclusions, patterns, rsLoRA; files both ways. LEMA is the binary."""
+"""The rules of adapters against PEFT, live and in f32, on tiny random models: regular expressions, layers, exclusions,
+patterns, rsLoRA, DoRA, LoRA+. Forward, every gradient, ten steps, files both ways. LEMA is the binary."""
 import pathlib
 import tempfile
 import unittest
@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch_models import MODELS, lema, logits, metrics, random_rows, randomised, save, summed_loss, train, trained, write_rows
 
 STEPS, LR = 10, 2e-3
+torch.set_num_threads(1)  # the models are tiny
 # Name: (model, LoraConfig's options, the same as lema's).
 CASES = {
     "rslora": ("llama_gqa", {"use_rslora": True, "target_modules": ["q_proj", "down_proj"]},
@@ -29,11 +30,18 @@ CASES = {
                  {"targets": ["q_proj", "v_proj", "up_proj"], "rslora": True,
                   "rank_pattern": {"layers.1.self_attn.q_proj": 7, "q_proj": 2, r"layers\.[02]\.mlp\..*": 3},
                   "alpha_pattern": {"up_proj": 1.5, r"2\.self_attn\.v_proj": 20}}),
+    "dora": ("llama_biases", {"use_dora": True, "target_modules": "all-linear"}, {"dora": True}),
+    "dora_conv1d": ("gpt2", {"use_dora": True, "target_modules": ["c_attn", "c_fc"], "use_rslora": True,
+                             "rank_pattern": {"c_fc": 7}},
+                    {"dora": True, "targets": ["c_attn", "c_fc"], "rslora": True, "rank_pattern": {"c_fc": 7}}),
 }
 
 
 def parameters_of(peft):
-    return {name.replace(".default", ""): p for name, p in peft.named_parameters() if "lora_" in name}
+    """{saved name: parameter} in the model's order, which is that of lema's parameters."""
+    names = {name: name.replace("magnitude_vector.default.weight", "magnitude_vector").replace(".default", "")
+             for name, _ in peft.named_parameters()}
+    return {names[name]: p for name, p in peft.named_parameters() if "lora_" in name}
 
 
 def relative_error(got, want):
@@ -50,7 +58,8 @@ class Rules(unittest.TestCase):
                                                 fan_in_fan_out=name.startswith("gpt2"), **options))
         generator = torch.Generator().manual_seed(0)
         for parameter in parameters_of(peft).values():
-            parameter.data = 0.2 * torch.randn(parameter.shape, generator=generator)
+            noise = 0.2 * torch.randn(parameter.shape, generator=generator)
+            parameter.data = noise if parameter.ndim > 1 else parameter.data + noise
         peft.save_pretrained(folder / "adapter", save_embedding_layers=False)
         rows = random_rows(4, 3)
         write_rows(folder / "rows.jsonl", rows)
@@ -61,15 +70,18 @@ class Rules(unittest.TestCase):
                "data": {"train": str(folder / "rows.jsonl"), "format": "tokens", "shuffle": False},
                "lora": {"rank": 4, "alpha": 10, **lora}, "optimizer": {"lr": LR, "clip": 0},
                "schedule": {"name": "constant", "warmup": 0}, "train": {"max_steps": STEPS, "batch_size": 4},
-               "checkpoint": {"every_steps": 0}}, folder)
+               "checkpoint": {"every_steps": 1, "keep": STEPS}}, folder)
         return folder / run / f"checkpoint-{STEPS:06}"
 
     def losses_of(self, peft, rows, optimizer):
+        """Of each step; the first step's gradients stay in self.gradients."""
         losses, total = [], sum(trained(row) for row in rows)
         for _ in range(STEPS):
             optimizer.zero_grad()
             loss = sum(summed_loss(peft, row)[0] for row in rows) / total
             loss.backward()
+            if not losses:
+                self.gradients = {name: p.grad.clone() for name, p in parameters_of(peft).items()}
             optimizer.step()
             losses.append(float(loss.detach()))
         return losses
@@ -82,6 +94,11 @@ class Rules(unittest.TestCase):
         self.assertEqual(set(tensors), set(parameters))
         for name, parameter in parameters.items():
             self.assertLess(relative_error(tensors[name], parameter.detach()), 1e-3, name)
+        # After one step from zero moments the first moment is (1 - beta1) times the gradient.
+        moment = load_file(folder / run / "checkpoint-000001" / "state.safetensors")["moment1"] / (1 - 0.9)
+        parts = moment.split([gradient.numel() for gradient in self.gradients.values()])
+        for got, (name, want) in zip(parts, self.gradients.items(), strict=True):
+            self.assertLess(relative_error(got.view(want.shape), want), 1e-4, name)
 
     def test_ten_steps_from_peft_and_back(self):
         for case, (name, options, lora) in CASES.items():
@@ -115,15 +132,32 @@ class Rules(unittest.TestCase):
     def test_loraplus(self):
         with tempfile.TemporaryDirectory() as path:
             folder = pathlib.Path(path)
-            peft, rows = self.prepare(folder, "llama_gqa", {"target_modules": ["q_proj", "up_proj"]})
+            peft, rows = self.prepare(folder, "llama_gqa", {"target_modules": ["q_proj", "up_proj"], "use_dora": True})
             checkpoint = self.run_lema(folder, "run", init_from=str(folder / "adapter"), targets=["q_proj", "up_proj"],
-                                       plus_ratio=8)
+                                       plus_ratio=8, dora=True)
             optimizer = create_loraplus_optimizer(peft, torch.optim.AdamW, lr=LR, loraplus_lr_ratio=8)
             self.compare(folder, "run", checkpoint, peft, self.losses_of(peft, rows, optimizer))
 
+    def test_a_fresh_dora_adapter_is_the_base_model(self):
+        """Its magnitudes are the lengths of the weights' rows, as PEFT's; and what is trained from it loads in PEFT."""
+        for name in ("llama_gqa", "gpt2"):
+            with self.subTest(model=name), tempfile.TemporaryDirectory() as path:
+                folder = pathlib.Path(path)
+                peft, rows = self.prepare(folder, name, {"target_modules": "all-linear", "use_dora": True})
+                self.run_lema(folder, "run", dora=True)
+                with torch.no_grad():
+                    with peft.disable_adapter():
+                        losses = [summed_loss(peft, row) for row in rows]
+                want = sum(float(loss) for loss, _ in losses) / sum(trained(row) for row in rows)
+                self.assertLess(abs(metrics(folder / "run")[0]["loss"] - want) / want, 1e-5)
+                base = type(peft.get_base_model()).from_pretrained(folder / "model")
+                loaded = PeftModel.from_pretrained(base, folder / "run" / "checkpoint-000005").eval()
+                with torch.no_grad():
+                    want = sum(float(summed_loss(loaded, row)[0]) for row in rows) / sum(trained(row) for row in rows)
+                self.assertLess(abs(metrics(folder / "run")[5]["loss"] - want) / want, 1e-5)
+
     def test_what_is_not_applied_is_refused_by_name(self):
-        for options, said in (({"use_dora": True, "target_modules": ["q_proj"]}, "use_dora"),
-                              ({"target_modules": ["q_proj", "embed_tokens"]}, "model.embed_tokens"),
+        for options, said in (({"target_modules": ["q_proj", "embed_tokens"]}, "model.embed_tokens"),
                               ({"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, "modules_to_save")):
             with self.subTest(said=said), tempfile.TemporaryDirectory() as path:
                 folder = pathlib.Path(path)

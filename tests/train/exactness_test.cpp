@@ -155,6 +155,26 @@ TEST_CASE("norms of heads, windows, fused matrices and rows of two rotations cha
   CHECK(bench.run(bench.config(), true) == reference);
 }
 
+TEST_CASE("magnitudes change no bit with placement either") {
+  const auto family = GENERATE(Family::Llama, Family::Gpt2);
+  const Bench bench({.family = family, .L = 3}, 23);
+  const std::vector<std::string> method = {"compute=f32", "lora.dora=true", "lora.rslora=true",
+                                           "lora.plus_ratio=4"};
+  const auto run = [&](std::vector<std::string> settings) {
+    settings.insert(settings.begin(), method.begin(), method.end());
+    return bench.run(bench.config(settings));
+  };
+  const Outcome reference = run({"memory.residency=resident", "memory.activations=keep"});
+  for (const auto& variant : std::vector<std::vector<std::string>>{
+           {"memory.residency=resident", "memory.activations=recompute", "threads=1"},
+           {"memory.residency=stream", "memory.slots=2", "memory.activations=offload"},
+           {"memory.residency=stream", "memory.slots=3", "memory.disk=buffered", "threads=3"}}) {
+    const Outcome outcome = run(variant);
+    CHECK(outcome == reference);
+    CHECK(outcome.allocations_in_steps == 0);
+  }
+}
+
 TEST_CASE("a budget between streaming and residence changes no bit and is kept") {
   const Bench bench({Family::Llama, 6, DType::F32, false}, 11);
   const Outcome reference = bench.run(bench.config({"compute=f32", "memory.residency=resident"}));
