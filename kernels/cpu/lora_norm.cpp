@@ -1,4 +1,4 @@
-// W + scale B A tile by tile as W lies in memory, squared and summed; nothing of its size is stored.
+// W + scale B A tile by tile as W lies in memory, squared and summed; nothing of its size is kept.
 // A task owns its rows of the result and sums over tiles in their order. Ref: arXiv:2402.09353,
 // section 4.1; peft DoraLinearLayer.get_weight_norm.
 #include "cpu/lora_norm.h"

@@ -1,5 +1,5 @@
-// Lengths of the rows of an adapted weight on the CPU; contract in Ops::lora_norm. Called by CpuOps,
-// shapes checked before.
+// Lengths of the rows of an adapted weight on the CPU; contract in Ops::lora_norm. Called by
+// CpuOps, shapes checked before.
 #pragma once
 
 #include "core/thread_pool.h"

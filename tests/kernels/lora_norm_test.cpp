@@ -1,4 +1,4 @@
-// Ops::lora_norm on the CPU against the reference: layouts, storage types, ranks past a panel, every
+// Ops::lora_norm on the CPU against the reference: layouts, storage types, ranks past a panel, each
 // instruction set, and the same bits for any number of threads.
 #include "ref/lora_norm.h"
 
