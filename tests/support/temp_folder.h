@@ -1,4 +1,4 @@
-// A folder for one test case, and the message of an expected failure.
+// A folder for one test case.
 #pragma once
 
 #include <unistd.h>
@@ -6,9 +6,8 @@
 #include <string>
 #include <string_view>
 
-#include "core/error.h"
 #include "core/file.h"
-#include "support/catch.h"
+#include "support/message_of.h"
 
 namespace lema {
 
@@ -37,29 +36,4 @@ class TempFolder {
   fs::path path_;
 };
 
-// The message of the Error that body() throws; fails the test when it throws none or another code.
-template <typename Body>
-std::string message_of(ErrorCode code, Body&& body) {
-  try {
-    body();
-  } catch (const Error& error) {
-    CHECK(error.code() == code);
-    return error.what();
-  }
-  FAIL_CHECK("no error");
-  return "";
-}
-
-inline bool contains(std::string_view text, std::string_view part) {
-  return text.find(part) != text.npos;
-}
-
 }  // namespace lema
-
-// CHECK that body throws BadInput and that its message holds the text.
-#define CHECK_BAD_INPUT(body, text)                                                             \
-  do {                                                                                          \
-    const std::string message = ::lema::message_of(::lema::ErrorCode::BadInput, [&] { body; }); \
-    INFO(message);                                                                              \
-    CHECK(::lema::contains(message, text));                                                     \
-  } while (false)

@@ -13,8 +13,8 @@ using namespace lema::testing;
 namespace {
 
 template <typename Call>
-void expect_failure(Call call, const std::string& part) {
-  const std::string message = message_of(call);
+void expect_failure(Call call, const std::string& part, ErrorCode code = ErrorCode::BadInput) {
+  const std::string message = message_of(code, call);
   INFO("message: " << message);
   INFO("wanted: " << part);
   CHECK(contains(message, part));
@@ -126,7 +126,7 @@ TEST_CASE("which template a model has") {
   CHECK(ModelText(sources).template_origin().empty());
   const Value messages = Value::Array{message("user", "x")};
   expect_failure([&] { ModelText(sources).render_chat(messages, Value(), false); },
-                 "no chat template");
+                 "no chat template", ErrorCode::Usage);
 
   sources.tokenizer_config->set("chat_template", "config");
   CHECK(ModelText(sources).render_chat(messages, Value(), false) == "config");
@@ -143,7 +143,7 @@ TEST_CASE("which template a model has") {
   CHECK(ModelText(sources, "chatml").render_chat(messages, Value(), true) ==
         "<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\n");
   expect_failure([&] { const ModelText text(sources, "llama3"); },
-                 "has no token <|start_header_id|>");
+                 "has no token <|start_header_id|>", ErrorCode::Usage);
   expect_failure([&] { const ModelText text(sources, "/nonexistent.jinja"); },
                  "/nonexistent.jinja");
 }

@@ -59,11 +59,6 @@ void expect(const std::string& message, const std::string& part) {
   CHECK(contains(message, part));
 }
 
-template <typename Call>
-void expect_failure(Call call, const std::string& part) {
-  expect(message_of(call), part);
-}
-
 const std::string kGoodChat =
     R"({"messages":[{"role":"user","content":"hello"},{"role":"assistant","content":"hello world"}]})";
 
@@ -98,8 +93,8 @@ TEST_CASE("append_eos can be turned off, is not doubled, and needs an EOS") {
   TextSources sources = tiny_sources();
   sources.tokenizer_config.reset();
   const TempFile file("{\"text\":\"hello\"}");
-  expect_failure([&] { load_dataset({file.path()}, {}, ModelText(sources)); },
-                 "names an EOS token");
+  expect(message_of(ErrorCode::Usage, [&] { load_dataset({file.path()}, {}, ModelText(sources)); }),
+         "names an EOS token");
   sources.eos_id = kImEnd;
   CHECK(load_dataset({file.path()}, {}, ModelText(sources)).rows[0].ids.back() == kImEnd);
   options.append_eos = true;
@@ -259,13 +254,13 @@ TEST_CASE("empty files and unknown shapes") {
   expect(failure("{\"prompt\":\"x\",\"answer\":\"y\"}"),
          "FILE:1:1: found fields prompt, answer, expected \"messages\", \"conversations\", ");
   expect(failure("{\"prompt\":\"x\"}\n{\"text\":\"y\"}"), "FILE: 1 of 2 rows cannot be used");
-  expect_failure([&] { load_dataset({"/nonexistent.jsonl"}, {}, ModelText(tiny_sources())); },
-                 "/nonexistent.jsonl");
+  CHECK_BAD_INPUT(load_dataset({"/nonexistent.jsonl"}, {}, ModelText(tiny_sources())),
+                  "/nonexistent.jsonl");
 }
 
 TEST_CASE("a tokenizer with more ids than the embedding has rows is refused") {
   TextSources sources = tiny_sources();
   sources.V = kTinyVocabulary - 1;
-  expect_failure([&] { const ModelText text(sources); },
-                 "ids up to 265, the model's embedding has 265 rows");
+  CHECK_BAD_INPUT(const ModelText text(sources),
+                  "ids up to 265, the model's embedding has 265 rows");
 }

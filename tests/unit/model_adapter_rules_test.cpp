@@ -9,8 +9,6 @@
 #include "support/tiny_model.h"
 
 using namespace lema;
-using lema::testing::contains;
-using lema::testing::message_of;
 
 namespace {
 
@@ -39,11 +37,13 @@ TEST_CASE("a choice is a list of names or one expression over the whole path") {
   CHECK((regex.matches(kQ0) && regex.matches(kV1) && !regex.matches(kDown2)));
   CHECK_FALSE(ModuleChoice({"[qv]_proj"}, "lora.targets").matches(kQ0));
   CHECK_FALSE(ModuleChoice({}, "lora.exclude_modules").matches(kQ0));
-  CHECK(contains(message_of([] {
-                   ModuleChoice({"q_proj", ".*v"}, "lora.targets");
-                 }),
+  CHECK(contains(message_of(ErrorCode::Usage,
+                            [] {
+                              ModuleChoice({"q_proj", ".*v"}, "lora.targets");
+                            }),
                  "lora.targets: \".*v\" in a list is no module name"));
-  CHECK(contains(message_of([] { ModuleChoice({"(q"}, "lora.targets"); }), "lora.targets"));
+  CHECK(contains(message_of(ErrorCode::Usage, [] { ModuleChoice({"(q"}, "lora.targets"); }),
+                 "lora.targets"));
 }
 
 TEST_CASE("layers are numbers, first and last") {
@@ -54,7 +54,7 @@ TEST_CASE("layers are numbers, first and last") {
   CHECK(chosen({"first:1", "last:1", "2"}) == "x.x.x");
   for (const char* bad : {"5", "first:6", "last:6", "first:0", "last:0", "-1", "1.0", "",
                           "first:", "x", "9999999999999999999"})
-    CHECK(contains(message_of([&] { chosen({bad}); }), "lora.layers: "));
+    CHECK(contains(message_of(ErrorCode::Usage, [&] { chosen({bad}); }), "lora.layers: "));
 }
 
 TEST_CASE("the first pattern that ends a path decides about rank and alpha") {
@@ -94,7 +94,8 @@ TEST_CASE("what the settings of a run choose") {
   CHECK((parameters.lowest_block() == 2 && parameters.largest_rank() == 4));
   for (const AdapterSlot& slot : parameters.slots()) {
     const bool is_v = slot.site.field == Field::Wv;
-    CHECK((slot.site.block == 2 && slot.rank == (is_v ? 2 : 4) && slot.scale == (is_v ? 4.0f : 2.0f)));
+    CHECK((slot.site.block == 2 && slot.rank == (is_v ? 2 : 4) &&
+           slot.scale == (is_v ? 4.0f : 2.0f)));
   }
   // LoRA+: every parameter once, B at the multiple.
   int64_t end = 0, count_b = 0;
@@ -112,7 +113,7 @@ TEST_CASE("what the settings of a run choose") {
     changed.config.rank = 4;
     changed.config.alpha = 8;
     change(changed);
-    return message_of([&] { AdapterParameters(table, changed); });
+    return message_of(ErrorCode::Usage, [&] { AdapterParameters(table, changed); });
   };
   CHECK(contains(message([](AdapterOptions& o) {
                    o.targets = {"q_proj", "wq"};
