@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <memory>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "cli/commands.h"
@@ -18,6 +19,7 @@ namespace {
 struct DataOptions {
   ConfigOptions config;
   int64_t examples = 3;
+  std::string rows;  // a file
   bool json = false;
 };
 
@@ -89,6 +91,21 @@ void print_lengths(const Dataset& dataset) {
   }
 }
 
+// The first rows that repeat an earlier one, both by file and line.
+void print_repeats(const Dataset& dataset) {
+  constexpr int kShown = 5;
+  std::unordered_map<uint64_t, const Row*> first;
+  int shown = 0;
+  for (const Row& row : dataset.rows) {
+    const auto [earlier, is_first] = first.try_emplace(row.content, &row);
+    if (is_first) continue;
+    if (++shown > kShown) break;
+    fmt::print("  {} repeats {}\n", dataset.place(row), dataset.place(*earlier->second));
+  }
+  if (dataset.repeated_rows > kShown)
+    fmt::print("  ... and {} more\n", dataset.repeated_rows - kShown);
+}
+
 void print_set(const char* title, const Dataset& dataset) {
   fmt::print(
       "{}: {} rows, {} tokens, {} trained ({:.1f} %)\n", title, dataset.rows.size(), dataset.tokens,
@@ -99,6 +116,7 @@ void print_set(const char* title, const Dataset& dataset) {
   fmt::print("  {} rows repeat an earlier row; {} dropped and {} cut as too long; {} skipped\n",
              dataset.repeated_rows, dataset.dropped_rows, dataset.truncated_rows,
              dataset.bad.size());
+  print_repeats(dataset);
 }
 
 // The first, the middle and the last row, or more, evenly spread.
@@ -113,6 +131,23 @@ void print_examples(const Dataset& dataset, const ModelText& text, int64_t wante
   }
 }
 
+// One object a row: what an own check of masks and ids reads.
+void write_rows(const PreparedData& data, const fs::path& path) {
+  std::string lines;
+  for (const Dataset* dataset : {&data.train, data.eval ? &*data.eval : nullptr}) {
+    if (!dataset) continue;
+    for (const Row& row : dataset->rows) {
+      const Value line = Value::Object{{"set", dataset == &data.train ? "train" : "eval"},
+                                       {"file", dataset->files[static_cast<size_t>(row.file)].path},
+                                       {"line", row.line},
+                                       {"ids", to_array(row.ids)},
+                                       {"trained", to_array(row.trained)}};
+      lines += dump_json(line) + "\n";
+    }
+  }
+  write_file(path, lines);
+}
+
 void show_data(const DataOptions& options) {
   const RunConfig config = resolve(options.config);
   const ModelFolder folder(config.model);
@@ -120,6 +155,7 @@ void show_data(const DataOptions& options) {
                                          Value(Value::Object(config.data.chat_template_kwargs)));
   // Never from the cache: what is shown is what the files say.
   const PreparedData data = prepare_data(config.data, {}, text);
+  if (!options.rows.empty()) write_rows(data, options.rows);
   if (options.json) {
     Value summary = Value::Object{{"train", to_value(data.train)}};
     if (data.eval) summary.set("eval", to_value(*data.eval));
@@ -140,6 +176,10 @@ void add_data(CLI::App& app) {
   command->add_option("--examples", options->examples, "Rows to show, trained tokens coloured")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
+  command
+      ->add_option("--rows", options->rows,
+                   "Write every row's token ids and label mask here, one JSON object a line")
+      ->type_name("FILE");
   command->add_flag("--json", options->json, "Print the figures as JSON");
   command->callback([options] { show_data(*options); });
 }

@@ -27,13 +27,6 @@ struct TokenizeOptions {
 
 constexpr const char* kSource = "standard input";
 
-Value to_array(const auto& numbers) {
-  Value::Array array;
-  array.reserve(numbers.size());
-  for (const auto x : numbers) array.emplace_back(int64_t{x});
-  return array;
-}
-
 Value encode_line(const TokenizeOptions& options, const ModelText& text, const std::string& line,
                   int number) {
   const Value json =

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "core/value.h"
 #include "text/tokenizer.h"
 
 namespace lema {
@@ -18,5 +19,13 @@ bool paints_output();
 // steer the terminal.
 std::string paint_tokens(const std::vector<int32_t>& ids, const std::vector<uint8_t>& trained,
                          const Tokenizer& tokenizer, bool colours);
+
+// Ids or masks as a JSON array.
+Value to_array(const auto& numbers) {
+  Value::Array array;
+  array.reserve(numbers.size());
+  for (const auto x : numbers) array.emplace_back(int64_t{x});
+  return array;
+}
 
 }  // namespace lema

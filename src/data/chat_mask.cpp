@@ -67,8 +67,9 @@ Span turn_span(const Dialogue& dialogue, size_t i, const std::string& rendered,
          difference(prompt, full));
   if (!rendered.starts_with(full))
     fail(ErrorCode::BadInput,
-         "messages[{}]: the template writes this turn differently once others follow: {}", i,
-         difference(full, rendered));
+         "messages[{}]: the template writes this turn differently once others follow: {} (give the "
+         "conversations up to each answer as rows of their own, with data.train_on = last)",
+         i, difference(full, rendered));
   if (!is_token_prefix(text.tokenizer().encode(prompt, false), whole, prompt.size()))
     fail(ErrorCode::BadInput,
          "messages[{}]: the prompt before it has other tokens alone than with the answer after it "

@@ -96,11 +96,11 @@ class Loader {
     row.line = record.line;
     row.file = index;
     row.content = content_of(object);
-    if (fit(row)) dataset_.rows.push_back(std::move(row));
+    if (fit(row, is_dialogue(file.format, object))) dataset_.rows.push_back(std::move(row));
   }
 
   // Applies the length rules; false when the row is dropped.
-  bool fit(Row& row) {
+  bool fit(Row& row, bool must_stop) {
     const auto count = std::ssize(row.ids);
     const bool too_long = count > options_.max_tokens;
     if (too_long && options_.too_long == "error")
@@ -122,6 +122,11 @@ class Loader {
     if (std::find(row.trained.begin(), row.trained.end(), 1) == row.trained.end())
       fail(ErrorCode::BadInput, "no trained token among {}{}", row.ids.size(),
            too_long ? fmt::format(" (after truncation from {})", count) : "");
+    if (too_long && must_stop && !trains_stop(row, text_))
+      fail(ErrorCode::BadInput,
+           "no trained stop token is left of {} tokens cut to data.max_tokens {} (data.too_long = "
+           "drop leaves such rows out)",
+           count, options_.max_tokens);
     if (too_long) {
       ++dataset_.truncated_rows;
       dataset_.cut_tokens += count - options_.max_tokens;

@@ -13,6 +13,7 @@ namespace lema {
 namespace {
 
 constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";
+constexpr size_t kMaxFields = 4096;  // LIMIT: of a CSV record; an empty one costs 64 bytes
 constexpr std::string_view kExtensions = ".jsonl, .ndjson, .json, .csv or .txt, each also as .gz";
 
 // The extension that says what the text is: that of the name without ".gz".
@@ -237,6 +238,8 @@ bool RecordReader::take_fields(Record& record, std::vector<std::string>& fields)
     if (c == '\r' && (at_end() || peek() == '\n')) continue;
     begins = c == ',';
     if (begins) {
+      if (fields.size() == kMaxFields)
+        refuse(record.line, 1, fmt::format("a record of more than {} fields", kMaxFields));
       fields.emplace_back();
       quoted = false;
     } else if ((quoted || c == '"') && record.reason.empty()) {

@@ -3,7 +3,8 @@
 //
 //   .jsonl .ndjson  one JSON value a line
 //   .json           one JSON array, whose elements are the records; else read as JSON lines
-//   .csv            a header line and records as RFC 4180 has them: an object of strings each
+//   .csv            a header line and records as RFC 4180 has them, an object of strings each; at
+//                   most 4096 fields
 //   .txt            every line that is not blank is the record {"text": line}
 //
 // each also as .gz. UTF-8; a byte order mark at the start is skipped, blank lines are skipped, LF

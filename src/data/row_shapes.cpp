@@ -158,13 +158,9 @@ Row dialogue_row(const Dialogue& dialogue, const RunConfig::Data& options, const
   Row row;
   row.ids = std::move(chat.ids);
   row.trained = std::move(chat.trained);
-  bool stops = false, trains = false;
-  for (size_t t = 1; t < row.ids.size(); ++t) {
-    trains |= row.trained[t] != 0;
-    stops |= row.trained[t] && text.is_stop(row.ids[t]);
-  }
-  if (!trains) fail(ErrorCode::BadInput, "no trained token: no message of the assistant");
-  if (!stops)
+  if (std::find(row.trained.begin(), row.trained.end(), 1) == row.trained.end())
+    fail(ErrorCode::BadInput, "no trained token: no message of the assistant");
+  if (!trains_stop(row, text))
     fail(ErrorCode::BadInput,
          "no stop token is trained (stop ids of the model: {}): a model trained on this row would "
          "not learn to stop",
@@ -252,13 +248,23 @@ Value apply_map(const Value& row, const OrderedMap<std::string>& map, std::vecto
   return mapped;
 }
 
+bool is_dialogue(const std::string& format, const Value& row) {
+  if (format != "completion") return format != "text" && format != "tokens";
+  const Value* prompt = row.find("prompt");
+  return prompt && prompt->is_array();
+}
+
+bool trains_stop(const Row& row, const ModelText& text) {
+  for (size_t t = 1; t < row.ids.size(); ++t)
+    if (row.trained[t] && text.is_stop(row.ids[t])) return true;
+  return false;
+}
+
 std::optional<Dialogue> dialogue_of(const std::string& format, const Value& row) {
+  if (!is_dialogue(format, row)) return std::nullopt;
   if (format == "chat") return chat_dialogue(row);
   if (format == "alpaca") return alpaca_dialogue(row);
-  if (format == "sharegpt") return sharegpt_dialogue(row);
-  const Value* prompt = row.find("prompt");
-  if (format == "completion" && prompt && prompt->is_array()) return completion_dialogue(row);
-  return std::nullopt;
+  return format == "sharegpt" ? sharegpt_dialogue(row) : completion_dialogue(row);
 }
 
 Row encode_row(const std::string& format, const Value& row, const RunConfig::Data& options,

@@ -42,6 +42,12 @@ Value apply_map(const Value& row, const OrderedMap<std::string>& map, std::vecto
 // Usage for an entry that names none of lema's fields or roles.
 void check_map(const OrderedMap<std::string>& map);
 
+// Whether rows of the format are conversations, which must train a stop token: all but text, tokens
+// and completion with texts.
+bool is_dialogue(const std::string& format, const Value& row);
+// Whether predicting one of the model's stop ids counts in the loss.
+bool trains_stop(const Row& row, const ModelText& text);
+
 // The conversation of a row of a conversational format (chat, alpaca, sharegpt, completion with
 // messages); nullopt for rows that are none. BadInput with the reason.
 std::optional<Dialogue> dialogue_of(const std::string& format, const Value& row);

@@ -112,13 +112,16 @@ WRONG_FILES = [
     ("a.csv", b"text,text\na,b\n", ":1:1", 'two columns "text"'), ("a.csv", b"text,\na,b\n", ":1:1", "column 2 has no name"),
     ("a.csv", b"text,b\nx\n", ":2:1", "found 1 fields, expected 2"), ("a.csv", b'text\n"x\n', ":2:1", "never closed"),
     ("a.csv", b'text\n"x"y\n', ":2:4", "text after a closing quote"), ("a.csv", b'text\nx"y\n', ":2:2", "a quote inside"),
-    ("a.csv", b"text\n\xff\n", ":2:1", "not valid UTF-8"), ("a.csv", b"question\nx\n", ":2:1", "found fields question"),
+    ("a.csv", b"text\n" + b"," * 5000, ":2:1", "more than 4096 fields"),
+    ("a.csv", b"text\n\xff\n", ":2:1", "not valid UTF-8"),
+    ("a.csv", b"question\nx\n", ":2:1", "found fields question"),
     ("a.txt", b"", "", "the file has no rows"), ("a.txt", b"fine\n\xff\n", ":2:1", "not valid UTF-8"),
     ("a.txt", b"a\x00b\n", ":1:1", "NUL byte"),
     ("a.jsonl.gz", ROW, "", ""), ("a.jsonl.gz", gzip.compress(ROW)[:-3], "", ""),
-    ("a.jsonl.gz", gzip.compress(ROW)[:-8] + b"\x00" * 8, "", ""), ("a.jsonl.gz", gzip.compress(b" " * (80 << 20)), "", ""),
+    ("a.jsonl.gz", gzip.compress(ROW)[:-8] + b"\x00" * 8, "", ""), ("a.jsonl.gz", gzip.compress(b" " * (1 << 20)) * 80, "", ""),
     ("a.jsonl", gzip.compress(ROW), "", ""), ("a.jsonl", b"PAR1xxxxPAR1", "", ""),
-    ("a.parquet", b"PAR1xxxxPAR1", "", "this is a Parquet file"), ("a.tsv", ROW, "", "expected .jsonl"), ("a", ROW, "", "expected .jsonl"),
+    ("a.parquet", b"PAR1xxxxPAR1", "", "this is a Parquet file"),
+    ("a.tsv", ROW, "", "expected .jsonl"), ("a", ROW, "", "expected .jsonl"),
 ]
 
 
@@ -239,6 +242,64 @@ class Data(unittest.TestCase):
         bad = [json.loads(line) for line in (self.folder / "run/bad_rows.jsonl").read_text().splitlines()]
         self.assertEqual([row["text"] for row in bad], ['{"text": 1}', "{}"])
         self.assertIn(f"{path}:2:1", bad[0]["reason"])
+
+    def test_a_cut_conversation_must_still_teach_to_stop(self):
+        long = {"role": "assistant", "content": "x" * 50}
+        cut = ("data.max_tokens=60", "data.too_long=truncate")
+        for row in (chat(USER, long), {"prompt": [USER], "completion": [long]},
+                    {"instruction": "do", "output": long["content"]}, turns(("human", "hi"), ("gpt", long["content"]))):
+            path = self.write([GOOD["chat"] if "messages" in row else row, row])
+            self.refused(path, *cut, parts=[f"{path}:2:1: no trained stop token is left of"])
+        # An earlier answer's end is still there; rows that are no conversation are only warned of.
+        self.assertEqual(self.summary(self.write([chat(USER, ANSWER, USER, long)]), *cut)["train"]["endless_rows"], 1)
+        self.assertEqual(self.summary(self.write([{"text": "x" * 99}]), *cut)["train"]["endless_rows"], 1)
+
+    def test_a_role_order_that_the_template_refuses(self):
+        strict = self.folder / "strict.jinja"
+        strict.write_text("{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+                          "{{ raise_exception('roles must alternate') }}{% endif %}{% endfor %}" + CHATML)
+        path = self.write([GOOD["chat"], chat(USER, USER, ANSWER), chat(ANSWER, USER)])
+        self.refused(path, f"data.chat_template={strict}",
+                     parts=["2 of 3 rows", f"{path}:2:1: ", f"{path}:3:1: ", "roles must alternate"])
+
+    def test_hostile_files_cost_little(self):
+        """The largest resident size and the processor time that a refusal takes."""
+        MiB = 1 << 20  # each file: its head, and a piece many times
+        cases = {"line.jsonl": (b'{"text": "', b"x" * MiB, 65), "line.txt": (b"", b"x" * MiB, 65),
+                 "element.json": (b'[{"text": "', b"x" * MiB, 65), "field.csv": (b'text\n"', b"x" * MiB, 65),
+                 "deep.jsonl": (b'{"text": ', b"[" * MiB, 8), "deep.json": (b"", b"[" * MiB, 8),
+                 "commas.csv": (b"", b"," * MiB, 4), "bomb.jsonl.gz": (b"", b" " * MiB, 300),
+                 "lines.jsonl": (b"", b"{\n" * 1000, 300)}
+        for name, (head, piece, times) in cases.items():
+            with self.subTest(name=name):
+                path = self.folder / name
+                with (gzip.open(path, "wb", 9) if name.endswith(".gz") else path.open("wb")) as file:
+                    file.write(head)
+                    for _ in range(times):
+                        file.write(piece)
+                with subprocess.Popen([LEMA, "data", str(self.model), str(path)], stdout=subprocess.DEVNULL,
+                                      stderr=subprocess.PIPE) as process:
+                    error = process.stderr.read().decode()
+                    _, status, usage = os.wait4(process.pid, 0)
+                    process.returncode = os.waitstatus_to_exitcode(status)
+                self.assertEqual(process.returncode, 3, error[:500])
+                self.assertIn(str(path), error)
+                self.assertLess(len(error), 20000)
+                record = 64 * MiB if name.endswith(".gz") else 0  # a packed file may hold the longest record
+                self.assertLess(usage.ru_maxrss * 1024, 16 * path.stat().st_size + 64 * MiB + record)
+                self.assertLess(usage.ru_utime + usage.ru_stime, 4)
+                path.unlink()
+
+    def test_rows_are_written_with_ids_and_mask(self):
+        out = self.folder / "out.jsonl"
+        path = self.write([{"tokens": [1, 2, 3], "mask": [0, 0, 1]}])
+        self.assertEqual(self.lema(path, flags=("--rows", str(out))).returncode, 0)
+        self.assertEqual(json.loads(out.read_text()),
+                         {"set": "train", "file": str(path), "line": 1, "ids": [1, 2, 3], "trained": [0, 0, 1]})
+
+    def test_repeats_are_named(self):
+        path = self.write([GOOD["text"], {"text": "x"}, GOOD["text"]])
+        self.assertIn(f"{path}:3 repeats {path}:1", self.lema(path, flags=()).stdout)
 
     def test_lengths(self):
         path = self.write([{"tokens": [1, 2, 3, 4, 5]}, {"tokens": [1, 2]}, chat(USER, ANSWER)][:2])

@@ -397,6 +397,55 @@ def model_folder(root, template):
     return root
 
 
+def named(**sources):
+    return [{"name": name, "template": text} for name, text in sources.items()]
+
+
+# Where a folder may keep templates: chat_template of tokenizer_config.json, then files.
+LAYOUTS = [
+    ("config", {}), (named(default="config default", tool_use="config tools", rag="config rag"), {}), (named(tool_use="only tools"), {}),
+    ("config", {"chat_template.jinja": "file"}), (None, {"chat_template.jinja": "file"}), (None, {}),
+    (named(default="config default", tool_use="config tools"), {"chat_template.jinja": "file"}),
+    (None, {"chat_template.jinja": "file", "additional_chat_templates/tool_use.jinja": "file tools"}),
+    ("config", {"chat_template.jinja": "file", "additional_chat_templates/rag.jinja": "file rag"}),
+    ("config", {"additional_chat_templates/tool_use.jinja": "file tools"}),
+    (named(default="config default"), {"additional_chat_templates/default.jinja": "named default"}),
+]
+
+
+def compare_choices(rows):
+    """Which of a folder's templates writes a conversation; returns (comparisons, differences)."""
+    compared = failed = 0
+    for at, (config, files) in enumerate(LAYOUTS):
+        with tempfile.TemporaryDirectory() as tmp:
+            root = model_folder(pathlib.Path(tmp), "")
+            (root / "chat_template.jinja").unlink()
+            (root / "tokenizer_config.json").write_text(json.dumps(
+                {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": config, **SPECIAL}))
+            for name, text in files.items():
+                (root / name).parent.mkdir(exist_ok=True)
+                (root / name).write_text(text)
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(root)
+            for row, wanted in [(rows["pair"], None), (rows["tools"], None), (rows["pair"], "rag"), (rows["tools"], "tool_use")]:
+                known = isinstance(tokenizer.chat_template, dict) and wanted in tokenizer.chat_template
+                if wanted and not known:
+                    continue  # for transformers it is the template's text then, for lema a file's name
+                try:
+                    want = tokenizer.apply_chat_template(row["messages"], tools=row.get("tools"), tokenize=False,
+                                                         chat_template=wanted)
+                except ValueError as e:
+                    want = None
+                run = subprocess.run([os.environ["LEMA"], "tokenize", "--model", str(root), "--chat", "--render",
+                                      *(["--chat-template", wanted] if wanted else [])], input=json.dumps(row) + "\n",
+                                     capture_output=True, encoding="utf-8", timeout=60)
+                got = json.loads(run.stdout)["text"] if run.returncode == 0 else None
+                compared += 1
+                if got != want or (want is None and run.returncode != 2):
+                    failed += 1
+                    print(f"DIFFERS: layout {at}, asked for {wanted}: want {want!r}, got {got!r} {run.stderr}")
+    return compared, failed
+
+
 def main():
     rows = conversations()
     compared = failed = published = 0
@@ -413,10 +462,12 @@ def main():
                     continue
                 failed += 1
                 print(f"DIFFERS: {name} / {row_name}\n  jinja2 {want[0]}: {want[1]!r:.1500}\n  lema   {got[0]}: {got[1]!r:.1500}")
+    choices, wrong_choices = compare_choices(rows)
+    print(f"{choices} choices among a folder's templates compared, {wrong_choices} differ")
     with_tools = sum("tools" in row for row in rows.values())
     print(f"{published} published templates x {len(rows)} conversations, {with_tools} of them with tools")
     print(f"{compared} renderings compared, {failed} differ")
-    return 1 if failed else 0
+    return 1 if failed + wrong_choices else 0
 
 
 if __name__ == "__main__":

@@ -135,27 +135,29 @@ class Refused(Exception):
     pass
 
 
+def render(tokenizer, messages, tools, add_generation_prompt):
+    try:
+        return tokenizer.apply_chat_template(messages, tools=tools, tokenize=False,
+                                             add_generation_prompt=add_generation_prompt)
+    except jinja2.TemplateError as e:
+        raise Refused(str(e)) from e
+
+
 def expected(tokenizer, row, name):
     """{"text", "ids", "trained"} by the definition; Refused where the definition gives none."""
     tools, messages = row.get("tools"), row["messages"]
 
-    def render(some, prompt):
-        try:
-            return tokenizer.apply_chat_template(some, tools=tools, tokenize=False, add_generation_prompt=prompt)
-        except jinja2.TemplateError as e:
-            raise Refused(str(e)) from e
-
     def encode(text):
         return tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
 
-    text = render(messages, row.get("add_generation_prompt", False))
+    text = render(tokenizer, messages, tools, row.get("add_generation_prompt", False))
     whole = encode(text)
     starts = [begin for begin, _ in whole["offset_mapping"]]
     if name == "tagged":
         got = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True,
                                             add_generation_prompt=row.get("add_generation_prompt", False))
         assert got["input_ids"] == whole["input_ids"]
-        if any(m["role"] == "assistant" and len(render(messages[:i], True)) not in [*starts, len(text)]
+        if any(m["role"] == "assistant" and len(render(tokenizer, messages[:i], tools, True)) not in [*starts, len(text)]
                for i, m in enumerate(messages)):
             raise Refused("a block begins inside a token")
         return {"text": text, "ids": whole["input_ids"], "trained": got["assistant_masks"]}
@@ -163,7 +165,7 @@ def expected(tokenizer, row, name):
     for i, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        prompt, full = render(messages[:i], True), render(messages[:i + 1], False)
+        prompt, full = render(tokenizer, messages[:i], tools, True), render(tokenizer, messages[:i + 1], tools, False)
         if not full.startswith(prompt) or not text.startswith(full):
             raise Refused("no prefix")
         alone = encode(prompt)["input_ids"]
@@ -210,21 +212,27 @@ def plain_conversation(rng):
     return {"messages": messages}
 
 
-def expected_blocks(tokenizer, row, template):
-    """As expected(), by transformers' own spans of the {% generation %} blocks."""
+def rendered_blocks(messages, template):
+    """The text and transformers' own spans of its {% generation %} blocks, in characters."""
     try:
-        texts, spans = render_jinja_template(conversations=[row["messages"]], chat_template=template, tools=None,
+        texts, spans = render_jinja_template(conversations=[messages], chat_template=template, tools=None,
                                              documents=None, return_assistant_tokens_mask=True,
                                              add_generation_prompt=False, bos_token="<s>", eos_token="</s>")
     except (jinja2.TemplateError, TypeError, KeyError) as e:
         raise Refused(str(e)) from e
-    whole = tokenizer(texts[0], add_special_tokens=False, return_offsets_mapping=True)
+    return texts[0], spans[0]
+
+
+def expected_blocks(tokenizer, row, template):
+    """As expected(), by transformers' own spans of the {% generation %} blocks."""
+    text, blocks = rendered_blocks(row["messages"], template)
+    whole = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     starts = [begin for begin, _ in whole["offset_mapping"]]
-    blocks = [(begin, end) for begin, end in spans[0] if begin < end]
+    blocks = [(begin, end) for begin, end in blocks if begin < end]
     if any(begin not in starts for begin, _ in blocks):
         raise Refused("a block begins inside a token")
     trained = [int(any(begin <= start < end for begin, end in blocks)) for start in starts]
-    return {"text": texts[0], "ids": whole["input_ids"], "trained": trained}
+    return {"text": text, "ids": whole["input_ids"], "trained": trained}
 
 
 def compare_published(base, trained):
