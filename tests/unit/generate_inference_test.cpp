@@ -210,7 +210,11 @@ TEST_CASE("inference: feeds that end in different passes keep their order") {
 }
 
 TEST_CASE("inference: bf16 activations stay near f32") {
-  const TinyModel model("inference_bf16", {Family::Llama, 3, DType::BF16, true});
+  test::TinyModelOptions options =
+      GENERATE(test::TinyModelOptions(), test::tiny_qwen3(), test::tiny_phi3());
+  options.dtype = DType::BF16;
+  options.tied_head = true;
+  const TinyModel model("inference_bf16", options);
   const std::vector<int32_t> ids = ids_from(7, 40);
   Inference inference(model.folder, {{}, "bf16", 1}, 1, 64);
   CHECK(inference.model().activation_dtype() == DType::BF16);
