@@ -12,6 +12,7 @@
 
 #include "core/checked.h"
 #include "core/error.h"
+#include "core/utf8.h"
 
 namespace lema {
 namespace {
@@ -48,30 +49,6 @@ constexpr std::array<GgmlType, 34> kTypes = {{
 enum class Kind : uint32_t { U8, I8, U16, I16, U32, I32, F32, Bool, String, Array, U64, I64, F64 };
 constexpr std::array<int64_t, 13> kMinValueBytes = {1, 1, 2, 2, 4, 4, 4, 1, 8, 12, 8, 8, 8};
 
-// Shortest form, no surrogates, at most U+10FFFF. Ref: Unicode 15, table 3-7.
-bool is_utf8(std::string_view text) {
-  for (size_t i = 0; i < text.size();) {
-    const auto byte = [&](size_t k) {
-      return i + k < text.size() ? static_cast<uint8_t>(text[i + k]) : 0u;
-    };
-    const uint32_t lead = byte(0), second = byte(1);
-    const size_t length = lead < 0x80   ? 1
-                          : lead < 0xc2 ? 0
-                          : lead < 0xe0 ? 2
-                          : lead < 0xf0 ? 3
-                          : lead < 0xf5 ? 4
-                                        : 0;
-    if (length == 0) return false;
-    for (size_t k = 1; k < length; ++k)
-      if ((byte(k) & 0xc0u) != 0x80) return false;
-    if ((lead == 0xe0 && second < 0xa0) || (lead == 0xed && second > 0x9f) ||
-        (lead == 0xf0 && second < 0x90) || (lead == 0xf4 && second > 0x8f))
-      return false;
-    i += length;
-  }
-  return true;
-}
-
 // Reads the header forward through a buffer; nothing past the end of the file is ever asked for.
 class Reader {
  public:
@@ -105,7 +82,7 @@ class Reader {
       malformed(fmt::format("{} of {} bytes, {} are left", what, length, remaining()));
     std::string text(static_cast<size_t>(length), '\0');
     take(text.data(), length, what);
-    if (!is_utf8(text)) malformed(fmt::format("{} is not UTF-8", what));
+    if (!is_valid_utf8(text)) malformed(fmt::format("{} is not UTF-8", what));
     return text;
   }
 

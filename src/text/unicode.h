@@ -1,5 +1,5 @@
-// UTF-8 and the Unicode facts that tokenizers need: validation, replacement of invalid bytes,
-// character classes and normal forms. Used by the tokenizer's stages; utf8proc stays behind it.
+// The Unicode facts that tokenizers need: replacement of invalid bytes, character classes and
+// normal forms. Used by the tokenizer's stages; utf8proc stays behind it.
 #pragma once
 
 #include <cstdint>
@@ -7,36 +7,14 @@
 #include <string_view>
 #include <vector>
 
+#include "core/utf8.h"
+
 namespace lema {
 
-// What stands at the front of a non-empty byte string.
-struct Utf8Unit {
-  enum class Kind {
-    Character,  // one whole character
-    Invalid,    // bytes that begin no character: one U+FFFD (Unicode 3.9, "maximal subpart", as
-                // Rust's lossy decoding)
-    Cut,        // a proper prefix of a character that the end of the string cuts off
-  };
-  Kind kind;
-  size_t bytes;
-};
-Utf8Unit first_unit(std::string_view bytes);
-
-inline constexpr std::string_view kReplacementCharacter = "\xEF\xBF\xBD";
-
-bool is_valid_utf8(std::string_view bytes);
 // `bytes` with each invalid or cut unit replaced by U+FFFD. origin[i] = offset in `bytes` of the
 // unit that byte i of the result comes from (for a kept character its own byte).
 std::string replace_invalid_utf8(std::string_view bytes, std::vector<int64_t>& origin);
 
-// The character that begins at text[at] of valid UTF-8, and its length.
-struct Character {
-  char32_t code;
-  size_t bytes;
-};
-Character character_at(std::string_view text, size_t at);
-// The character that ends before text[end], end > 0.
-Character character_before(std::string_view text, size_t end);
 void append_utf8(std::string& out, char32_t code);
 
 // Property White_Space.
