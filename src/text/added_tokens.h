@@ -32,6 +32,9 @@ class AddedTokenMatcher {
     size_t begin, end;  // bytes, stripped white space included
     int32_t id;
   };
+  bool empty() const { return tokens_.empty(); }
+  // The longest token that begins at text[at], nullptr when none does, whatever its flags say.
+  const AddedToken* longest_at(std::string_view text, size_t at, size_t& bytes) const;
   // Leftmost, of these the longest, in order. Threads: concurrent.
   std::vector<Match> find(std::string_view text) const;
 
@@ -40,7 +43,6 @@ class AddedTokenMatcher {
     using is_transparent = void;
     size_t operator()(std::string_view s) const { return std::hash<std::string_view>{}(s); }
   };
-  const AddedToken* longest_at(std::string_view text, size_t at, size_t& bytes) const;
 
   std::unordered_map<std::string, AddedToken, Hash, std::equal_to<>> tokens_;
   std::array<std::vector<size_t>, 256>

@@ -11,18 +11,35 @@ namespace lema {
 namespace {
 
 constexpr size_t kFew = 24;  // symbols: up to here scanning all pairs beats a heap
-constexpr std::string_view kSpace = "\xE2\x96\x81";
 
 }  // namespace
 
 void Bpe::encode(std::string_view word, Scratch& scratch) const {
   scratch.tokens.clear();
-  if (!cut_before_space_) return encode_word(word, 0, scratch);
-  for (size_t begin = 0; begin < word.size();) {
+  if (user_defined_.empty()) return encode_part(word, 0, scratch);
+  size_t done = 0;
+  for (size_t at = 0; at < word.size();) {
+    size_t bytes = 0;
+    const AddedToken* token = user_defined_.longest_at(word, at, bytes);
+    if (token == nullptr) {
+      ++at;
+      continue;
+    }
+    encode_part(word.substr(done, at - done), static_cast<int32_t>(done), scratch);
+    scratch.tokens.push_back({token->id, static_cast<int32_t>(at)});
+    done = at += bytes;
+  }
+  encode_part(word.substr(done), static_cast<int32_t>(done), scratch);
+}
+
+void Bpe::encode_part(std::string_view part, int32_t base, Scratch& scratch) const {
+  if (part.empty()) return;
+  if (!cut_before_space_) return encode_word(part, base, scratch);
+  for (size_t begin = 0; begin < part.size();) {
     size_t end = begin;
-    while (word.substr(end).starts_with(kSpace)) end += kSpace.size();
-    end = std::min(word.find(kSpace, end), word.size());
-    encode_word(word.substr(begin, end - begin), static_cast<int32_t>(begin), scratch);
+    while (part.substr(end).starts_with(kMetaspace)) end += kMetaspace.size();
+    end = std::min(part.find(kMetaspace, end), part.size());
+    encode_word(part.substr(begin, end - begin), base + static_cast<int32_t>(begin), scratch);
     begin = end;
   }
 }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "core/value.h"
+#include "text/added_tokens.h"
 #include "text/bpe_tables.h"
 #include "text/vocabulary.h"
 
@@ -22,8 +23,12 @@ class Bpe {
 
   // `model` is tokenizer.json's; its vocabulary is added to `vocabulary`. byte_level: words come as
   // raw bytes and the vocabulary spells them in the byte-level alphabet; else a word's characters
-  // are looked up as they are. BadInput: other models, dropout, affixes, merges of unknown
-  // tokens, a pair merged twice.
+  // are looked up as they are. Beyond tokenizer.json, for the readers of formats/tokenizer_files.h:
+  // "token_ranks", an integer per id, in place of "merges": two tokens merge when their
+  // concatenation is a token, lowest rank of that token first; a rank < 0 keeps a token out of all
+  // merges (tiktoken, SentencePiece). "user_defined", ids of tokens that are cut out of a word
+  // before it is encoded. BadInput: other models, dropout, affixes, merges of unknown tokens, a
+  // pair merged twice.
   Bpe(const Value& model, bool byte_level, Vocabulary& vocabulary);
 
   struct Token {
@@ -53,10 +58,13 @@ class Bpe {
   // bpe_load.cpp
   void load_characters(const Vocabulary& vocabulary);
   void load_merges(const Value::Array& merges, const Vocabulary& vocabulary);
+  void derive_merges(const Value::Array& ranks, const Vocabulary& vocabulary);
+  void load_user_defined(const Value::Array& ids, const Vocabulary& vocabulary);
   void load_words(const Vocabulary& vocabulary, bool ignore_merges);
   void note_product(std::string_view product);
 
   // bpe.cpp
+  void encode_part(std::string_view part, int32_t base, Scratch& scratch) const;
   void encode_word(std::string_view word, int32_t base, Scratch& scratch) const;
   void split(std::string_view word, std::vector<Scratch::Symbol>& symbols) const;
   void merge(Scratch& scratch) const;
@@ -75,6 +83,7 @@ class Bpe {
   std::unordered_map<char32_t, int32_t> characters_;  // and of the others
   WordTable words_;                                   // words that are one token, as encode gets
   MergeTable merges_;
+  AddedTokenMatcher user_defined_;
 };
 
 }  // namespace lema

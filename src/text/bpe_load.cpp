@@ -1,4 +1,8 @@
-// Loading a BPE model: its vocabulary, its merges, and the words that are one token.
+// Loading a BPE model: its vocabulary, its merges from a list or from the ranks of its tokens, and
+// the words that are one token.
+#include <algorithm>
+#include <optional>
+
 #include "core/byte_level.h"
 #include "text/bpe.h"
 #include "text/tokenizer_fields.h"
@@ -8,7 +12,8 @@ namespace lema {
 namespace {
 
 const std::string kPlace = "tokenizer.json: model";
-constexpr std::string_view kSpace = "\xE2\x96\x81";
+// Bytes hashed to find the parts of all tokens: half a second.
+constexpr uint64_t kMaxDerivation = 500'000'000;
 
 // The kind of model, also where an old file does not say: pieces with scores are a list, and only
 // BPE has merges.
@@ -76,9 +81,14 @@ Bpe::Bpe(const Value& model, bool byte_level, Vocabulary& vocabulary) : byte_lev
   }
   load_characters(vocabulary);
   const bool ignore_merges = fields::flag(model, "ignore_merges", false, kPlace);
-  cut_before_space_ = !byte_level_ && !ignore_merges && vocabulary.find(kSpace).has_value();
-  load_merges(fields::array(model, "merges", kPlace), vocabulary);
+  cut_before_space_ = !byte_level_ && !ignore_merges && vocabulary.find(kMetaspace).has_value();
+  if (model.find("token_ranks") != nullptr)
+    derive_merges(fields::array(model, "token_ranks", kPlace), vocabulary);
+  else
+    load_merges(fields::array(model, "merges", kPlace), vocabulary);
   load_words(vocabulary, ignore_merges);
+  if (model.find("user_defined") != nullptr)
+    load_user_defined(fields::array(model, "user_defined", kPlace), vocabulary);
 }
 
 void Bpe::load_characters(const Vocabulary& vocabulary) {
@@ -86,8 +96,8 @@ void Bpe::load_characters(const Vocabulary& vocabulary) {
   ascii_.fill(-1);
   for (unsigned b = 0; b < 256; ++b) {
     const auto byte = static_cast<char>(b);
-    const std::string token = byte_level_ ? byte_level_spelling({&byte, 1})
-                                          : fmt::format("<0x{:02X}>", b);
+    const std::string token =
+        byte_level_ ? byte_level_spelling({&byte, 1}) : fmt::format("<0x{:02X}>", b);
     if (byte_level_ || byte_fallback_) byte_ids_[b] = vocabulary.find(token).value_or(-1);
   }
   if (byte_level_) return;
@@ -107,9 +117,9 @@ void Bpe::load_characters(const Vocabulary& vocabulary) {
 void Bpe::note_product(std::string_view product) {
   if (!cut_before_space_) return;
   size_t at = 0;
-  while (product.substr(at).starts_with(kSpace)) at += kSpace.size();
-  for (; (at = product.find(kSpace, at)) != std::string_view::npos; at += kSpace.size())
-    if (!product.substr(0, at).ends_with(kSpace)) cut_before_space_ = false;
+  while (product.substr(at).starts_with(kMetaspace)) at += kMetaspace.size();
+  for (; (at = product.find(kMetaspace, at)) != std::string_view::npos; at += kMetaspace.size())
+    if (!product.substr(0, at).ends_with(kMetaspace)) cut_before_space_ = false;
 }
 
 void Bpe::load_merges(const Value::Array& merges, const Vocabulary& vocabulary) {
@@ -133,6 +143,54 @@ void Bpe::load_merges(const Value::Array& merges, const Vocabulary& vocabulary) 
     if (!merges_.add(id(left), id(right), {static_cast<int32_t>(i), id(product)}))
       fail(ErrorCode::BadInput, "{}.merges[{}]: \"{}\" and \"{}\" are merged twice", kPlace, i,
            escaped(left), escaped(right));
+  }
+}
+
+// Every way to cut a token into two tokens is a merge with the token's rank.
+void Bpe::derive_merges(const Value::Array& ranks, const Vocabulary& vocabulary) {
+  std::vector<int32_t> rank_of(static_cast<size_t>(vocabulary.limit()), -1);
+  for (size_t id = 0; id < std::min(ranks.size(), rank_of.size()); ++id) {
+    const int64_t rank = ranks[id].as_int();
+    if (rank > Vocabulary::kMaxTokens)
+      fail(ErrorCode::BadInput, "{}.token_ranks[{}]: {}, at most {} is allowed", kPlace, id, rank,
+           Vocabulary::kMaxTokens);
+    rank_of[id] = static_cast<int32_t>(std::max<int64_t>(rank, -1));
+  }
+  const auto merging = [&](std::string_view part) -> std::optional<int32_t> {
+    const auto id = vocabulary.find(part);
+    return id && rank_of[static_cast<size_t>(*id)] >= 0 ? id : std::nullopt;
+  };
+  struct Pair {
+    int32_t left, right;
+    MergeTable::Merge merge;
+  };
+  std::vector<Pair> pairs;
+  uint64_t work = 0;
+  for (int32_t id = 0; id < vocabulary.limit(); ++id) {
+    const int32_t rank = rank_of[static_cast<size_t>(id)];
+    const std::string* token = vocabulary.token(id);
+    if (token == nullptr || rank < 0) continue;
+    if ((work += token->size() * token->size()) > kMaxDerivation || pairs.size() > kMaxMerges)
+      fail(ErrorCode::BadInput, "{}: tokens too long or too many to find their merges", kPlace);
+    note_product(*token);
+    const std::string_view text = *token;
+    for (size_t cut = 1; cut < text.size(); ++cut) {
+      if ((static_cast<unsigned char>(text[cut]) & 0xC0) == 0x80) continue;
+      const auto left = merging(text.substr(0, cut));
+      const auto right = left ? merging(text.substr(cut)) : std::nullopt;
+      if (right) pairs.push_back({*left, *right, {rank, id}});
+    }
+  }
+  merges_ = MergeTable(pairs.size());
+  for (const Pair& pair : pairs) merges_.add(pair.left, pair.right, pair.merge);
+}
+
+void Bpe::load_user_defined(const Value::Array& ids, const Vocabulary& vocabulary) {
+  for (const Value& id : ids) {
+    const std::string* token = vocabulary.token(id.as_int());
+    if (token == nullptr || token->empty())
+      fail(ErrorCode::BadInput, "{}.user_defined: no token has id {}", kPlace, id.as_int());
+    user_defined_.add(*token, {.content = *token, .id = static_cast<int32_t>(id.as_int())});
   }
 }
 

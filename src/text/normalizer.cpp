@@ -32,6 +32,11 @@ class Rewriter {
                                                        : from_.origin.back();
     to_.origin.insert(to_.origin.end(), text.size(), origin);
   }
+  // Takes `end` off the end of what was written, as often as it is there.
+  void drop_at_end(std::string_view end) {
+    while (to_.text.ends_with(end)) to_.text.resize(to_.text.size() - end.size());
+    to_.origin.resize(to_.text.size());
+  }
   Normalizer::Text take() { return std::move(to_); }
 
  private:
@@ -65,6 +70,7 @@ Normalizer::Step Normalizer::make_step(const Value& json, const std::string& pla
   if (type == "NFKD") return Form{NormalForm::NFKD};
   if (type == "Lowercase") return Lowercase{};
   if (type == "Prepend") return Prepend{fields::text(json, "prepend", place)};
+  if (type == "SentencePiece") return SentencePieceRules(json, place);
   if (type == "Strip")
     return Strip{fields::flag(json, "strip_left", true, place),
                  fields::flag(json, "strip_right", true, place)};
@@ -160,6 +166,37 @@ void Normalizer::run(const Replace& step, Text& text) {
     kept = end;
   });
   out.keep(kept, text.text.size());
+  text = out.take();
+}
+
+// Ref: Normalizer::Normalize of sentencepiece.
+void Normalizer::run(const SentencePieceRules& step, Text& text) {
+  const std::string_view all = text.text;
+  const std::string_view space = step.escapes_spaces() ? kMetaspace : " ";
+  size_t at = 0;
+  if (step.removes_extra_spaces())
+    for (; at < all.size(); at += step.at(all, at).bytes)
+      if (step.at(all, at).text != " ") break;
+  Rewriter out(text);
+  if (at < all.size() && step.prefixes(text.origin[0])) out.put(space, at);
+  bool after_space = step.removes_extra_spaces();
+  while (at < all.size()) {
+    const auto [bytes, unit, kept] = step.at(all, at);
+    std::string_view rest = unit;
+    while (after_space && rest.starts_with(' ')) rest.remove_prefix(1);
+    if (kept && rest.size() == unit.size() && rest.find(' ') == std::string_view::npos) {
+      out.keep(at, at + bytes);
+    } else {
+      for (size_t i = 0; i < rest.size();) {
+        const size_t end = rest[i] == ' ' ? i + 1 : std::min(rest.find(' ', i), rest.size());
+        out.put(rest[i] == ' ' ? space : rest.substr(i, end - i), at);
+        i = end;
+      }
+    }
+    if (!rest.empty()) after_space = step.removes_extra_spaces() && rest.ends_with(' ');
+    at += bytes;
+  }
+  if (step.removes_extra_spaces()) out.drop_at_end(space);
   text = out.take();
 }
 

@@ -9,13 +9,15 @@
 
 #include "core/value.h"
 #include "text/regex.h"
+#include "text/sentencepiece_rules.h"
 #include "text/unicode.h"
 
 namespace lema {
 
 class Normalizer {
  public:
-  // tokenizer.json's "normalizer", possibly null. BadInput names unknown types.
+  // tokenizer.json's "normalizer", possibly null, or a SentencePieceRules. BadInput names unknown
+  // types.
   explicit Normalizer(const Value& json);
 
   // Whether apply would leave `text` as it is, as far as that is cheap to tell.
@@ -47,13 +49,14 @@ class Normalizer {
   struct Strip {
     bool left, right;
   };
-  using Step = std::variant<Form, Lowercase, Prepend, Replace, Strip>;
+  using Step = std::variant<Form, Lowercase, Prepend, Replace, Strip, SentencePieceRules>;
   Step make_step(const Value& json, const std::string& place) const;
   static void run(const Form& step, Text& text);
   static void run(const Lowercase& step, Text& text);
   static void run(const Prepend& step, Text& text);
   static void run(const Replace& step, Text& text);
   static void run(const Strip& step, Text& text);
+  static void run(const SentencePieceRules& step, Text& text);
 
   std::vector<Step> steps_;
 };

@@ -3,8 +3,8 @@
 
 #include <optional>
 
-#include "core/error.h"
 #include "core/byte_level.h"
+#include "core/error.h"
 #include "text/tokenizer_fields.h"
 #include "text/unicode.h"
 
@@ -77,6 +77,14 @@ TokenDecoder::TokenDecoder(const Value& json) : spaced_(json.is_null()) {
           step.drops_first = scheme != nullptr && scheme->is_string()
                                  ? scheme->as_string() != "never"
                                  : fields::flag(stage, "add_prefix_space", true, place);
+        } else if (type == "SentencePiece") {
+          const std::string& strip = fields::text(stage, "strip", place);
+          if (strip != "none" && strip != "first" && strip != "all")
+            fail(ErrorCode::BadInput, "{}: strip \"{}\", expected none, first or all", place,
+                 escaped(strip));
+          step.kind = Kind::SentencePiece;
+          step.drops_first = strip != "none";
+          step.drops_all = strip == "all";
         } else if (type == "Strip") {
           step.kind = Kind::Strip;
           step.from = fields::text(stage, "content", place);
@@ -141,23 +149,48 @@ void TokenDecoder::feed(State& state, size_t index, std::string_view token,
       }
       end_run(state, index, out);
       return feed(state, index + 1, token, out);
+    case Kind::SentencePiece:
+      return feed_piece(state, index, token, out);
     case Kind::ByteLevel:
-      break;
+      if (!append_byte_level_bytes(state.cut, token)) state.cut += token;
+      return feed(state, index + 1, take_characters(state.cut, false), out);
   }
-  if (!append_byte_level_bytes(state.cut, token)) state.cut += token;
+}
+
+// Takes whole characters off the front of `bytes`, leaving the beginning of one. What is none
+// becomes one U+FFFD per stretch, or one per byte.
+std::string TokenDecoder::take_characters(std::string& bytes, bool each_byte) {
   std::string text;
   size_t at = 0;
-  while (at < state.cut.size()) {
-    const Utf8Unit unit = first_unit(std::string_view(state.cut).substr(at));
+  while (at < bytes.size()) {
+    const Utf8Unit unit = first_unit(std::string_view(bytes).substr(at));
     if (unit.kind == Utf8Unit::Kind::Cut) break;
-    if (unit.kind == Utf8Unit::Kind::Character)
-      text.append(state.cut, at, unit.bytes);
-    else
+    if (unit.kind == Utf8Unit::Kind::Character) text.append(bytes, at, unit.bytes);
+    for (size_t i = 0; unit.kind == Utf8Unit::Kind::Invalid && i < (each_byte ? unit.bytes : 1);
+         ++i)
       text += kReplacementCharacter;
     at += unit.bytes;
   }
-  state.cut.erase(0, at);
-  feed(state, index + 1, text, out);
+  bytes.erase(0, at);
+  return text;
+}
+
+// Ref: SentencePieceProcessor::Decode of sentencepiece.
+void TokenDecoder::feed_piece(State& state, size_t index, std::string_view token,
+                              std::string& out) const {
+  const Step& step = steps_[index];
+  if (const auto byte = fallback_byte(token)) {
+    state.strip_ended = true;
+    state.cut += *byte;
+    return feed(state, index + 1, take_characters(state.cut, true), out);
+  }
+  flush(state, index, out);
+  if (step.drops_first && !state.strip_ended && token.starts_with(kMetaspace)) {
+    token.remove_prefix(kMetaspace.size());
+    state.strip_ended = !step.drops_all;
+  }
+  if (!token.empty()) state.strip_ended = true;
+  feed(state, index + 1, replaced(token, kMetaspace, " "), out);
 }
 
 void TokenDecoder::flush(State& state, size_t index, std::string& out) const {
@@ -166,6 +199,8 @@ void TokenDecoder::flush(State& state, size_t index, std::string& out) const {
     state.cut.clear();
     feed(state, index + 1, kReplacementCharacter, out);
   }
+  for (; steps_[index].kind == Kind::SentencePiece && !state.cut.empty(); state.cut.pop_back())
+    feed(state, index + 1, kReplacementCharacter, out);
 }
 
 // A run of byte tokens is text when all of it is valid, else one U+FFFD per byte.
