@@ -16,6 +16,7 @@
 #include "formats/json.h"
 #include "formats/manifest.h"
 #include "formats/peft_adapter.h"
+#include "formats/tokenizer_files.h"
 #include "layout/piece_table.h"
 
 namespace lema {
@@ -73,12 +74,13 @@ Report inspect_safetensors(const fs::path& path) {
 }
 
 void add_text(Report& report, const ModelFolder& folder) {
-  if (!optional_json(folder.path(), "tokenizer.json")) {
+  if (!has_tokenizer(FolderReader(folder.path()))) {
     report.add("tokenizer", "none");
     return;
   }
   const ModelText text = load_model_text(folder);
-  report.add("tokenizer", fmt::format("{} ids", text.tokenizer().vocab_size()));
+  report.add("tokenizer",
+             fmt::format("{}, {} ids", text.tokenizer_file(), text.tokenizer().vocab_size()));
   report.add("chat_template", text.has_template() ? text.template_origin() : "none");
   Value::Array stops;
   for (const int64_t id : text.stop_ids())

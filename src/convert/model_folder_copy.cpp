@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "formats/confined_path.h"
+#include "formats/folder_reader.h"
 #include "formats/json.h"
 
 namespace lema {
@@ -21,6 +22,7 @@ constexpr std::array kSideFiles = {"generation_config.json",
                                    "vocab.json",
                                    "merges.txt",
                                    "tokenizer.model",
+                                   "tekken.json",
                                    "chat_template.jinja",
                                    "chat_template.json",
                                    "LICENSE",
@@ -146,6 +148,8 @@ void copy_side_files(const ModelFolder& folder, const fs::path& to, std::optiona
   const std::string text = read_text(config, JsonLimits{}.max_bytes);
   write_file(to / "config.json", dtype ? config_with_dtype(text, *dtype, config.string()) : text);
   for (const char* name : kSideFiles) copy_file(folder, name, to);
+  for (const std::string& name : FolderReader(folder.path()).names("", ".tiktoken"))
+    copy_file(folder, name, to);
 
   const fs::path templates = folder.path() / kTemplateFolder;
   if (fs::symlink_status(templates).type() != fs::file_type::directory) return;

@@ -8,9 +8,7 @@
 
 #include "core/error.h"
 #include "core/file.h"
-#include "core/hash.h"
-#include "formats/confined_path.h"
-#include "formats/json.h"
+#include "formats/tokenizer_files.h"
 
 namespace lema {
 namespace {
@@ -30,43 +28,15 @@ std::optional<std::string> token_text(const std::optional<Value>& json, std::str
        file, key);
 }
 
-// Reads a folder's text files and keeps a digest of all their bytes.
-class FolderReader {
- public:
-  explicit FolderReader(const fs::path& folder) : folder_(folder) {}
-
-  // nullopt when absent.
-  std::optional<std::string> text(const std::string& name, int64_t max_bytes) {
-    const auto path = confined_path(folder_, name, folder_.string());
-    if (!path) return std::nullopt;
-    std::string bytes = read_text(*path, max_bytes);
-    digest_ = sha256(digest_ + name + " " + sha256(bytes));
-    return bytes;
-  }
-  std::optional<Value> json(const std::string& name) {
-    const auto bytes = text(name, kTokenizerJsonLimits.max_bytes);
-    if (!bytes) return std::nullopt;
-    return parse_json(*bytes, (folder_ / name).string(), kTokenizerJsonLimits);
-  }
-  // The templates of kTemplateFolder by name, in the order of their names.
-  std::vector<std::pair<std::string, std::string>> named_templates() {
-    std::vector<std::pair<std::string, std::string>> found;
-    std::error_code error;
-    for (const auto& entry : fs::directory_iterator(folder_ / kTemplateFolder, error))
-      if (entry.path().extension() == ".jinja")
-        found.emplace_back(entry.path().stem().string(), "");
-    std::sort(found.begin(), found.end());
-    for (auto& [name, source] : found)
-      source =
-          text(fmt::format("{}/{}.jinja", kTemplateFolder, name), kMaxTemplateBytes).value_or("");
-    return found;
-  }
-  const std::string& digest() const { return digest_; }
-
- private:
-  fs::path folder_;
-  std::string digest_;
-};
+// The templates of kTemplateFolder by name, in the order of their names.
+std::vector<std::pair<std::string, std::string>> named_templates(FolderReader& reader) {
+  std::vector<std::pair<std::string, std::string>> found;
+  for (const std::string& name : reader.names(kTemplateFolder, ".jinja"))
+    found.emplace_back(
+        fs::path(name).stem().string(),
+        reader.text(fmt::format("{}/{}", kTemplateFolder, name), kMaxTemplateBytes).value_or(""));
+  return found;
+}
 
 // An integer member, or the first of a list of them: eos_token_id may be either.
 std::optional<int64_t> integer_of(const Value& object, std::string_view key) {
@@ -80,9 +50,8 @@ Tokenizer open_tokenizer(const TextSources& sources) {
   Tokenizer tokenizer = Tokenizer::from_json(
       sources.tokenizer, sources.tokenizer_config ? &*sources.tokenizer_config : nullptr);
   if (sources.V > 0 && tokenizer.vocab_size() > sources.V)
-    fail(ErrorCode::BadInput,
-         "{}: tokenizer.json has ids up to {}, the model's embedding has {} rows", sources.place,
-         tokenizer.vocab_size() - 1, sources.V);
+    fail(ErrorCode::BadInput, "{}: {} has ids up to {}, the model's embedding has {} rows",
+         sources.place, sources.tokenizer_file, tokenizer.vocab_size() - 1, sources.V);
   return tokenizer;
 }
 
@@ -126,6 +95,7 @@ Value normalised(const Value& messages) {
 ModelText::ModelText(const TextSources& sources, const std::string& template_override,
                      const Value& variables)
     : place_(sources.place),
+      tokenizer_file_(sources.tokenizer_file),
       tokenizer_(open_tokenizer(sources)),
       templates_(sources, template_override, tokenizer_),
       V_(sources.V > 0 ? sources.V : tokenizer_.vocab_size()) {
@@ -152,6 +122,9 @@ void ModelText::take_special_tokens(const TextSources& sources) {
       text = token_text(sources.special_tokens, key, sources.place + "/special_tokens_map.json");
     if (text) special_tokens_.set(key, *text);
   }
+  for (const auto& [key, text] : {std::pair("bos_token", &sources.tokenizer_bos),
+                                  std::pair("eos_token", &sources.tokenizer_eos)})
+    if (!special_tokens_.find(key) && tokenizer_.id_of(*text)) special_tokens_.set(key, *text);
   // Folders like the published gpt2 name them by id in config.json only.
   const auto name_by_id = [&](const char* key, std::optional<int64_t> id) {
     if (special_tokens_.find(key) || !id || *id < 0 || *id >= tokenizer_.vocab_size()) return;
@@ -237,15 +210,22 @@ TextSources read_text_sources(const fs::path& folder) {
   sources.place = folder.string();
   if (!fs::is_directory(folder)) fail(ErrorCode::BadInput, "{}: no such folder", sources.place);
   FolderReader reader(folder);
-  auto tokenizer = reader.json("tokenizer.json");
-  if (!tokenizer)
-    fail(ErrorCode::BadInput, "{}: no tokenizer.json{}", sources.place,
-         fs::exists(folder / "tokenizer.model") ? "; tokenizer.model alone is not supported" : "");
-  sources.tokenizer = std::move(*tokenizer);
   sources.tokenizer_config = reader.json("tokenizer_config.json");
   sources.special_tokens = reader.json("special_tokens_map.json");
+  auto tokenizer =
+      read_tokenizer_file(reader, sources.tokenizer_config ? &*sources.tokenizer_config : nullptr,
+                          sources.special_tokens ? &*sources.special_tokens : nullptr);
+  if (!tokenizer)
+    fail(ErrorCode::BadInput,
+         "{}: no tokenizer: neither tokenizer.json, tekken.json, tokenizer.model, *.tiktoken nor "
+         "vocab.json with merges.txt",
+         sources.place);
+  sources.tokenizer = std::move(tokenizer->json);
+  sources.tokenizer_file = tokenizer->name;
+  sources.tokenizer_bos = tokenizer->bos;
+  sources.tokenizer_eos = tokenizer->eos;
   sources.template_file = reader.text(kTemplateFile, kMaxTemplateBytes).value_or("");
-  sources.named_template_files = reader.named_templates();
+  sources.named_template_files = named_templates(reader);
   if (const auto config = reader.json("config.json")) {
     sources.V = integer_of(*config, "vocab_size").value_or(0);
     sources.bos_id = integer_of(*config, "bos_token_id");

@@ -18,9 +18,11 @@ namespace lema {
 // A folder's text files, parsed, with what its configs say about ids. read_text_sources fills it;
 // tests make one by hand.
 struct TextSources {
-  std::string place;                      // the folder, for messages
-  Value tokenizer;                        // tokenizer.json
-  std::optional<Value> tokenizer_config;  // tokenizer_config.json
+  std::string place;  // the folder, for messages
+  Value tokenizer;    // tokenizer.json, or what tokenizer_file says as one
+  std::string tokenizer_file = "tokenizer.json";
+  std::string tokenizer_bos, tokenizer_eos;  // used where the configs name none; "" when unknown
+  std::optional<Value> tokenizer_config;     // tokenizer_config.json
   std::optional<Value>
       special_tokens;  // special_tokens_map.json, read where tokenizer_config.json lacks a token
   std::string template_file;  // chat_template.jinja, "" when absent
@@ -47,6 +49,8 @@ class ModelText {
   const std::string& template_origin() const { return templates_.origin(); }
   // Changes with everything that may change a rendering or an id; "" for sources made by hand.
   const std::string& fingerprint() const { return fingerprint_; }
+  // The file it comes from: "tokenizer.json", "tokenizer.model", ...
+  const std::string& tokenizer_file() const { return tokenizer_file_; }
   // Rows of the embedding: every id is below.
   int64_t V() const { return V_; }
   // Every id a reply ends on, the tokenizer's EOS and the template's end-of-turn token among them.
@@ -74,7 +78,7 @@ class ModelText {
   Value context(const Value& messages, const Value& tools, bool add_generation_prompt,
                 const Value& variables) const;
 
-  std::string place_;
+  std::string place_, tokenizer_file_;
   Tokenizer tokenizer_;
   TemplateSet templates_;
   std::string fingerprint_;
@@ -85,8 +89,9 @@ class ModelText {
   int64_t V_ = 0;
 };
 
-// Reads tokenizer.json, tokenizer_config.json, special_tokens_map.json, the templates and, where it
-// is there, config.json: the folder needs no weights. stop_ids stay empty.
+// Reads the tokenizer (formats/tokenizer_files.h), tokenizer_config.json, special_tokens_map.json,
+// the templates and, where it is there, config.json: the folder needs no weights. stop_ids stay
+// empty.
 TextSources read_text_sources(const fs::path& folder);
 
 // The text of a model that is trained or run: every id is checked against its embedding.

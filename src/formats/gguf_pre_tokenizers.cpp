@@ -182,6 +182,12 @@ const GgufPreTokenizer& gguf_pre_tokenizer(const JsonFields& metadata) {
        escaped(name), known);
 }
 
+const GgufPreTokenizer& named_pre_tokenizer(std::string_view name) {
+  for (const GgufPreTokenizer& pre : kPreTokenizers)
+    if (pre.name == name) return pre;
+  fail(ErrorCode::Internal, "no pre-tokenizer {}", name);
+}
+
 Value byte_level_json(bool add_prefix_space, bool use_regex) {
   return Value::Object{{"type", "ByteLevel"},
                        {"add_prefix_space", add_prefix_space},

@@ -1,5 +1,6 @@
-// How byte-level vocabularies of GGUF files cut a text into words: the file only names it
-// (tokenizer.ggml.pre). Called by gguf_tokenizer.
+// How byte-level vocabularies cut a text into words, by name: GGUF files only name it
+// (tokenizer.ggml.pre), tiktoken files say nothing. Called by gguf_tokenizer and the readers of
+// ranked tokens.
 #pragma once
 
 #include <array>
@@ -23,6 +24,9 @@ struct GgufPreTokenizer {
 // The one that the metadata names; GPT-2's for a gpt2 file without the key. BadInput, listing what
 // is supported, for any other.
 const GgufPreTokenizer& gguf_pre_tokenizer(const JsonFields& metadata);
+
+// The one of that name, which is supported.
+const GgufPreTokenizer& named_pre_tokenizer(std::string_view name);
 
 // tokenizer.json's pre_tokenizer section.
 Value pre_tokenizer_json(const GgufPreTokenizer& pre);
