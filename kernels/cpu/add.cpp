@@ -1,8 +1,8 @@
 // Element-wise addition of rows.
 #include "cpu/add.h"
 
-#include "cpu/dispatch.h"
 #include "cpu/simd.h"
+#include "dispatch.h"
 
 namespace lema::cpu {
 

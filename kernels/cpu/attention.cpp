@@ -6,8 +6,8 @@
 #include <limits>
 
 #include "cpu/attention_tile.h"
-#include "cpu/dispatch.h"
 #include "cpu/math.h"
+#include "dispatch.h"
 
 namespace lema::cpu {
 namespace {

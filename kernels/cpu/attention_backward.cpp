@@ -6,8 +6,8 @@
 // arXiv:2307.08691 section 3.1.
 #include "cpu/attention.h"
 #include "cpu/attention_tile.h"
-#include "cpu/dispatch.h"
 #include "cpu/math.h"
+#include "dispatch.h"
 
 namespace lema::cpu {
 namespace {

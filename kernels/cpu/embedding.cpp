@@ -1,8 +1,8 @@
 // Row lookup with conversion from the table's dtype to the activations'.
 #include "cpu/embedding.h"
 
-#include "cpu/dispatch.h"
 #include "cpu/simd.h"
+#include "dispatch.h"
 
 namespace lema::cpu {
 

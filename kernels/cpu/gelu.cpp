@@ -2,9 +2,9 @@
 // precision for large negative x, where the sum would cancel.
 #include "cpu/gelu.h"
 
-#include "cpu/dispatch.h"
 #include "cpu/math.h"
 #include "cpu/simd.h"
+#include "dispatch.h"
 
 namespace lema::cpu {
 namespace {

@@ -4,8 +4,8 @@
 
 #include <cmath>
 
-#include "cpu/dispatch.h"
 #include "cpu/simd.h"
+#include "dispatch.h"
 
 namespace lema::cpu {
 namespace {

@@ -5,9 +5,9 @@
 #include <algorithm>
 
 #include "core/error.h"
-#include "cpu/dispatch.h"
 #include "cpu/simd.h"
 #include "cpu/tile.h"
+#include "dispatch.h"
 
 namespace lema::cpu {
 namespace {

@@ -1,8 +1,8 @@
 // Rotary position embedding in place: per row one table row serves all heads.
 #include "cpu/rope.h"
 
-#include "cpu/dispatch.h"
 #include "cpu/simd.h"
+#include "dispatch.h"
 
 namespace lema::cpu {
 namespace {

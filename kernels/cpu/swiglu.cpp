@@ -1,9 +1,9 @@
 // SwiGLU forward and backward, element-wise over rows of gate and up.
 #include "cpu/swiglu.h"
 
-#include "cpu/dispatch.h"
 #include "cpu/math.h"
 #include "cpu/simd.h"
+#include "dispatch.h"
 
 namespace lema::cpu {
 

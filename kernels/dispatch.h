@@ -7,7 +7,7 @@
 #include "core/dtype.h"
 #include "core/error.h"
 
-namespace lema::cpu {
+namespace lema {
 
 // The argument of the lambdas: [&]<typename T>(Type<T>) { ... }.
 template <typename T>
@@ -22,8 +22,7 @@ void with_activation(DType dtype, Fn&& fn) {
     case DType::BF16:
       return fn(Type<bf16>{});
     default:
-      fail(ErrorCode::Internal, "no CPU kernel for activations of {}; F32 and BF16 exist",
-           name(dtype));
+      fail(ErrorCode::Internal, "no kernel for activations of {}; F32 and BF16 exist", name(dtype));
   }
 }
 
@@ -38,9 +37,9 @@ void with_weight(DType dtype, Fn&& fn) {
     case DType::F16:
       return fn(Type<f16>{});
     default:
-      fail(ErrorCode::Internal, "no CPU kernel for weights of {}; F32, BF16 and F16 exist",
+      fail(ErrorCode::Internal, "no kernel for weights of {}; F32, BF16 and F16 exist",
            name(dtype));
   }
 }
 
-}  // namespace lema::cpu
+}  // namespace lema
