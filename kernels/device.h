@@ -7,6 +7,8 @@
 #include <string>
 #include <string_view>
 
+#include "core/dtype.h"
+
 namespace lema {
 
 // Work submitted to one queue runs in order; queues run beside each other and meet through events.
@@ -47,6 +49,12 @@ class Device {
   // True where kernels read host memory at full speed, so weights may be used where they lie (the
   // CPU).
   virtual bool reads_host_memory() const = 0;
+  // True where copies and gathers need weights in page-locked memory: a GPU.
+  virtual bool needs_pinned_weights() const { return false; }
+  // Bytes that allocations may take, 0 where that is no limit: the CPU.
+  virtual int64_t free_bytes() const { return 0; }
+  // The activation dtype that suits the device, for weights stored as `stored`.
+  virtual DType preferred_activation(DType stored) const = 0;
 
   // Memory of the device, or page-locked memory of the host; 4096-byte aligned, contents undefined.
   // DoesNotFit names `label` and the bytes.
@@ -85,5 +93,6 @@ std::unique_ptr<Device> make_cpu_device();
 std::unique_ptr<Device> make_cuda_device(int ordinal);
 // 0 where CUDA is not built or there is no driver.
 int cuda_device_count();
+bool cuda_is_built();
 
 }  // namespace lema

@@ -10,6 +10,7 @@
 
 #include "core/error.h"
 #include "cpu/host_memory.h"
+#include "ops.h"
 
 namespace lema {
 namespace {
@@ -18,6 +19,9 @@ class CpuDevice final : public Device {
  public:
   std::string name() const override { return "cpu"; }
   bool reads_host_memory() const override { return true; }
+  DType preferred_activation(DType stored) const override {
+    return stored == DType::BF16 && cpu_prefers_bf16() ? DType::BF16 : DType::F32;
+  }
 
   Buffer allocate(int64_t bytes, std::string_view label) override {
     return map(bytes, label, false);

@@ -6,13 +6,15 @@
 #include <array>
 #include <cstdint>
 
+#include "core/host_device.h"
+
 namespace lema {
 
 // Streams keep the uses of one seed apart; a value is never renumbered, checkpoints rely on it.
 enum class RngStream : uint32_t { AdapterInit = 1, Shuffle = 2, Dropout = 3, Sampler = 4 };
 
 // Four random words for (seed, stream, a, b). Pure function of its arguments.
-inline std::array<uint32_t, 4> philox(uint64_t seed, RngStream stream, uint64_t a, uint32_t b = 0) {
+LEMA_HD inline std::array<uint32_t, 4> philox(uint64_t seed, RngStream stream, uint64_t a, uint32_t b = 0) {
   std::array<uint32_t, 4> c = {static_cast<uint32_t>(a), static_cast<uint32_t>(a >> 32), b,
                                static_cast<uint32_t>(stream)};
   auto k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
@@ -27,6 +29,6 @@ inline std::array<uint32_t, 4> philox(uint64_t seed, RngStream stream, uint64_t 
 }
 
 // Uniform in [0, 1) with 24 bits.
-inline float uniform(uint32_t word) { return static_cast<float>(word >> 8) * 0x1p-24f; }
+LEMA_HD inline float uniform(uint32_t word) { return static_cast<float>(word >> 8) * 0x1p-24f; }
 
 }  // namespace lema

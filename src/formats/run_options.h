@@ -58,7 +58,9 @@ void visit_options(Config& c, Visit&& visit) {
         c.output_dir);
   visit(Option{.key = "seed", .help = "of the adapter's start, the order of rows and dropout"},
         c.seed);
-  visit(Option{.key = "device", .help = "where the arithmetic runs", .choices = {"auto", "cpu"}},
+  visit(Option{.key = "device",
+               .help = "where the arithmetic runs; auto: the GPU if there is one",
+               .choices = {"auto", "cpu", "cuda"}},
         c.device);
   visit(Option{.key = "method", .help = "what is trained", .choices = {"lora"}}, c.method);
   visit(Option{.key = "compute",

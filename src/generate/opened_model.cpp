@@ -22,7 +22,7 @@ OpenedModel::OpenedModel(const ModelFolder& folder, const OpenOptions& options,
       limits_(limits),
       device_(make_cpu_device()),
       table_(make_piece_table(folder)),
-      X_(lema::activation_dtype(options.compute, table_.embed.dtype)) {
+      X_(lema::activation_dtype(options.compute, table_.embed.dtype, *device_)) {
   if (limits.positions > config_.max_positions)
     fail(ErrorCode::Usage, "a context of {} tokens; {} has {} positions (max_position_embeddings)",
          limits.positions, folder.path().string(), config_.max_positions);

@@ -94,11 +94,11 @@ constexpr LinearFields kMlpOut[] = {{Field::WDown, Field::BiasDown},
 
 }  // namespace
 
-DType activation_dtype(const std::string& compute, DType stored) {
+DType activation_dtype(const std::string& compute, DType stored, const Device& device) {
   if (compute == "f32") return DType::F32;
   if (compute == "bf16") return DType::BF16;
   check(compute == "auto", "compute {}", compute);
-  return stored == DType::BF16 && cpu_prefers_bf16() ? DType::BF16 : DType::F32;
+  return device.preferred_activation(stored);
 }
 
 int64_t Transformer::workspace_bytes(const ModelConfig& config, DType X,

@@ -20,7 +20,7 @@ namespace lema {
 
 // The activation dtype of `compute` (auto | f32 | bf16) for weights stored as `stored`: auto is
 // BF16 where the file is BF16 and this CPU multiplies BF16 faster than F32.
-DType activation_dtype(const std::string& compute, DType stored);
+DType activation_dtype(const std::string& compute, DType stored, const Device& device);
 
 // A micro-batch on the device.
 struct TokenBatch {

@@ -24,9 +24,35 @@ double milliseconds_since(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
 }
 
-std::unique_ptr<Device> make_device(const RunConfig& config) {
-  check(config.device == "auto" || config.device == "cpu", "device {}", config.device);
-  return make_cpu_device();
+struct Backend {
+  std::unique_ptr<Device> device;
+  Trainer::OpsFactory make_ops;
+};
+
+Backend open_gpu() {
+  return {make_cuda_device(0), [](Device& device, int, const OpsLimits& limits) {
+            return make_cuda_ops(device, limits);
+          }};
+}
+
+Backend open_cpu() {
+  return {make_cpu_device(), [](Device&, int threads, const OpsLimits& limits) {
+            return make_cpu_ops(threads, limits);
+          }};
+}
+
+// `auto` is the GPU where there is one that can be used.
+Backend open_backend(const std::string& device) {
+  if (device == "cuda") return open_gpu();
+  if (device == "cpu" || !cuda_is_built()) return open_cpu();
+  check(device == "auto", "device {}", device);
+  try {
+    return open_gpu();
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::Usage) throw;
+    log::info("{}: the run uses the CPU", error.what());
+    return open_cpu();
+  }
 }
 
 std::string make_run_id() {
@@ -72,8 +98,10 @@ class Run {
 
   RunSummary run() {
     const StopSignals signals;
-    trainer_ = std::make_unique<Trainer>(config_, folder_, make_device(config_), make_cpu_ops,
-                                         step_bounds(config_, &train_, eval_ ? &*eval_ : nullptr));
+    Backend backend = open_backend(config_.device);
+    trainer_ =
+        std::make_unique<Trainer>(config_, folder_, std::move(backend.device), backend.make_ops,
+                                  step_bounds(config_, &train_, eval_ ? &*eval_ : nullptr));
     log::info("{} trained parameters on {}, compute {}", trainer_->adapter().parameter_count(),
               trainer_->backend_name(), name(trainer_->numeric_plan().compute));
     if (options_.dry_run) return {schedule_.total_steps, {}, ""};

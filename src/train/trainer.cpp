@@ -84,7 +84,7 @@ Trainer::Trainer(const RunConfig& config, const ModelFolder& folder, std::unique
       device_(std::move(device)),
       table_(make_piece_table(folder)),
       adapter_(table_, adapter_options(config.lora)) {
-  numeric_ = {activation_dtype(config.compute, table_.embed.dtype), bounds.micro_rows,
+  numeric_ = {activation_dtype(config.compute, table_.embed.dtype, *device_), bounds.micro_rows,
               config.train.token_tile, table_.head_chunk_rows, device_->name()};
   if (bounds.row_tokens > config_.max_positions)
     fail(ErrorCode::Usage,
@@ -102,7 +102,9 @@ Trainer::Trainer(const RunConfig& config, const ModelFolder& folder, std::unique
   limits.vocab_chunk = table_.head_chunk_rows;
   limits.heads = config_.H;
   limits.head_size = config_.D;
-  ops_ = make_ops(static_cast<int>(run_.threads), limits);
+  // What is left before the scratch is taken, which the plan counts.
+  device_budget_ = run_.memory.vram_bytes > 0 ? run_.memory.vram_bytes : device_->free_bytes();
+  ops_ = make_ops(*device_, static_cast<int>(run_.threads), limits);
 
   // Where all head chunks are at hand a tile of rows passes them together; streamed chunks are
   // passed by all rows.
@@ -127,7 +129,7 @@ Trainer::Trainer(const RunConfig& config, const ModelFolder& folder, std::unique
     log::warn(
         "weights are used in place in the mapped file: memory.slots and memory.disk have no "
         "effect without memory.vram or memory.residency stream");
-  const bool mapped = plan_.weights.in_place || run_.memory.disk != "buffered";
+  const bool mapped = plan_.weights.in_place || !reads_into_memory();
   store_ =
       std::make_unique<HostStore>(folder, *device_, mapped ? DiskMode::Mmap : DiskMode::Buffered);
   allocate();
@@ -174,9 +176,9 @@ PlanRequest Trainer::plan_request(const HeadLimits& head) const {
   request.boundary_count = config_.L + 1;
   request.boundary_bytes = bounds_.tokens * config_.C * x;
   request.kept_bytes_per_block = kept_block_bytes();
-  request.device_budget = run_.memory.vram_bytes;
+  request.device_budget = device_budget_;
   request.weights_in_place = device_->reads_host_memory() && HostStore::can_view(table_);
-  if (run_.memory.disk == "buffered")
+  if (reads_into_memory())
     for (const SafetensorsFile& file : folder_.files())
       request.pinned_weights += file.file().size();
   request.residency = run_.memory.residency;

@@ -48,7 +48,7 @@ class Trainer {
   // Plans, allocates, and initialises the adapter (from lora.init_from, else from the seed).
   // `device` and `ops_factory` come from outside so that tests can pass other devices. References
   // outlive the trainer.
-  using OpsFactory = std::unique_ptr<Ops> (*)(int threads, const OpsLimits& limits);
+  using OpsFactory = std::unique_ptr<Ops> (*)(Device& device, int threads, const OpsLimits& limits);
   Trainer(const RunConfig& config, const ModelFolder& folder, std::unique_ptr<Device> device,
           OpsFactory make_ops, const StepBounds& bounds);
 
@@ -73,6 +73,10 @@ class Trainer {
   std::string backend_name() const { return device_->name(); }
 
  private:
+  // Whether weights are read into pinned host memory, not mapped.
+  bool reads_into_memory() const {
+    return run_.memory.disk == "buffered" || device_->needs_pinned_weights();
+  }
   PlanRequest plan_request(const HeadLimits& head) const;
   int64_t kept_block_bytes() const;
   void allocate();
@@ -109,6 +113,7 @@ class Trainer {
   std::unique_ptr<Ops> ops_;
   HeadLimits head_limits_;
   TransformerLimits block_limits_;
+  int64_t device_budget_ = 0;  // bytes; 0: none
   Plan plan_;
   std::unique_ptr<HostStore> store_;
   std::unique_ptr<LayerStream> stream_;

@@ -1,10 +1,10 @@
-// Ops::adamw, squared_norm and fill on the CPU against the reference and against exact sums.
+// Ops::adamw, squared_norm and fill against the reference and against exact sums.
 #include "ref/adamw.h"
 
 #include <cmath>
 
 #include "support/catch.h"
-#include "support/cpu_kernel.h"
+#include "support/kernel_case.h"
 #include "support/random_tensor.h"
 
 using namespace lema;
@@ -13,13 +13,13 @@ using namespace lema::test;
 namespace {
 
 std::unique_ptr<Ops> ops_with(int threads) {
-  return make_cpu_ops(threads, {.rows = 1,
-                                .tokens = 1,
-                                .width = 1,
-                                .rank = 1,
-                                .vocab_chunk = 1,
-                                .heads = 1,
-                                .head_size = 8});
+  return make_test_ops(threads, {.rows = 1,
+                                 .tokens = 1,
+                                 .width = 1,
+                                 .rank = 1,
+                                 .vocab_chunk = 1,
+                                 .heads = 1,
+                                 .head_size = 8});
 }
 
 struct Parameters {

@@ -1,9 +1,8 @@
-// Attention: the reference's backward against the complex step, the CPU kernel against the
+// Attention: the reference's backward against the complex step, the kernel against the
 // reference.
-#include "cpu/attention.h"
-
 #include "ref/attention.h"
-#include "support/cpu_kernel.h"
+
+#include "support/kernel_case.h"
 
 namespace lema::test {
 namespace {
@@ -12,6 +11,7 @@ struct Case {
   int64_t H, Hkv, D;
   std::vector<std::array<size_t, 2>> lengths;  // q_len, kv_len of each packed sequence
   int64_t window = 0;
+  bool odd_rows = false;  // no row of q, k, v is aligned
 };
 
 std::string describe(const Case& c, DType X) {
@@ -51,30 +51,25 @@ struct Call {
       Nq += static_cast<int64_t>(q_len);
       Nkv += static_cast<int64_t>(kv_len);
     }
-    q = Matrix::random(Nq, c.H * c.D, X, 1, 1, c.H * c.D + 5);
-    k = Matrix::random(Nkv, c.Hkv * c.D, X, 2, 1, c.Hkv * c.D + 3);
-    v = Matrix::random(Nkv, c.Hkv * c.D, X, 3, 1, c.Hkv * c.D + 7);
+    const auto stride = [&](int64_t width, int64_t odd) {
+      return c.odd_rows ? width + odd : apart(width, odd);
+    };
+    q = Matrix::random(Nq, c.H * c.D, X, 1, 1, stride(c.H * c.D, 5));
+    k = Matrix::random(Nkv, c.Hkv * c.D, X, 2, 1, stride(c.Hkv * c.D, 3));
+    v = Matrix::random(Nkv, c.Hkv * c.D, X, 3, 1, stride(c.Hkv * c.D, 7));
     d_o = Matrix::random(Nq, c.H * c.D, X, 4);
-  }
-
-  std::vector<float> scratch(int threads) const {
-    OpsLimits limits;
-    limits.tokens = Nq;
-    limits.heads = attention.H;
-    limits.head_size = attention.D;
-    return std::vector<float>(static_cast<size_t>(cpu::attention_scratch_floats(limits, threads)),
-                              NAN);
   }
 };
 
 // The error of a score, 4 u sqrt(D) sum |q k| scale, is relative in P; so |o| is off by twice that
-// share of sum P |v|.
+// share of sum P |v|. Tensor cores take P in bf16: u of bf16 more of each term.
 Values output_bound(const Call& c, const Values& expected, DType X) {
   Values magnitudes = c.v.values(), lse;
   for (double& x : magnitudes) x = std::abs(x);
   Values sum = ref::attention(lse, c.q.values(), c.k.values(), magnitudes, c.shape);
   const Values q = c.q.values(), k = c.k.values();
   Values bound = elementwise_bound(expected, X);
+  const double rounding = tests_cpu() || X == DType::F32 ? 0 : unit_roundoff(X);
   c.shape.each([&](size_t n, size_t first, size_t keys, size_t h) {
     double largest = 1;
     for (size_t j = first; j < first + keys; ++j) {
@@ -85,7 +80,8 @@ Values output_bound(const Call& c, const Values& expected, DType X) {
     }
     const auto terms = static_cast<int64_t>(std::max(keys, c.shape.D));
     for (size_t d = 0; d < c.shape.D; ++d)
-      bound[c.shape.q(n, h) + d] += reduction_bound(terms, 2 * largest * sum[c.shape.q(n, h) + d]);
+      bound[c.shape.q(n, h) + d] += reduction_bound(terms, 2 * largest * sum[c.shape.q(n, h) + d]) +
+                                    rounding * sum[c.shape.q(n, h) + d];
   });
   return bound;
 }
@@ -96,19 +92,16 @@ void check_forward(const Case& c, DType X) {
   Values lse;
   const Values expected =
       ref::attention(lse, call.q.values(), call.k.values(), call.v.values(), call.shape);
-  const auto run = [&](ThreadPool& pool, const Matrix& o, const TensorView& lse_out) {
-    std::vector<float> scratch = call.scratch(pool.threads());
-    cpu::attention(pool, o, lse_out, call.q, call.k, call.v, call.sequences.tensor(),
-                   call.attention, scratch);
+  const auto run = [&](Ops& ops, const Matrix& o, const TensorView& lse_out) {
+    ops.attention(o, lse_out, call.q, call.k, call.v, call.sequences.tensor(), call.attention);
   };
-  const Matrix empty(call.Nq, c.H * c.D, X, c.H * c.D + 4);
-  const Matrix o =
-      result_of(empty, [&](ThreadPool& pool, const Matrix& out) { run(pool, out, {}); });
+  const Matrix empty(call.Nq, c.H * c.D, X, apart(c.H * c.D, 4));
+  const Matrix o = result_of(empty, [&](Ops& ops, const Matrix& out) { run(ops, out, {}); });
   expect_close("o", o.values(), expected, output_bound(call, expected, X));
   const Matrix lse_found =
-      result_of(Matrix(call.Nq, c.H, DType::F32), [&](ThreadPool& pool, const Matrix& out) {
+      result_of(Matrix(call.Nq, c.H, DType::F32), [&](Ops& ops, const Matrix& out) {
         Matrix same = empty;
-        run(pool, same, out.tensor());
+        run(ops, same, out.tensor());
         CHECK(same.same_bytes(o));
       });
   expect_close("lse", lse_found.values(), lse, 2e-6 * std::sqrt(static_cast<double>(c.D)) + 2e-6);
@@ -128,19 +121,18 @@ void check_backward(const Case& c, DType X) {
   for (size_t i = 0; i < lse_ref.size(); ++i)
     store(lse.view().data, DType::F32, static_cast<int64_t>(i), lse_ref[i]);
 
-  const std::array<Matrix, 3> empty = {Matrix(call.Nq, c.H * c.D, X, c.H * c.D + 2),
-                                       Matrix(call.Nkv, c.Hkv * c.D, X, c.Hkv * c.D + 2),
+  const std::array<Matrix, 3> empty = {Matrix(call.Nq, c.H * c.D, X, apart(c.H * c.D, 2)),
+                                       Matrix(call.Nkv, c.Hkv * c.D, X, apart(c.Hkv * c.D, 2)),
                                        Matrix(call.Nkv, c.Hkv * c.D, X)};
   const std::array<const Values*, 3> expected = {&dq, &dk, &dv};
   const std::array<const char*, 3> names = {"dq", "dk", "dv"};
   for (size_t which = 0; which < 3; ++which) {
-    const Matrix found = result_of(empty[which], [&](ThreadPool& pool, const Matrix& out) {
-      std::vector<float> scratch = call.scratch(pool.threads());
+    const Matrix found = result_of(empty[which], [&](Ops& ops, const Matrix& out) {
       std::array<Matrix, 3> all = empty;
       std::array<MatrixView, 3> views = {all[0], all[1], all[2]};
       views[which] = out;
-      cpu::attention_backward(pool, views[0], views[1], views[2], call.d_o, o, lse.tensor(), call.q,
-                              call.k, call.v, call.sequences.tensor(), call.attention, scratch);
+      ops.attention_backward(views[0], views[1], views[2], call.d_o, o, lse.tensor(), call.q,
+                             call.k, call.v, call.sequences.tensor(), call.attention);
     });
     double energy = 0;
     for (const double x : *expected[which]) energy += x * x;
@@ -176,7 +168,7 @@ TEST_CASE("attention: the reference backward is the derivative of the reference 
   expect_same_gradient("dv", dv, complex_step_gradient(of_v, v, d_o));
 }
 
-TEST_CASE("attention: the CPU forward is the reference") {
+TEST_CASE("attention: the forward is the reference") {
   on_each_isa([] {
     for (const DType X : kActivations)
       for (const Case& c : std::vector<Case>{{1, 1, 1, {{1, 1}}},
@@ -185,6 +177,7 @@ TEST_CASE("attention: the CPU forward is the reference") {
                                              {3, 3, 64, {{64, 64}, {65, 65}, {1, 129}, {1, 64}}},
                                              {9, 3, 64, {{1, 200}, {1, 1}, {5, 70}, {130, 130}}},
                                              {2, 2, 80, {{33, 100}}},
+                                             {2, 1, 80, {{90, 90}, {7, 133}}, 0, true},
                                              {4, 2, 96, {{67, 67}}},
                                              {7, 1, 128, {{1, 65}, {2, 130}}},
                                              {2, 1, 256, {{63, 66}}},
@@ -197,7 +190,7 @@ TEST_CASE("attention: the CPU forward is the reference") {
   });
 }
 
-TEST_CASE("attention: the CPU backward is the reference") {
+TEST_CASE("attention: the backward is the reference") {
   on_each_isa([] {
     for (const DType X : kActivations)
       for (const Case& c : std::vector<Case>{{1, 1, 1, {{5, 5}}},
@@ -207,6 +200,10 @@ TEST_CASE("attention: the CPU backward is the reference") {
                                              {3, 3, 64, {{64, 64}, {65, 65}, {1, 1}}},
                                              {9, 3, 64, {{130, 130}, {2, 2}}},
                                              {4, 2, 80, {{67, 67}}},
+                                             {2, 1, 80, {{90, 90}, {7, 7}}, 0, true},
+                                             {2, 1, 256, {{100, 100}}},
+                                             {4, 1, 128, {{200, 200}}, 33},
+                                             {2, 1, 64, {{300, 300}, {1, 1}, {64, 64}}},
                                              {2, 1, 96, {{33, 33}}},
                                              {2, 1, 128, {{66, 66}}},
                                              {3, 1, 16, {{65, 65}, {4, 4}, {150, 150}}, 5},
@@ -222,11 +219,9 @@ TEST_CASE("attention: large scores neither overflow nor lose the maximum") {
   for (const DType X : kActivations) {
     Call call(c, X);
     call.attention.scale = 40;  // scores of hundreds: exp of them is far past f32
-    ThreadPool pool(2);
+    Ops& ops = test_ops(2);
     Matrix o(call.Nq, c.H * c.D, X), lse(call.Nq, c.H, DType::F32);
-    std::vector<float> scratch = call.scratch(2);
-    cpu::attention(pool, o, lse.tensor(), call.q, call.k, call.v, call.sequences.tensor(),
-                   call.attention, scratch);
+    ops.attention(o, lse.tensor(), call.q, call.k, call.v, call.sequences.tensor(), call.attention);
     for (const double x : o.values()) REQUIRE(std::isfinite(x));
     for (const double x : lse.values()) REQUIRE(std::isfinite(x));
   }
@@ -236,11 +231,9 @@ TEST_CASE("attention: a NaN reaches only the rows that see it") {
   const Case c{1, 1, 8, {{70, 70}, {9, 9}}};
   Call call(c, DType::F32);
   call.v.set(66, 3, NAN);
-  ThreadPool pool(2);
+  Ops& ops = test_ops(2);
   Matrix o(call.Nq, 8, DType::F32);
-  std::vector<float> scratch = call.scratch(2);
-  cpu::attention(pool, o, {}, call.q, call.k, call.v, call.sequences.tensor(), call.attention,
-                 scratch);
+  ops.attention(o, {}, call.q, call.k, call.v, call.sequences.tensor(), call.attention);
   const Values found = o.values();
   for (size_t n = 0; n < 79; ++n)
     for (size_t d = 0; d < 8; ++d) {

@@ -1,8 +1,7 @@
-// GELU: the reference's backward against the complex step, the CPU kernel against the reference.
-#include "cpu/gelu.h"
-
+// GELU: the reference's backward against the complex step, the kernel against the reference.
 #include "ref/gelu.h"
-#include "support/cpu_kernel.h"
+
+#include "support/kernel_case.h"
 
 namespace lema::test {
 
@@ -13,15 +12,15 @@ TEST_CASE("gelu: the reference backward is the derivative of the reference forwa
   expect_same_gradient("dx", ref::gelu_backward(dy, x), complex_step_gradient(forward, x, dy));
 }
 
-TEST_CASE("gelu: the CPU kernel is the reference") {
+TEST_CASE("gelu: the kernel is the reference") {
   on_each_isa([] {
     for (const int64_t N : kRows)
       for (const int64_t F : kWidths)
         for (const DType X : kActivations) {
           INFO("N " << N << ", F " << F << ", " << name(X));
-          const Matrix x = Matrix::random(N, F, X, 1, 2, F + 3),
-                       dy = Matrix::random(N, F, X, 2, 1, F + 2);
-          const Matrix y(N, F, X, F + 1);
+          const Matrix x = Matrix::random(N, F, X, 1, 2, apart(F, 3)),
+                       dy = Matrix::random(N, F, X, 2, 1, apart(F, 2));
+          const Matrix y(N, F, X, apart(F, 1));
           const Values expected = ref::gelu(x.values()),
                        gradient = ref::gelu_backward(dy.values(), x.values());
           // The slope amplifies the rounding of the exponent: |w| u relative, |w| = 2 |u(x)| up to
@@ -37,21 +36,13 @@ TEST_CASE("gelu: the CPU kernel is the reference") {
                 std::abs(d[i]) * (1 + std::abs(at[i])) / (1 + std::exp(std::min(0.0, -at[i])));
             dx_bound[i] += reduction_bound(1, w * (std::abs(gradient[i]) + tail));
           }
-          const auto forward = [&](ThreadPool& pool, const Matrix& out) {
-            cpu::gelu(pool, out, x);
-          };
-          const auto in_place = [&](ThreadPool& pool, const Matrix& out) {
-            cpu::gelu(pool, out, out);
-          };
+          const auto forward = [&](Ops& ops, const Matrix& out) { ops.gelu(out, x); };
+          const auto in_place = [&](Ops& ops, const Matrix& out) { ops.gelu(out, out); };
           expect_close("y", result_of(y, forward).values(), expected, bound);
           CHECK(result_of(x, in_place).values() == result_of(y, forward).values());
 
-          const auto backward = [&](ThreadPool& pool, const Matrix& out) {
-            cpu::gelu_backward(pool, out, dy, x);
-          };
-          const auto over_dy = [&](ThreadPool& pool, const Matrix& out) {
-            cpu::gelu_backward(pool, out, out, x);
-          };
+          const auto backward = [&](Ops& ops, const Matrix& out) { ops.gelu_backward(out, dy, x); };
+          const auto over_dy = [&](Ops& ops, const Matrix& out) { ops.gelu_backward(out, out, x); };
           expect_close("dx", result_of(y, backward).values(), gradient, dx_bound);
           CHECK(result_of(dy, over_dy).values() == result_of(y, backward).values());
         }
@@ -64,10 +55,10 @@ TEST_CASE("gelu: far tails are 0 and x, with slopes 0 and 1") {
     x.set(0, c, c ? 50 : -50);
     dy.set(0, c, 1);
   }
-  ThreadPool pool(1);
-  cpu::gelu(pool, out, x);
+  Ops& ops = test_ops(1);
+  ops.gelu(out, x);
   CHECK(out.values() == Values{0, 50});
-  cpu::gelu_backward(pool, out, dy, x);
+  ops.gelu_backward(out, dy, x);
   CHECK(out.values() == Values{0, 1});
 }
 

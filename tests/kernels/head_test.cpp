@@ -1,4 +1,4 @@
-// Ops::head_begin, head_chunk and head_finish on the CPU against the reference, in any cut of the
+// Ops::head_begin, head_chunk and head_finish against the reference, in any cut of the
 // vocabulary.
 #include "ref/head.h"
 
@@ -6,7 +6,7 @@
 
 #include "support/catch.h"
 #include "support/complex_step.h"
-#include "support/cpu_kernel.h"
+#include "support/kernel_case.h"
 #include "support/random_tensor.h"
 
 using namespace lema;
@@ -36,7 +36,7 @@ struct Setup {
 
   explicit Setup(const Case& in)
       : c(in),
-        x(Matrix::random(c.N, c.C, c.X, 1, c.logit_scale, c.C + 5)),
+        x(Matrix::random(c.N, c.C, c.X, 1, c.logit_scale, apart(c.C, 5))),
         weight(Matrix::random(c.V, c.C, c.W, 2, 1 / std::sqrt(static_cast<double>(c.C)))),
         targets(1, c.N, DType::I32),
         max(1, c.N, DType::F32),
@@ -45,7 +45,7 @@ struct Setup {
         acc(c.N, c.C, DType::F32),
         target_rows(c.N, c.C, c.X),
         loss(1, c.N, DType::F32),
-        dx(c.N, c.C, c.X, c.C + 2) {
+        dx(c.N, c.C, c.X, apart(c.C, 2)) {
     for (int64_t n = 0; n < c.N; ++n)
       targets.set(0, n, static_cast<double>((n * 7919 + c.V - 1) % c.V));
     if (!c.sure) return;
@@ -59,7 +59,7 @@ struct Setup {
   }
 
   void run(int threads, float grad_scale) {
-    const auto ops = make_cpu_ops(threads, kLimits);
+    const auto ops = make_test_ops(threads, kLimits);
     HeadState state{max.vector(), sum.vector(), target_logit.vector(), {}, {}};
     if (c.gradient) state.acc = acc.tensor(), state.target_rows = target_rows.tensor();
     ops->head_begin(state);

@@ -1,9 +1,8 @@
-// LayerNorm: the reference's backward against the complex step, the CPU kernel against the
+// LayerNorm: the reference's backward against the complex step, the kernel against the
 // reference.
-#include "cpu/layernorm.h"
-
 #include "ref/layernorm.h"
-#include "support/cpu_kernel.h"
+
+#include "support/kernel_case.h"
 
 namespace lema::test {
 namespace {
@@ -26,9 +25,9 @@ RowScale row_scale(const Values& x, size_t n, size_t C) {
 
 void check_kernel(int64_t N, int64_t C, DType X, DType G) {
   INFO("N " << N << ", C " << C << ", " << name(X) << ", weight " << name(G));
-  const Matrix x = Matrix::random(N, C, X, 1, 2, C + 3), weight = Matrix::random(1, C, G, 2);
+  const Matrix x = Matrix::random(N, C, X, 1, 2, apart(C, 3)), weight = Matrix::random(1, C, G, 2);
   const Matrix bias = Matrix::random(1, C, DType::F32, 5), dy = Matrix::random(N, C, X, 3);
-  const Matrix before = Matrix::random(N, C, X, 4, 1, C + 5);
+  const Matrix before = Matrix::random(N, C, X, 4, 1, apart(C, 5));
   const float eps = static_cast<float>(kEps);
   const Values at = x.values(), w = weight.values(), b = bias.values(), d = dy.values();
   const auto width = static_cast<size_t>(C);
@@ -46,12 +45,12 @@ void check_kernel(int64_t N, int64_t C, DType X, DType G) {
       magnitude[n + c] = scale.rstd * largest_g * (2 + normed * normed);
     }
   }
-  const auto forward = [&](ThreadPool& pool, const Matrix& y) {
-    cpu::layernorm(pool, y, x, weight.vector(), bias.vector(), eps);
+  const auto forward = [&](Ops& ops, const Matrix& y) {
+    ops.layernorm(y, x, weight.vector(), bias.vector(), eps);
   };
   expect_close("y", result_of(before, forward).values(), expected, bound);
-  const Matrix aliased = result_of(x, [&](ThreadPool& pool, const Matrix& y) {
-    cpu::layernorm(pool, y, y, weight.vector(), bias.vector(), eps);
+  const Matrix aliased = result_of(x, [&](Ops& ops, const Matrix& y) {
+    ops.layernorm(y, y, weight.vector(), bias.vector(), eps);
   });
   CHECK(aliased.values() == result_of(before, forward).values());
 
@@ -59,8 +58,8 @@ void check_kernel(int64_t N, int64_t C, DType X, DType G) {
     const Values sum = write == Write::Accumulate ? gradient + before.values() : gradient;
     Values dx_bound = elementwise_bound(sum, X);
     for (size_t i = 0; i < sum.size(); ++i) dx_bound[i] += reduction_bound(C, magnitude[i]);
-    const Matrix dx = result_of(before, [&](ThreadPool& pool, const Matrix& out) {
-      cpu::layernorm_backward(pool, out, dy, x, weight.vector(), eps, write);
+    const Matrix dx = result_of(before, [&](Ops& ops, const Matrix& out) {
+      ops.layernorm_backward(out, dy, x, weight.vector(), eps, write);
     });
     expect_close("dx", dx.values(), sum, dx_bound);
     if (write == Write::Overwrite && C > 1) expect_gradient("dx", dx.values(), sum, X);
@@ -79,12 +78,13 @@ TEST_CASE("layernorm: the reference backward is the derivative of the reference 
                        complex_step_gradient(forward, x, dy));
 }
 
-TEST_CASE("layernorm: the CPU kernel is the reference") {
+TEST_CASE("layernorm: the kernel is the reference") {
   on_each_isa([] {
     for (const int64_t N : kRows)
       for (const int64_t C : kWidths)
         for (const DType X : kActivations)
           for (const DType G : kWeights) check_kernel(N, C, X, G);
+    for (const int64_t C : {1025, 2048}) check_kernel(3, C, DType::BF16, DType::BF16);
   });
 }
 
@@ -96,8 +96,8 @@ TEST_CASE("layernorm: a large mean costs no precision in the variance") {
     one.set(0, c, 1);
     zero.set(0, c, 0);
   }
-  ThreadPool pool(1);
-  cpu::layernorm(pool, y, x, one.vector(), zero.vector(), 0.0f);
+  Ops& ops = test_ops(1);
+  ops.layernorm(y, x, one.vector(), zero.vector(), 0.0f);
   for (int64_t c = 0; c < 64; ++c) CHECK(y.values()[static_cast<size_t>(c)] == (c % 2 ? 1 : -1));
 }
 

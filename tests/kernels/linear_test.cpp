@@ -1,4 +1,4 @@
-// Ops::linear and linear_backward on the CPU against the reference: layouts, storage types, parts,
+// Ops::linear and linear_backward against the reference: layouts, storage types, parts,
 // adapters, dropout, and the same bits for any number of threads.
 #include "ref/linear.h"
 
@@ -7,7 +7,7 @@
 #include "core/rng.h"
 #include "support/catch.h"
 #include "support/complex_step.h"
-#include "support/cpu_kernel.h"
+#include "support/kernel_case.h"
 #include "support/random_tensor.h"
 
 using namespace lema;
@@ -234,7 +234,7 @@ void check_backward(const Case& c, Ops& ops) {
 
 void check_case(const Case& c) {
   INFO(c.str());
-  const auto ops = make_cpu_ops(2, kLimits);
+  const auto ops = make_test_ops(2, kLimits);
   on_each_isa([&] {
     check_forward(c, *ops);
     check_backward(c, *ops);
@@ -343,7 +343,7 @@ TEST_CASE("linear: parts, adapters, dropout") {
   check_case({.N = 140, .I = 300, .outs = {260, 3}, .R = 64, .dropout = 0.1f});
 }
 
-TEST_CASE("linear: magnitudes") {
+TEST_CASE("linear: magnitudes", "[cpu]") {
   for (DType X : {DType::F32, DType::BF16})
     for (float dropout : {0.0f, 0.25f})
       for (bool transposed : {false, true})
@@ -361,8 +361,16 @@ TEST_CASE("linear: magnitudes") {
                       .write = Write::Accumulate,
                       .dropout = dropout,
                       .dora = true});
-          check_case({.N = N, .I = 530, .outs = {50}, .R = 5, .X = X, .W = DType::F16, .Y = X,
-                      .transposed = transposed, .dropout = dropout, .dora = true});
+          check_case({.N = N,
+                      .I = 530,
+                      .outs = {50},
+                      .R = 5,
+                      .X = X,
+                      .W = DType::F16,
+                      .Y = X,
+                      .transposed = transposed,
+                      .dropout = dropout,
+                      .dora = true});
         }
   check_case({.N = 1040, .I = 35, .outs = {20, 30}, .R = 3, .dropout = 0.2f, .dora = true});
   check_case({.N = 20, .I = 30, .outs = {800}, .R = 3, .dropout = 0.2f, .dora = true});
@@ -372,7 +380,8 @@ TEST_CASE("linear: magnitudes") {
 TEST_CASE("linear: a rank of more than one panel") {
   for (float dropout : {0.0f, 0.25f})
     for (bool dora : {false, true})
-      check_case({.N = 20, .I = 40, .outs = {30}, .R = 790, .dropout = dropout, .dora = dora});
+      if (tests_cpu() || !dora)
+        check_case({.N = 20, .I = 40, .outs = {30}, .R = 790, .dropout = dropout, .dora = dora});
 }
 
 // Past one panel of inner size (768), one block of rows (1,024), one range of gradient rows (256).
@@ -392,6 +401,54 @@ TEST_CASE("linear: more than one block in every direction") {
   }
 }
 
+TEST_CASE("linear: rows of whole 16-byte units") {
+  for (DType X : {DType::F32, DType::BF16})
+    for (DType W : {DType::F32, DType::BF16, DType::F16})
+      for (float dropout : {0.0f, 0.25f})
+        check_case({.N = 72,
+                    .I = 528,
+                    .outs = {192, 64, 64},
+                    .R = 16,
+                    .X = X,
+                    .W = W,
+                    .Y = X,
+                    .bias = dropout > 0,
+                    .dropout = dropout});
+  check_case(
+      {.N = 40, .I = 64, .outs = {96}, .X = DType::BF16, .W = DType::F16, .transposed = true});
+  check_case({.N = 40,
+              .I = 64,
+              .outs = {96},
+              .R = 8,
+              .X = DType::BF16,
+              .W = DType::BF16,
+              .Y = DType::BF16,
+              .transposed = true,
+              .write = Write::Accumulate});
+}
+
+TEST_CASE("linear: parts that lie together in memory are what they are apart") {
+  for (DType X : {DType::F32, DType::BF16}) {
+    INFO(name(X));
+    const int64_t N = 24, I = 64;
+    const Matrix x = Matrix::random(N, I, X, 1), together = Matrix::random(96, I, X, 2, 0.1),
+                 dy = Matrix::random(N, 96, X, 3);
+    const auto rows = [&](int64_t begin, int64_t end) {
+      return LinearPart{together.tensor().rows(begin, end), false, {}, nullptr};
+    };
+    const std::vector<LinearPart> three = {rows(0, 64), rows(64, 80), rows(80, 96)};
+    const std::vector<LinearPart> one = {rows(0, 96)};
+    const auto ops = make_test_ops(2, kLimits);
+    Matrix y(N, 96, X), dx(N, I, X), y_one = y, dx_one = dx;
+    ops->linear(y, x, three, Write::Overwrite);
+    ops->linear(y_one, x, one, Write::Overwrite);
+    expect_gradient("y", y.values(), y_one.values(), X);
+    ops->linear_backward(dx, dy, x, three, Write::Overwrite);
+    ops->linear_backward(dx_one, dy, x, one, Write::Overwrite);
+    expect_gradient("dx", dx.values(), dx_one.values(), X);
+  }
+}
+
 TEST_CASE("linear: the same bits with 1, 2 and 3 threads") {
   for (DType X : {DType::F32, DType::BF16})
     for (int64_t N : {1, 6, 290}) {
@@ -404,14 +461,14 @@ TEST_CASE("linear: the same bits with 1, 2 and 3 threads") {
                       .Y = X,
                       .bias = true,
                       .dropout = 0.1f,
-                      .dora = N == 290};
+                      .dora = tests_cpu() && N == 290};
       Setup one(c);
-      const auto ops1 = make_cpu_ops(1, kLimits);
+      const auto ops1 = make_test_ops(1, kLimits);
       ops1->linear(one.y, one.x, one.parts, Write::Overwrite);
       ops1->linear_backward(one.dx, one.dy, one.x, one.parts, Write::Overwrite);
       for (int threads : {2, 3}) {
         Setup many(c);
-        const auto ops = make_cpu_ops(threads, kLimits);
+        const auto ops = make_test_ops(threads, kLimits);
         ops->linear(many.y, many.x, many.parts, Write::Overwrite);
         ops->linear_backward(many.dx, many.dy, many.x, many.parts, Write::Overwrite);
         CHECK(many.y.same_bytes(one.y));
@@ -440,7 +497,7 @@ TEST_CASE("dropout: keep rate, replay, and independence of the row split") {
   lora.a = a.tensor(), lora.b = b.tensor(), lora.scale = 1, lora.dropout = dropout,
   lora.dropout_key = 7;
   const LinearPart part = {weight.tensor(), false, {}, &lora};
-  const auto ops = make_cpu_ops(2, kLimits);
+  const auto ops = make_test_ops(2, kLimits);
   Matrix y(N, 1, DType::F32), again(N, 1, DType::F32), split(N, 1, DType::F32);
   ops->linear(y, x, {&part, 1}, Write::Overwrite);
   ops->linear(again, x, {&part, 1}, Write::Overwrite);
@@ -459,7 +516,7 @@ TEST_CASE("dropout: keep rate, replay, and independence of the row split") {
 }
 
 TEST_CASE("linear_backward: adapters only, and base only") {
-  const auto ops = make_cpu_ops(2, kLimits);
+  const auto ops = make_test_ops(2, kLimits);
   Setup full({.N = 20, .I = 40, .outs = {30}, .R = 8}),
       no_dx({.N = 20, .I = 40, .outs = {30}, .R = 8});
   ops->linear_backward(full.dx, full.dy, full.x, full.parts, Write::Overwrite);
@@ -473,7 +530,7 @@ TEST_CASE("linear_backward: adapters only, and base only") {
 }
 
 TEST_CASE("linear: wrong arguments are named") {
-  const auto ops = make_cpu_ops(1, kLimits);
+  const auto ops = make_test_ops(1, kLimits);
   Setup s({.N = 4, .I = 6, .outs = {5}});
   CHECK_THROWS_WITH(ops->linear(s.y, s.dy, s.parts, Write::Overwrite),
                     "linear: weight is F32 [5, 6], expected F32, BF16 or F16 [5, 5]");

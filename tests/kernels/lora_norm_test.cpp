@@ -1,12 +1,11 @@
-// Ops::lora_norm on the CPU against the reference: layouts, storage types, ranks past a panel, each
+// Ops::lora_norm against the reference: layouts, storage types, ranks past a panel, each
 // instruction set, and the same bits for any number of threads.
 #include "ref/lora_norm.h"
 
 #include <cmath>
 
-#include "cpu/lora_norm.h"
 #include "support/catch.h"
-#include "support/cpu_kernel.h"
+#include "support/kernel_case.h"
 
 using namespace lema;
 using namespace lema::test;
@@ -42,11 +41,9 @@ void check_case(int64_t O, int64_t I, int64_t R, DType W, bool transposed) {
   const auto terms = ref::lora_norm(magnitudes(w), magnitudes(a.values()), magnitudes(b.values()),
                                     0.75, static_cast<size_t>(O), static_cast<size_t>(I));
   on_each_isa([&] {
-    const Matrix norm =
-        result_of(Matrix(1, O, DType::F32), [&](ThreadPool& pool, const Matrix& out) {
-          cpu::Workspace workspace(kLimits, pool.threads());
-          cpu::lora_norm(pool, workspace, out.vector(), part);
-        });
+    const Matrix norm = result_of(Matrix(1, O, DType::F32), [&](Ops& ops, const Matrix& out) {
+      ops.lora_norm(out.vector(), part);
+    });
     // The error of a row's length is at most the length of its elements' errors, and that of the
     // sum of squares, whose terms are all positive.
     Values bound;
@@ -69,7 +66,7 @@ TEST_CASE("lora_norm: odd shapes, storage types and layouts") {
 }
 
 TEST_CASE("lora_norm: wrong arguments are named") {
-  const auto ops = make_cpu_ops(1, kLimits);
+  const auto ops = make_test_ops(1, kLimits);
   Matrix weight(4, 6, DType::F32), norm(1, 3, DType::F32);
   LinearPart part{weight.tensor(), false, {}, nullptr};
   CHECK_THROWS_WITH(ops->lora_norm(norm.vector(), part), "lora_norm: no adapter");

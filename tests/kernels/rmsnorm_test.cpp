@@ -1,8 +1,7 @@
-// RMSNorm: the reference's backward against the complex step, the CPU kernel against the reference.
-#include "cpu/rmsnorm.h"
-
+// RMSNorm: the reference's backward against the complex step, the kernel against the reference.
 #include "ref/rmsnorm.h"
-#include "support/cpu_kernel.h"
+
+#include "support/kernel_case.h"
 
 namespace lema::test {
 namespace {
@@ -11,20 +10,17 @@ constexpr double kEps = 1e-5;
 
 void check_kernel(int64_t N, int64_t C, DType X, DType G) {
   INFO("N " << N << ", C " << C << ", " << name(X) << ", weight " << name(G));
-  const Matrix x = Matrix::random(N, C, X, 1, 2, C + 3), weight = Matrix::random(1, C, G, 2);
-  const Matrix dy = Matrix::random(N, C, X, 3), before = Matrix::random(N, C, X, 4, 1, C + 5);
+  const Matrix x = Matrix::random(N, C, X, 1, 2, apart(C, 3)), weight = Matrix::random(1, C, G, 2);
+  const Matrix dy = Matrix::random(N, C, X, 3), before = Matrix::random(N, C, X, 4, 1, apart(C, 5));
   const float eps = static_cast<float>(kEps);
 
   const Values expected = ref::rmsnorm(x.values(), weight.values(), eps);
   Values bound = elementwise_bound(expected, X);
   for (size_t i = 0; i < bound.size(); ++i) bound[i] += reduction_bound(C, std::abs(expected[i]));
-  const auto forward = [&](ThreadPool& pool, const Matrix& y) {
-    cpu::rmsnorm(pool, y, x, weight.vector(), eps);
-  };
+  const auto forward = [&](Ops& ops, const Matrix& y) { ops.rmsnorm(y, x, weight.vector(), eps); };
   expect_close("y", result_of(before, forward).values(), expected, bound);
-  const Matrix aliased = result_of(x, [&](ThreadPool& pool, const Matrix& y) {
-    cpu::rmsnorm(pool, y, y, weight.vector(), eps);
-  });
+  const Matrix aliased =
+      result_of(x, [&](Ops& ops, const Matrix& y) { ops.rmsnorm(y, y, weight.vector(), eps); });
   CHECK(aliased.values() == result_of(before, forward).values());
 
   const Values gradient = ref::rmsnorm_backward(dy.values(), x.values(), weight.values(), eps);
@@ -49,8 +45,8 @@ void check_kernel(int64_t N, int64_t C, DType X, DType G) {
     if (write == Write::Accumulate) sum = gradient + before.values();
     Values dx_bound = elementwise_bound(sum, X);
     for (size_t i = 0; i < sum.size(); ++i) dx_bound[i] += reduction_bound(C, magnitude[i]);
-    const Matrix dx = result_of(before, [&](ThreadPool& pool, const Matrix& out) {
-      cpu::rmsnorm_backward(pool, out, dy, x, weight.vector(), eps, write);
+    const Matrix dx = result_of(before, [&](Ops& ops, const Matrix& out) {
+      ops.rmsnorm_backward(out, dy, x, weight.vector(), eps, write);
     });
     expect_close("dx", dx.values(), sum, dx_bound);
   }
@@ -67,12 +63,13 @@ TEST_CASE("rmsnorm: the reference backward is the derivative of the reference fo
                        complex_step_gradient(forward, x, dy));
 }
 
-TEST_CASE("rmsnorm: the CPU kernel is the reference") {
+TEST_CASE("rmsnorm: the kernel is the reference") {
   on_each_isa([] {
     for (const int64_t N : kRows)
       for (const int64_t C : kWidths)
         for (const DType X : kActivations)
           for (const DType G : kWeights) check_kernel(N, C, X, G);
+    for (const int64_t C : {1025, 2048}) check_kernel(3, C, DType::BF16, DType::BF16);
   });
 }
 
@@ -82,22 +79,21 @@ TEST_CASE("rmsnorm: each run of columns of a row is a row of its own") {
       for (const int64_t C : {int64_t{1}, int64_t{7}, int64_t{64}, int64_t{80}}) {
         INFO("C " << C << ", " << name(X));
         const int64_t N = 3, heads = 5;
-        const Matrix x = Matrix::random(N, heads * C, X, 1, 2, heads * C + 9),
+        const Matrix x = Matrix::random(N, heads * C, X, 1, 2, apart(heads * C, 9)),
                      dy = Matrix::random(N, heads * C, X, 2), w = Matrix::random(1, C, X, 3);
         const auto eps = static_cast<float>(kEps);
-        ThreadPool pool(2);
+        Ops& ops = test_ops(2);
         Matrix y(N, heads * C, X), dx(N, heads * C, X);
-        cpu::rmsnorm(pool, y, x, w.vector(), eps);
-        cpu::rmsnorm_backward(pool, dx, dy, x, w.vector(), eps, Write::Overwrite);
+        ops.rmsnorm(y, x, w.vector(), eps);
+        ops.rmsnorm_backward(dx, dy, x, w.vector(), eps, Write::Overwrite);
         Matrix in_place = dy;
-        cpu::rmsnorm_backward(pool, in_place, in_place, x, w.vector(), eps, Write::Overwrite);
+        ops.rmsnorm_backward(in_place, in_place, x, w.vector(), eps, Write::Overwrite);
         CHECK(in_place.same_bytes(dx));
         for (int64_t h = 0; h < heads; ++h) {
           const auto head = [&](const MatrixView& m) { return m.col_range(h * C, (h + 1) * C); };
           Matrix alone_y(N, C, X), alone_dx(N, C, X);
-          cpu::rmsnorm(pool, alone_y, head(x), w.vector(), eps);
-          cpu::rmsnorm_backward(pool, alone_dx, head(dy), head(x), w.vector(), eps,
-                                Write::Overwrite);
+          ops.rmsnorm(alone_y, head(x), w.vector(), eps);
+          ops.rmsnorm_backward(alone_dx, head(dy), head(x), w.vector(), eps, Write::Overwrite);
           const Values all_y = y.values(), all_dx = dx.values(), one_y = alone_y.values(),
                        one_dx = alone_dx.values();
           for (int64_t n = 0; n < N; ++n)
@@ -117,8 +113,8 @@ TEST_CASE("rmsnorm: x rstd is rounded before the weight, as LlamaRMSNorm does") 
   for (int i = 0; i < 200; ++i) {
     const Matrix pair = Matrix::random(1, 2, DType::BF16, static_cast<uint64_t>(i));
     const Matrix scale = Matrix::random(1, 2, DType::F32, static_cast<uint64_t>(i + 1000));
-    ThreadPool pool(1);
-    cpu::rmsnorm(pool, y, pair, scale.vector(), 0.0f);
+    Ops& ops = test_ops(1);
+    ops.rmsnorm(y, pair, scale.vector(), 0.0f);
     const Values v = pair.values(), w = scale.values();
     const auto rstd = static_cast<float>(1 / std::sqrt((v[0] * v[0] + v[1] * v[1]) / 2));
     const float normed = to_f32(to_bf16(static_cast<float>(v[0]) * rstd)),

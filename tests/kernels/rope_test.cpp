@@ -1,8 +1,7 @@
-// RoPE: turning back is the backward pass (complex step), the CPU kernel against the reference.
-#include "cpu/rope.h"
-
+// RoPE: turning back is the backward pass (complex step), the kernel against the reference.
 #include "ref/rope.h"
-#include "support/cpu_kernel.h"
+
+#include "support/kernel_case.h"
 
 namespace lema::test {
 namespace {
@@ -37,7 +36,7 @@ TEST_CASE("rope: the rotation back is the derivative of the rotation") {
                        complex_step_gradient(forward, x, dy));
 }
 
-TEST_CASE("rope: the CPU kernel is the reference, in columns of a wider matrix") {
+TEST_CASE("rope: the kernel is the reference, in columns of a wider matrix") {
   struct Size {
     int64_t heads, D, P;
   };
@@ -49,7 +48,7 @@ TEST_CASE("rope: the CPU kernel is the reference, in columns of a wider matrix")
           for (const bool inverse : {false, true}) {
             INFO("N " << N << ", D " << s.D << ", P " << s.P << ", " << name(X)
                       << (inverse ? ", back" : ""));
-            const Matrix x = Matrix::random(N, s.heads * s.D, X, 1, 1, s.heads * s.D + 9);
+            const Matrix x = Matrix::random(N, s.heads * s.D, X, 1, 1, apart(s.heads * s.D, 9));
             const Matrix positions = some_positions(N), table = angle_table(40, s.P);
             const auto P = static_cast<size_t>(s.P), D = static_cast<size_t>(s.D);
             const Values at = x.values();
@@ -62,8 +61,8 @@ TEST_CASE("rope: the CPU kernel is the reference, in columns of a wider matrix")
                 const size_t pair = i % D < P / 2 ? i + P / 2 : i - P / 2;
                 bound[i] += reduction_bound(2, std::hypot(at[i], at[pair]));
               }
-            const Matrix y = result_of(x, [&](ThreadPool& pool, const Matrix& out) {
-              cpu::rope(pool, out, positions.vector(), table.tensor(), s.D, inverse);
+            const Matrix y = result_of(x, [&](Ops& ops, const Matrix& out) {
+              ops.rope(out, positions.vector(), table.tensor(), s.D, inverse);
             });
             expect_close("y", y.values(), expected, bound);
           }

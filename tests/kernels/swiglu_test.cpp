@@ -1,10 +1,9 @@
 // SwiGLU, and exp and the logistic function below it: against the complex step, the reference and
 // the C library.
-#include "cpu/swiglu.h"
+#include "ref/swiglu.h"
 
 #include "cpu/math.h"
-#include "ref/swiglu.h"
-#include "support/cpu_kernel.h"
+#include "support/kernel_case.h"
 
 namespace lema::test {
 
@@ -15,19 +14,17 @@ TEST_CASE("swiglu: the reference backward is the derivative of the reference for
   expect_same_gradient("dx", ref::swiglu_backward(dy, x, 7), complex_step_gradient(forward, x, dy));
 }
 
-TEST_CASE("swiglu: the CPU kernel is the reference") {
+TEST_CASE("swiglu: the kernel is the reference") {
   on_each_isa([] {
     for (const int64_t N : kRows)
       for (const int64_t F : kWidths)
         for (const DType X : kActivations) {
           INFO("N " << N << ", F " << F << ", " << name(X));
-          const Matrix gate_up = Matrix::random(N, 2 * F, X, 1, 4, 2 * F + 3),
+          const Matrix gate_up = Matrix::random(N, 2 * F, X, 1, 4, apart(2 * F, 3)),
                        dy = Matrix::random(N, F, X, 2);
-          const Matrix y(N, F, X, F + 1), d_gate_up(N, 2 * F, X, 2 * F + 3);
+          const Matrix y(N, F, X, apart(F, 1)), d_gate_up(N, 2 * F, X, apart(2 * F, 3));
           const Values expected = ref::swiglu(gate_up.values(), static_cast<size_t>(F));
-          const auto forward = [&](ThreadPool& pool, const Matrix& out) {
-            cpu::swiglu(pool, out, gate_up);
-          };
+          const auto forward = [&](Ops& ops, const Matrix& out) { ops.swiglu(out, gate_up); };
           expect_close("y", result_of(y, forward).values(), expected,
                        elementwise_bound(expected, X));
 
@@ -43,19 +40,18 @@ TEST_CASE("swiglu: the CPU kernel is the reference") {
               const double first = d[i / (2 * width) * width + i % width] * at[i + width] * s;
               bound[i] += reduction_bound(2, std::abs(first) * (1 + std::abs(at[i]) * (1 - s)));
             }
-          const Matrix separate = result_of(d_gate_up, [&](ThreadPool& pool, const Matrix& out) {
-            cpu::swiglu_backward(pool, out, dy, gate_up);
+          const Matrix separate = result_of(d_gate_up, [&](Ops& ops, const Matrix& out) {
+            ops.swiglu_backward(out, dy, gate_up);
           });
           expect_close("d_gate_up", separate.values(), gradient, bound);
-          const Matrix aliased = result_of(gate_up, [&](ThreadPool& pool, const Matrix& out) {
-            cpu::swiglu_backward(pool, out, dy, out);
-          });
+          const Matrix aliased = result_of(
+              gate_up, [&](Ops& ops, const Matrix& out) { ops.swiglu_backward(out, dy, out); });
           CHECK(aliased.values() == separate.values());
         }
   });
 }
 
-TEST_CASE("exp: relative error at most 2e-7 over its whole range") {
+TEST_CASE("exp: relative error at most 2e-7 over its whole range", "[cpu]") {
   on_each_isa([] {
     double worst = 0;
     cpu::vectorised([&](auto lanes) {
@@ -71,7 +67,7 @@ TEST_CASE("exp: relative error at most 2e-7 over its whole range") {
   });
 }
 
-TEST_CASE("exp and logistic: infinities, NaN, zero, subnormal results") {
+TEST_CASE("exp and logistic: infinities, NaN, zero, subnormal results", "[cpu]") {
   on_each_isa([] {
     cpu::vectorised([](auto lanes) {
       constexpr int W = lanes.kCount;

@@ -1,6 +1,7 @@
 // Row lookup, table (V, C), and its counterpart.
 #pragma once
 
+#include <cstddef>
 #include <vector>
 
 namespace lema::ref {

@@ -3,6 +3,7 @@
 // so `sign` -1 is also the backward pass.
 #pragma once
 
+#include <cstddef>
 #include <vector>
 
 namespace lema::ref {

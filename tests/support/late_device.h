@@ -1,7 +1,8 @@
 // LateDevice: the CPU device with the timing of a GPU. A copy on a copy queue fills its target with
 // NaN at once and brings the bytes only when something waits for it; so a missing wait shows as
-// NaN, an early release or a source that is overwritten too soon shows as wrong bits. Kernels run at
-// once; a copy that should have waited for them and did not, which vector clocks find, brings NaN.
+// NaN, an early release or a source that is overwritten too soon shows as wrong bits. Kernels run
+// at once; a copy that should have waited for them and did not, which vector clocks find, brings
+// NaN.
 #pragma once
 
 #include <algorithm>
@@ -31,6 +32,9 @@ class LateDevice final : public Device {
 
   std::string name() const override { return cpu_->name(); }
   bool reads_host_memory() const override { return in_place_; }
+  DType preferred_activation(DType stored) const override {
+    return cpu_->preferred_activation(stored);
+  }
   Buffer allocate(int64_t bytes, std::string_view label) override {
     allocated_bytes_ += bytes;
     return counted(cpu_->allocate(bytes, label));
@@ -111,8 +115,7 @@ class LateDevice final : public Device {
   Point& point(Event event) { return points_[static_cast<size_t>(event.id)]; }
 
   void learn(Queue queue, const Clock& clock) {
-    for (size_t i = 0; i < clock.size(); ++i)
-      known(queue)[i] = std::max(known(queue)[i], clock[i]);
+    for (size_t i = 0; i < clock.size(); ++i) known(queue)[i] = std::max(known(queue)[i], clock[i]);
   }
 
   // A copy may touch device bytes that an earlier copy has touched only after a point of Compute

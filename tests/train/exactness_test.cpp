@@ -2,107 +2,34 @@
 // or offloaded, how many threads work, whether a run was interrupted. All on a device whose copies
 // arrive late.
 #include <cmath>
-#include <cstring>
 
-#include "data/model_text.h"
 #include "support/catch.h"
 #include "support/late_device.h"
-#include "support/temp_folder.h"
-#include "support/tiny_model.h"
-#include "train/trainer.h"
+#include "support/train_bench.h"
 
 using namespace lema;
 using namespace lema::test;
 
 namespace {
 
-struct Outcome {
-  std::vector<double> losses;
-  std::vector<float> adapter, gradients, moments;
-  std::vector<AdapterSlot> slots;
-  int64_t h2d_bytes = 0, allocations_in_steps = 0, device_bytes = 0;
-  bool operator==(const Outcome& o) const {
-    const auto same = [](const std::vector<float>& a, const std::vector<float>& b) {
-      return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * 4) == 0;
-    };
-    return losses == o.losses && same(adapter, o.adapter) && same(gradients, o.gradients) &&
-           same(moments, o.moments);
-  }
-};
-
-std::vector<float> floats(const TensorView& view) {
-  std::vector<float> values(static_cast<size_t>(view.elements()));
-  std::memcpy(values.data(), view.data, values.size() * 4);
-  return values;
-}
-
-class Bench {
+class Bench : public TrainBench {
  public:
-  Bench(const TinyModelOptions& model, int64_t rows) : folder_("lema_exactness") {
-    write_tiny_model(folder_.path() / "model", model);
-    write_random_rows(folder_.path() / "rows.jsonl", rows);
-  }
-
-  RunConfig config(const std::vector<std::string>& settings = {}) const {
-    std::vector<std::string> all = {"model=" + (folder_.path() / "model").string(),
-                                    "data.train=" + (folder_.path() / "rows.jsonl").string(),
-                                    "output_dir=" + (folder_.path() / "run").string(),
-                                    "data.format=tokens",
-                                    "lora.rank=3",
-                                    "lora.dropout=0.2",
-                                    "train.batch_size=5",
-                                    "train.max_steps=4",
-                                    "train.token_tile=16",
-                                    "optimizer.lr=0.01",
-                                    "threads=2"};
-    all.insert(all.end(), settings.begin(), settings.end());
-    return make_run_config(all);
-  }
+  using TrainBench::TrainBench;
 
   Outcome run(const RunConfig& config, bool in_place = false, int64_t steps = 4,
               std::optional<WaitsOf> forgotten = {}) const {
-    const ModelFolder model(config.model);
-    const Dataset data = load_dataset(config.data.train, config.data, load_model_text(model));
-    Trainer trainer(config, model, std::make_unique<LateDevice>(in_place, forgotten), make_cpu_ops,
-                    step_bounds(config, &data, nullptr));
-    auto& device = dynamic_cast<LateDevice&>(trainer.device());
-    // The CPU's kernel scratch is no device buffer.
-    const int64_t scratch = trainer.kernel_scratch_bytes();
-    CHECK(device.allocated_bytes() + scratch == trainer.plan().bytes(Tier::Device));
-    CHECK(device.pinned_bytes() == trainer.plan().bytes(Tier::Pinned));
-    Batcher batcher(static_cast<int64_t>(data.rows.size()), config.train.batch_size, 1, true);
-    BatchCursor cursor;
-    // As after some training: while B is zero, so is the gradient of A.
-    auto* values = trainer.adapter().values().as<float>();
-    for (const AdapterSlot& slot : trainer.adapter().slots())
-      for (int64_t i = 0; i < slot.site.out * slot.rank; ++i)
-        values[slot.b_offset + i] = 0.1f * std::sin(static_cast<float>(i));
-    Outcome out;
-    const int64_t before = trainer.device().allocation_count();
-    for (int64_t step = 0; step < steps; ++step) {
-      const StepBatch batch = make_step_batch(data, batcher.next(cursor),
-                                              trainer.bounds().micro_rows, config.data.packing);
-      const StepResult result = trainer.train_step(batch, config.optimizer.lr, step);
-      check(std::isfinite(result.loss), "loss {}", result.loss);
-      out.losses.push_back(result.loss);
-      out.losses.push_back(result.grad_norm);
-    }
-    out.losses.push_back(trainer.evaluate(
-        make_step_batch(data, batcher.next(cursor), trainer.bounds().micro_rows, true)));
-    out.allocations_in_steps = trainer.device().allocation_count() - before;
-    out.adapter = floats(trainer.adapter().values());
-    out.gradients = floats(trainer.adapter().gradients());
-    out.slots = trainer.adapter().slots();
-    out.moments = floats(trainer.moment1());
-    const std::vector<float> second = floats(trainer.moment2());
-    out.moments.insert(out.moments.end(), second.begin(), second.end());
-    out.h2d_bytes = trainer.h2d_bytes();
-    out.device_bytes = trainer.plan().bytes(Tier::Device);
-    return out;
+    const auto make_ops = [](Device&, int threads, const OpsLimits& limits) {
+      return make_cpu_ops(threads, limits);
+    };
+    return TrainBench::run(config, std::make_unique<LateDevice>(in_place, forgotten), make_ops,
+                           steps, [](Trainer& trainer) {
+                             auto& device = dynamic_cast<LateDevice&>(trainer.device());
+                             // The CPU's kernel scratch is no device buffer.
+                             CHECK(device.allocated_bytes() + trainer.kernel_scratch_bytes() ==
+                                   trainer.plan().bytes(Tier::Device));
+                             CHECK(device.pinned_bytes() == trainer.plan().bytes(Tier::Pinned));
+                           });
   }
-
- private:
-  TempFolder folder_;
 };
 
 }  // namespace

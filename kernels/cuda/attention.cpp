@@ -1,0 +1,54 @@
+// Which kernels a call goes to.
+#include "cuda/attention.h"
+
+#include "core/error.h"
+
+namespace lema::cuda {
+namespace {
+
+bool on_tensor_cores(const CudaDevice& device, const AttentionCall& call) {
+  check(call.shape.D <= kLargestHead, "attention: heads of {} elements, {} at most on CUDA",
+        call.shape.D, kLargestHead);
+  return call.q.dtype == DType::BF16 && device.architecture() >= 80 &&
+         tensor_core_head(call.shape.D);
+}
+
+}  // namespace
+
+void attention(const CudaDevice& device, MatrixView o, TensorView lse, MatrixView q, MatrixView k,
+               MatrixView v, TensorView sequences, const AttentionShape& shape) {
+  AttentionCall call;
+  call.q = q, call.k = k, call.v = v, call.o = o;
+  call.lse = lse.as<float>();
+  call.sequences = static_cast<const int32_t*>(sequences.data);
+  call.count = sequences.shape[0];
+  call.shape = shape;
+  if (q.rows == 0 || call.count == 0) return;
+  const cudaStream_t stream = device.stream(Queue::Compute);
+  if (on_tensor_cores(device, call))
+    tensor_core_attention(stream, call);
+  else
+    plain_attention(stream, call);
+}
+
+void attention_backward(const CudaDevice& device, MatrixView dq, MatrixView dk, MatrixView dv,
+                        MatrixView d_o, MatrixView o, TensorView lse, MatrixView q, MatrixView k,
+                        MatrixView v, TensorView sequences, const AttentionShape& shape,
+                        MatrixView delta) {
+  AttentionCall call;
+  call.q = q, call.k = k, call.v = v, call.o = o;
+  call.d_o = d_o, call.dq = dq, call.dk = dk, call.dv = dv;
+  call.lse = lse.as<float>();
+  call.delta = delta;
+  call.sequences = static_cast<const int32_t*>(sequences.data);
+  call.count = sequences.shape[0];
+  call.shape = shape;
+  if (q.rows == 0 || call.count == 0) return;
+  const cudaStream_t stream = device.stream(Queue::Compute);
+  if (on_tensor_cores(device, call))
+    tensor_core_attention_backward(stream, call);
+  else
+    plain_attention_backward(stream, call);
+}
+
+}  // namespace lema::cuda

@@ -1,0 +1,92 @@
+// What the tensor core attention kernels share: their arguments, dispatch by head size, and the
+// launch with more shared memory than the default 48 KiB.
+#pragma once
+
+#include <type_traits>
+
+#include "cuda/attention.h"
+#include "cuda/attention_tiles.cuh"
+#include "cuda/check.h"
+#include "cuda/mma.cuh"
+
+namespace lema::cuda {
+
+inline constexpr float kLog2e = 1.4426950408889634f;
+
+inline constexpr int kAttentionThreads = 128, kAttentionRows = 64;  // four warps of 16 rows
+
+// A matrix of heads in bf16, and whether its rows take 16-byte accesses.
+struct HeadRows {
+  bf16* data;
+  int64_t stride;
+  bool packed;
+  HeadRows(const MatrixView& m)  // NOLINT: reads as the argument it is
+      : data(static_cast<bf16*>(m.data)),
+        stride(m.stride),
+        packed(reinterpret_cast<uintptr_t>(m.data) % 16 == 0 && m.stride % 8 == 0) {}
+  __device__ bf16* at(int64_t row, int column) const { return data + row * stride + column; }
+};
+
+struct TensorCoreCall {
+  HeadRows q, k, v, o, d_o, dq, dk, dv;
+  float *lse, *delta;
+  int64_t delta_stride;
+  const int32_t* sequences;
+  int count, H, G, window;
+  float scale;
+  explicit TensorCoreCall(const AttentionCall& c)
+      : q(c.q),
+        k(c.k),
+        v(c.v),
+        o(c.o),
+        d_o(c.d_o),
+        dq(c.dq),
+        dk(c.dk),
+        dv(c.dv),
+        lse(c.lse),
+        delta(static_cast<float*>(c.delta.data)),
+        delta_stride(c.delta.stride),
+        sequences(c.sequences),
+        count(static_cast<int>(c.count)),
+        H(static_cast<int>(c.shape.H)),
+        G(static_cast<int>(c.shape.H / c.shape.Hkv)),
+        window(static_cast<int>(c.shape.window)),
+        scale(c.shape.scale) {}
+};
+
+// fn(std::integral_constant<int, D>) for the head sizes that are built.
+template <typename Fn>
+void with_head_size(int64_t D, const Fn& fn) {
+  switch (D) {
+    case 64:
+      return fn(std::integral_constant<int, 64>{});
+    case 80:
+      return fn(std::integral_constant<int, 80>{});
+    case 96:
+      return fn(std::integral_constant<int, 96>{});
+    case 128:
+      return fn(std::integral_constant<int, 128>{});
+    case 256:
+      return fn(std::integral_constant<int, 256>{});
+    default:
+      fail(ErrorCode::Internal, "no tensor core attention for heads of {}", D);
+  }
+}
+
+// One block per 64 rows of a sequence and head (and z).
+template <typename Kernel>
+void launch_attention(cudaStream_t stream, const char* name, Kernel kernel, int shared_bytes,
+                      int64_t heads, int64_t rows, int64_t z, const AttentionCall& call) {
+  const int64_t tiles = tile_bound(rows, call.count, kAttentionRows);
+  check(tiles <= 65535, "attention: {} rows in a call", rows);
+  cuda_check(
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
+      "giving {} {} bytes of shared memory", name, shared_bytes);
+  const dim3 grid(static_cast<unsigned>(heads), static_cast<unsigned>(tiles),
+                  static_cast<unsigned>(z));
+  kernel<<<grid, kAttentionThreads, static_cast<size_t>(shared_bytes), stream>>>(
+      TensorCoreCall(call));
+  check_launch(name);
+}
+
+}  // namespace lema::cuda

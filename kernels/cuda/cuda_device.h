@@ -1,0 +1,49 @@
+// CudaDevice: one GPU as a Device, with the stream behind each queue for the kernels. Made by
+// make_cuda_device; CudaOps takes its compute stream from it.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <string>
+#include <vector>
+
+#include "device.h"
+
+namespace lema::cuda {
+
+class CudaDevice final : public Device {
+ public:
+  explicit CudaDevice(int ordinal);
+  ~CudaDevice() override;
+  CudaDevice(const CudaDevice&) = delete;
+
+  std::string name() const override { return name_; }
+  bool reads_host_memory() const override { return false; }
+  bool needs_pinned_weights() const override { return true; }
+  int64_t free_bytes() const override;
+  DType preferred_activation(DType stored) const override;
+
+  Buffer allocate(int64_t bytes, std::string_view label) override;
+  Buffer allocate_pinned(int64_t bytes, std::string_view label) override;
+  void copy_async(Queue queue, void* to, const void* from, int64_t bytes) override;
+  Event create_event() override;
+  void record(Event event, Queue queue) override;
+  void wait(Queue queue, Event event) override;
+  void synchronize(Event event) override;
+  void synchronize(Queue queue) override;
+
+  cudaStream_t stream(Queue queue) const { return streams_[static_cast<size_t>(queue)]; }
+  // Compute capability, 90 for 9.0.
+  int architecture() const { return architecture_; }
+
+ private:
+  void deallocate(void* data, bool pinned) noexcept override;
+  cudaEvent_t event(Event event) const;
+
+  std::string name_;
+  int ordinal_ = 0, architecture_ = 0;
+  cudaStream_t streams_[3] = {};
+  std::vector<cudaEvent_t> events_;
+};
+
+}  // namespace lema::cuda

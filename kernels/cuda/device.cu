@@ -1,0 +1,149 @@
+// Streams, events and memory of one GPU: a stream per queue, plain device and page-locked host
+// allocations. The static CUDA runtime starts without a driver, so one binary serves machines with
+// and without a GPU.
+#include <algorithm>
+
+#include "core/units.h"
+#include "cuda/check.h"
+#include "cuda/cublaslt.h"
+#include "cuda/cuda_device.h"
+
+namespace lema {
+namespace cuda {
+namespace {
+
+constexpr const char* kQueueNames[] = {"compute", "host-to-device", "device-to-host"};
+
+const char* name_of(Queue queue) { return kQueueNames[static_cast<size_t>(queue)]; }
+
+}  // namespace
+
+void fail_cuda(cudaError_t status, const std::string& doing) {
+  cudaGetLastError();  // clears it
+  if (status == cudaErrorMemoryAllocation) fail(ErrorCode::DoesNotFit, "{}: out of memory", doing);
+  fail(ErrorCode::Internal, "{}: {} ({}); work submitted before it may be the cause", doing,
+       cudaGetErrorString(status), cudaGetErrorName(status));
+}
+
+CudaDevice::CudaDevice(int ordinal) : ordinal_(ordinal) {
+  cuda_check(cudaSetDevice(ordinal), "opening GPU {}", ordinal);
+  cudaDeviceProp properties;
+  cuda_check(cudaGetDeviceProperties(&properties, ordinal), "asking for GPU {}'s properties",
+             ordinal);
+  name_ = properties.name;
+  architecture_ = 10 * properties.major + properties.minor;
+  for (cudaStream_t& stream : streams_)
+    cuda_check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "creating a queue");
+}
+
+CudaDevice::~CudaDevice() {
+  for (cudaEvent_t event : events_) cudaEventDestroy(event);
+  for (cudaStream_t stream : streams_) cudaStreamDestroy(stream);
+}
+
+int64_t CudaDevice::free_bytes() const {
+  // The driver loads kernels when they are first used; this much stays for them.
+  constexpr int64_t kForModules = int64_t{256} << 20;
+  size_t free_bytes = 0, total_bytes = 0;
+  cuda_check(cudaMemGetInfo(&free_bytes, &total_bytes), "asking for the free memory of {}", name_);
+  return std::max<int64_t>(1, static_cast<int64_t>(free_bytes) - kForModules);
+}
+
+DType CudaDevice::preferred_activation(DType) const {
+  return architecture_ >= 80 ? DType::BF16 : DType::F32;
+}
+
+Buffer CudaDevice::allocate(int64_t bytes, std::string_view label) {
+  check(bytes >= 0, "{}: {} bytes asked for", label, bytes);
+  void* data = nullptr;
+  const cudaError_t status = cudaMalloc(&data, static_cast<size_t>(std::max<int64_t>(bytes, 1)));
+  if (status == cudaErrorMemoryAllocation) {
+    size_t free_bytes = 0, total_bytes = 0;
+    cudaGetLastError();
+    cudaMemGetInfo(&free_bytes, &total_bytes);
+    fail(ErrorCode::DoesNotFit, "{}: cannot allocate {} ({} bytes) on {}, which has {} free", label,
+         format_bytes(bytes), bytes, name_, format_bytes(static_cast<int64_t>(free_bytes)));
+  }
+  cuda_check(status, "allocating {} bytes for {}", bytes, label);
+  ++allocation_count_;
+  return Buffer(this, data, bytes, false);
+}
+
+Buffer CudaDevice::allocate_pinned(int64_t bytes, std::string_view label) {
+  check(bytes >= 0, "{}: {} bytes asked for", label, bytes);
+  void* data = nullptr;
+  const cudaError_t status = cudaHostAlloc(&data, static_cast<size_t>(std::max<int64_t>(bytes, 1)),
+                                           cudaHostAllocPortable | cudaHostAllocMapped);
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    fail(ErrorCode::DoesNotFit, "{}: cannot lock {} ({} bytes) of host memory", label,
+         format_bytes(bytes), bytes);
+  }
+  cuda_check(status, "locking {} bytes of host memory for {}", bytes, label);
+  ++allocation_count_;
+  return Buffer(this, data, bytes, true);
+}
+
+void CudaDevice::deallocate(void* data, bool pinned) noexcept {
+  // At exit the driver may be gone before the last buffer; there is nothing to do about it then.
+  static_cast<void>(pinned ? cudaFreeHost(data) : cudaFree(data));
+}
+
+void CudaDevice::copy_async(Queue queue, void* to, const void* from, int64_t bytes) {
+  if (bytes == 0) return;
+  cuda_check(
+      cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDefault, stream(queue)),
+      "copying {} bytes on the {} queue", bytes, name_of(queue));
+}
+
+cudaEvent_t CudaDevice::event(Event event) const {
+  check(event.id >= 0 && event.id < static_cast<int32_t>(events_.size()), "event {} of {} created",
+        event.id, events_.size());
+  return events_[static_cast<size_t>(event.id)];
+}
+
+Event CudaDevice::create_event() {
+  cudaEvent_t event = nullptr;
+  cuda_check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "creating an event");
+  events_.push_back(event);
+  return {static_cast<int32_t>(events_.size()) - 1};
+}
+
+void CudaDevice::record(Event e, Queue queue) {
+  cuda_check(cudaEventRecord(event(e), stream(queue)), "recording an event on the {} queue",
+             name_of(queue));
+}
+
+void CudaDevice::wait(Queue queue, Event e) {
+  cuda_check(cudaStreamWaitEvent(stream(queue), event(e), 0), "making the {} queue wait",
+             name_of(queue));
+}
+
+void CudaDevice::synchronize(Event e) {
+  cuda_check(cudaEventSynchronize(event(e)), "waiting for an event");
+}
+
+void CudaDevice::synchronize(Queue queue) {
+  cuda_check(cudaStreamSynchronize(stream(queue)), "waiting for the {} queue", name_of(queue));
+}
+
+}  // namespace cuda
+
+std::unique_ptr<Device> make_cuda_device(int ordinal) {
+  const int count = cuda_device_count();
+  if (ordinal < 0 || ordinal >= count)
+    fail(ErrorCode::Usage, "device cuda:{}: this machine has {} CUDA GPUs", ordinal, count);
+  cuda::CublasLt::load();
+  return std::make_unique<cuda::CudaDevice>(ordinal);
+}
+
+bool cuda_is_built() { return true; }
+
+int cuda_device_count() {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
+  cudaGetLastError();  // no driver, or one that is too old: no device
+  return 0;
+}
+
+}  // namespace lema

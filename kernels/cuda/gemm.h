@@ -1,0 +1,84 @@
+// Gemm: every matrix product of the backend outside attention. Products with aligned rows go to
+// cuBLASLt with one workspace of fixed size and one algorithm per shape, chosen at its first use by
+// the library's own rules, never by time or by address: so equal shapes give equal bits, wherever
+// the operands lie. The others go to a plain kernel. Used by linear, adapters and head.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <map>
+
+#include "cuda/cublaslt.h"
+#include "cuda/cuda_device.h"
+#include "ops.h"
+
+namespace lema::cuda {
+
+// A matrix as it enters a product: element (i, j) is data[i * stride + j], or data[j * stride + i]
+// when transposed.
+struct Operand {
+  const void* data = nullptr;
+  DType dtype = DType::F32;
+  int64_t stride = 0;
+  bool transposed = false;
+
+  Operand(const void* data_, DType dtype_, int64_t stride_)
+      : data(data_), dtype(dtype_), stride(stride_) {}
+  Operand(const MatrixView& m) : Operand(m.data, m.dtype, m.stride) {}  // NOLINT
+  Operand turned() const {
+    Operand out = *this;
+    out.transposed = !transposed;
+    return out;
+  }
+};
+
+// d (M, N) = alpha a (M, K) b (K, N) + beta d + bias; f32 sums, one rounding to d's dtype. a, b one
+// dtype X, F32 or BF16; d X or F32; bias (N) of d's dtype, or null.
+struct Product {
+  MatrixView d;
+  Operand a, b;
+  int64_t K;
+  float alpha = 1, beta = 0;
+  const void* bias = nullptr;
+};
+
+// The plain kernel: any layout and alignment; sums along K in order.
+void plain_product(cudaStream_t stream, const Product& p);
+
+class Gemm {
+ public:
+  static constexpr int64_t kWorkspaceBytes = 32 << 20;  // what cuBLAS advises for Hopper
+
+  explicit Gemm(CudaDevice& device);
+  ~Gemm();
+  Gemm(const Gemm&) = delete;
+
+  void run(const Product& p);
+  int64_t bytes() const { return workspace_.bytes(); }
+
+ private:
+  // What decides an algorithm: sizes, strides, dtypes, transposes, whether d is read, a bias.
+  struct Shape {
+    int64_t M, N, K, d_stride, a_stride, b_stride;
+    DType d, ab;
+    bool a_transposed, b_transposed, accumulates, has_bias;
+    auto operator<=>(const Shape&) const = default;
+  };
+  // Descriptors and algorithm of a shape; without an algorithm the plain kernel runs it.
+  struct Choice {
+    cublasLtMatmulDesc_t product = nullptr;
+    cublasLtMatrixLayout_t a = nullptr, b = nullptr, d = nullptr;
+    cublasLtMatmulAlgo_t algorithm;
+    bool found = false;
+  };
+  bool suits_library(const Product& p) const;
+  Choice choose(const Shape& shape) const;
+
+  CudaDevice& device_;
+  const CublasLt& library_;
+  cublasLtHandle_t handle_ = nullptr;
+  Buffer workspace_;
+  std::map<Shape, Choice> choices_;
+};
+
+}  // namespace lema::cuda

@@ -1,0 +1,45 @@
+// Some thousand vocabulary rows at a time: logits by one GEMM, softmax, and the weighted sum of the
+// same rows by another; 4 N V C flops in all, logits of N x 2,048 at most.
+#include "cuda/head.h"
+
+#include <algorithm>
+
+#include "cuda/elementwise.h"
+
+namespace lema::cuda {
+namespace {
+
+// Rows [begin, begin + n) of the weight in dtype X, converted in scratch where they are not.
+MatrixView weight_rows(const Engine& engine, const TensorView& weight, DType X, int64_t begin,
+                       int64_t n) {
+  const MatrixView rows = MatrixView(weight.data, weight.dtype, weight.shape[0], weight.shape[1])
+                              .row_range(begin, begin + n);
+  if (weight.dtype == X) return rows;
+  const MatrixView rounded = engine.workspace.take(X, n, rows.cols);
+  convert(engine.stream, rounded, rows);
+  return rounded;
+}
+
+}  // namespace
+
+void head_chunk(const Engine& engine, const HeadState& state, MatrixView x, TensorView weight,
+                int64_t v_begin, TensorView targets) {
+  const DType X = x.dtype;
+  const int64_t C = x.cols, V = weight.shape[0];
+  int64_t step = kLogitCols;
+  if (weight.dtype != X) step = std::min(step, kConvertedElements / round_up(C, 8) / 8 * 8);
+  if (state.acc) copy_targets(engine.stream, state, weight, v_begin, targets);
+  for (int64_t v = 0; v < V; v += step) {
+    const Workspace::Scope scope(engine.workspace);
+    const int64_t n = std::min(step, V - v);
+    const MatrixView w = weight_rows(engine, weight, X, v, n);
+    const MatrixView logits = engine.workspace.take(DType::F32, x.rows, n);
+    const MatrixView p = X == DType::F32 ? logits : engine.workspace.take(X, x.rows, n);
+    engine.gemm.run({logits, x, Operand(w).turned(), C});
+    softmax_chunk(engine.stream, state, p, logits, v_begin + v, targets);
+    if (!state.acc) continue;
+    engine.gemm.run({{state.acc.data, DType::F32, x.rows, C}, p, w, n, 1, 1});
+  }
+}
+
+}  // namespace lema::cuda

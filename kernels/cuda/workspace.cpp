@@ -1,0 +1,55 @@
+// What each kernel takes at most, and the bump allocation.
+#include "cuda/workspace.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+
+namespace lema::cuda {
+namespace {
+
+constexpr int64_t kF32 = 4;         // the widest element
+constexpr int64_t kPadding = 4096;  // of all pieces of a call to 256 bytes
+
+// Small models: the parts of a linear together.
+int64_t converted_bytes(const OpsLimits& limits) {
+  const int64_t width = round_up(limits.width, 8);
+  return kF32 * std::min(kConvertedElements, kMaxAdapters * width * width);
+}
+
+// A stacked, each B, h in f32 and X, u; masked columns of x, and two of dx in f32; biases.
+int64_t linear_bytes(const OpsLimits& limits) {
+  const int64_t width = round_up(limits.width, 8), stack = kMaxAdapters * round_up(limits.rank, 8);
+  return kF32 * (2 * stack * width + 3 * limits.rows * stack + 3 * limits.rows * kMaskCols +
+                 kMaxAdapters * width);
+}
+
+// Logits, and the probabilities that enter the product with the weight.
+int64_t head_bytes(const OpsLimits& limits) {
+  return kF32 * 2 * limits.rows * round_up(std::min(limits.vocab_chunk, kLogitCols), 8);
+}
+
+int64_t attention_bytes(const OpsLimits& limits) {
+  return kF32 * round_up(limits.heads, 4) * limits.tokens;
+}
+
+}  // namespace
+
+Workspace::Workspace(Device& device, const OpsLimits& limits)
+    : buffer_(device.allocate(converted_bytes(limits) + kPadding +
+                                  std::max({linear_bytes(limits), head_bytes(limits),
+                                            attention_bytes(limits), int64_t{4096}}),
+                              "kernel scratch")) {}
+
+MatrixView Workspace::take(DType dtype, int64_t rows, int64_t cols) {
+  const int64_t item = element_bytes(dtype), stride = round_up(cols * item, 16) / item;
+  const int64_t bytes = round_up(rows * stride * item, 256);
+  check(bytes <= buffer_.bytes() - used_,
+        "CUDA scratch: {} bytes wanted, {} left; are the limits too low?", bytes,
+        buffer_.bytes() - used_);
+  const MatrixView out(buffer_.data() + used_, dtype, rows, cols, stride);
+  used_ += bytes;
+  return out;
+}
+
+}  // namespace lema::cuda

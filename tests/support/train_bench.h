@@ -1,0 +1,113 @@
+// A tiny run on any device, and all that it leaves: the losses, the adapter, its gradients and
+// moments, for tests of what must not change a bit. Used by the train tests on the CPU and the GPU.
+#pragma once
+
+#include <cmath>
+#include <cstring>
+#include <functional>
+
+#include "data/model_text.h"
+#include "support/catch.h"
+#include "support/temp_folder.h"
+#include "support/tiny_model.h"
+#include "train/trainer.h"
+
+namespace lema::test {
+
+struct Outcome {
+  std::vector<double> losses;
+  std::vector<float> adapter, gradients, moments;
+  std::vector<AdapterSlot> slots;
+  int64_t h2d_bytes = 0, allocations_in_steps = 0, device_bytes = 0;
+  bool operator==(const Outcome& o) const {
+    const auto same = [](const std::vector<float>& a, const std::vector<float>& b) {
+      return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * 4) == 0;
+    };
+    return losses == o.losses && same(adapter, o.adapter) && same(gradients, o.gradients) &&
+           same(moments, o.moments);
+  }
+};
+
+inline std::vector<float> floats(Device& device, const TensorView& view) {
+  std::vector<float> values(static_cast<size_t>(view.elements()));
+  device.copy_async(Queue::Compute, values.data(), view.data, view.bytes());
+  device.synchronize(Queue::Compute);
+  return values;
+}
+
+class TrainBench {
+ public:
+  TrainBench(const TinyModelOptions& model, int64_t rows) : folder_("lema_exactness") {
+    write_tiny_model(folder_.path() / "model", model);
+    write_random_rows(folder_.path() / "rows.jsonl", rows);
+  }
+
+  RunConfig config(const std::vector<std::string>& settings = {}) const {
+    std::vector<std::string> all = {"model=" + (folder_.path() / "model").string(),
+                                    "data.train=" + (folder_.path() / "rows.jsonl").string(),
+                                    "output_dir=" + (folder_.path() / "run").string(),
+                                    "data.format=tokens",
+                                    "lora.rank=3",
+                                    "lora.dropout=0.2",
+                                    "train.batch_size=5",
+                                    "train.max_steps=4",
+                                    "train.token_tile=16",
+                                    "optimizer.lr=0.01",
+                                    "threads=2"};
+    all.insert(all.end(), settings.begin(), settings.end());
+    return make_run_config(all);
+  }
+
+  // `steps` updates and an evaluation; inspect(trainer) before them.
+  Outcome run(const RunConfig& config, std::unique_ptr<Device> own_device,
+              Trainer::OpsFactory make_ops, int64_t steps,
+              const std::function<void(Trainer&)>& inspect = {}) const {
+    const ModelFolder model(config.model);
+    const Dataset data = load_dataset(config.data.train, config.data, load_model_text(model));
+    Trainer trainer(config, model, std::move(own_device), make_ops,
+                    step_bounds(config, &data, nullptr));
+    if (inspect) inspect(trainer);
+    Device& device = trainer.device();
+    Batcher batcher(static_cast<int64_t>(data.rows.size()), config.train.batch_size, 1, true);
+    BatchCursor cursor;
+    grow_b(trainer);
+    Outcome out;
+    const int64_t before = device.allocation_count();
+    for (int64_t step = 0; step < steps; ++step) {
+      const StepBatch batch = make_step_batch(data, batcher.next(cursor),
+                                              trainer.bounds().micro_rows, config.data.packing);
+      const StepResult result = trainer.train_step(batch, config.optimizer.lr, step);
+      check(std::isfinite(result.loss), "loss {}", result.loss);
+      out.losses.push_back(result.loss);
+      out.losses.push_back(result.grad_norm);
+    }
+    out.losses.push_back(trainer.evaluate(
+        make_step_batch(data, batcher.next(cursor), trainer.bounds().micro_rows, true)));
+    out.allocations_in_steps = device.allocation_count() - before;
+    out.adapter = floats(device, trainer.adapter().values());
+    out.gradients = floats(device, trainer.adapter().gradients());
+    out.slots = trainer.adapter().slots();
+    out.moments = floats(device, trainer.moment1());
+    const std::vector<float> second = floats(device, trainer.moment2());
+    out.moments.insert(out.moments.end(), second.begin(), second.end());
+    out.h2d_bytes = trainer.h2d_bytes();
+    out.device_bytes = trainer.plan().bytes(Tier::Device);
+    return out;
+  }
+
+ private:
+  // As after some training: while B is zero, so is the gradient of A.
+  static void grow_b(Trainer& trainer) {
+    const TensorView view = trainer.adapter().values();
+    std::vector<float> values = floats(trainer.device(), view);
+    for (const AdapterSlot& slot : trainer.adapter().slots())
+      for (int64_t i = 0; i < slot.site.out * slot.rank; ++i)
+        values[static_cast<size_t>(slot.b_offset + i)] = 0.1f * std::sin(static_cast<float>(i));
+    trainer.device().copy_async(Queue::Compute, view.data, values.data(), view.bytes());
+    trainer.device().synchronize(Queue::Compute);
+  }
+
+  TempFolder folder_;
+};
+
+}  // namespace lema::test
