@@ -217,8 +217,8 @@ TextSources read_text_sources(const fs::path& folder) {
                           sources.special_tokens ? &*sources.special_tokens : nullptr);
   if (!tokenizer)
     fail(ErrorCode::BadInput,
-         "{}: no tokenizer: neither tokenizer.json, tekken.json, tokenizer.model, *.tiktoken nor "
-         "vocab.json with merges.txt",
+         "{}: no tokenizer.json, tekken.json, tokenizer.model, *.tiktoken or vocab.json with "
+         "merges.txt",
          sources.place);
   sources.tokenizer = std::move(tokenizer->json);
   sources.tokenizer_file = tokenizer->name;
