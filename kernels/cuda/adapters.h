@@ -19,15 +19,19 @@ struct Engine {
   Workspace& workspace;
 };
 
-// One part's adapter. With f = scale / (1 - dropout) and m the dropout mask:
-// h = f (m x) A^T, so y += h B^T and dB += dy^T h; u = f dy B, so dA += u^T (m x) and dx += m (u
-// A). Ranks are padded to eight with zeros, so that rows stay aligned.
+// One part's adapter. With f = scale / (1 - dropout) and m the dropout mask: h = f (m x) A^T, so
+// y += h B^T and dB += dy^T h; u = f dy B, so dA += u^T (m x) and dx += m (u A). With a gain g
+// (DoRA) B is g o B, and dB += g o (dy^T h) row by row. Ranks are padded to eight with zeros, so
+// that rows stay aligned.
 struct Adapter {
   const LoraView* lora = nullptr;
   int64_t part = 0, column = 0;  // which part, and where it begins in y
   int64_t O = 0, R = 0, padded = 0;
   int64_t offset = 0;  // where its columns begin in h and u
-  MatrixView b;        // (O, padded) X
+  MatrixView b;        // (O, padded) X, with a gain g o B
+  // (O) f32, magnitude / norm, and (O, padded) X without it; null without DoRA.
+  const float* gain = nullptr;
+  MatrixView b_alone;
   float factor() const { return lora->scale / (1 - lora->dropout); }
   bool has_dropout() const { return lora->dropout > 0; }
 };
@@ -40,6 +44,9 @@ class Adapters {
   std::span<const Adapter> all() const { return {adapters_.data(), count_}; }
   const Adapter* of_part(size_t part) const;
   bool any_dropout() const { return plain_ < total_; }
+  bool any_gain() const;
+  // m x for columns [c, c + n) of x, in scratch that the next call takes again.
+  MatrixView dropped(const Adapter& adapter, const MatrixView& x, int64_t c, int64_t n) const;
   // (N, padded) X
   MatrixView h(const Adapter& adapter) const { return columns_of(h_, adapter); }
   MatrixView u(const Adapter& adapter) const { return columns_of(u_, adapter); }
@@ -60,6 +67,8 @@ class Adapters {
   static MatrixView columns_of(const MatrixView& m, const Adapter& adapter) {
     return m.col_range(adapter.offset, adapter.offset + adapter.padded);
   }
+  void round_operands(Adapter& adapter, DType X);
+  void add_db(const Adapter& adapter, const MatrixView& dy);
   void add_gradients(const Adapter& adapter, const MatrixView& dy, const MatrixView& x);
 
   Engine engine_;

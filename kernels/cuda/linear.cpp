@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "cuda/dora.h"
 #include "cuda/dropout.h"
 #include "cuda/elementwise.h"
 
@@ -49,6 +50,17 @@ bool continues(const Weight& weight, const LinearPart& next) {
          weight.data.row_range(weight.O, weight.O).data == next.weight.data;
 }
 
+Weight weight_of(std::span<const LinearPart> parts, size_t p, int64_t column) {
+  const TensorView& w = parts[p].weight;
+  return {{w.data, w.dtype, w.shape[0], w.shape[1]},
+          parts[p].transposed,
+          column,
+          parts[p].out(),
+          parts[p].in(),
+          p,
+          p + 1};
+}
+
 // Each run of parts that lie together and that `joined(p)` allows to follow part p - 1.
 template <typename Joined>
 Weights weights_of(std::span<const LinearPart> parts, const Joined& joined) {
@@ -56,7 +68,6 @@ Weights weights_of(std::span<const LinearPart> parts, const Joined& joined) {
   Weights weights;
   int64_t column = 0;
   for (size_t p = 0; p < parts.size(); ++p) {
-    const TensorView& w = parts[p].weight;
     const int64_t O = parts[p].out();
     if (p > 0 && joined(p) && continues(weights.all[weights.count - 1], parts[p])) {
       Weight& weight = weights.all[weights.count - 1];
@@ -64,9 +75,7 @@ Weights weights_of(std::span<const LinearPart> parts, const Joined& joined) {
       weight.data.rows = weight.O;
       weight.end = p + 1;
     } else {
-      const MatrixView data(w.data, w.dtype, w.shape[0], w.shape[1]);
-      weights.all[weights.count++] = {data, parts[p].transposed, column, O, parts[p].in(), p,
-                                      p + 1};
+      weights.all[weights.count++] = weight_of(parts, p, column);
     }
     column += O;
   }
@@ -134,41 +143,129 @@ MatrixView bias_of(const Engine& engine, const Weight& w, std::span<const Linear
   return all;
 }
 
+// sum = drop(x) W^T (1 - dropout).
+void multiply_dropped(const Engine& engine, const MatrixView& sum, const MatrixView& x,
+                      const Weight& w, const Adapters& adapters, const Adapter& adapter) {
+  for (int64_t c = 0; c < x.cols; c += kMaskCols) {
+    const int64_t n = std::min(kMaskCols, x.cols - c);
+    multiply_forward(engine, sum, adapters.dropped(adapter, x, c, n), w.inputs(c, n),
+                     c == 0 ? 0.0f : 1.0f, {});
+  }
+}
+
+// sum (N, I) f32 = ((a g + b) o dy) W + beta sum.
+void multiply_scaled(const Engine& engine, const MatrixView& sum, const MatrixView& dy,
+                     const Weight& w, Gain gain, float beta) {
+  const Workspace::Scope scope(engine.workspace);
+  const MatrixView scaled = engine.workspace.take(dy.dtype, dy.rows, kMaskCols);
+  for (int64_t o = 0; o < w.O; o += kMaskCols) {
+    const int64_t n = std::min(kMaskCols, w.O - o);
+    scale_columns(engine.stream, scaled.col_range(0, n), dy.col_range(o, o + n), gain.from(o));
+    multiply_backward(engine, sum, scaled.col_range(0, n), w.outputs(o, n), o == 0 ? beta : 1.0f);
+  }
+}
+
+// y (=|+=) a DoRA part: x W^T + (g - 1) o (drop(x) W^T) + h (g o B)^T + bias, 512 outputs at a time
+// in f32; bias (1, O) f32 or null.
+void linear_with_gain(const Engine& engine, const MatrixView& y, const MatrixView& x,
+                      const Weight& w, const Adapters& adapters, const Adapter& adapter,
+                      const MatrixView& bias, Write write) {
+  const Workspace::Scope scope(engine.workspace);
+  const MatrixView sums = engine.workspace.take(DType::F32, x.rows, kMaskCols);
+  const float keep = 1 / (1 - adapter.lora->dropout);
+  for (int64_t o = 0; o < w.O; o += kMaskCols) {
+    const int64_t n = std::min(kMaskCols, w.O - o);
+    const MatrixView sum = sums.col_range(0, n);
+    const Weight some = w.outputs(o, n);
+    if (adapter.has_dropout()) {
+      multiply_dropped(engine, sum, x, some, adapters, adapter);
+      scale_columns(engine.stream, sum, sum, {adapter.gain + o, keep, -keep});
+      multiply_forward(engine, sum, x, some, 1, {});
+    } else {
+      multiply_forward(engine, sum, x, some, 0, {});
+      scale_columns(engine.stream, sum, sum, {adapter.gain + o});
+    }
+    engine.gemm.run({sum, adapters.h(adapter), Operand(adapter.b.row_range(o, o + n)).turned(),
+                     adapter.padded, 1, 1, bias ? bias.col_range(o, o + n).data : nullptr});
+    add_f32(engine.stream, y.col_range(o, o + n), sum, write);
+  }
+}
+
+// d_magnitude += sum over rows of dy o z / norm, z = drop(x) (W + scale B A)^T computed again.
+void add_d_magnitude(const Engine& engine, const MatrixView& dy, const MatrixView& x,
+                     const Weight& w, const Adapters& adapters, const Adapter& adapter) {
+  const Workspace::Scope scope(engine.workspace);
+  const MatrixView sums = engine.workspace.take(DType::F32, x.rows, kMaskCols);
+  const LoraView& lora = *adapter.lora;
+  for (int64_t o = 0; o < w.O; o += kMaskCols) {
+    const int64_t n = std::min(kMaskCols, w.O - o);
+    const MatrixView z = sums.col_range(0, n);
+    if (adapter.has_dropout()) {
+      multiply_dropped(engine, z, x, w.outputs(o, n), adapters, adapter);
+      scale_columns(engine.stream, z, z, {adapter.gain + o, 0, 1 / (1 - lora.dropout)});
+    } else {
+      multiply_forward(engine, z, x, w.outputs(o, n), 0, {});
+    }
+    engine.gemm.run({z, adapters.h(adapter), Operand(adapter.b_alone.row_range(o, o + n)).turned(),
+                     adapter.padded, 1, 1});
+    add_column_products(engine.stream, lora.d_magnitude.as<float>() + o, dy.col_range(o, o + n), z,
+                        lora.norm.as<float>() + o);
+  }
+}
+
+// What backward to dx works on.
+struct ToInput {
+  const Engine& engine;
+  MatrixView dx, dy;
+  const Adapters& adapters;
+  std::span<const LinearPart> parts;
+  MatrixView dy_of(const Weight& w) const { return dy.col_range(w.column, w.column + w.O); }
+};
+
 // sum (N, n) f32 = the adapters' share of columns [c, c + n) of dx; false where there is none.
-bool low_rank_columns(const Engine& engine, const MatrixView& sum, const MatrixView& product,
-                      const Adapters& adapters, int64_t c, int64_t I) {
+bool low_rank_columns(const ToInput& to, const MatrixView& sum, const MatrixView& product,
+                      int64_t c) {
+  const Engine& engine = to.engine;
   const int64_t n = sum.cols;
   Write write = Write::Overwrite;
-  if (const MatrixView u = adapters.plain_u(); u.cols > 0) {
-    engine.gemm.run({sum, u, adapters.plain_a().col_range(c, c + n), u.cols});
+  if (const MatrixView u = to.adapters.plain_u(); u.cols > 0) {
+    engine.gemm.run({sum, u, to.adapters.plain_a().col_range(c, c + n), u.cols});
     write = Write::Accumulate;
   }
-  for (const Adapter& adapter : adapters.all()) {
+  for (const Adapter& adapter : to.adapters.all()) {
     if (!adapter.has_dropout()) continue;
-    engine.gemm.run(
-        {product, adapters.u(adapter), adapters.a(adapter).col_range(c, c + n), adapter.padded});
-    add_kept(engine.stream, sum, product, *adapter.lora, {c, I}, write);
+    engine.gemm.run({product, to.adapters.u(adapter), to.adapters.a(adapter).col_range(c, c + n),
+                     adapter.padded});
+    if (adapter.gain != nullptr) {
+      const Weight w = weight_of(to.parts, static_cast<size_t>(adapter.part), adapter.column);
+      const float keep = 1 / (1 - adapter.lora->dropout);
+      multiply_scaled(engine, product, to.dy_of(w), w.inputs(c, n), {adapter.gain, keep, -keep}, 1);
+    }
+    add_kept(engine.stream, sum, product, *adapter.lora, {c, to.dx.cols}, write);
     write = Write::Accumulate;
   }
   return write == Write::Accumulate;
 }
 
 // dx (=|+=) the adapters' share and that of `weights`, 512 columns at a time in f32, rounded once.
-void add_columns(const Engine& engine, const MatrixView& dx, const MatrixView& dy,
-                 const Adapters& adapters, std::span<const Weight> weights, Write write) {
+void add_columns(const ToInput& to, std::span<const Weight> weights, Write write) {
+  const Engine& engine = to.engine;
   const Workspace::Scope scope(engine.workspace);
-  const MatrixView sums = engine.workspace.take(DType::F32, dx.rows, kMaskCols),
-                   products = engine.workspace.take(DType::F32, dx.rows, kMaskCols);
-  for (int64_t c = 0; c < dx.cols; c += kMaskCols) {
-    const int64_t n = std::min(kMaskCols, dx.cols - c);
+  const MatrixView sums = engine.workspace.take(DType::F32, to.dx.rows, kMaskCols),
+                   products = engine.workspace.take(DType::F32, to.dx.rows, kMaskCols);
+  for (int64_t c = 0; c < to.dx.cols; c += kMaskCols) {
+    const int64_t n = std::min(kMaskCols, to.dx.cols - c);
     const MatrixView sum = sums.col_range(0, n);
-    float beta =
-        low_rank_columns(engine, sum, products.col_range(0, n), adapters, c, dx.cols) ? 1.0f : 0.0f;
+    float beta = low_rank_columns(to, sum, products.col_range(0, n), c) ? 1.0f : 0.0f;
     for (const Weight& w : weights) {
-      multiply_backward(engine, sum, dy.col_range(w.column, w.column + w.O), w.inputs(c, n), beta);
+      const Adapter* adapter = to.adapters.of_part(w.begin);
+      if (adapter != nullptr && adapter->gain != nullptr && !adapter->has_dropout())
+        multiply_scaled(engine, sum, to.dy_of(w), w.inputs(c, n), {adapter->gain}, beta);
+      else
+        multiply_backward(engine, sum, to.dy_of(w), w.inputs(c, n), beta);
       beta = 1;
     }
-    add_f32(engine.stream, dx.col_range(c, c + n), sum, write);
+    add_f32(engine.stream, to.dx.col_range(c, c + n), sum, write);
   }
 }
 
@@ -186,15 +283,24 @@ void linear(const Engine& engine, MatrixView y, MatrixView x, std::span<const Li
   for (size_t p = 0; p < parts.size(); column += parts[p++].out()) {
     begun[p] = write == Write::Accumulate;
     const Adapter* adapter = adapters.of_part(p);
-    if (adapter == nullptr) continue;
+    if (adapter == nullptr || adapter->gain != nullptr) continue;
     engine.gemm.run({y.col_range(column, column + parts[p].out()), adapters.h(*adapter),
                      Operand(adapter->b).turned(), adapter->padded, 1, begun[p] ? 1.0f : 0.0f});
     begun[p] = true;
   }
-  const Weights weights = weights_of(parts, [&](size_t p) { return begun[p] == begun[p - 1]; });
-  for (const Weight& w : weights.span())
-    multiply_forward(engine, y.col_range(w.column, w.column + w.O), x, w,
-                     begun[w.begin] ? 1.0f : 0.0f, bias_of(engine, w, parts, y.dtype));
+  const bool any_gain = adapters.any_gain();
+  const Weights weights =
+      weights_of(parts, [&](size_t p) { return !any_gain && begun[p] == begun[p - 1]; });
+  for (const Weight& w : weights.span()) {
+    const MatrixView own = y.col_range(w.column, w.column + w.O);
+    const Adapter* adapter = adapters.of_part(w.begin);
+    if (adapter != nullptr && adapter->gain != nullptr)
+      linear_with_gain(engine, own, x, w, adapters, *adapter, bias_of(engine, w, parts, DType::F32),
+                       write);
+    else
+      multiply_forward(engine, own, x, w, begun[w.begin] ? 1.0f : 0.0f,
+                       bias_of(engine, w, parts, y.dtype));
+  }
 }
 
 void linear_backward(const Engine& engine, MatrixView dx, MatrixView dy, MatrixView x,
@@ -202,11 +308,18 @@ void linear_backward(const Engine& engine, MatrixView dx, MatrixView dy, MatrixV
   const Workspace::Scope scope(engine.workspace);
   Adapters adapters(engine, x, parts);
   adapters.backward(dy, x);
+  const bool any_gain = adapters.any_gain();
+  for (const Adapter& adapter : adapters.all()) {
+    if (adapter.gain == nullptr || !adapter.lora->d_magnitude) continue;
+    const Weight w = weight_of(parts, static_cast<size_t>(adapter.part), adapter.column);
+    add_d_magnitude(engine, dy.col_range(w.column, w.column + w.O), x, w, adapters, adapter);
+  }
   if (!dx) return;
-  const Weights weights = weights_of(parts, [](size_t) { return true; });
-  if (weights.count > 1) return add_columns(engine, dx, dy, adapters, weights.span(), write);
+  const ToInput to = {engine, dx, dy, adapters, parts};
+  const Weights weights = weights_of(parts, [&](size_t) { return !any_gain; });
+  if (weights.count > 1 || any_gain) return add_columns(to, weights.span(), write);
   if (adapters.any_dropout()) {
-    add_columns(engine, dx, dy, adapters, {}, write);
+    add_columns(to, {}, write);
     write = Write::Accumulate;
   } else if (const MatrixView u = adapters.plain_u(); u.cols > 0) {
     engine.gemm.run(

@@ -17,11 +17,19 @@ int64_t converted_bytes(const OpsLimits& limits) {
   return kF32 * std::min(kConvertedElements, kMaxAdapters * width * width);
 }
 
+// Each B once more, gains, the scaled columns of dy or a tile of z, and one dB.
+int64_t dora_bytes(const OpsLimits& limits) {
+  const int64_t width = round_up(limits.width, 8), stack = kMaxAdapters * round_up(limits.rank, 8);
+  if (!limits.dora) return 0;
+  return kF32 * (2 * stack * width + kMaxAdapters * width + 2 * limits.rows * kMaskCols);
+}
+
 // A stacked, each B, h in f32 and X, u; masked columns of x, and two of dx in f32; biases.
 int64_t linear_bytes(const OpsLimits& limits) {
   const int64_t width = round_up(limits.width, 8), stack = kMaxAdapters * round_up(limits.rank, 8);
   return kF32 * (2 * stack * width + 3 * limits.rows * stack + 3 * limits.rows * kMaskCols +
-                 kMaxAdapters * width);
+                 kMaxAdapters * width) +
+         dora_bytes(limits);
 }
 
 // Logits, and the probabilities that enter the product with the weight.

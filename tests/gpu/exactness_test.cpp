@@ -70,6 +70,15 @@ TEST_CASE("gpu: placement, slots, recompute and offload change no bit") {
   }
 }
 
+TEST_CASE("gpu: placement changes no bit of a DoRA run") {
+  const Bench bench({Family::Llama, 4, DType::BF16, false}, 23);
+  const auto run = [&](const char* residency, const char* slots) {
+    return bench.run(bench.config({"compute=bf16", "lora.dora=true", residency, slots}));
+  };
+  CHECK(run("memory.residency=stream", "memory.slots=2") ==
+        run("memory.residency=resident", "memory.slots=2"));
+}
+
 TEST_CASE("gpu: 20 steps with a budget between streaming and residence change no bit") {
   const Bench bench({Family::Llama, 6, DType::BF16, false}, 11);
   const Outcome reference =
@@ -92,8 +101,9 @@ TEST_CASE("gpu: losses and gradients are the CPU's to rounding") {
   const TinyModelOptions model =
       GENERATE(TinyModelOptions(), TinyModelOptions{Family::Gpt2}, tiny_qwen3(), tiny_phi3());
   const auto dropout = GENERATE("lora.dropout=0", "lora.dropout=0.2");
+  const auto dora = GENERATE("lora.dora=false", "lora.dora=true");
   const Bench bench(model, 23);
-  const RunConfig config = bench.config({"compute=f32", dropout});
+  const RunConfig config = bench.config({"compute=f32", dropout, dora});
   const Outcome cpu = bench.run_on_cpu(config, 1), gpu = bench.run(config, 1);
   CHECK(std::abs(gpu.losses[0] - cpu.losses[0]) <= 1e-5 * cpu.losses[0]);
   CHECK(relative_error(gpu.gradients, cpu.gradients) <= 1e-4);

@@ -343,7 +343,7 @@ TEST_CASE("linear: parts, adapters, dropout") {
   check_case({.N = 140, .I = 300, .outs = {260, 3}, .R = 64, .dropout = 0.1f});
 }
 
-TEST_CASE("linear: magnitudes", "[cpu]") {
+TEST_CASE("linear: magnitudes") {
   for (DType X : {DType::F32, DType::BF16})
     for (float dropout : {0.0f, 0.25f})
       for (bool transposed : {false, true})
@@ -380,8 +380,7 @@ TEST_CASE("linear: magnitudes", "[cpu]") {
 TEST_CASE("linear: a rank of more than one panel") {
   for (float dropout : {0.0f, 0.25f})
     for (bool dora : {false, true})
-      if (tests_cpu() || !dora)
-        check_case({.N = 20, .I = 40, .outs = {30}, .R = 790, .dropout = dropout, .dora = dora});
+      check_case({.N = 20, .I = 40, .outs = {30}, .R = 790, .dropout = dropout, .dora = dora});
 }
 
 // Past one panel of inner size (768), one block of rows (1,024), one range of gradient rows (256).
@@ -461,7 +460,7 @@ TEST_CASE("linear: the same bits with 1, 2 and 3 threads") {
                       .Y = X,
                       .bias = true,
                       .dropout = 0.1f,
-                      .dora = tests_cpu() && N == 290};
+                      .dora = N == 290};
       Setup one(c);
       const auto ops1 = make_test_ops(1, kLimits);
       ops1->linear(one.y, one.x, one.parts, Write::Overwrite);
