@@ -110,9 +110,9 @@ Report inspect_model(const fs::path& path) {
     report.add("windowed_blocks",
                config.L - std::count(config.windows.begin(), config.windows.end(), int64_t{0}));
   }
-  report.add("tied_head", config.tied_head);
   // Every tensor against config.json; whether each piece is one read is what `lema convert` is for.
   const PieceTable table = make_piece_table(folder);
+  report.add("tied_head", table.spec.head.tensor == table.spec.embed.tensor);
   const bool is_contiguous =
       std::all_of(table.blocks.begin(), table.blocks.end(), [](const Unit& unit) {
         return std::all_of(unit.pieces.begin(), unit.pieces.end(),

@@ -49,7 +49,7 @@ struct ModelConfig {
   bool qkv_bias = false, o_bias = false, mlp_bias = false;
   bool qk_norm = false;    // RMSNorm of each head of q and k before RoPE
   bool is_fused = false;   // qkv_proj and gate_up_proj, each one matrix
-  bool tied_head = false;  // the head is the embedding matrix
+  bool tied_head = false;  // the head is the embedding, unless the files hold another
   // Per block: how many keys a query sees at most, its own the last; 0: all before it.
   std::vector<int64_t> windows;
   std::vector<int64_t> eos_ids;  // config.json's eos_token_id, int or list

@@ -106,7 +106,7 @@ ModelSpec model_spec(const ModelConfig& config, Has has) {
 int64_t widest_linear(const ModelSpec& spec);
 
 // True for tensors that published files carry and no computation reads: mask buffers, rotary
-// caches, the copy of a tied head.
+// caches, a tied head's tensor (make_piece_table has found it to be a copy of the embedding).
 bool is_ignorable(const std::string& tensor, const ModelConfig& config);
 
 }  // namespace lema

@@ -3,15 +3,48 @@
 
 #include <algorithm>
 #include <set>
+#include <vector>
+
+#include "core/log.h"
 
 namespace lema {
 namespace {
 
+// The tensor of a head that is not the embedding, in every family.
+constexpr const char* kHeadTensor = "lm_head.weight";
 // Fields start at multiples of this inside a unit: a cache line, and what 16-byte vector loads
 // need.
 constexpr int64_t kAlignment = 64;
 
 int64_t aligned(int64_t offset) { return (offset + kAlignment - 1) / kAlignment * kAlignment; }
+
+bool have_equal_bytes(const ModelFolder& folder, const StoredTensor& a, const StoredTensor& b) {
+  constexpr int64_t kStep = int64_t{1} << 20;
+  const TensorEntry &x = a.entry, &y = b.entry;
+  if (x.dtype != y.dtype || !(x.shape == y.shape)) return false;
+  std::vector<std::byte> left(static_cast<size_t>(std::min(kStep, x.bytes))), right = left;
+  for (int64_t at = 0; at < x.bytes; at += kStep) {
+    const int64_t bytes = std::min(kStep, x.bytes - at);
+    folder.files()[a.file].file().read_at(left.data(), bytes, x.offset + at);
+    folder.files()[b.file].file().read_at(right.data(), bytes, y.offset + at);
+    if (!std::equal(left.begin(), left.begin() + bytes, right.begin())) return false;
+  }
+  return true;
+}
+
+// The folder's table. Where the config ties the head and the files hold one of other bytes than the
+// embedding's, that one is the head. Ref: transformers.PreTrainedModel.tie_weights.
+ModelSpec spec_of(const ModelFolder& folder) {
+  ModelSpec spec = model_spec(
+      folder.config(), [&](const char* tensor) { return folder.find(tensor) != nullptr; });
+  const StoredTensor *embed = folder.find(spec.embed.tensor), *head = folder.find(kHeadTensor);
+  if (folder.config().tied_head && embed && head && !have_equal_bytes(folder, *embed, *head)) {
+    log::warn("{} is no copy of the embedding and is the head, though config.json ties the two",
+              folder.place(*head));
+    spec.head.tensor = kHeadTensor;
+  }
+  return spec;
+}
 
 class Resolver {
  public:
@@ -101,8 +134,7 @@ const Unit& PieceTable::unit(int64_t i) const {
 
 PieceTable make_piece_table(const ModelFolder& folder, int64_t head_chunk_rows) {
   PieceTable table;
-  table.spec = model_spec(folder.config(),
-                          [&](const char* tensor) { return folder.find(tensor) != nullptr; });
+  table.spec = spec_of(folder);
   Resolver resolver(folder);
   table.embed = resolver.place(table.spec.embed);
   for (const FieldSpec& spec : table.spec.positions)

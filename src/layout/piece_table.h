@@ -59,8 +59,8 @@ struct PieceTable {
 };
 
 // Checks every tensor's presence, shape and dtype (F32, BF16, F16) against config.json before
-// anything is allocated; BadInput names file and tensor, also for tensors that no table claims.
-// `head_chunk_rows`: rows of a head chunk, 0 for one chunk no larger than a block.
+// anything is allocated; BadInput names file and tensor, also for tensors that no table claims. A
+// tied head's own tensor is the head if it is no copy. `head_chunk_rows`: 0 for a block's size.
 PieceTable make_piece_table(const ModelFolder& folder, int64_t head_chunk_rows = 0);
 
 }  // namespace lema

@@ -20,7 +20,7 @@ struct ScrambledModel {
   DType dtype = DType::F32;
   std::string prefix = "transformer.";  // GPT-2: of the tensors' names
   int shards = 1;
-  std::vector<TensorSpec> extra = {};  // further tensors, zeros
+  std::vector<TensorSpec> extra = {};  // further tensors
   Metadata metadata = {{"format", "pt"}};
   // Changes the f32 values of a tensor before they are rounded.
   std::function<void(const std::string& tensor, std::vector<float>&)> edit = {};

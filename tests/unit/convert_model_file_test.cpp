@@ -91,9 +91,35 @@ TEST_CASE("mask buffers, rotary caches and the copy of a tied head are left out"
   ScrambledModel tied{.config = small_llama(true)};
   tied.extra = {{"lm_head.weight", DType::F32, {11, 8}},
                 {"model.layers.0.self_attn.rotary_emb.inv_freq", DType::F32, {1}}};
+  tied.edit = [plain = tied](const std::string& tensor, std::vector<float>& values) {
+    if (tensor == "lm_head.weight")
+      values = values_of(plain, "model.embed_tokens.weight", std::ssize(values));
+  };
   write_scrambled(folder.path() / "tied", tied);
   CHECK(convert_quietly(folder.path() / "tied", folder.path() / "tied-out").tensors == 20);
   CHECK(ModelFolder(folder.path() / "tied-out").find("lm_head.weight") == nullptr);
+}
+
+TEST_CASE("a head that is no copy of the embedding is kept, whatever config.json says") {
+  const TempFolder folder("convert_own_head");
+  ScrambledModel llama{.config = small_llama(true), .shards = 2}, gpt2{.config = small_gpt2()};
+  llama.extra = gpt2.extra = {{"lm_head.weight", DType::F32, {11, 8}}};
+  // Equal but for the last number.
+  gpt2.edit = [plain = gpt2](const std::string& tensor, std::vector<float>& values) {
+    if (tensor != "lm_head.weight") return;
+    values = values_of(plain, "transformer.wte.weight", std::ssize(values));
+    values.back() += 1;
+  };
+  for (const ScrambledModel& model : {llama, gpt2}) {
+    const fs::path source = folder.path() / model.config.find("model_type")->as_string(),
+                   output = source.string() + "-out";
+    write_scrambled(source, model);
+    convert_quietly(source, output);
+    const ModelFolder converted(output);
+    CHECK(tensors_of(converted) == tensors_of(ModelFolder(source)));
+    CHECK(make_piece_table(converted).spec.head.tensor == "lm_head.weight");
+    CHECK(bytes_of(source / "config.json") == bytes_of(output / "config.json"));
+  }
 }
 
 TEST_CASE("the metadata names source and digests, and survives a second conversion") {
