@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <utility>
 
 #include "core/error.h"
 
@@ -18,13 +19,19 @@ bool is_path(std::string_view text) {
   });
 }
 
-// An expression that does not compile is an error of `code`.
-Regex python_regex(const std::string& pattern, const std::string& place, ErrorCode code) {
+// An expression's errors become those of `code`.
+template <typename Use>
+auto with_code(ErrorCode code, const Use& use) {
   try {
-    return Regex::python(pattern, place);
+    return use();
   } catch (const Error& e) {
     throw Error(e.code() == ErrorCode::BadInput ? code : e.code(), e.what());
   }
+}
+
+void check_count(size_t entries, const std::string& place, ErrorCode code) {
+  if (std::cmp_greater(entries, kMaxEntries))
+    fail(code, "{}: found {} entries, at most {} are allowed", place, entries, kMaxEntries);
 }
 
 std::optional<int64_t> whole_number(std::string_view text) {
@@ -53,9 +60,18 @@ std::vector<AdapterSite> adapter_sites(const ModelSpec& spec) {
   return sites;
 }
 
-ModuleChoice::ModuleChoice(const std::vector<std::string>& entries, std::string place) {
+PathPattern::PathPattern(const std::string& pattern, const std::string& place, ErrorCode code)
+    : regex_(with_code(code, [&] { return Regex::python(pattern, place); })), code_(code) {}
+
+bool PathPattern::matches(const std::string& path, int64_t& steps_left) const {
+  return with_code(code_, [&] { return regex_.matches_whole(path, steps_left); });
+}
+
+ModuleChoice::ModuleChoice(const std::vector<std::string>& entries, const std::string& place)
+    : names_(entries), used_(entries.size(), false) {
+  check_count(entries.size(), place, ErrorCode::Usage);
   if (entries.size() == 1 && !is_path(entries[0])) {
-    regex_ = python_regex(entries[0], place, ErrorCode::Usage);
+    regex_.emplace(entries[0], place, ErrorCode::Usage);
     return;
   }
   for (const std::string& entry : entries)
@@ -63,13 +79,15 @@ ModuleChoice::ModuleChoice(const std::vector<std::string>& entries, std::string 
       fail(ErrorCode::Usage,
            "{}: \"{}\" in a list is no module name; a regular expression stands alone, as a string",
            place, escaped(entry));
-  names_ = entries;
-  used_.assign(names_.size(), false);
 }
 
 bool ModuleChoice::matches(const std::string& path) const {
-  if (regex_) return regex_->matches_whole(path);
   bool found = false;
+  if (regex_) {
+    found = regex_->matches(path, steps_left_);
+    used_[0] = used_[0] || found;
+    return found;
+  }
   for (size_t i = 0; i < names_.size(); ++i) {
     if (path != names_[i] && !path.ends_with("." + names_[i])) continue;
     found = used_[i] = true;
@@ -86,7 +104,8 @@ std::vector<bool> chosen_blocks(const std::vector<std::string>& layers, int64_t 
   std::vector<bool> chosen(static_cast<size_t>(blocks), false);
   for (const std::string& entry : layers) {
     const bool first = entry.starts_with("first:"), last = entry.starts_with("last:");
-    const auto n = whole_number(std::string_view(entry).substr(first ? 6 : last ? 5 : 0));
+    auto n = whole_number(std::string_view(entry).substr(first ? 6 : last ? 5 : 0));
+    if (n) n = std::min(*n, blocks + 1);  // as far outside as any larger one
     int64_t begin = 0, end = blocks;
     if (!n && entry != "all")
       fail(ErrorCode::Usage,
@@ -106,17 +125,18 @@ template <typename T>
 std::vector<AdapterRules::Pattern<T>> AdapterRules::compiled(
     const std::vector<std::pair<std::string, T>>& entries, const std::string& place,
     ErrorCode code) {
+  check_count(entries.size(), place, code);
   std::vector<Pattern<T>> patterns;
   for (const auto& [key, value] : entries)
-    patterns.push_back({key, python_regex("(.*\\.)?(" + key + ")", place, code), value});
+    patterns.push_back({key, PathPattern("(.*\\.)?(" + key + ")", place, code), value});
   return patterns;
 }
 
 template <typename T>
 T AdapterRules::first_hit(const std::vector<Pattern<T>>& patterns, const std::string& path,
-                          T otherwise) {
+                          T otherwise) const {
   for (const Pattern<T>& pattern : patterns) {
-    if (!pattern.regex.matches_whole(path)) continue;
+    if (!pattern.pattern.matches(path, steps_left_)) continue;
     pattern.used = true;
     return pattern.value;
   }
@@ -130,10 +150,15 @@ AdapterRules::AdapterRules(const AdapterConfig& config, const std::string& place
       ranks_(compiled(config.rank_pattern, place + ": rank_pattern", code)),
       alphas_(compiled(config.alpha_pattern, place + ": alpha_pattern", code)) {}
 
-int64_t AdapterRules::rank(const std::string& path) const { return first_hit(ranks_, path, rank_); }
-double AdapterRules::alpha(const std::string& path) const {
-  return first_hit(alphas_, path, alpha_);
+const AdapterRules::Rule& AdapterRules::rule(const std::string& path) const {
+  const auto known = rules_.find(path);
+  if (known != rules_.end()) return known->second;
+  const Rule rule{first_hit(ranks_, path, rank_), first_hit(alphas_, path, alpha_)};
+  return rules_.emplace(path, rule).first->second;
 }
+
+int64_t AdapterRules::rank(const std::string& path) const { return rule(path).rank; }
+double AdapterRules::alpha(const std::string& path) const { return rule(path).alpha; }
 
 double AdapterRules::scale(const std::string& path) const {
   const auto r = static_cast<double>(rank(path));

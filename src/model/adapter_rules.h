@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "formats/peft_adapter.h"
@@ -30,21 +31,41 @@ struct AdapterSite {
 // Embedding, linears block by block in execution order, head.
 std::vector<AdapterSite> adapter_sites(const ModelSpec& spec);
 
+// Entries of a list or dictionary at most: several for each module of the largest published models.
+inline constexpr int64_t kMaxEntries = 4096;
+// Steps of all matches of a setting: a million and a half of plain names, seconds of the slowest.
+inline constexpr int64_t kMatchSteps = 200'000'000;
+
+// A regular expression over module paths, as Python reads it. Errors are of `code`: an expression
+// that does not compile, and one that gives up.
+class PathPattern {
+ public:
+  PathPattern(const std::string& pattern, const std::string& place, ErrorCode code);
+  // Whether the whole path matches. `steps_left` as in Regex::matches_whole.
+  bool matches(const std::string& path, int64_t& steps_left) const;
+
+ private:
+  Regex regex_;
+  ErrorCode code_;
+};
+
 // The modules that a setting names: a list of paths or of their last parts, or one regular
 // expression that matches a whole path. A single entry is an expression when it holds a character
 // that no path has.
 class ModuleChoice {
  public:
-  // `place` names the setting in errors, which are Usage: a bad expression, or one in a list.
-  ModuleChoice(const std::vector<std::string>& entries, std::string place);
+  // `place` names the setting in errors, which are Usage: a bad expression, one in a list, more
+  // than kMaxEntries.
+  ModuleChoice(const std::vector<std::string>& entries, const std::string& place);
   bool matches(const std::string& path) const;
   // The first entry that has matched nothing so far; nullptr when all have.
   const std::string* unmatched() const;
 
  private:
-  std::vector<std::string> names_;
-  std::optional<Regex> regex_;
+  std::vector<std::string> names_;  // or the expression's text
+  std::optional<PathPattern> regex_;
   mutable std::vector<bool> used_;
+  mutable int64_t steps_left_ = kMatchSteps;
 };
 
 // The blocks that lora.layers names: "all", numbers, "first:K", "last:K". Usage error for anything
@@ -54,7 +75,8 @@ std::vector<bool> chosen_blocks(const std::vector<std::string>& layers, int64_t 
 // Rank and scale of each module: the first pattern that matches "(.*\.)?(KEY)" decides.
 class AdapterRules {
  public:
-  // `place` names the config in errors, which are of `code`: expressions that do not compile.
+  // `place` names the config in errors, which are of `code`: expressions that do not compile or
+  // give up, more than kMaxEntries of them, and more than kMatchSteps for the modules in all.
   AdapterRules(const AdapterConfig& config, const std::string& place,
                ErrorCode code = ErrorCode::BadInput);
 
@@ -69,12 +91,18 @@ class AdapterRules {
   template <typename T>
   struct Pattern {
     std::string key;
-    Regex regex;
+    PathPattern pattern;
     T value;
     mutable bool used = false;
   };
+  struct Rule {
+    int64_t rank;
+    double alpha;
+  };
+  // Found once for each path.
+  const Rule& rule(const std::string& path) const;
   template <typename T>
-  static T first_hit(const std::vector<Pattern<T>>& patterns, const std::string& path, T otherwise);
+  T first_hit(const std::vector<Pattern<T>>& patterns, const std::string& path, T otherwise) const;
   template <typename T>
   static std::vector<Pattern<T>> compiled(const std::vector<std::pair<std::string, T>>& entries,
                                           const std::string& place, ErrorCode code);
@@ -84,6 +112,8 @@ class AdapterRules {
   bool rslora_;
   std::vector<Pattern<int64_t>> ranks_;
   std::vector<Pattern<double>> alphas_;
+  mutable std::unordered_map<std::string, Rule> rules_;
+  mutable int64_t steps_left_ = kMatchSteps;
 };
 
 // BadInput, by name, for what an adapter from disk may have and lema does not apply: adapters of

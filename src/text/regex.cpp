@@ -4,6 +4,7 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
+#include <algorithm>
 #include <array>
 
 #include "core/error.h"
@@ -15,6 +16,7 @@ namespace {
 
 constexpr uint32_t kMatchLimit =
     10'000'000;  // steps of one match; hostile patterns end here in well under a second
+constexpr int64_t kFirstLimit = 128, kLimitGrowth = 16;  // of matches_whole
 constexpr uint32_t kHeapLimitKib = 64 * 1024;
 constexpr size_t kMaxPatternBytes = 64 * 1024;
 
@@ -42,7 +44,7 @@ struct Regex::Program {
   Code code;
   MatchContext limits;
 
-  Program(std::string_view pattern, uint32_t options, std::string place_)
+  Program(std::string_view pattern, uint32_t options, std::string place_, bool just_in_time = true)
       : place(std::move(place_)) {
     if (pattern.size() > kMaxPatternBytes)
       fail(ErrorCode::BadInput, "{}: pattern of {} bytes, at most {} are allowed", place,
@@ -55,8 +57,8 @@ struct Regex::Program {
     if (!code)
       fail(ErrorCode::BadInput, "{}: bad pattern \"{}\" at byte {}: {}", place, escaped(pattern),
            offset, reason(error));
-    pcre2_jit_compile(code.get(),
-                      PCRE2_JIT_COMPLETE);  // without a just-in-time compiler the interpreter runs
+    if (just_in_time)  // without a compiler the interpreter runs
+      pcre2_jit_compile(code.get(), PCRE2_JIT_COMPLETE);
     limits.reset(pcre2_match_context_create(nullptr));
     check(limits != nullptr, "no memory for a pattern");
     pcre2_set_match_limit(limits.get(), kMatchLimit);
@@ -79,18 +81,28 @@ Regex Regex::python(std::string_view pattern, std::string place) {
     fail(ErrorCode::BadInput, "{}: bad pattern \"{}\" at byte 1: nothing to repeat", place,
          escaped(pattern));
   return Regex(std::make_unique<const Program>(pattern, PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C,
-                                               std::move(place)));
+                                               std::move(place), false));
 }
 Regex::Regex(Regex&&) noexcept = default;
 Regex& Regex::operator=(Regex&&) noexcept = default;
 Regex::~Regex() = default;
 
-bool Regex::matches_whole(std::string_view text) const {
+// PCRE2 does not tell what a match took: it runs again under wider limits until it ends within one.
+bool Regex::matches_whole(std::string_view text, int64_t& steps_left) const {
   const MatchData data(pcre2_match_data_create(1, nullptr));
-  check(data != nullptr, "no memory for a match");
-  const int result =
-      pcre2_match(program_->code.get(), reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), 0,
-                  PCRE2_ANCHORED | PCRE2_ENDANCHORED, data.get(), program_->limits.get());
+  const MatchContext limits(pcre2_match_context_copy(program_->limits.get()));
+  check(data != nullptr && limits != nullptr, "no memory for a match");
+  int result = PCRE2_ERROR_MATCHLIMIT;
+  for (int64_t limit = 0; result == PCRE2_ERROR_MATCHLIMIT && limit < kMatchLimit;) {
+    if (steps_left <= 0)
+      fail(ErrorCode::BadInput, "{}: all matches together take too many steps", program_->place);
+    limit = std::min(limit == 0 ? kFirstLimit : limit * kLimitGrowth, int64_t{kMatchLimit});
+    steps_left -= limit;
+    pcre2_set_match_limit(limits.get(), static_cast<uint32_t>(limit));
+    result = pcre2_match(program_->code.get(), reinterpret_cast<PCRE2_SPTR>(text.data()),
+                         text.size(), 0, PCRE2_ANCHORED | PCRE2_ENDANCHORED, data.get(),
+                         limits.get());
+  }
   if (result < 0 && result != PCRE2_ERROR_NOMATCH)
     fail(ErrorCode::BadInput, "{}: the pattern gave up on \"{}\": {}", program_->place,
          escaped(text), reason(result));

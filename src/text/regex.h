@@ -3,6 +3,7 @@
 // are Python's. Used by the pre-tokenizer and normalizer, and by the rules of adapters.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -17,7 +18,8 @@ class Regex {
   Regex(std::string_view pattern, std::string place);
   // Matches exactly this text.
   static Regex literal(std::string_view text, std::string place);
-  // As Python's re compiles it; BadInput for what PCRE2 rejects.
+  // As Python's re compiles it; BadInput for what PCRE2 rejects. Not compiled to machine code: many
+  // such patterns see a few short texts each.
   static Regex python(std::string_view pattern, std::string place);
   Regex(Regex&&) noexcept;
   Regex& operator=(Regex&&) noexcept;
@@ -27,8 +29,10 @@ class Regex {
   // An empty match right after a match is passed over. BadInput when one match takes more than ten
   // million steps. Threads: concurrent.
   void each_match(std::string_view text, const std::function<void(size_t, size_t)>& found) const;
-  // Whether all of `text` is one match: Python's re.fullmatch.
-  bool matches_whole(std::string_view text) const;
+  // Whether all of `text` is one match: Python's re.fullmatch. `steps_left`, which the patterns of
+  // a set share, falls by what the match may have taken, 128 at least. BadInput when nothing was
+  // left or the match takes more than ten million steps. Threads: concurrent.
+  bool matches_whole(std::string_view text, int64_t& steps_left) const;
 
  private:
   struct Program;

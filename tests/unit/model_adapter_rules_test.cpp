@@ -35,7 +35,11 @@ TEST_CASE("a choice is a list of names or one expression over the whole path") {
   CHECK(*missing.unmatched() == "nope");
   const ModuleChoice regex({".*[qv]_proj"}, "lora.targets");
   CHECK((regex.matches(kQ0) && regex.matches(kV1) && !regex.matches(kDown2)));
-  CHECK_FALSE(ModuleChoice({"[qv]_proj"}, "lora.targets").matches(kQ0));
+  CHECK(regex.unmatched() == nullptr);
+  const ModuleChoice idle({"[qv]_proj"}, "lora.targets");
+  CHECK_FALSE(idle.matches(kQ0));
+  REQUIRE(idle.unmatched() != nullptr);
+  CHECK(*idle.unmatched() == "[qv]_proj");
   CHECK_FALSE(ModuleChoice({}, "lora.exclude_modules").matches(kQ0));
   CHECK(contains(message_of(ErrorCode::Usage,
                             [] {
@@ -53,7 +57,9 @@ TEST_CASE("layers are numbers, first and last") {
   CHECK(chosen({"0", "3"}) == "x..x.");
   CHECK(chosen({"first:1", "last:1", "2"}) == "x.x.x");
   for (const char* bad : {"5", "first:6", "last:6", "first:0", "last:0", "-1", "1.0", "",
-                          "first:", "x", "9999999999999999999"})
+                          "first:", "x", "9223372036854775807",
+                          "first:9223372036854775807", "last:9223372036854775807",
+                          "9999999999999999999"})
     CHECK(contains(message_of(ErrorCode::Usage, [&] { chosen({bad}); }), "lora.layers: "));
 }
 
@@ -75,6 +81,28 @@ TEST_CASE("the first pattern that ends a path decides about rank and alpha") {
   CHECK(rslora.unmatched() == "rank_pattern: \"model.layers.2.*\"");
   config.alpha_pattern = {{"(v", 3}};
   CHECK_THROWS_AS(AdapterRules(config, "test"), Error);
+}
+
+TEST_CASE("many entries and slow expressions are refused, as the setting's kind of error") {
+  const auto refused = [](ErrorCode code, const auto& use, std::string_view text) {
+    CHECK(contains(message_of(code, use), text));
+  };
+  const std::string too_many = "found 4097 entries, at most 4096 are allowed";
+  refused(
+      ErrorCode::Usage,
+      [] { ModuleChoice(std::vector<std::string>(4097, "q_proj"), "lora.targets"); },
+      "lora.targets: " + too_many);
+  for (const ErrorCode code : {ErrorCode::Usage, ErrorCode::BadInput}) {
+    AdapterConfig config;
+    config.rank_pattern.assign(4097, {"q_proj", 2});
+    refused(code, [&] { AdapterRules(config, "test", code); }, "test: rank_pattern: " + too_many);
+    config.rank_pattern.assign(4096, {"k_proj", 2});
+    config.alpha_pattern = {{"([a-z._0-9]+)+[0-9]", 2}};
+    const AdapterRules rules(config, "test", code);
+    refused(code, [&] { rules.rank(kQ0); }, "test: alpha_pattern: the pattern gave up");
+  }
+  const ModuleChoice slow({"([a-z._0-9]+)+[0-9]"}, "lora.targets");
+  refused(ErrorCode::Usage, [&] { slow.matches(kQ0); }, "lora.targets: the pattern gave up");
 }
 
 TEST_CASE("what the settings of a run choose") {
@@ -123,6 +151,8 @@ TEST_CASE("what the settings of a run choose") {
                  "lora.targets: lm_head cannot have an adapter"));
   CHECK(contains(message([](AdapterOptions& o) { o.exclude_modules = {"wq"}; }),
                  "lora.exclude_modules: \"wq\" is no module"));
+  CHECK(contains(message([](AdapterOptions& o) { o.exclude_modules = {".*wq"}; }),
+                 "lora.exclude_modules: \".*wq\" is no module"));
   CHECK(contains(message([](AdapterOptions& o) { o.exclude_modules = {".*"}; }),
                  "no module is left to adapt"));
   CHECK(contains(message([](AdapterOptions& o) {

@@ -36,7 +36,8 @@ TEST_CASE("patterns keep Oniguruma's meaning") {
 
 TEST_CASE("Python's patterns match whole paths") {
   const auto whole = [](const std::string& pattern, std::string_view text) {
-    return Regex::python(pattern, "test").matches_whole(text);
+    int64_t steps_left = 100'000'000;
+    return Regex::python(pattern, "test").matches_whole(text, steps_left);
   };
   CHECK(whole(".*\\.[qv]_proj", "model.layers.0.self_attn.v_proj"));
   CHECK_FALSE(whole("[qv]_proj", "model.layers.0.self_attn.v_proj"));
@@ -45,9 +46,27 @@ TEST_CASE("Python's patterns match whole paths") {
   CHECK(whole("(?P<block>[0-9]+)\\.(?:x|y)", "12.y"));
   for (const char* pattern : {"(*UTF)a", "[a", "*a", "(a"})
     CHECK_THROWS_AS(Regex::python(pattern, "test"), Error);
+  CHECK(whole("(?:.|x)+", std::string(50'000, 'a')));  // no stack to run out of
   std::string text(60, 'a');
   text.back() = 'b';
   CHECK_THROWS_AS(whole("(a+)+$", text), Error);
+}
+
+TEST_CASE("matches share their steps") {
+  const Regex plain = Regex::python("(.*\\.)?(q_proj)", "test"),
+              slow = Regex::python("(a|b|ab)*[cd]", "test");
+  const std::string text = "abababababababababababab";
+  int64_t steps_left = 500;
+  int matches = 0;
+  while (steps_left > 0)
+    matches += plain.matches_whole("model.layers.0.self_attn.q_proj", steps_left) ? 1 : 0;
+  CHECK(matches == 4);
+  CHECK_THROWS_AS(plain.matches_whole("q_proj", steps_left), Error);
+  steps_left = 1'000'000;
+  CHECK_FALSE(slow.matches_whole(text, steps_left));
+  CHECK(steps_left < 999'000);
+  steps_left = 1000;
+  CHECK_THROWS_AS(slow.matches_whole(text, steps_left), Error);
 }
 
 TEST_CASE("a hostile pattern ends as bad input") {
