@@ -233,6 +233,9 @@ ModelConfig parse_model_config(const Value& config, const std::string& source) {
          fields.place("quantization_config"),
          method && method->is_string() ? escaped(method->as_string()) : "no quant_method");
   }
+  if (fields.find("per_layer_config"))
+    fail(ErrorCode::BadInput, "{}: blocks of different kinds are not supported",
+         fields.place("per_layer_config"));
   if (parsed.model_type.empty())
     fail(ErrorCode::BadInput, "{}: no key \"model_type\"; supported: {}", source,
          supported_models());

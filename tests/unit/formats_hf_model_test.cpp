@@ -123,6 +123,9 @@ TEST_CASE("config: everything unsupported or out of range is refused with its pl
           "config.json:2: architectures");
   refused(llama(R"("quantization_config": {"quant_method": "bitsandbytes"})"),
           "quantised weights (bitsandbytes)");
+  refused(llama(R"("per_layer_config": {"0": {"num_key_value_heads": 1}})"),
+          "config.json:2: per_layer_config: blocks of different kinds are not supported");
+  CHECK_NOTHROW(parse(llama(R"("per_layer_config": null)")));
   refused(llama(R"("hidden_act": "gelu")"), "\"gelu\" is not supported; supported: silu");
   refused(llama(R"("hidden_size": "8")"),
           "config.json:2: hidden_size: found string, expected integer");
