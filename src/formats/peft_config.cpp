@@ -102,7 +102,7 @@ void check_keys(const Value& json, const JsonFields& fields) {
 }
 
 // Initialisations such as PiSSA also rewrite the base weights, so their A and B mean nothing over
-// the published base.
+// the published base: only those known to leave it alone are read.
 void check_initialisation(const JsonFields& fields) {
   const Value* init = fields.find("init_lora_weights");
   if (!init || init->is_bool()) return;
@@ -110,7 +110,7 @@ void check_initialisation(const JsonFields& fields) {
   constexpr std::array<std::string_view, 3> kHarmless = {"gaussian", "eva", "orthogonal"};
   if (!contains(kHarmless, init->as_string()))
     fail(ErrorCode::BadInput,
-         "{}: \"{}\" changes the base weights and is not supported; supported: true, false, {}",
+         "{}: \"{}\" may change the base weights and is not supported; supported: true, false, {}",
          fields.place("init_lora_weights"), escaped(init->as_string()), fmt::join(kHarmless, ", "));
 }
 

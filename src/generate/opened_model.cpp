@@ -24,7 +24,8 @@ OpenedModel::OpenedModel(const ModelFolder& folder, const OpenOptions& options,
       table_(make_piece_table(folder)),
       X_(lema::activation_dtype(options.compute, table_.embed.dtype, *device_)) {
   if (limits.positions > config_.max_positions)
-    fail(ErrorCode::Usage, "a context of {} tokens; {} has {} positions (max_position_embeddings)",
+    fail(ErrorCode::Usage, "a context of {} tokens; {} has {} positions (max_position_embeddings, or what RoPE scaling "
+         "makes of them)",
          limits.positions, folder.path().string(), config_.max_positions);
   if (!options.adapter.empty()) {
     const Adapter adapter = read_adapter(options.adapter);

@@ -160,7 +160,7 @@ TEST_CASE("options that change the arithmetic are refused by name") {
     CHECK_BAD_INPUT(read_adapter(folder.path()), "adapter_config.json:1: " + key + " = ");
   }
   make(folder, kConfig + R"(, "init_lora_weights": "pissa_niter_4"})");
-  CHECK_BAD_INPUT(read_adapter(folder.path()), "\"pissa_niter_4\" changes the base weights");
+  CHECK_BAD_INPUT(read_adapter(folder.path()), "\"pissa_niter_4\" may change the base weights");
   make(folder, kConfig + R"(, "init_lora_weights": "gaussian"})");
   CHECK_NOTHROW(read_adapter(folder.path()));
   make(folder, R"({"peft_type": "IA3"})");
