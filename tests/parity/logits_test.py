@@ -7,6 +7,7 @@ import tempfile
 import unittest
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from torch_models import MODELS, alone, lema, logits, random_rows, randomised, save, with_adapter, write_rows
@@ -40,11 +41,38 @@ class Tiny(unittest.TestCase):
                 errors.append(self.difference(got, want))
                 print(f"{name}: logits within {max(errors):.1e} of {float(max(w.abs().max() for w in want)):.1f}")
 
+    def test_a_head_of_its_own_beside_a_tied_embedding(self):
+        """Untied, as transformers loads it, whatever config.json says; converted and merged folders keep it."""
+        for name in ("llama_tied", "gpt2"):
+            with self.subTest(model=name), tempfile.TemporaryDirectory() as folder:
+                folder = pathlib.Path(folder)
+                torch.manual_seed(4)
+                base = save(randomised(MODELS[name][0](), 5), folder / "model")
+                tensors = load_file(base / "model.safetensors")
+                embed = next(t for tensor, t in tensors.items() if tensor.endswith(("embed_tokens.weight", "wte.weight")))
+                tensors["lm_head.weight"] = embed + 0.1 * torch.randn(embed.shape)
+                save_file(tensors, base / "model.safetensors", {"format": "pt"})
+                rows = random_rows(4, 6)
+                data = write_rows(folder / "rows.jsonl", rows)
+                model = AutoModelForCausalLM.from_pretrained(base).eval()
+                with torch.no_grad():
+                    want = [alone(model, row) for row in rows]
+                lema("convert", base, folder / "converted")
+                for source in (base, folder / "converted"):
+                    self.difference(logits(source, data, folder / f"{source.name}.safetensors"), want)
+                peft = with_adapter(model, MODELS[name][1]).eval()
+                peft.save_pretrained(folder / "adapter", save_embedding_layers=False)
+                lema("merge", "--model", base, "--adapter", folder / "adapter", "--output", folder / "merged")
+                merged = AutoModelForCausalLM.from_pretrained(folder / "merged").eval()
+                with torch.no_grad():
+                    want = [alone(peft, row) for row in rows]
+                    self.difference([alone(merged, row) for row in rows], want)
+                self.difference(logits(folder / "merged", data, folder / "merged.safetensors"), want)
 
     def test_config_as_transformers_4_spelled_it(self):
         """RoPE at the top level and in rope_scaling, windows without layer_types, Phi-3's older names of longrope."""
         for name, kind in (("llama_rope3", None), ("llama_dynamic", None), ("llama_yarn_options", None),
-                           ("qwen2_windows", None), ("phi3_longrope", "su"), ("phi3_longrope", "yarn")):
+                           ("llama_yarn_said", None), ("qwen2_longrope_said", None), ("qwen2_windows", None), ("phi3_longrope", "su"), ("phi3_longrope", "yarn")):
             with self.subTest(model=name, kind=kind), tempfile.TemporaryDirectory() as folder:
                 folder = pathlib.Path(folder)
                 torch.manual_seed(4)
@@ -56,6 +84,8 @@ class Tiny(unittest.TestCase):
                 for key in ("rope_theta", "partial_rotary_factor"):
                     if key in rope:
                         config[key] = rope.pop(key)
+                if "original_max_position_embeddings" in config:  # which wins over the dictionary's
+                    rope["original_max_position_embeddings"] = 97
                 rope["type"] = kind or rope.pop("rope_type")
                 rope.pop("rope_type", None)
                 config["rope_scaling"] = rope if rope["type"] != "default" else None

@@ -78,6 +78,11 @@ MODELS = {
                                                           "beta_fast": 16, "beta_slow": 2, "truncate": False},
                                          head_dim=32), LLAMA_LINEARS),
     "llama_longrope": (lambda: llama(**longrope(4, factor=5.0, original_max_position_embeddings=ORIGINAL)), LLAMA_LINEARS),
+    # Said aloud: the factor on cosines and sines, and at the top level a length that wins over the dictionary's.
+    "llama_yarn_said": (lambda: llama(rope_parameters={**YARN_ROPE, "attention_factor": 1.3},
+                                      original_max_position_embeddings=ORIGINAL), LLAMA_LINEARS),
+    "qwen2_longrope_said": (lambda: qwen2(**longrope(4, attention_factor=0.8, original_max_position_embeddings=90),
+                                          original_max_position_embeddings=ORIGINAL), LLAMA_LINEARS),
     "mistral": (lambda: mistral(sliding_window=7), LLAMA_LINEARS),
     "mistral_without_window": (lambda: mistral(sliding_window=None, head_dim=12), LLAMA_LINEARS),
     "qwen2": (lambda: qwen2(tie_word_embeddings=True), LLAMA_LINEARS),
