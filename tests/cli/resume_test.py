@@ -32,6 +32,15 @@ class Runs(RunCase):
                   "memory.residency=stream", "--resume")
         self.assertEqual(self.final("again"), want)
 
+    def test_patterns_keep_their_order_through_a_checkpoint(self):
+        """Sorted, the second would decide about q_proj too."""
+        config = self.config(lora={"rank": 2, "rank_pattern": {"self_attn.q_proj": 3, "[qv]_proj": 1}})
+        self.lema("train", "--config", config)
+        want = self.final("run")
+        self.rewind("run", "again", 10)
+        self.lema("train", "--config", config, "--set", f"output_dir={self.folder / 'again'}", "--resume")
+        self.assertEqual(self.final("again"), want)
+
     def test_a_damaged_checkpoint_is_passed_over(self):
         config = self.config()
         self.lema("train", "--config", config)

@@ -138,6 +138,28 @@ class Rules(unittest.TestCase):
             optimizer = create_loraplus_optimizer(peft, torch.optim.AdamW, lr=LR, loraplus_lr_ratio=8)
             self.compare(folder, "run", checkpoint, peft, self.losses_of(peft, rows, optimizer))
 
+    def test_patterns_whose_order_decides(self):
+        """PEFT sorts the keys of what it saves, so that the general ones would come first here: what lema saves says the
+        same in any order."""
+        with tempfile.TemporaryDirectory() as path:
+            folder = pathlib.Path(path)
+            peft, rows = self.prepare(folder, "llama_gqa", {"target_modules": ["q_proj", "v_proj"]})
+            checkpoint = self.run_lema(folder, "run", targets=["q_proj", "v_proj"],
+                                       rank_pattern={"layers.1.self_attn.q_proj": 7, "[q]_proj": 2},
+                                       alpha_pattern={"self_attn.q_proj": 3, "[qv]_proj": 20})
+            loaded = type(peft.get_base_model()).from_pretrained(folder / "model")
+            loaded = PeftModel.from_pretrained(loaded, checkpoint).eval()
+            ranks = {name: p.shape[0] for name, p in loaded.named_parameters() if "q_proj.lora_A" in name}
+            self.assertEqual(ranks, {name: 7 if "layers.1" in name else 2 for name in ranks})
+            loaded.save_pretrained(folder / "again", save_embedding_layers=False)
+            for adapter in (checkpoint, folder / "again"):
+                got = logits(folder / "model", folder / "rows.jsonl", folder / f"{adapter.name}.safetensors", "--adapter",
+                             adapter)
+                with torch.no_grad():
+                    for g, row in zip(got, rows, strict=True):
+                        w = loaded(torch.tensor([row["input_ids"]])).logits[0]
+                        self.assertLess(float((g - w).abs().max()), 1e-4)
+
     def test_a_fresh_dora_adapter_is_the_base_model(self):
         """Its magnitudes are the lengths of the weights' rows, as PEFT's; and what is trained from it loads in PEFT."""
         for name in ("llama_gqa", "gpt2"):
