@@ -264,6 +264,14 @@ void embedding(const MatrixView& y, const TensorView& ids, const TensorView& tab
   weight_tensor("embedding", "table", table, {table.shape[0], y.cols});
 }
 
+void embedding_backward(const TensorView& d_table, const TensorView& ids, const MatrixView& dy) {
+  const char* op = "embedding_backward";
+  activation(op, "dy", dy);
+  tensor(op, "ids", ids, DType::I32, {dy.rows});
+  check(d_table.shape.rank() == 2, "{}: d_table is {}, expected a matrix", op, describe(d_table));
+  tensor(op, "d_table", d_table, DType::F32, {d_table.shape[0], dy.cols});
+}
+
 void scatter_rows(const MatrixView& y, const MatrixView& x, const TensorView& rows) {
   const DType X = activation("scatter_rows", "x", x);
   matrix("scatter_rows", "y", y, X, y.rows, x.cols);
@@ -300,6 +308,13 @@ void head_finish(const TensorView& loss, const MatrixView& dx, const HeadState& 
   if (!dx) return;
   check(static_cast<bool>(state.acc), "{}: dx wanted, but the state has no acc", op);
   matrix(op, "dx", dx, state.target_rows.dtype, N, state.acc.shape[1]);
+}
+
+void head_weight_backward(const TensorView& d_weight, const HeadState& state, const MatrixView& x,
+                          const TensorView& weight, int64_t v_begin, const TensorView& targets,
+                          const OpsLimits& limits) {
+  head_chunk(state, x, weight, v_begin, targets, limits);
+  tensor("head_weight_backward", "d_weight", d_weight, DType::F32, weight.shape);
 }
 
 void squared_norm(const TensorView& out, const TensorView& x) {

@@ -36,11 +36,15 @@ void gelu(const MatrixView& y, const MatrixView& x);
 void gelu_backward(const MatrixView& dx, const MatrixView& dy, const MatrixView& x);
 void add(const MatrixView& y, const MatrixView& a, const MatrixView& b);
 void embedding(const MatrixView& y, const TensorView& ids, const TensorView& table);
+void embedding_backward(const TensorView& d_table, const TensorView& ids, const MatrixView& dy);
 void scatter_rows(const MatrixView& y, const MatrixView& x, const TensorView& rows);
 void head_begin(const HeadState& state, const OpsLimits& limits);
 void head_chunk(const HeadState& state, const MatrixView& x, const TensorView& weight,
                 int64_t v_begin, const TensorView& targets, const OpsLimits& limits);
 void head_finish(const TensorView& loss, const MatrixView& dx, const HeadState& state);
+void head_weight_backward(const TensorView& d_weight, const HeadState& state, const MatrixView& x,
+                          const TensorView& weight, int64_t v_begin, const TensorView& targets,
+                          const OpsLimits& limits);
 void squared_norm(const TensorView& out, const TensorView& x);
 void adamw(const TensorView& param, const TensorView& grad, const TensorView& moment1,
            const TensorView& moment2, const TensorView& squared_norm, const AdamWStep& step);

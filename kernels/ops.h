@@ -47,9 +47,10 @@ struct MatrixView {
 // A and B are rounded to X where they enter a product with an X operand; h = drop(x) A^T is kept in
 // f32 until then.
 //
-// With a magnitude (DoRA, arXiv:2402.09353) the rows of W + scale B A have the directions alone: with
-// g = magnitude / norm and z = drop(x) (W + scale B A)^T, y = g o z + (x - drop(x)) W^T + bias. The
-// norm counts as a constant in backward (the paper's section 4.3). Ref: peft DoraLinearLayer.
+// With a magnitude (DoRA, arXiv:2402.09353) the rows of W + scale B A have the directions alone:
+// with g = magnitude / norm and z = drop(x) (W + scale B A)^T, y = g o z + (x - drop(x)) W^T +
+// bias. The norm counts as a constant in backward (the paper's section 4.3). Ref: peft
+// DoraLinearLayer.
 struct LoraView {
   TensorView a;   // (R, I) f32
   TensorView b;   // (O, R) f32
@@ -132,8 +133,8 @@ class Ops {
   virtual void linear_backward(MatrixView dx, MatrixView dy, MatrixView x,
                                std::span<const LinearPart> parts, Write write) = 0;
 
-  // norm[o] = |W[o,:] + scale (B A)[o,:]|, the lengths of the rows of the part's adapted weight, all
-  // in f32. norm (O) f32; part.lora is not null, its magnitude and norm are not read.
+  // norm[o] = |W[o,:] + scale (B A)[o,:]|, the lengths of the rows of the part's adapted weight,
+  // all in f32. norm (O) f32; part.lora is not null, its magnitude and norm are not read.
   virtual void lora_norm(TensorView norm, const LinearPart& part) = 0;
 
   // y[n,:] = x[n,:] * rstd[n] * weight, rstd = 1 / sqrt(mean(x^2) + eps). y, x (N, heads * C) X;
@@ -189,6 +190,9 @@ class Ops {
   // read where it lies.
   virtual void embedding(MatrixView y, TensorView ids, TensorView table, Write write) = 0;
 
+  // d_table[ids[n],:] += dy[n,:], n ascending. d_table (V, C) f32; ids (N) I32; dy (N, C) X.
+  virtual void embedding_backward(TensorView d_table, TensorView ids, MatrixView dy) = 0;
+
   // y[rows[n],:] = x[n,:]; other rows of y stay. x (N, C), y (rows, C) one dtype; rows (N) I32,
   // distinct.
   virtual void scatter_rows(MatrixView y, MatrixView x, TensorView rows) = 0;
@@ -205,6 +209,12 @@ class Ops {
   // the model is sure of keeps the digits of its small gradient: nothing is subtracted from 1.
   virtual void head_finish(TensorView loss, MatrixView dx, const HeadState& state,
                            float grad_scale) = 0;
+  // d_weight[v,:] += grad_scale * sum over n of (softmax(logits[n])[v] - [target of n is v])
+  // x[n,:]: the gradient of a chunk's weight rows, once every chunk has passed head_chunk. d_weight
+  // (rows, C) f32; the others as head_chunk had them. state.acc is not read.
+  virtual void head_weight_backward(TensorView d_weight, const HeadState& state, MatrixView x,
+                                    TensorView weight, int64_t v_begin, TensorView targets,
+                                    float grad_scale) = 0;
 
   // out (1) f32 = sum of x^2, fixed order. x f32, any shape.
   virtual void squared_norm(TensorView out, TensorView x) = 0;

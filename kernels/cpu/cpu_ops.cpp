@@ -123,6 +123,11 @@ void CpuOps::embedding(MatrixView y, TensorView ids, TensorView table, Write wri
   cpu::embedding(pool_, y, ids, table, write);
 }
 
+void CpuOps::embedding_backward(TensorView d_table, TensorView ids, MatrixView dy) {
+  checks::embedding_backward(d_table, ids, dy);
+  cpu::embedding_backward(pool_, d_table, ids, dy);
+}
+
 void CpuOps::scatter_rows(MatrixView y, MatrixView x, TensorView rows) {
   checks::scatter_rows(y, x, rows);
   cpu::scatter_rows(pool_, y, x, rows);
@@ -142,6 +147,14 @@ void CpuOps::head_chunk(const HeadState& state, MatrixView x, TensorView weight,
 void CpuOps::head_finish(TensorView loss, MatrixView dx, const HeadState& state, float grad_scale) {
   checks::head_finish(loss, dx, state);
   cpu::head_finish(pool_, loss, dx, state, grad_scale);
+}
+
+void CpuOps::head_weight_backward(TensorView d_weight, const HeadState& state, MatrixView x,
+                                  TensorView weight, int64_t v_begin, TensorView targets,
+                                  float grad_scale) {
+  checks::head_weight_backward(d_weight, state, x, weight, v_begin, targets, limits_);
+  cpu::head_weight_backward(pool_, workspace_, d_weight, state, x, weight, v_begin, targets,
+                            grad_scale);
 }
 
 void CpuOps::squared_norm(TensorView out, TensorView x) {

@@ -182,4 +182,66 @@ void head_finish(ThreadPool& pool, TensorView loss, MatrixView dx, const HeadSta
   });
 }
 
+namespace {
+
+// tiles->out (rows, n) = x W^T for rows [first, first + rows) and vocabulary rows [v, v + n) of the
+// chunk.
+void logits_tile(const Workspace::Lease& tiles, const MatrixView& x, const TensorView& weight,
+                 int64_t first, int64_t rows, int64_t v, int64_t n) {
+  const Operand w = operand(weight).transposed();
+  for (int64_t k = 0; k < x.cols; k += kPanelRows) {
+    const Panel panel = {tiles->panel, std::min(kPanelRows, x.cols - k)};
+    pack_panel(panel, w.from(k, v), n, x.dtype);
+    for (int64_t row = 0; row < rows; row += kTileRows)
+      multiply(tiles->out + row * kTileCols, kTileCols, operand(x).from(first + row, k), panel,
+               std::min(kTileRows, rows - row), n, panel.K,
+               k == 0 ? Write::Overwrite : Write::Accumulate, x.dtype, tiles->product);
+  }
+}
+
+// d_weight rows [v, v + n) += p^T x, with p (rows, n) in tiles->out.
+void add_weight_gradient(const Workspace::Lease& tiles, const TensorView& d_weight,
+                         const MatrixView& x, int64_t first, int64_t rows, int64_t v, int64_t n) {
+  for (int64_t c = 0; c < x.cols; c += kTileCols) {
+    const int64_t columns = std::min(kTileCols, x.cols - c);
+    for (int64_t k = 0; k < rows; k += kPanelRows) {
+      const Panel panel = {tiles->panel, std::min(kPanelRows, rows - k)};
+      pack_panel(panel, operand(x).from(first + k, c), columns, x.dtype);
+      for (int64_t row = 0; row < n; row += kTileRows)
+        multiply(d_weight.as<float>() + (v + row) * x.cols + c, x.cols,
+                 operand(tiles->out, kTileCols).from(k, row).transposed(), panel,
+                 std::min(kTileRows, n - row), columns, panel.K, Write::Accumulate, x.dtype,
+                 tiles->product);
+    }
+  }
+}
+
+}  // namespace
+
+// A task owns some vocabulary rows of the gradient and sums over tiles of x in their order.
+void head_weight_backward(ThreadPool& pool, Workspace& workspace, TensorView d_weight,
+                          const HeadState& state, MatrixView x, TensorView weight, int64_t v_begin,
+                          TensorView targets, float grad_scale) {
+  const Rows rows = rows_of(state);
+  const auto* target = static_cast<const int32_t*>(targets.data);
+  const int64_t V = weight.shape[0];
+  run(pool, tile_count(V, kTileCols), [&](int64_t task) {
+    const Workspace::Lease tiles(workspace);
+    const int64_t v = task * kTileCols, n = std::min(kTileCols, V - v);
+    for (int64_t first = 0; first < x.rows; first += kBlockRows) {
+      const int64_t count = std::min(kBlockRows, x.rows - first);
+      logits_tile(tiles, x, weight, first, count, v, n);
+      for (int64_t i = 0; i < count; ++i) {
+        const int64_t row = first + i, t = target[row] - v_begin - v;
+        float* p = tiles->out + i * kTileCols;
+        const float scale = grad_scale / (rows.sum[row] + target_exponential(rows, row));
+        exponentials(p, n, rows.max[row]);
+        scale_tile(p, kTileCols, 1, n, scale);
+        if (t >= 0 && t < n) p[t] = -scale * rows.sum[row];
+      }
+      add_weight_gradient(tiles, d_weight, x, first, count, v, n);
+    }
+  });
+}
+
 }  // namespace lema::cpu

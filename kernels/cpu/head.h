@@ -1,5 +1,5 @@
-// Linear cross-entropy over vocabulary chunks on the CPU; contract in Ops::head_begin, head_chunk
-// and head_finish. Called by CpuOps, shapes checked before.
+// Linear cross-entropy over vocabulary chunks on the CPU; contract in Ops::head_begin, head_chunk,
+// head_finish and head_weight_backward. Called by CpuOps, shapes checked before.
 #pragma once
 
 #include "core/thread_pool.h"
@@ -17,5 +17,9 @@ void head_chunk(ThreadPool& pool, Workspace& workspace, const HeadState& state, 
 // loss (N) f32; dx (N, C) X or null.
 void head_finish(ThreadPool& pool, TensorView loss, MatrixView dx, const HeadState& state,
                  float grad_scale);
+// d_weight (rows, C) f32; the others as head_chunk had them.
+void head_weight_backward(ThreadPool& pool, Workspace& workspace, TensorView d_weight,
+                          const HeadState& state, MatrixView x, TensorView weight, int64_t v_begin,
+                          TensorView targets, float grad_scale);
 
 }  // namespace lema::cpu

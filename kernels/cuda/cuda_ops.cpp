@@ -112,6 +112,11 @@ void CudaOps::embedding(MatrixView y, TensorView ids, TensorView table, Write wr
   cuda::embedding(stream_, y, ids, table, write);
 }
 
+// Gradients of whole matrices are the CPU's alone; a run with them is refused on a GPU.
+void CudaOps::embedding_backward(TensorView, TensorView, MatrixView) {
+  fail(ErrorCode::Internal, "embedding_backward has no CUDA kernel");
+}
+
 void CudaOps::scatter_rows(MatrixView y, MatrixView x, TensorView rows) {
   checks::scatter_rows(y, x, rows);
   cuda::scatter_rows(stream_, y, x, rows);
@@ -132,6 +137,11 @@ void CudaOps::head_finish(TensorView loss, MatrixView dx, const HeadState& state
                           float grad_scale) {
   checks::head_finish(loss, dx, state);
   cuda::head_finish(engine_, loss, dx, state, grad_scale);
+}
+
+void CudaOps::head_weight_backward(TensorView, const HeadState&, MatrixView, TensorView, int64_t,
+                                   TensorView, float) {
+  fail(ErrorCode::Internal, "head_weight_backward has no CUDA kernel");
 }
 
 void CudaOps::squared_norm(TensorView out, TensorView x) {

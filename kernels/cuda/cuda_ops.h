@@ -40,12 +40,16 @@ class CudaOps final : public Ops {
   void gelu_backward(MatrixView dx, MatrixView dy, MatrixView x) override;
   void add(MatrixView y, MatrixView a, MatrixView b) override;
   void embedding(MatrixView y, TensorView ids, TensorView table, Write write) override;
+  void embedding_backward(TensorView d_table, TensorView ids, MatrixView dy) override;
   void scatter_rows(MatrixView y, MatrixView x, TensorView rows) override;
   void head_begin(const HeadState& state) override;
   void head_chunk(const HeadState& state, MatrixView x, TensorView weight, int64_t v_begin,
                   TensorView targets) override;
   void head_finish(TensorView loss, MatrixView dx, const HeadState& state,
                    float grad_scale) override;
+  void head_weight_backward(TensorView d_weight, const HeadState& state, MatrixView x,
+                            TensorView weight, int64_t v_begin, TensorView targets,
+                            float grad_scale) override;
   void squared_norm(TensorView out, TensorView x) override;
   void adamw(TensorView param, TensorView grad, TensorView moment1, TensorView moment2,
              TensorView squared_norm, const AdamWStep& step) override;

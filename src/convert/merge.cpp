@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <map>
 
 #include "convert/convert.h"
@@ -188,6 +189,44 @@ std::map<std::string, const Adapted*> match_modules(const Adapter& adapter, cons
   return matched;
 }
 
+// Tensor name -> the matrix that the adapter has in its place.
+std::map<std::string, const FullModule*> match_full(const Adapter& adapter, const ModelSpec& spec,
+                                                    const fs::path& adapter_path) {
+  std::map<std::string, const FullModule*> matched;
+  for (const auto& [path, module] : adapter.full) {
+    const std::string place = fmt::format("{}: {} of modules_to_save", adapter_path.string(),
+                                          escaped(path));
+    const FieldSpec* field = path == spec.embed.module  ? &spec.embed
+                             : path == spec.head.module ? &spec.head
+                                                        : nullptr;
+    if (!field)
+      fail(ErrorCode::BadInput, "{} is not supported; {} and {} are", place, spec.embed.module,
+           spec.head.module);
+    if (!(module.shape == field->shape))
+      fail(ErrorCode::BadInput, "{} is {}; the model's is {}", place, module.shape.str(),
+           field->shape.str());
+    if (spec.head.tensor == spec.embed.tensor)
+      fail(ErrorCode::BadInput,
+           "{} was trained apart from the matrix that it shares with {} in this model; a merged "
+           "model cannot hold both, use the adapter unmerged",
+           place, field == &spec.embed ? spec.head.module : spec.embed.module);
+    matched.emplace(field->tensor, &module);
+  }
+  return matched;
+}
+
+// A weight with the numbers of the adapter's own matrix.
+WeightSource replaced(const WeightSource& weight, const FullModule& module) {
+  WeightSource source = weight;
+  source.dtype = DType::F32;
+  source.read = [&module](int64_t begin, int64_t end, std::byte* out) {
+    const int64_t row = module.shape[1];
+    std::memcpy(out, module.values.data() + begin * row,
+                static_cast<size_t>((end - begin) * row) * sizeof(float));
+  };
+  return source;
+}
+
 Metadata merge_metadata(const MergeOptions& options) {
   return {{"format", "pt"},
           {"lema_format", kModelFileVersion},
@@ -276,6 +315,7 @@ MergeResult merge(const MergeOptions& options, const ReportProgress& report) {
   const AdapterRules rules(adapter.config, place);
   check_ranks(adapter, rules, place);
   const auto modules = match_modules(adapter, table.spec, options.adapter);
+  const auto full = match_full(adapter, table.spec, options.adapter);
   const std::vector<WeightSource> weights = folder_weights(folder, table.spec);
 
   StagedFolder staged(output);
@@ -285,8 +325,11 @@ MergeResult merge(const MergeOptions& options, const ReportProgress& report) {
   copy_side_files(folder, staged.path(), options.dtype);
   Merger merger(table.spec, rules, writer, report);
   for (size_t i = 0; i < weights.size(); ++i) {
-    const auto found = modules.find(weights[i].name);
-    merger.copy(weights[i], found == modules.end() ? nullptr : found->second,
+    const auto own = full.find(weights[i].name);
+    const WeightSource weight =
+        own == full.end() ? weights[i] : replaced(weights[i], *own->second);
+    const auto found = modules.find(weight.name);
+    merger.copy(weight, found == modules.end() ? nullptr : found->second,
                 writer.tensors()[i].dtype);
   }
   writer.finish();

@@ -68,9 +68,12 @@ class LogitsRun {
       return MatrixView(data.data(), DType::F32, tokens_, config_.C);
     };
     const bool learned = config_.rope.kind == RopeConfig::Kind::None;
-    transformer.embed(matrix(x), batch, stream_.table(Field::Embed),
+    transformer.embed(matrix(x), batch,
+                      is_full(Field::Embed) ? parameters_->full(Field::Embed)
+                                            : stream_.table(Field::Embed),
                       learned ? stream_.table(Field::Positions) : TensorView());
-    stream_.begin_pass(forward_visits(config_.L, std::ssize(table_.head_chunks)));
+    const int64_t chunks = is_full(Field::Head) ? 0 : std::ssize(table_.head_chunks);
+    stream_.begin_pass(forward_visits(config_.L, chunks));
     for (int64_t block = 0; block < config_.L; ++block) {
       const Lease w = stream_.acquire(block);
       if (parameters_) parameters_->update_norms(*ops_, w.weights(), block);
@@ -101,10 +104,8 @@ class LogitsRun {
 
   std::vector<float> head(MatrixView x) {
     std::vector<float> logits(static_cast<size_t>(tokens_ * config_.V));
-    for (int64_t chunk = 0; chunk < std::ssize(table_.head_chunks); ++chunk) {
-      const Lease w = stream_.acquire(config_.L + chunk);
-      const TensorView& weight = w[Field::Head];
-      const int64_t begin = chunk * table_.head_chunk_rows, rows = weight.shape[0];
+    const auto use = [&](const TensorView& weight, int64_t begin) {
+      const int64_t rows = weight.shape[0];
       LoraView lora = head_adapter(begin, rows);
       const LinearPart part{weight, false, {}, lora.a ? &lora : nullptr};
       if (lora.magnitude) {
@@ -114,10 +115,19 @@ class LogitsRun {
       }
       ops_->linear({logits.data() + begin, DType::F32, tokens_, rows, config_.V}, x, {&part, 1},
                    Write::Overwrite);
+    };
+    if (is_full(Field::Head))
+      for_each_chunk(parameters_->full(Field::Head), table_.head_chunk_rows, use);
+    for (int64_t chunk = 0; !is_full(Field::Head) && chunk < std::ssize(table_.head_chunks);
+         ++chunk) {
+      const Lease w = stream_.acquire(config_.L + chunk);
+      use(w[Field::Head], chunk * table_.head_chunk_rows);
     }
     device_->synchronize(Queue::Compute);
     return logits;
   }
+
+  bool is_full(Field field) const { return parameters_ && parameters_->is_full(field); }
 
   // Rows [begin, begin + rows) of the head's pair; null where the head is not adapted.
   LoraView head_adapter(int64_t begin, int64_t rows) {

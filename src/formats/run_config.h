@@ -57,6 +57,7 @@ struct RunConfig {
     OrderedMap<double> alpha_pattern;
     bool rslora = false;
     bool dora = false;
+    std::vector<std::string> modules_to_save;  // trained in full
     double plus_ratio = 1;  // LoRA+: the rate of B over that of A
     std::string init_from;  // adapter folder
   } lora;

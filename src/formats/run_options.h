@@ -168,6 +168,10 @@ void visit_options(Config& c, Visit&& visit) {
   visit(Option{.key = "lora.dora",
                .help = "DoRA: train the length of each output's weights apart from their direction"},
         c.lora.dora);
+  visit(Option{.key = "lora.modules_to_save",
+               .help = "matrices trained in full beside the adapters: the embedding, the head",
+               .may_be_empty = true},
+        c.lora.modules_to_save);
   visit(Option{.key = "lora.plus_ratio",
                .help = "LoRA+: the learning rate of B and of DoRA's magnitudes as a multiple of A's",
                .min = 1,

@@ -33,6 +33,7 @@ OpenedModel::OpenedModel(const ModelFolder& folder, const OpenOptions& options,
     adapter_->allocate(*device_, false);
     adapter_->load(adapter);
     adapter_->set_step(0, 0, false);
+    if (adapter_->is_full(Field::Head)) table_.head_chunks.clear();
   }
   ops_ = make_cpu_ops(static_cast<int>(options.threads), ops_limits());
   store_ = std::make_unique<HostStore>(folder, *device_, DiskMode::Mmap);
@@ -68,7 +69,9 @@ MatrixView OpenedModel::forward(const TokenBatch& batch, const KvCache* cache,
   MatrixView x_next(x_.data() + limits_.tokens * config_.C * element_bytes(X_), X_, batch.tokens,
                     config_.C);
   const bool learned = config_.rope.kind == RopeConfig::Kind::None;
-  transformer_->embed(x, batch, stream_->table(Field::Embed),
+  const bool own_table = adapter_ && adapter_->is_full(Field::Embed);
+  transformer_->embed(x, batch,
+                      own_table ? adapter_->full(Field::Embed) : stream_->table(Field::Embed),
                       learned ? stream_->table(Field::Positions) : TensorView());
   for (int64_t block = 0; block < config_.L; ++block) {
     const Lease w = stream_->acquire(block);
@@ -81,6 +84,8 @@ MatrixView OpenedModel::forward(const TokenBatch& batch, const KvCache* cache,
 }
 
 void OpenedModel::visit_head(const std::function<void(TensorView, int64_t)>& use) {
+  if (adapter_ && adapter_->is_full(Field::Head))
+    return for_each_chunk(adapter_->full(Field::Head), table_.head_chunk_rows, use);
   for (int64_t chunk = 0; chunk < std::ssize(table_.head_chunks); ++chunk) {
     const Lease w = stream_->acquire(config_.L + chunk);
     use(w[Field::Head], chunk * table_.head_chunk_rows);

@@ -3,6 +3,7 @@
 // unit are those inside a ring slot.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -57,6 +58,13 @@ struct PieceTable {
   // Units are numbered blocks first, then head chunks.
   const Unit& unit(int64_t i) const;
 };
+
+// Calls use(rows, first row) for the chunks of a head that lies in one piece, (vocabulary, C).
+template <typename Use>
+void for_each_chunk(const TensorView& head, int64_t chunk_rows, const Use& use) {
+  for (int64_t begin = 0; begin < head.shape[0]; begin += chunk_rows)
+    use(head.rows(begin, std::min(head.shape[0], begin + chunk_rows)), begin);
+}
 
 // Checks every tensor's presence, shape and dtype (F32, BF16, F16) against config.json before
 // anything is allocated; BadInput names file and tensor, also for tensors that no table claims. A

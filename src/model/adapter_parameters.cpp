@@ -16,6 +16,12 @@ std::string last_name(const std::string& path) { return path.substr(path.rfind('
 
 bool is_end(const AdapterSite& site) { return site.block < 0; }
 
+// An embedding maps its rows' numbers to them; a head maps to a row each.
+int64_t vocabulary(const AdapterSite& site) {
+  return site.field == Field::Embed ? site.in : site.out;
+}
+int64_t width(const AdapterSite& site) { return site.field == Field::Embed ? site.out : site.in; }
+
 std::set<std::string> last_names(const std::vector<AdapterSite>& sites) {
   std::set<std::string> names;
   for (const AdapterSite& site : sites) names.insert(last_name(site.path));
@@ -39,8 +45,13 @@ AdapterParameters::AdapterParameters(const PieceTable& table, const AdapterOptio
       excluded(options.exclude_modules, "lora.exclude_modules");
   const bool all_linear = options.targets == std::vector<std::string>{"all-linear"};
   const std::vector<bool> blocks = chosen_blocks(options.layers, block_count_);
+  ModuleChoice saved(config_.modules_to_save, "lora.modules_to_save");
   const AdapterRules rules(config_, "lora", ErrorCode::Usage);
   for (const AdapterSite& site : sites_) {
+    if (is_end(site) && saved.matches(site.path)) {
+      add_full(site);
+      continue;
+    }
     const bool excludes = excluded.matches(site.path);
     const bool names = all_linear ? !is_end(site) : targets.matches(site.path);
     if (!names || excludes) continue;
@@ -58,6 +69,13 @@ AdapterParameters::AdapterParameters(const PieceTable& table, const AdapterOptio
   if (const std::string* name = excluded.unmatched())
     fail(ErrorCode::Usage, "lora.exclude_modules: \"{}\" is no module of this model; it has {}",
          escaped(*name), known());
+  const std::string* unsaved = saved.unmatched();
+  if (!unsaved && full_.empty() && !config_.modules_to_save.empty())
+    unsaved = &config_.modules_to_save.front();
+  if (unsaved)
+    fail(ErrorCode::Usage,
+         "lora.modules_to_save: \"{}\" cannot be trained in full; {} and {} can",
+         escaped(*unsaved), sites_.front().path, sites_.back().path);
   if (slots_.empty())
     fail(ErrorCode::Usage, "lora.targets: no module is left to adapt; the model has {}", known());
   if (const std::string key = rules.unmatched(); !key.empty())
@@ -90,10 +108,60 @@ AdapterParameters::AdapterParameters(const PieceTable& table, const Adapter& ada
       fail(ErrorCode::BadInput, "{}: {} maps {} to {} numbers; the model's maps {} to {}", place,
            path, module.in, module.out, site.in, site.out);
   }
+  for (const auto& [path, module] : adapter.full) {
+    const AdapterSite site = site_of(path);
+    if (!is_end(site))
+      fail(ErrorCode::BadInput, "{}: modules_to_save: {} in full is not supported; {} and {} are",
+           place, path, sites_.front().path, sites_.back().path);
+    const Shape expected{vocabulary(site), width(site)};
+    if (!(module.shape == expected))
+      fail(ErrorCode::BadInput, "{}: modules_to_save: {} is {}; the model's is {}", place, path,
+           module.shape.str(), expected.str());
+  }
   // In the model's order, which is that of a fresh adapter.
-  for (const AdapterSite& site : sites_)
+  for (const AdapterSite& site : sites_) {
     if (adapter.modules.contains(site.path))
       add_slot(site, rules.rank(site.path), rules.scale(site.path));
+    if (adapter.full.contains(site.path)) add_full(site);
+  }
+}
+
+void AdapterParameters::add_full(const AdapterSite& site) {
+  full_.push_back({site, parameter_count_});
+  parameter_count_ += site.in * site.out;
+}
+
+bool AdapterParameters::is_full(Field field) const {
+  return std::any_of(full_.begin(), full_.end(),
+                     [&](const FullSlot& slot) { return slot.site.field == field; });
+}
+
+TensorView AdapterParameters::full_part(const Buffer& buffer, Field field) const {
+  for (const FullSlot& slot : full_)
+    if (slot.site.field == field)
+      return at(buffer, slot.offset, {vocabulary(slot.site), width(slot.site)});
+  return {};
+}
+
+void AdapterParameters::take_base(Field field, const TensorView& rows, int64_t first_row) {
+  const int64_t bytes = element_bytes(rows.dtype), count = rows.elements();
+  std::vector<float> values(static_cast<size_t>(count));
+  const auto* from = static_cast<const std::byte*>(rows.data);
+  const auto widen = [&]<typename T>(T element) {
+    for (int64_t i = 0; i < count; ++i) {
+      std::memcpy(&element, from + i * bytes, sizeof element);
+      values[static_cast<size_t>(i)] = to_f32(element);
+    }
+  };
+  if (rows.dtype == DType::F32)
+    widen(float{});
+  else if (rows.dtype == DType::BF16)
+    widen(bf16{});
+  else
+    widen(f16{});
+  const TensorView to = full(field).rows(first_row, first_row + rows.shape[0]);
+  device_->copy_async(Queue::Compute, to.data, values.data(), count * 4);
+  device_->synchronize(Queue::Compute);
 }
 
 void AdapterParameters::add_slot(const AdapterSite& site, int64_t rank, double scale) {
@@ -173,6 +241,22 @@ void AdapterParameters::load(const Adapter& adapter) {
     put(slot.b_offset, m.b);
     put(slot.magnitude_offset, m.magnitude);
   }
+  for (const FullSlot& slot : full_) {
+    const auto found = adapter.full.find(slot.site.path);
+    if (found == adapter.full.end())
+      fail(ErrorCode::Usage, "the adapter has no {}, which lora.modules_to_save names",
+           slot.site.path);
+    const Shape expected{vocabulary(slot.site), width(slot.site)};
+    if (!(found->second.shape == expected))
+      fail(ErrorCode::BadInput, "{}: the adapter's is {}; this model's is {}", slot.site.path,
+           found->second.shape.str(), expected.str());
+    put(slot.offset, found->second.values);
+  }
+  for (const auto& [path, module] : adapter.full)
+    if (std::none_of(full_.begin(), full_.end(),
+                     [&](const FullSlot& slot) { return slot.site.path == path; }))
+      fail(ErrorCode::Usage, "the adapter holds {} in full; name it in lora.modules_to_save",
+           escaped(path));
   for (const auto& [path, module] : adapter.modules)
     if (std::none_of(slots_.begin(), slots_.end(),
                      [&](const AdapterSlot& slot) { return slot.site.path == path; }))
@@ -258,6 +342,9 @@ Adapter AdapterParameters::to_adapter(const std::string& base_model) const {
   adapter.config.base_model = base_model;
   adapter.config.target_regex.clear();
   adapter.config.target_modules = target_names();
+  adapter.config.modules_to_save.clear();
+  for (const FullSlot& slot : full_)
+    adapter.config.modules_to_save.push_back(last_name(slot.site.path));
   set_patterns(adapter.config);
   for (const AdapterSlot& slot : slots_) {
     AdapterModule& m = adapter.modules[slot.site.path];
@@ -268,6 +355,9 @@ Adapter AdapterParameters::to_adapter(const std::string& base_model) const {
     m.b = part(slot.b_offset, m.out * m.rank);
     if (slot.magnitude_offset >= 0) m.magnitude = part(slot.magnitude_offset, m.out);
   }
+  for (const FullSlot& slot : full_)
+    adapter.full[slot.site.path] = {part(slot.offset, slot.site.in * slot.site.out),
+                                    {vocabulary(slot.site), width(slot.site)}};
   return adapter;
 }
 
@@ -314,6 +404,7 @@ int64_t AdapterParameters::largest_rank() const {
 }
 
 int64_t AdapterParameters::lowest_block() const {
+  if (is_full(Field::Embed)) return -1;
   int64_t lowest = block_count_;
   for (const AdapterSlot& slot : slots_) lowest = std::min(lowest, slot.site.block);
   return lowest;
@@ -327,6 +418,8 @@ std::vector<ParameterRun> AdapterParameters::runs(double plus_ratio) const {
     const int64_t magnitudes = slot.magnitude_offset < 0 ? 0 : slot.site.out;
     runs.push_back({slot.b_offset, slot.rank * slot.site.out + magnitudes, plus_ratio});
   }
+  for (const FullSlot& slot : full_)
+    runs.push_back({slot.offset, slot.site.in * slot.site.out, 1});
   return runs;
 }
 

@@ -1,6 +1,7 @@
-// AdapterParameters: the LoRA pairs and DoRA magnitudes of a model in one flat f32 buffer, with gradients in a second
-// one of the same layout, so that the optimizer is a few passes and a checkpoint is one array. Held
-// by the trainer and by everyone who applies an adapter.
+// AdapterParameters: the LoRA pairs, DoRA magnitudes and fully trained matrices (modules_to_save)
+// of a model in one flat f32 buffer, with gradients in a second one of the same layout, so that the
+// optimizer is a few passes and a checkpoint is one array. Held by the trainer and by everyone who
+// applies an adapter.
 #pragma once
 
 #include <cstdint>
@@ -14,8 +15,8 @@
 
 namespace lema {
 
-// A fresh adapter: rank, alpha, patterns, dropout, rsLoRA and DoRA of `config`, over the modules
-// that these settings choose.
+// A fresh adapter: rank, alpha, patterns, dropout, rsLoRA, DoRA and modules_to_save of `config`,
+// over the modules that these settings choose.
 struct AdapterOptions {
   AdapterConfig config;
   std::vector<std::string> targets = {"all-linear"};  // or as ModuleChoice takes them
@@ -31,6 +32,14 @@ struct AdapterSlot {
   int64_t magnitude_offset = -1;       // -1: no DoRA
   int64_t norm_offset = -1;            // among the norms
   float scale = 0;
+};
+
+// A copy of the embedding or the head that is trained in full in the base matrix's place: (out,
+// in). In a model that ties the two each has a copy of its own, as in PEFT without
+// ensure_weight_tying.
+struct FullSlot {
+  AdapterSite site;
+  int64_t offset = 0;  // in floats
 };
 
 // Parameters that are updated alike: [offset, offset + count).
@@ -53,7 +62,7 @@ class AdapterParameters {
   void allocate(Device& device, bool trainable);
 
   // A uniform in +-1/sqrt(in) (Kaiming, a = sqrt 5), B zero, from the seed alone. Magnitudes follow
-  // by take_magnitudes.
+  // by take_magnitudes, full matrices by take_base.
   void initialise(uint64_t seed);
   // Takes a PEFT adapter's values; BadInput when its modules or shapes are not exactly these, Usage
   // when it is scaled otherwise.
@@ -69,6 +78,14 @@ class AdapterParameters {
   // BadInput for a weight with a row of zeros, which has no direction.
   void take_magnitudes(int64_t block);
 
+  // Rows from `first_row` on of a full matrix become those of the base's, which lie in host memory.
+  void take_base(Field field, const TensorView& rows, int64_t first_row);
+  // The embedding or head that takes the base's place, (vocabulary, C) f32, and its gradient; null
+  // where it is frozen.
+  TensorView full(Field field) const { return full_part(values_, field); }
+  TensorView full_gradient(Field field) const { return full_part(gradients_, field); }
+  bool is_full(Field field) const;
+
   // The view for one linear of a block, with a null `a` where it is not adapted.
   LoraView view(int64_t block, Field field) const;
   // Dropout of the coming passes: masks are a function of (seed, step, module); training off drops
@@ -79,11 +96,11 @@ class AdapterParameters {
   int64_t parameter_count() const { return parameter_count_; }
   int64_t norm_count() const { return norm_count_; }  // rows of all slots with magnitudes
   int64_t largest_rank() const;
-  // The lowest block with an adapted linear: backward ends there.
+  // The lowest block with an adapted linear: backward ends there; -1 when the embedding is trained.
   int64_t lowest_block() const;
   // LoRA+ (arXiv:2402.12354) as peft's create_loraplus_optimizer groups the parameters: B and
-  // magnitudes at plus_ratio times the rate, A at the rate itself. One run for all where plus_ratio
-  // is 1.
+  // magnitudes at plus_ratio times the rate, A and full matrices at the rate itself. One run for
+  // all where plus_ratio is 1.
   std::vector<ParameterRun> runs(double plus_ratio) const;
 
   TensorView values() const;     // (parameter_count) f32
@@ -93,6 +110,8 @@ class AdapterParameters {
  private:
   void set_sites(const PieceTable& table);
   void add_slot(const AdapterSite& site, int64_t rank, double scale);
+  void add_full(const AdapterSite& site);
+  TensorView full_part(const Buffer& buffer, Field field) const;
   void upload(const std::vector<float>& values);
   TensorView at(const Buffer& buffer, int64_t offset, const Shape& shape) const;
   std::vector<std::string> target_names() const;
@@ -103,6 +122,7 @@ class AdapterParameters {
   int64_t block_count_ = 0;
   std::vector<AdapterSite> sites_;  // every module that could be adapted
   std::vector<AdapterSlot> slots_;
+  std::vector<FullSlot> full_;
   std::vector<std::vector<int32_t>> index_;  // [block][field] -> slot, -1
   int64_t parameter_count_ = 0, norm_count_ = 0;
   Buffer values_, gradients_, norms_;

@@ -179,9 +179,6 @@ void check_supported(const Adapter& adapter, const std::string& place) {
     if (module.is_embedding)
       fail(ErrorCode::BadInput, "{}: an adapter of the embedding {} {}", place, escaped(path),
            kWayOut);
-  if (!adapter.full.empty())
-    fail(ErrorCode::BadInput, "{}: modules_to_save ({}) {}", place,
-         escaped(adapter.full.begin()->first), kWayOut);
 }
 
 void check_ranks(const Adapter& adapter, const AdapterRules& rules, const std::string& place) {

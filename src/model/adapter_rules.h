@@ -117,7 +117,7 @@ class AdapterRules {
 };
 
 // BadInput, by name, for what an adapter from disk may have and lema does not apply: adapters of
-// the embedding, matrices trained in full.
+// the embedding.
 void check_supported(const Adapter& adapter, const std::string& place);
 
 // BadInput when a module's matrices have another rank than the adapter's own config gives it.

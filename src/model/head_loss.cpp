@@ -46,7 +46,7 @@ void HeadLoss::gather(MatrixView to, MatrixView x, TensorView rows) const {
 
 void HeadLoss::run(TensorView loss, MatrixView dx, MatrixView x, TensorView rows,
                    TensorView targets, TensorView norm_weight, TensorView norm_bias,
-                   const VisitChunks& visit_chunks, float grad_scale) {
+                   const VisitChunks& visit_chunks, float grad_scale, TensorView d_weight) {
   const int64_t count = rows.shape[0], C = transformer_.config().C, tile = limits_.token_tile;
   const DType X = transformer_.activation_dtype();
   check(count <= limits_.rows, "{} rows with a target, planned for {}", count, limits_.rows);
@@ -89,6 +89,14 @@ void HeadLoss::run(TensorView loss, MatrixView dx, MatrixView x, TensorView rows
                         targets.rows(begin, end));
       });
     });
+    if (gradient && d_weight)
+      visit_chunks([&](TensorView weight, int64_t v_begin) {
+        for_each_tile([&](int64_t begin, int64_t end) {
+          ops_.head_weight_backward(d_weight.rows(v_begin, v_begin + weight.shape[0]),
+                                    state(begin, end), part(r_.n, X, begin, end, C), weight,
+                                    v_begin, targets.rows(begin, end), grad_scale);
+        });
+      });
     for_each_tile([&](int64_t begin, int64_t end) {
       // The gradient of the normalised rows takes their place: the head has read them for the last
       // time.

@@ -36,10 +36,11 @@ class HeadLoss {
 
   // x (N, C): the last block's output for the step. rows (n) I32: those with a target, ascending;
   // targets (n) I32. loss (n) f32, per row. dx (N, C) = grad_scale * dLoss/dx for the sum of
-  // losses, zero in rows without a target; null: loss only.
+  // losses, zero in rows without a target; null: loss only. d_weight (V, C) f32 is added to where
+  // it is not null; the chunks are visited twice then.
   void run(TensorView loss, MatrixView dx, MatrixView x, TensorView rows, TensorView targets,
            TensorView norm_weight, TensorView norm_bias, const VisitChunks& visit_chunks,
-           float grad_scale);
+           float grad_scale, TensorView d_weight = {});
 
  private:
   void gather(MatrixView to, MatrixView x, TensorView rows) const;

@@ -42,7 +42,13 @@ Backend open_cpu() {
 }
 
 // `auto` is the GPU where there is one that can be used.
-Backend open_backend(const std::string& device) {
+Backend open_backend(const RunConfig& config) {
+  const std::string& device = config.device;
+  if (!config.lora.modules_to_save.empty()) {  // CudaOps has no gradients of whole matrices
+    if (device == "cuda")
+      fail(ErrorCode::Usage, "lora.modules_to_save: trained on the CPU only; set device to cpu");
+    return open_cpu();
+  }
   if (device == "cuda") return open_gpu();
   if (device == "cpu" || !cuda_is_built()) return open_cpu();
   check(device == "auto", "device {}", device);
@@ -98,7 +104,7 @@ class Run {
 
   RunSummary run() {
     const StopSignals signals;
-    Backend backend = open_backend(config_.device);
+    Backend backend = open_backend(config_);
     trainer_ =
         std::make_unique<Trainer>(config_, folder_, std::move(backend.device), backend.make_ops,
                                   step_bounds(config_, &train_, eval_ ? &*eval_ : nullptr));

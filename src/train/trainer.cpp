@@ -5,6 +5,7 @@
 #include <cmath>
 #include <functional>
 #include <numeric>
+#include <utility>
 
 #include "core/log.h"
 #include "formats/peft_adapter.h"
@@ -30,6 +31,7 @@ AdapterOptions adapter_options(const RunConfig::Lora& lora) {
   options.config.dropout = lora.dropout;
   options.config.rslora = lora.rslora;
   options.config.dora = lora.dora;
+  options.config.modules_to_save = lora.modules_to_save;
   options.config.rank_pattern = lora.rank_pattern;
   options.config.alpha_pattern = lora.alpha_pattern;
   return options;
@@ -84,6 +86,7 @@ Trainer::Trainer(const RunConfig& config, const ModelFolder& folder, std::unique
       device_(std::move(device)),
       table_(make_piece_table(folder)),
       adapter_(table_, adapter_options(config.lora)) {
+  if (adapter_.is_full(Field::Head)) base_head_ = std::exchange(table_.head_chunks, {});
   numeric_ = {activation_dtype(config.compute, table_.embed.dtype, *device_), bounds.micro_rows,
               config.train.token_tile, table_.head_chunk_rows, device_->name()};
   if (bounds.row_tokens > config_.max_positions)
@@ -139,9 +142,15 @@ Trainer::Trainer(const RunConfig& config, const ModelFolder& folder, std::unique
     adapter_.load(read_adapter(run_.lora.init_from));
 }
 
-// Magnitudes begin as the lengths of the weights' rows, which takes a visit of every block.
+// Full matrices begin as the base's. Magnitudes begin as the lengths of the weights' rows, which
+// takes a visit of every block.
 void Trainer::initialise_adapter() {
   adapter_.initialise(static_cast<uint64_t>(run_.seed));
+  if (adapter_.is_full(Field::Embed))
+    adapter_.take_base(Field::Embed, stream_->table(Field::Embed), 0);
+  for (size_t chunk = 0; chunk < base_head_.size(); ++chunk)
+    adapter_.take_base(Field::Head, store_->view(base_head_[chunk].pieces[0].fields[0]),
+                       static_cast<int64_t>(chunk) * table_.head_chunk_rows);
   if (!run_.lora.dora) return;
   stream_->begin_pass(forward_visits(config_.L, 0));
   for (int64_t block = 0; block < config_.L; ++block) {
@@ -233,8 +242,10 @@ StepResult Trainer::train_step(const StepBatch& batch, double lr, int64_t step) 
 void Trainer::forward(bool keep) {
   MatrixView x = boundary(saved_->begin_write(0));
   const bool learned = config_.rope.kind == RopeConfig::Kind::None;
+  const TensorView table = adapter_.is_full(Field::Embed) ? adapter_.full(Field::Embed)
+                                                          : stream_->table(Field::Embed);
   for (const TokenBatch& micro : inputs_->micro())
-    transformer_->embed(rows_of(x, micro), micro, stream_->table(Field::Embed),
+    transformer_->embed(rows_of(x, micro), micro, table,
                         learned ? stream_->table(Field::Positions) : TensorView());
   if (keep) saved_->finish_write(0, boundary_bytes());
   for (int64_t block = 0; block < config_.L; ++block) {
@@ -257,26 +268,32 @@ void Trainer::head(bool gradient, float grad_scale) {
       losses(), dx, output_, inputs_->target_rows(), inputs_->targets(),
       stream_->resident(Field::NormFinal), stream_->resident(Field::NormFinalBias),
       [&](const HeadLoss::UseChunk& use) {
+        if (adapter_.is_full(Field::Head))
+          return for_each_chunk(adapter_.full(Field::Head), table_.head_chunk_rows, use);
         for (size_t chunk = 0; chunk < table_.head_chunks.size(); ++chunk) {
           const auto i = static_cast<int64_t>(chunk);
           const Lease w = stream_->acquire(config_.L + i);
           use(w[Field::Head], i * table_.head_chunk_rows);
         }
       },
-      grad_scale);
+      grad_scale, adapter_.full_gradient(Field::Head));
 }
 
 // Blocks L-1 .. lowest trained; the gradient of a block's input takes the place of its output's.
 void Trainer::backward() {
   const MatrixView dx = boundary(dx_.data());
   const int64_t lowest = adapter_.lowest_block();
-  for (int64_t block = config_.L - 1; block >= lowest; --block) {
+  for (int64_t block = config_.L - 1; block >= std::max<int64_t>(0, lowest); --block) {
     const Lease w = stream_->acquire(block);
     const MatrixView x = boundary(saved_->begin_read(block, boundary_bytes()));
     for (const TokenBatch& micro : inputs_->micro())
       transformer_->block_backward(rows_of(dx, micro), rows_of(x, micro), w.weights(), block, micro,
                                    kept(block, micro), block > lowest);
   }
+  if (adapter_.is_full(Field::Embed))
+    for (const TokenBatch& micro : inputs_->micro())
+      ops_->embedding_backward(adapter_.full_gradient(Field::Embed), micro.ids,
+                               rows_of(dx, micro));
 }
 
 void Trainer::update(double lr, int64_t step) {
@@ -323,7 +340,8 @@ std::vector<int64_t> Trainer::visits(bool training) const {
   std::vector<int64_t> order = forward_visits(config_.L, 0);
   for (int64_t group = 0; group < head_->visits(inputs_->targets().shape[0]); ++group)
     for (int64_t chunk = 0; chunk < chunks; ++chunk) order.push_back(config_.L + chunk);
-  for (int64_t block = config_.L - 1; training && block >= adapter_.lowest_block(); --block)
+  const int64_t lowest = std::max<int64_t>(0, adapter_.lowest_block());
+  for (int64_t block = config_.L - 1; training && block >= lowest; --block)
     order.push_back(block);
   return order;
 }

@@ -107,7 +107,8 @@ class Trainer {
   const ModelConfig& config_;
   StepBounds bounds_;
   std::unique_ptr<Device> device_;
-  PieceTable table_;
+  PieceTable table_;             // without the head where the adapter has one in full
+  std::vector<Unit> base_head_;  // which then starts from this
   NumericPlan numeric_;
   AdapterParameters adapter_;
   std::unique_ptr<Ops> ops_;

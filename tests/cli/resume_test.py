@@ -24,7 +24,8 @@ class Runs(RunCase):
 
     def test_every_method_resumes_byte_equal(self):
         config = self.config(lora={"rank": 2, "dropout": 0.1, "rslora": True, "dora": True, "plus_ratio": 4,
-                                   "rank_pattern": {"q_proj": 3}, "layers": ["last:1"]})
+                                   "rank_pattern": {"q_proj": 3}, "layers": ["last:1"],
+                                   "modules_to_save": ["embed_tokens", "lm_head"]})
         self.lema("train", "--config", config)
         want = self.final("run")
         self.rewind("run", "again", 10)

@@ -6,6 +6,15 @@
 
 namespace lema::test {
 
+namespace {
+
+Values magnitudes(Values x) {
+  for (double& value : x) value = std::abs(value);
+  return x;
+}
+
+}  // namespace
+
 TEST_CASE("add: one rounding, in place on either side, in columns of a wider matrix") {
   on_each_isa([] {
     for (const int64_t N : kRows)
@@ -53,6 +62,31 @@ TEST_CASE("embedding: rows of the table, rounded to X, written or added") {
               CHECK(y.values() == sum);
             }
           }
+  });
+}
+
+TEST_CASE("embedding_backward: rows summed by id, in their order") {
+  on_each_isa([] {
+    for (const int64_t N : kRows)
+      for (const int64_t C : kWidths)
+        for (const DType X : kActivations) {
+          INFO("N " << N << ", C " << C << ", " << name(X));
+          const Matrix dy = Matrix::random(N, C, X, 1, 1, apart(C, 3)),
+                       before = Matrix::random(5, C, DType::F32, 2);
+          Matrix ids(1, N, DType::I32);
+          for (int64_t n = 0; n < N; ++n) ids.set(0, n, static_cast<double>(n * 7 % 5));
+          const Values expected = ref::embedding_backward(before.values(), ids.values(),
+                                                          dy.values(), static_cast<size_t>(C));
+          const Values terms = ref::embedding_backward(magnitudes(before.values()), ids.values(),
+                                                       magnitudes(dy.values()),
+                                                       static_cast<size_t>(C));
+          const Matrix d_table = result_of(before, [&](Ops& ops, const Matrix& out) {
+            ops.embedding_backward(out.tensor(), ids.vector(), dy);
+          });
+          Values bound;
+          for (double t : terms) bound.push_back(reduction_bound(N + 1, t));
+          expect_close("d_table", d_table.values(), expected, bound);
+        }
   });
 }
 

@@ -1,5 +1,5 @@
-// Ops::head_begin, head_chunk and head_finish against the reference, in any cut of the
-// vocabulary.
+// Ops::head_begin, head_chunk, head_finish and head_weight_backward against the reference, in any
+// cut of the vocabulary.
 #include "ref/head.h"
 
 #include <cmath>
@@ -32,7 +32,7 @@ struct Case {
 
 struct Setup {
   Case c;
-  Matrix x, weight, targets, max, sum, target_logit, acc, target_rows, loss, dx;
+  Matrix x, weight, targets, max, sum, target_logit, acc, target_rows, loss, dx, d_weight;
 
   explicit Setup(const Case& in)
       : c(in),
@@ -45,7 +45,8 @@ struct Setup {
         acc(c.N, c.C, DType::F32),
         target_rows(c.N, c.C, c.X),
         loss(1, c.N, DType::F32),
-        dx(c.N, c.C, c.X, apart(c.C, 2)) {
+        dx(c.N, c.C, c.X, apart(c.C, 2)),
+        d_weight(Matrix::random(c.V, c.C, DType::F32, 3)) {
     for (int64_t n = 0; n < c.N; ++n)
       targets.set(0, n, static_cast<double>((n * 7919 + c.V - 1) % c.V));
     if (!c.sure) return;
@@ -66,6 +67,11 @@ struct Setup {
     for (int64_t v = 0; v < c.V; v += c.chunk)
       ops->head_chunk(state, x, weight.tensor().rows(v, std::min(c.V, v + c.chunk)), v,
                       targets.vector());
+    for (int64_t v = 0; c.gradient && v < c.V; v += c.chunk) {
+      const int64_t end = std::min(c.V, v + c.chunk);
+      ops->head_weight_backward(d_weight.tensor().rows(v, end), state, x,
+                                weight.tensor().rows(v, end), v, targets.vector(), grad_scale);
+    }
     ops->head_finish(loss.vector(), c.gradient ? dx.view() : MatrixView(), state, grad_scale);
     CHECK(dx.gaps_intact());
   }
@@ -83,7 +89,8 @@ struct Setup {
 
 // A logit is a sum of C terms, off by e_n = bound(C, max_v sum |x w|) at most: so is the loss,
 // twice (lse and target), and a probability by the factor 2 e_n. dx = sum over v other than the
-// target of p_v (w_v - w_target): V such rows; in bf16 each p_v is rounded (2^-8) as well.
+// target of p_v (w_v - w_target): V such rows; in bf16 each p_v is rounded (2^-8) as well. dw of a
+// vocabulary row is a sum over n of such probabilities times x.
 void check_case(const Case& c) {
   INFO(fmt::format("N={} C={} V={} chunk={} X={} W={} scale={}", c.N, c.C, c.V, c.chunk, name(c.X),
                    name(c.W), c.logit_scale));
@@ -91,7 +98,7 @@ void check_case(const Case& c) {
   const double grad_scale = 0.5;
   const ref::Head<double> r = s.reference();
   const Values loss = r.loss(), dx = r.dx(Values(static_cast<size_t>(c.N), grad_scale));
-  Values loss_bound, dx_bound;
+  Values loss_bound, dx_bound, logit_bound;
   for (int64_t n = 0; n < c.N; ++n) {
     double largest = 0;
     for (int64_t v = 0; v < c.V; ++v) {
@@ -102,6 +109,7 @@ void check_case(const Case& c) {
       largest = std::max(largest, terms);
     }
     const double logit = reduction_bound(c.C, largest);
+    logit_bound.push_back(logit);
     loss_bound.push_back(2 * logit + reduction_bound(c.V, 1) +
                          4 * unit_roundoff(DType::F32) * std::abs(loss[static_cast<size_t>(n)]));
     const auto z = r.logits(n);
@@ -121,11 +129,32 @@ void check_case(const Case& c) {
                          2 * unit_roundoff(c.X) * std::abs(dx[static_cast<size_t>(n * c.C + i)]));
     }
   }
+  const Values before = s.d_weight.values();
+  const Values dw = before + r.dw(Values(static_cast<size_t>(c.N), grad_scale));
+  Values dw_bound(dw.size(), 0);
+  for (int64_t n = 0; n < c.N; ++n) {
+    const auto z = r.logits(n);
+    const auto target = static_cast<size_t>(r.targets[static_cast<size_t>(n)]);
+    const double lse = loss[static_cast<size_t>(n)] + z[target];
+    const double relative = 2 * logit_bound[static_cast<size_t>(n)] + reduction_bound(c.V, 1) +
+                            reduction_bound(c.N, 1) +
+                            (c.X == DType::F32 ? 0 : unit_roundoff(c.X));
+    for (size_t k = 0; k < dw.size(); ++k) {
+      const auto v = k / static_cast<size_t>(c.C), i = k % static_cast<size_t>(c.C);
+      const double p = v == target ? -std::expm1(z[v] - lse) : std::exp(z[v] - lse);
+      dw_bound[k] += relative * grad_scale * p *
+                     std::abs(r.x[static_cast<size_t>(n * c.C) + i]);
+    }
+  }
+  for (size_t k = 0; k < dw.size(); ++k)
+    dw_bound[k] += reduction_bound(c.N + 1, std::abs(before[k]) + std::abs(dw[k]));
   on_each_isa([&] {
     Setup found(c);
     found.run(2, static_cast<float>(grad_scale));
     expect_close("loss", found.loss.values(), loss, loss_bound);
-    if (c.gradient) expect_close("dx", found.dx.values(), dx, dx_bound);
+    if (!c.gradient) return;
+    expect_close("dx", found.dx.values(), dx, dx_bound);
+    expect_close("dw", found.d_weight.values(), dw, dw_bound);
   });
 }
 
@@ -146,6 +175,16 @@ TEST_CASE("the reference head's gradient is its derivative") {
   r.x = complexes(x);
   for (const Complex& value : r.dx(complexes(g))) found.push_back(value.real());
   expect_same_gradient("dx", found, expected);
+  const Values w = Matrix::random(6, 4, DType::F32, 2).values();
+  const auto loss_of_weights = [&](const Complexes& point) {
+    r.w = point;
+    return r.loss();
+  };
+  const Values expected_dw = complex_step_gradient(loss_of_weights, w, g);
+  r.w = complexes(w);
+  Values found_dw;
+  for (const Complex& value : r.dw(complexes(g))) found_dw.push_back(value.real());
+  expect_same_gradient("dw", found_dw, expected_dw);
 }
 
 TEST_CASE("head: odd shapes and chunks") {
@@ -155,6 +194,7 @@ TEST_CASE("head: odd shapes and chunks") {
   check_case({.N = 70, .C = 96, .V = 2100, .chunk = 2500});
   check_case({.N = 70, .C = 96, .V = 2100, .chunk = 777});
   check_case({.N = 5, .C = 600, .V = 900, .chunk = 899});
+  check_case({.N = 130, .C = 200, .V = 390, .chunk = 390});
 }
 
 TEST_CASE("head: storage types") {
@@ -195,6 +235,7 @@ TEST_CASE("head: the same bits with 1, 2 and 3 threads") {
       many.run(threads, 1);
       CHECK(many.loss.same_bytes(one.loss));
       CHECK(many.dx.same_bytes(one.dx));
+      CHECK(many.d_weight.same_bytes(one.d_weight));
     }
   }
 }

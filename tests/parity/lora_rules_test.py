@@ -34,14 +34,21 @@ CASES = {
     "dora_conv1d": ("gpt2", {"use_dora": True, "target_modules": ["c_attn", "c_fc"], "use_rslora": True,
                              "rank_pattern": {"c_fc": 7}},
                     {"dora": True, "targets": ["c_attn", "c_fc"], "rslora": True, "rank_pattern": {"c_fc": 7}}),
+    "saved": ("llama_gqa", {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]},
+              {"targets": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]}),
+    # Head and embedding are one matrix in these: each copy is trained by itself.
+    "saved_tied_head": ("llama_tied", {"target_modules": ["v_proj"], "modules_to_save": ["lm_head"]},
+                        {"targets": ["v_proj"], "modules_to_save": ["lm_head"]}),
+    "saved_tied_table": ("gpt2", {"target_modules": ["c_fc"], "modules_to_save": ["wte"], "use_dora": True},
+                         {"targets": ["c_fc"], "modules_to_save": ["wte"], "dora": True}),
 }
 
 
 def parameters_of(peft):
     """{saved name: parameter} in the model's order, which is that of lema's parameters."""
-    names = {name: name.replace("magnitude_vector.default.weight", "magnitude_vector").replace(".default", "")
-             for name, _ in peft.named_parameters()}
-    return {names[name]: p for name, p in peft.named_parameters() if "lora_" in name}
+    names = {name: name.replace("magnitude_vector.default.weight", "magnitude_vector")
+             .replace(".modules_to_save", "").replace(".default", "") for name, _ in peft.named_parameters()}
+    return {names[name]: p for name, p in peft.named_parameters() if "lora_" in name or "modules_to_save" in name}
 
 
 def relative_error(got, want):
@@ -57,9 +64,9 @@ class Rules(unittest.TestCase):
         peft = get_peft_model(model, LoraConfig(r=4, lora_alpha=10, task_type="CAUSAL_LM",
                                                 fan_in_fan_out=name.startswith("gpt2"), **options))
         generator = torch.Generator().manual_seed(0)
-        for parameter in parameters_of(peft).values():
+        for name, parameter in parameters_of(peft).items():
             noise = 0.2 * torch.randn(parameter.shape, generator=generator)
-            parameter.data = noise if parameter.ndim > 1 else parameter.data + noise
+            parameter.data = noise if name.endswith(("_A.weight", "_B.weight")) else parameter.data + noise
         peft.save_pretrained(folder / "adapter", save_embedding_layers=False)
         rows = random_rows(4, 3)
         write_rows(folder / "rows.jsonl", rows)
@@ -112,8 +119,11 @@ class Rules(unittest.TestCase):
                              folder / "adapter")
                 for g, w in zip(got, want, strict=True):
                     self.assertLess(float((g - w).abs().max()), 1e-4)
-                lema("merge", "--model", folder / "model", "--adapter", folder / "adapter", "--output", folder / "merged",
-                     "--verify")
+                done = lema("merge", "--model", folder / "model", "--adapter", folder / "adapter", "--output",
+                            folder / "merged", "--verify", check=False)
+                self.assertEqual(done.returncode, 3 if "tied" in case else 0, done.stderr)
+                if "tied" in case:
+                    self.assertIn("trained apart from the matrix that it shares", done.stderr)
 
                 checkpoint = self.run_lema(folder, "run", init_from=str(folder / "adapter"), **lora)
                 optimizer = torch.optim.AdamW(parameters_of(peft).values(), lr=LR, weight_decay=0)
@@ -180,7 +190,7 @@ class Rules(unittest.TestCase):
 
     def test_what_is_not_applied_is_refused_by_name(self):
         for options, said in (({"target_modules": ["q_proj", "embed_tokens"]}, "model.embed_tokens"),
-                              ({"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, "modules_to_save")):
+                              ({"target_modules": ["q_proj"], "modules_to_save": ["k_proj"]}, "modules_to_save")):
             with self.subTest(said=said), tempfile.TemporaryDirectory() as path:
                 folder = pathlib.Path(path)
                 self.prepare(folder, "llama_gqa", options)

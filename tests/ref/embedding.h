@@ -14,6 +14,15 @@ std::vector<T> embedding(const std::vector<double>& ids, const std::vector<T>& t
   return y;
 }
 
+// d_table (V, C) + dy (N, C) summed by ids.
+template <typename T>
+std::vector<T> embedding_backward(std::vector<T> d_table, const std::vector<double>& ids,
+                                  const std::vector<T>& dy, size_t C) {
+  for (size_t n = 0; n < ids.size(); ++n)
+    for (size_t c = 0; c < C; ++c) d_table[static_cast<size_t>(ids[n]) * C + c] += dy[n * C + c];
+  return d_table;
+}
+
 // y (places, C) with row n of x at place rows[n].
 template <typename T>
 std::vector<T> scatter_rows(std::vector<T> y, const std::vector<T>& x,

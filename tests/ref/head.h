@@ -51,6 +51,22 @@ struct Head {
     return out;
   }
 
+  // dw[v] = sum over n of g[n] (softmax_v - [v is the target]) x_n.
+  std::vector<T> dw(const std::vector<T>& g) const {
+    using std::exp;
+    std::vector<T> out(at(V * C), T(0));
+    const std::vector<T> losses = loss();
+    for (int64_t n = 0; n < N; ++n) {
+      const std::vector<T> z = logits(n);
+      const T lse = losses[at(n)] + z[at(targets[at(n)])];
+      for (int64_t v = 0; v < V; ++v) {
+        const T weight = exp(z[at(v)] - lse) - (v == targets[at(n)] ? 1.0 : 0.0);
+        for (int64_t c = 0; c < C; ++c) out[at(v * C + c)] += g[at(n)] * weight * x[at(n * C + c)];
+      }
+    }
+    return out;
+  }
+
  private:
   static size_t at(int64_t i) { return static_cast<size_t>(i); }
 };

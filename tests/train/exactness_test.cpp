@@ -82,11 +82,13 @@ TEST_CASE("norms of heads, windows, fused matrices and rows of two rotations cha
   CHECK(bench.run(bench.config(), true) == reference);
 }
 
-TEST_CASE("magnitudes change no bit with placement either") {
+TEST_CASE("magnitudes and matrices in full change no bit with placement either") {
   const auto family = GENERATE(Family::Llama, Family::Gpt2);
   const Bench bench({.family = family, .L = 3}, 23);
-  const std::vector<std::string> method = {"compute=f32", "lora.dora=true", "lora.rslora=true",
-                                           "lora.plus_ratio=4"};
+  const std::string embedding = family == Family::Gpt2 ? "wte" : "embed_tokens";
+  const std::vector<std::string> method = {
+      "compute=f32", "lora.dora=true", "lora.rslora=true", "lora.plus_ratio=4",
+      "lora.modules_to_save=[\"" + embedding + "\",\"lm_head\"]"};
   const auto run = [&](std::vector<std::string> settings) {
     settings.insert(settings.begin(), method.begin(), method.end());
     return bench.run(bench.config(settings));

@@ -136,6 +136,15 @@ TEST_CASE("what the settings of a run choose") {
   CHECK(count_b == 32 * 4 + 16 * 4 + 16 * 2 + 32 * 4);
   CHECK(parameters.runs(1).size() == 1);
 
+  // Matrices in full lie where the model has them, and both ends of backward move.
+  options.config.modules_to_save = {"embed_tokens", "lm_head"};
+  const AdapterParameters full(table, options);
+  const int64_t matrix = model.config().V * model.config().C;
+  CHECK(full.parameter_count() == parameters.parameter_count() + 2 * matrix);
+  CHECK(full.slots().front().a_offset == matrix);
+  CHECK((full.lowest_block() == -1 && full.is_full(Field::Embed) && full.is_full(Field::Head)));
+  CHECK(!parameters.is_full(Field::Head));
+
   const auto message = [&](auto change) {
     AdapterOptions changed;
     changed.config.rank = 4;
@@ -149,6 +158,9 @@ TEST_CASE("what the settings of a run choose") {
                  "lora.targets: \"wq\" is no module of this model"));
   CHECK(contains(message([](AdapterOptions& o) { o.targets = {"lm_head"}; }),
                  "lora.targets: lm_head cannot have an adapter"));
+  for (const char* entry : {"q_proj", "norm", "lm_.*x"})
+    CHECK(contains(message([&](AdapterOptions& o) { o.config.modules_to_save = {entry}; }),
+                   "cannot be trained in full; model.embed_tokens and lm_head can"));
   CHECK(contains(message([](AdapterOptions& o) { o.exclude_modules = {"wq"}; }),
                  "lora.exclude_modules: \"wq\" is no module"));
   CHECK(contains(message([](AdapterOptions& o) { o.exclude_modules = {".*wq"}; }),
