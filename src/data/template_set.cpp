@@ -94,7 +94,15 @@ TemplateSet::TemplateSet(const TextSources& sources, const std::string& override
     found = {{"default", source}};
     origin_ = override_name;
   }
-  for (auto& [name, source] : found) templates_.emplace(name, ChatTemplate(std::move(source)));
+  const std::string file = override_name.empty() ? place_ + "/" + origin_ : origin_;
+  for (auto& [name, source] : found) {
+    try {
+      templates_.emplace(name, ChatTemplate(std::move(source)));
+    } catch (const Error& error) {
+      fail(error.code(), "{}{}: {}", file, name == "default" ? "" : " (" + escaped(name) + ")",
+           error.what());
+    }
+  }
   if (templates_.empty()) origin_.clear();
 }
 

@@ -223,6 +223,24 @@ class Data(unittest.TestCase):
         self.assertEqual(self.summary(self.folder)["train"]["rows"], 3 * 2 * len(kinds))
         self.assertEqual(self.summary(self.folder)["train"]["repeated_rows"], 3 * (2 * len(kinds) - 1))
 
+    def test_records_that_cross_the_pieces_of_a_file(self):
+        """Files are read in pieces of 1 MiB: every kind of file gives the same ids, quotes, line ends and characters of
+        several bytes at the border included."""
+        rows = [{"text": f"{i} " + "\u6cb3,\u00fc\" x" * (7500 + i)} for i in range(16)]
+        quoted = "".join('"' + row["text"].replace('"', '""') + '"\r\n' for row in rows)
+        kinds = {"r.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\r\n" for row in rows), "r.csv": "text\r\n" + quoted,
+                 "r.json": json.dumps(rows, ensure_ascii=False), "r.txt": "".join(row["text"] + "\r\n" for row in rows)}
+        seen = set()
+        for name, text in kinds.items():
+            self.assertGreater(len(text.encode()), 1 << 20)
+            for path in (self.write(text.encode(), name), self.write(gzip.compress(text.encode()), name + ".gz")):
+                out = self.folder / "ids"
+                run = self.lema(path, "data.max_tokens=1000000", flags=("--json", "--rows", str(out)))
+                self.assertEqual(run.returncode, 0, run.stderr)
+                seen.add(tuple(tuple(json.loads(line)["ids"]) for line in out.read_text().splitlines()))
+        self.assertEqual(len(seen), 1)
+        self.assertEqual(list(seen.pop()[3][:-1]), list(rows[3]["text"].encode()))  # this tokenizer's ids are the bytes
+
     def test_map_renames_fields_and_roles(self):
         path = self.write([{"dialog": [{"who": "Bob", "says": "hi"}, {"who": "Eve", "says": "yes"}]}])
         names = {"messages": "dialog", "role": "who", "content": "says", "user": "Bob", "assistant": "Eve"}
@@ -261,6 +279,30 @@ class Data(unittest.TestCase):
         path = self.write([GOOD["chat"], chat(USER, USER, ANSWER), chat(ANSWER, USER)])
         self.refused(path, f"data.chat_template={strict}",
                      parts=["2 of 3 rows", f"{path}:2:1: ", f"{path}:3:1: ", "roles must alternate"])
+
+    def test_wrong_templates_are_named(self):
+        """As the model's own: what cannot be read is named by file and line, what fails on a row by the row."""
+        path = self.write([GOOD["chat"], GOOD["chat"]])
+        template = self.model / "chat_template.jinja"
+        self.addCleanup(template.write_text, CHATML)
+        loop = "{% for a in range(99999) %}"
+        unreadable = {b"\n{% if %}": "line 2", b"{% for x in y %}\nz": "line 2", b"{{ 'x' | nope }}": "no filter 'nope'",
+                      b"\xff": "not valid UTF-8", b"{% include 'x' %}": "not supported", b"{{ (1": "line 1",
+                      b"{{ " + b"(" * 200 + b"1" + b")" * 200 + b" }}": "nested deeper", b"a" * ((1 << 20) + 1): "at most 1048576", b"{# x": "line 1",
+                      b"{% raw %}": "line 1", b"{{ 'x }}": "line 1", b"{% endfor %}": "line 1"}
+        failing = {loop + loop + "{% endfor %}{% endfor %}": "evaluations", "{{ 'a' * 999999999 }}": "a repeat of more than",
+                   "{{ range(100001) }}": "range of more than", "{{ ''.__class__.__mro__ }}": "line 1",
+                   "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}": "deeper than 64", "{{ 1 / 0 }}": "division by zero",
+                   "{{ messages.append(1) }}": "line 1", "{{ messages[0].nope.x }}": "line 1",
+                   "{{ raise_exception('no') }}": "no", loop + "{{ 'a' * 60000 }}{% endfor %}": "bytes"}
+        for source, reason in unreadable.items():
+            with self.subTest(source=source[:40]):
+                template.write_bytes(source)
+                self.refused(path, parts=["chat_template.jinja: ", reason])
+        for source, reason in failing.items():
+            with self.subTest(source=source):
+                template.write_text(source)
+                self.refused(path, parts=["2 of 2 rows cannot be used", f"{path}:1:1: ", f"{path}:2:1: ", reason])
 
     def test_hostile_files_cost_little(self):
         """The largest resident size and the processor time that a refusal takes."""
