@@ -7,10 +7,8 @@
 #include <utility>
 
 #include "core/error.h"
-#include "core/hash.h"
 #include "core/log.h"
 #include "data/record_reader.h"
-#include "formats/json.h"
 
 namespace lema {
 namespace {
@@ -23,11 +21,6 @@ std::string fields_of(const Value& row) {
   for (const auto& [key, value] : row.as_object())
     names += (names.empty() ? "" : ", ") + escaped(key);
   return names.empty() ? "no fields" : "fields " + names;
-}
-
-// What a row says, whatever the order of its members.
-uint64_t content_of(const Value& row) {
-  return std::stoull(sha256(dump_json(row, -1, true)).substr(0, 16), nullptr, 16);
 }
 
 class Loader {
@@ -95,7 +88,7 @@ class Loader {
     Row row = encode_row(file.format, object, options_, text_);
     row.line = record.line;
     row.file = index;
-    row.content = content_of(object);
+    row.content = row_content(object);
     if (fit(row, is_dialogue(file.format, object))) dataset_.rows.push_back(std::move(row));
   }
 

@@ -7,7 +7,9 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/hash.h"
 #include "data/chat_mask.h"
+#include "formats/json.h"
 
 namespace lema {
 namespace {
@@ -246,6 +248,14 @@ Value apply_map(const Value& row, const OrderedMap<std::string>& map, std::vecto
   rename_members(mapped, map, kRowFields, used);
   rename_turns(mapped, map, used);
   return mapped;
+}
+
+uint64_t row_content(const Value& row) {
+  Value::Object said;
+  for (const auto& [key, value] : row.as_object())
+    if (is_one_of(key, kRowFields)) said.emplace_back(key, value);
+  const std::string hash = sha256(dump_json(Value(std::move(said)), -1, true));
+  return std::stoull(hash.substr(0, 16), nullptr, 16);
 }
 
 bool is_dialogue(const std::string& format, const Value& row) {

@@ -42,6 +42,10 @@ Value apply_map(const Value& row, const OrderedMap<std::string>& map, std::vecto
 // Usage for an entry that names none of lema's fields or roles.
 void check_map(const OrderedMap<std::string>& map);
 
+// First 64 bits of the SHA-256 of what the row says in lema's fields, in any order: what else it
+// holds, a number or a source, makes no other row.
+uint64_t row_content(const Value& row);
+
 // Whether rows of the format are conversations, which must train a stop token: all but text, tokens
 // and completion with texts.
 bool is_dialogue(const std::string& format, const Value& row);

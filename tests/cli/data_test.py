@@ -340,7 +340,7 @@ class Data(unittest.TestCase):
                          {"set": "train", "file": str(path), "line": 1, "ids": [1, 2, 3], "trained": [0, 0, 1]})
 
     def test_repeats_are_named(self):
-        path = self.write([GOOD["text"], {"text": "x"}, GOOD["text"]])
+        path = self.write([{"id": 1, **GOOD["text"]}, {"text": "x"}, {**GOOD["text"], "id": 2}])
         self.assertIn(f"{path}:3 repeats {path}:1", self.lema(path, flags=()).stdout)
 
     def test_lengths(self):
@@ -357,10 +357,11 @@ class Data(unittest.TestCase):
         both = self.summary(path, "data.eval_fraction=0.25")
         self.assertEqual(both["train"]["rows"] + both["eval"]["rows"], 400)
         self.assertTrue(70 <= both["eval"]["rows"] <= 130, both["eval"]["rows"])
-        # Order, repeats and the order of members change no side.
+        # Other members, their order, repeats and the order of rows change no side.
         again = self.summary(self.write([dict(row, z=1, a=2) for row in rows]), "data.eval_fraction=0.25")
         moved = self.summary(self.write([dict(row, a=2, z=1) for row in rows[::-1]]), "data.eval_fraction=0.25")
-        self.assertEqual(again["eval"]["rows"], moved["eval"]["rows"])
+        self.assertEqual(again["eval"]["rows"], both["eval"]["rows"])
+        self.assertEqual(moved["eval"]["rows"], both["eval"]["rows"])
         twice = self.summary(self.write(rows + rows), "data.eval_fraction=0.25")
         self.assertEqual(twice["eval"]["rows"], 2 * both["eval"]["rows"])
         self.refused(self.write(rows[:1]), "data.eval_fraction=0.25", parts=["without rows"])
