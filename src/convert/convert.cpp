@@ -138,6 +138,9 @@ void write_side_files(const GgufModel& model, DType dtype, const fs::path& to) {
   write("tokenizer.json", model.tokenizer_json);
   write("tokenizer_config.json", model.tokenizer_config);
   if (!model.chat_template.empty()) write_file(to / "chat_template.jinja", model.chat_template);
+  if (!model.named_templates.empty()) fs::create_directory(to / "additional_chat_templates");
+  for (const auto& [name, source] : model.named_templates)
+    write_file(to / "additional_chat_templates" / (name + ".jinja"), source);
 }
 
 ConvertResult convert_gguf(const ConvertOptions& options, const fs::path& output,

@@ -14,30 +14,32 @@ namespace lema {
 // One tensor of the model and where it comes from.
 struct GgufTensorMap {
   std::string name;  // Hugging Face, e.g. "model.layers.0.self_attn.q_proj.weight"
-  Shape shape;       // Hugging Face's; equal to source->shape
+  Shape shape;       // Hugging Face's; source->shape, or that transposed
   const GgufTensor* source = nullptr;  // lives as long as the GgufFile
   // Heads whose rows lie interleaved in the file (pairs i, i+1 of llama.cpp's RoPE) and are read in
   // rotate-half order; 0: rows as they lie.
   int64_t interleaved_heads = 0;
+  bool is_transposed = false;  // the file holds (out, in) where Hugging Face holds (in, out)
 };
 
 struct GgufModel {
   Value config_json, generation_config, tokenizer_json, tokenizer_config;
   std::string chat_template;  // "" when the file has none
+  std::vector<std::pair<std::string, std::string>> named_templates;  // name, template
   // What config.json's torch_dtype says: BF16 or F16 when the file's matrices are that, else F32.
   DType dtype = DType::F32;
   std::vector<GgufTensorMap> tensors;
 };
 
-// BadInput, naming file and key or tensor, for an architecture other than llama, for metadata that
-// LlamaConfig cannot express, for a tokenizer that cannot be rebuilt, for tensors left over and for
-// types that cannot be dequantised. Shapes against the config are the layout's to check, but for
-// the q and k rows that the order here depends on.
+// BadInput, naming file and key or tensor, for another architecture than llama, qwen2, qwen3, phi3
+// and gpt2, for metadata that its config class cannot express, for a tokenizer that cannot be
+// rebuilt, for tensors left over and for types that cannot be dequantised. Shapes against the
+// config are the layout's to check, but for the q and k rows that the order here depends on.
 GgufModel import_gguf(const GgufFile& file);
 
 // Rows [row_begin, row_end) of the first dimension in Hugging Face's order, dequantised to f32; a
 // vector's rows are its elements. out (row_end - row_begin, elements of a row). Holds one head's
-// rows at most. Threads: concurrent.
+// rows, or a part of one row, at most. Threads: concurrent.
 void read_tensor_rows(const GgufFile& file, const GgufTensorMap& tensor, int64_t row_begin,
                       int64_t row_end, float* out);
 

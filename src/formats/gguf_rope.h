@@ -1,5 +1,5 @@
-// Llama-3 RoPE scaling out of the factors a GGUF file stores instead of its settings. Called by
-// gguf_import.
+// Llama-3 RoPE scaling out of the factors a GGUF file stores instead of its settings, and the
+// names of the tensors with RoPE factors. Called by gguf_config.
 #pragma once
 
 #include <cstdint>
@@ -13,6 +13,8 @@
 namespace lema {
 
 inline constexpr const char* kRopeFactors = "rope_freqs.weight";
+inline constexpr const char* kLongFactors = "rope_factors_long.weight";
+inline constexpr const char* kShortFactors = "rope_factors_short.weight";
 
 // The rope_scaling object (rope_type llama3) that gives these divisors of the inverse frequencies
 // theta^(-2i/dim); nullopt when every divisor is 1. factors (dim/2). The divisors fix factor,

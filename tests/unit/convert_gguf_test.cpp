@@ -49,6 +49,7 @@ std::string small_gguf(const GgufOptions& o) {
       .strings("tokenizer.ggml.merges", {"a b"});
   b.ints("tokenizer.ggml.token_type", {1, 1, 1, 3}).u32("tokenizer.ggml.eos_token_id", 3);
   b.string("tokenizer.chat_template", "{{ messages }}");
+  b.string("tokenizer.chat_template.tool_use", "{{ tools }}");
   const auto add = [&](const std::string& name, const std::vector<uint64_t>& dims, uint32_t type) {
     uint64_t n = 1;
     for (const uint64_t d : dims) n *= d;
@@ -97,6 +98,7 @@ TEST_CASE("without --dtype no number of a GGUF file changes") {
       CHECK(floats_of(tensors_of(converted).at("model.embed_tokens.weight"), DType::F32)[33] ==
             to_f32(to_f16(0.013f)));
     CHECK(text_of(output / "chat_template.jinja") == "{{ messages }}");
+    CHECK(text_of(output / "additional_chat_templates" / "tool_use.jinja") == "{{ tools }}");
     for (const char* name : {"generation_config.json", "tokenizer.json", "tokenizer_config.json"})
       CHECK(fs::exists(output / name));
   }

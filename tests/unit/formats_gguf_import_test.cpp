@@ -183,6 +183,71 @@ TEST_CASE("Llama-3 RoPE settings come back from their factors") {
   CHECK_BAD_INPUT(scaling(wrong), "not those of llama3");
 }
 
+TEST_CASE("windows and RoPE scaling become config keys") {
+  const TempFolder folder("gguf_scaling");
+  const auto config = [&](const B& b) {
+    return parse_model_config(import_gguf(open(folder, b)).config_json, "config.json");
+  };
+  const ModelConfig mistral = config(tiny({}).u32("llama.attention.sliding_window", 32));
+  CHECK((mistral.model_type == "mistral" && mistral.windows == std::vector<int64_t>{32}));
+  CHECK(config(tiny({}).u32("llama.attention.sliding_window", 64)).model_type == "llama");
+  const RopeConfig linear = config(tiny({}).f32("llama.rope.scaling.factor", 4)).rope;
+  CHECK((linear.kind == RopeConfig::Kind::Linear && linear.factor == 4));
+  CHECK(config(tiny({}).f32("llama.rope.scale_linear", 2)).rope.factor == 2);
+  const RopeConfig yarn = config(tiny({})
+                                     .string("llama.rope.scaling.type", "yarn")
+                                     .f32("llama.rope.scaling.factor", 4)
+                                     .u32("llama.rope.scaling.original_context_length", 16)
+                                     .f32("llama.rope.scaling.yarn_beta_fast", 24))
+                              .rope;
+  CHECK((yarn.kind == RopeConfig::Kind::Yarn && yarn.factor == 4 && yarn.beta_fast == 24 &&
+         yarn.beta_slow == 1 && yarn.original_max_positions == 16));
+  const auto longrope = [&](float attention) {
+    return config(tiny({})
+                      .floats("rope_factors_short.weight", {2}, {1, 2})
+                      .floats("rope_factors_long.weight", {2}, {3, 4})
+                      .f32("llama.rope.scaling.attn_factor", attention)
+                      .u32("llama.rope.scaling.original_context_length", 16))
+        .rope;
+  };
+  const double usual = std::sqrt(1 + std::log(4.0) / std::log(16.0));
+  const RopeConfig found = longrope(static_cast<float>(usual));
+  CHECK((found.kind == RopeConfig::Kind::LongRope && found.attention_factor == usual));
+  CHECK((found.short_factors == std::vector<float>{1, 2} &&
+         found.long_factors == std::vector<float>{3, 4}));
+  CHECK(longrope(1.5f).attention_factor == 1.5);
+}
+
+TEST_CASE("GPT-2's matrices are read as their transposes, any rows, blocks too") {
+  const TempFolder folder("gguf_gpt2");
+  B b;
+  b.string("general.architecture", "gpt2").u32("gpt2.embedding_length", 64);
+  b.u32("gpt2.feed_forward_length", 64).u32("gpt2.block_count", 1).u32("gpt2.context_length", 16);
+  b.u32("gpt2.attention.head_count", 2).f32("gpt2.attention.layer_norm_epsilon", 1e-5f);
+  b.string("tokenizer.ggml.model", "gpt2").strings("tokenizer.ggml.tokens", {"a", "b", "ab"});
+  b.strings("tokenizer.ggml.merges", {"a b"});
+  b.floats("token_embd.weight", {64, 3}, ramp(192));
+  std::string blocks;  // 192 rows of 64 values, two blocks each
+  for (int block = 0; block < 384; ++block) {
+    blocks += B::raw(uint16_t{0x3C00});  // scale 1
+    for (int i = 0; i < 32; ++i) blocks += static_cast<char>((7 * block + 3 * i) % 120 - 60);
+  }
+  b.tensor("blk.0.attn_qkv.weight", {64, 192}, 8, blocks);
+  const GgufFile file = open(folder, b);
+  const GgufModel model = import_gguf(file);  // without pre: a gpt2 file's is GPT-2's
+  const GgufTensorMap& qkv = tensor(model, "transformer.h.0.attn.c_attn.weight");
+  REQUIRE(qkv.shape == Shape{64, 192});
+  std::vector<float> stored(64 * 192);
+  file.read(*qkv.source, 0, std::ssize(stored), stored.data());
+  for (const auto& [begin, end] : {std::pair{0, 64}, {0, 1}, {31, 33}, {33, 64}, {5, 5}}) {
+    const std::vector<float> found = rows(file, qkv, begin, end);
+    for (size_t i = 0; i < found.size(); ++i)
+      REQUIRE(found[i] == stored[(i % 192) * 64 + static_cast<size_t>(begin) + i / 192]);
+  }
+  CHECK(*model.config_json.find("model_type") == Value("gpt2"));
+  CHECK(tensor(model, "transformer.wte.weight").shape == Shape{3, 64});
+}
+
 TEST_CASE("tokenizer.json is rebuilt") {
   const TempFolder folder("gguf_tokenizer");
   const GgufModel model = import_gguf(open(folder, tiny({})));
@@ -262,8 +327,10 @@ TEST_CASE("what cannot be imported is refused by name") {
   const auto refused = [&](const B& b, std::string_view text) {
     CHECK_BAD_INPUT(import_gguf(open(folder, b)), text);
   };
-  refused(tiny({.architecture = "qwen2"}),
-          "general.architecture: \"qwen2\" is not supported; supported: llama");
+  refused(tiny({.architecture = "mamba"}),
+          "general.architecture: \"mamba\" is not supported; supported: llama, qwen2, qwen3, phi3, "
+          "gpt2");
+  refused(tiny({.architecture = "qwen2"}), "no key \"qwen2.embedding_length\"");
   refused(tiny({.tokenizer = "t5"}), "tokenizer.ggml.model: \"t5\" (unigram) is not supported");
   refused(tiny({.tokenizer = "bert"}), "\"bert\" (WordPiece) is not supported");
   refused(tiny({.tokenizer = "rwkv"}), "\"rwkv\" is not supported; supported: gpt2");
@@ -272,12 +339,21 @@ TEST_CASE("what cannot be imported is refused by name") {
   refused(tiny({.without = "llama.block_count"}), "no key \"llama.block_count\"");
   refused(tiny({.without = "token_embd.weight"}), "no tensor token_embd.weight");
   refused(tiny({}).u32("llama.expert_count", 8), "llama.expert_count is not supported");
-  refused(tiny({}).u32("llama.attention.sliding_window", 32), "llama.attention.sliding_window");
   refused(tiny({}).u32("llama.rope.dimension_count", 2), "only the head size 4");
   refused(tiny({}).u32("llama.vocab_size", 6), "the embedding has 5 rows");
   refused(tiny({}).string("llama.rope.scaling.type", "yarn"),
-          "RoPE type \"yarn\" is not supported");
-  refused(tiny({}).f32("llama.rope.scaling.factor", 4), "llama.rope.scaling.factor");
+          "no key \"llama.rope.scaling.original_context_length\"");
+  refused(tiny({}).string("llama.rope.scaling.type", "mrope"),
+          "RoPE type \"mrope\" is not supported; supported: none, linear, yarn");
+  refused(tiny({}).string("llama.rope.scaling.type", "none").f32("llama.rope.scaling.factor", 4),
+          "llama.rope.scaling.factor: found 4 without a scaling");
+  refused(tiny({}).f32("llama.rope.scaling.attn_factor", 2), "llama.rope.scaling.attn_factor");
+  refused(tiny({}).f32("llama.rope.scaling.yarn_ext_factor", 2), "yarn_ext_factor");
+  refused(tiny({}).floats("rope_factors_short.weight", {2}, {1, 1}),
+          "no tensor rope_factors_long.weight beside rope_factors_short.weight");
+  refused(tiny({.rope_factors = llama3_factors(4, 500000, 32, 1, 4, 8192)})
+              .f32("llama.rope.scaling.factor", 4),
+          "rope_freqs.weight: beside another RoPE scaling");
   refused(tiny({}).string("general.type", "adapter"), "general.type");
   refused(tiny({}).u32("split.count", 2), "split.count");
   refused(tiny({}).floats("blk.1.attn_q.weight", {2}, {1, 2}),
