@@ -1,6 +1,8 @@
 // Walking the double array of a SentencePiece character map, every index checked.
 #include "text/charsmap.h"
 
+#include <algorithm>
+
 #include "core/error.h"
 #include "text/unicode.h"
 
@@ -18,6 +20,10 @@ uint32_t label(uint32_t unit) { return unit & 0x8000'00FFu; }
 bool has_leaf(uint32_t unit) { return (unit >> 8 & 1) != 0; }
 uint32_t value(uint32_t unit) { return unit & 0x7FFF'FFFFu; }
 uint32_t offset(uint32_t unit) { return unit >> 10 << ((unit & 0x200u) >> 6); }
+// LIMIT: bytes of an entry; a trie with a loop would else match as long as the text is. The maps of
+// published models have entries of less than 32.
+constexpr size_t kMaxEntryBytes = 256;
+
 bool continues(char c) { return (static_cast<unsigned char>(c) & 0xC0) == 0x80; }
 
 }  // namespace
@@ -35,9 +41,10 @@ CharsMap::CharsMap(std::string_view map, const std::string& place) {
 }
 
 CharsMap::Match CharsMap::longest_at(std::string_view text, size_t at) const {
-  Match longest;
+  size_t bytes = 0, string = 0;
   size_t node = offset(trie_[0]);
-  for (size_t i = at; i < text.size(); ++i) {
+  const size_t end = at + std::min(text.size() - at, kMaxEntryBytes);
+  for (size_t i = at; i < end; ++i) {
     const auto byte = static_cast<unsigned char>(text[i]);
     node ^= byte;
     if (node >= trie_.size() || label(trie_[node]) != byte) break;
@@ -48,9 +55,10 @@ CharsMap::Match CharsMap::longest_at(std::string_view text, size_t at) const {
     // Only a malformed map points into a character, or out of its strings.
     if (begin >= strings_.size() || continues(strings_[begin])) continue;
     if (i + 1 < text.size() && continues(text[i + 1])) continue;
-    longest = {i + 1 - at, strings_.c_str() + begin};
+    bytes = i + 1 - at;
+    string = begin;
   }
-  return longest;
+  return bytes > 0 ? Match{bytes, strings_.c_str() + string} : Match{};
 }
 
 }  // namespace lema

@@ -23,7 +23,7 @@ class CharsMap {
     size_t bytes = 0;  // of the text; 0: no match
     std::string_view replacement;
   };
-  // The longest entry that begins at text[at]. Threads: concurrent.
+  // The longest entry, of at most 256 bytes, that begins at text[at]. Threads: concurrent.
   Match longest_at(std::string_view text, size_t at) const;
 
  private:

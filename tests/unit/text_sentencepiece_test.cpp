@@ -142,6 +142,20 @@ TEST_CASE("a character map of any bytes is walked within its bounds") {
   CHECK(loaded == 3000);
 }
 
+TEST_CASE("a character map with a loop matches no more than an entry may have") {
+  std::vector<uint32_t> units(400);
+  units[0] = 256 << 10;
+  units[256 ^ 'a'] = uint32_t{'a'} << 10 | 1 << 8 | 'a';  // goes to 256, where 'a' leads here again
+  std::string map("\x40\x06\0\0", 4);
+  for (const uint32_t unit : units)
+    for (int shift = 0; shift < 32; shift += 8) map += static_cast<char>(unit >> shift);
+  const CharsMap rules(map + std::string("x\0", 2), "map");
+  const std::string text(200'000, 'a');
+  const CharsMap::Match match = rules.longest_at(text, 0);
+  CHECK(match.bytes == 256);
+  CHECK(match.replacement == "x");
+}
+
 TEST_CASE("a long text without a space merges in n log n", "[clock]") {
   const Tokenizer tokenizer = Tokenizer::from_json(model_json(), nullptr);
   const std::string text(1'000'000, 'a');
