@@ -17,7 +17,9 @@ namespace {
 using Model = SentencePieceModel;
 using Field = ProtobufReader::Field;
 
-constexpr size_t kMaxPieces = 4'000'000;
+// LIMIT: a piece of a few bytes takes up to 500 in memory, so that loading stays below 250 MB; the
+// largest published model has 262144.
+constexpr size_t kMaxPieces = 500'000;
 constexpr size_t kMaxPieceBytes = 64 * 1024;
 
 Model::Piece read_piece(ProtobufReader reader, size_t id, const std::string& place) {

@@ -170,6 +170,8 @@ TiktokenTokenizer read_tiktoken(std::string_view bytes, const std::string& place
   RankedTokens ranked;
   std::vector<bool> seen;
   int64_t number = 0;
+  // Ranks are 0, 1, ...: none reaches the number of lines, which bounds what is kept for them.
+  const int64_t lines = std::count(bytes.begin(), bytes.end(), '\n') + 1;
   while (!bytes.empty()) {
     const std::string_view line = take_line(bytes);
     ++number;
@@ -178,6 +180,9 @@ TiktokenTokenizer read_tiktoken(std::string_view bytes, const std::string& place
     if (!parsed || parsed->rank < 0 || parsed->rank >= kMaxRanks)
       fail(ErrorCode::BadInput, "{}:{}: expected a token in base64, a space and its rank", place,
            number);
+    if (parsed->rank >= lines)
+      fail(ErrorCode::BadInput, "{}:{}: rank {} in a file of {} lines, expected each of 0, 1, ...",
+           place, number, parsed->rank, lines);
     const auto rank = static_cast<size_t>(parsed->rank);
     if (rank >= seen.size()) {
       seen.resize(rank + 1);
