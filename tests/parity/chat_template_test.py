@@ -5,6 +5,7 @@ one per language feature, and the published ones of an installed `trl`, which ar
 
 Environment: LEMA (binary), LEMA_SOURCE (checkout). Needs jinja2 and transformers; exits 77 (skipped) without them.
 """
+import importlib.util
 import json
 import os
 import pathlib
@@ -18,6 +19,9 @@ try:
     from transformers.utils.chat_template_utils import render_jinja_template
 except ImportError as e:
     print("skipped:", e)
+    sys.exit(77)
+if not importlib.util.find_spec("trl"):
+    print("skipped: trl is not installed")
     sys.exit(77)
 
 CHATML = """{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>'
@@ -337,12 +341,8 @@ SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_t
 def templates():
     found = dict(FAMILIES)
     found.update({f"feature {i}: {text[:60]!r}": text for i, text in enumerate(FEATURES, 1)})
-    try:
-        import importlib.util
-        folder = pathlib.Path(importlib.util.find_spec("trl").origin).parent / "chat_templates"
-        found.update({"trl/" + p.name: p.read_text() for p in sorted(folder.glob("*.jinja"))})
-    except AttributeError:
-        print("trl is not installed: its published templates are not compared")
+    folder = pathlib.Path(importlib.util.find_spec("trl").origin).parent / "chat_templates"
+    found.update({"trl/" + p.name: p.read_text() for p in sorted(folder.glob("*.jinja"))})
     return found
 
 
@@ -467,6 +467,9 @@ def main():
     with_tools = sum("tools" in row for row in rows.values())
     print(f"{published} published templates x {len(rows)} conversations, {with_tools} of them with tools")
     print(f"{compared} renderings compared, {failed} differ")
+    if published < 40 or len(rows) < 12:
+        print("expected at least 40 published templates and 12 conversations")
+        return 1
     return 1 if failed + wrong_choices else 0
 
 
