@@ -50,16 +50,18 @@ Tokenizer open_tokenizer(const TextSources& sources) {
   Tokenizer tokenizer = Tokenizer::from_json(
       sources.tokenizer, sources.tokenizer_config ? &*sources.tokenizer_config : nullptr);
   if (sources.V > 0 && tokenizer.vocab_size() > sources.V)
-    fail(ErrorCode::BadInput, "{}: {} has ids up to {}, the model's embedding has {} rows",
-         sources.place, sources.tokenizer_file, tokenizer.vocab_size() - 1, sources.V);
+    fail(ErrorCode::BadInput,
+         "{}: {} and the configs beside it have ids up to {}, the model's embedding has {} rows; "
+         "the last token is \"{}\"",
+         sources.place, sources.tokenizer_file, tokenizer.vocab_size() - 1, sources.V,
+         escaped(tokenizer.token(static_cast<int32_t>(tokenizer.vocab_size() - 1))));
   return tokenizer;
 }
 
 // The names that a conversation itself gives to a template.
-void refuse_own_name(const std::string& name) {
+void refuse_own_name(ErrorCode code, const char* place, const std::string& name) {
   for (const char* own : {"messages", "tools", "documents", "add_generation_prompt"})
-    if (name == own)
-      fail(ErrorCode::BadInput, "chat_template_kwargs: \"{}\" is the conversation's own", name);
+    if (name == own) fail(code, "{}.{}: this name is the conversation's own", place, name);
 }
 
 // A message as transformers hands it to a template: without its null members, and with reasoning
@@ -103,7 +105,7 @@ ModelText::ModelText(const TextSources& sources, const std::string& template_ove
   variables_ = special_tokens_;
   if (variables.is_object())
     for (const auto& [key, value] : variables.as_object()) {
-      refuse_own_name(key);
+      refuse_own_name(ErrorCode::Usage, "data.chat_template_kwargs", key);
       variables_.set(key, value);
     }
   take_stop_ids(sources);
@@ -182,7 +184,7 @@ Value ModelText::context(const Value& messages, const Value& tools, bool add_gen
   Value context = variables_;
   if (variables.is_object())
     for (const auto& [key, value] : variables.as_object()) {
-      refuse_own_name(key);
+      refuse_own_name(ErrorCode::BadInput, "chat_template_kwargs", key);
       context.set(key, value);
     }
   context.set("messages", normalised(messages));

@@ -5,8 +5,10 @@
 #include <algorithm>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "core/error.h"
 #include "core/file.h"
 #include "core/hash.h"
 #include "core/value.h"
@@ -23,12 +25,13 @@ class FolderReader {
   // "FOLDER/NAME", for messages.
   std::string place(const std::string& name) const { return (folder_ / name).string(); }
 
-  // The file, nullopt when absent.
+  // The file, nullopt when absent. BadInput for a git-LFS pointer or an HTML page in its place.
   std::optional<std::string> text(const std::string& name,
                                   int64_t max_bytes = kTokenizerJsonLimits.max_bytes) {
     const auto path = confined_path(folder_, name, folder_.string());
     if (!path) return std::nullopt;
     std::string bytes = read_text(*path, max_bytes);
+    refuse_stand_in(bytes, place(name));
     digest_ = sha256(digest_ + name + " " + sha256(bytes));
     return bytes;
   }
@@ -50,6 +53,16 @@ class FolderReader {
   const std::string& digest() const { return digest_; }
 
  private:
+  // What is left in place of a file that was not downloaded.
+  static void refuse_stand_in(std::string_view bytes, const std::string& place) {
+    if (bytes.starts_with("version https://git-lfs"))
+      fail(ErrorCode::BadInput,
+           "{}: this is a git-LFS pointer; fetch the file itself (git lfs pull)", place);
+    for (const std::string_view html : {"<!DOCTYPE html", "<!doctype html", "<html"})
+      if (bytes.starts_with(html))
+        fail(ErrorCode::BadInput, "{}: this is an HTML page; download the file itself", place);
+  }
+
   fs::path folder_;
   std::string digest_;
 };

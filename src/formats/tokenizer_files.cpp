@@ -2,10 +2,10 @@
 // tokens, in the order of transformers' from_pretrained.
 #include "formats/tokenizer_files.h"
 
-#include <unordered_set>
 #include <vector>
 
 #include "core/error.h"
+#include "formats/config_tokens.h"
 #include "formats/json_fields.h"
 #include "formats/sentencepiece_model.h"
 #include "formats/tekken.h"
@@ -29,24 +29,6 @@ const Value kNoConfig{Value::Object{}};
 std::string content_of(const Value* token) {
   if (token && token->is_object()) token = token->find("content");
   return token && token->is_string() ? token->as_string() : "";
-}
-
-// Every token that the configs give a role or call special.
-std::vector<std::string> named_tokens(const Value& config, const Value* special_map) {
-  std::vector<std::string> names;
-  const auto add = [&](const Value* token) {
-    if (auto name = content_of(token); !name.empty()) names.push_back(std::move(name));
-  };
-  for (const Value* source : {&config, special_map}) {
-    if (!source) continue;
-    for (const char* role : {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token",
-                             "cls_token", "mask_token"})
-      add(source->find(role));
-    for (const char* list : {"additional_special_tokens", "extra_special_tokens"})
-      if (const Value* tokens = source->find(list); tokens && tokens->is_array())
-        for (const Value& token : tokens->as_array()) add(&token);
-  }
-  return names;
 }
 
 // `bytes` is the file `place`, a SentencePiece model or tiktoken's ranks.
@@ -89,31 +71,21 @@ Source read_vocab_merges(FolderReader& folder, std::string_view merges, const Va
   return {std::move(json), "<|endoftext|>", "<|endoftext|>", false};
 }
 
-void add_special_tokens(FolderReader& folder, const Value& config, const Value* special_map,
-                        Source& source) {
-  std::vector<std::string> names = named_tokens(config, special_map);
-  for (const std::string& token : {source.bos, source.eos}) names.push_back(token);
-  Value::Array added = source.json.find("added_tokens")->as_array();
-  std::unordered_set<std::string> known;
-  for (const Value& entry : added) known.insert(entry.find("content")->as_string());
-  const std::unordered_set<std::string> special(names.begin(), names.end());
-  for (const auto& [token, id] : source.json.find("model")->find("vocab")->as_object())
-    if (special.contains(token) && known.insert(token).second)
-      added.push_back(added_token_json(id.as_int(), token, true));
-  if (const auto more = folder.json("added_tokens.json");
-      more && !config.find("added_tokens_decoder")) {
-    const std::string place = folder.place("added_tokens.json");
-    if (!more->is_object())
-      fail(ErrorCode::BadInput, "{}: found {}, expected an object", place, name(more->kind()));
-    for (const auto& [token, id] : more->as_object()) {
-      if (token.empty() || !id.is_int())
-        fail(ErrorCode::BadInput, "{}:{}: expected a token and its id", place, id.line);
-      Value entry = added_token_json(id.as_int(), token, special.contains(token));
-      entry.set("normalized", !special.contains(token));
-      if (known.insert(token).second) added.push_back(std::move(entry));
-    }
+// What the configs add to the tokenizer's own tokens.
+void add_tokens(FolderReader& folder, const Value& config, const Value* special_map, Value& json) {
+  const auto added = folder.json("added_tokens.json");
+  add_config_tokens(
+      json, {config, special_map, added ? &*added : nullptr, folder.place("added_tokens.json")});
+}
+
+// The tokenizer's own BOS and EOS are special, if its vocabulary has them.
+void mark_frame_tokens(Source& source) {
+  Value own = Value::Object{};
+  for (const auto& [token, id] : source.json.find("model")->find("vocab")->as_object()) {
+    if (token == source.bos) own.set("bos_token", token);
+    if (token == source.eos) own.set("eos_token", token);
   }
-  source.json.set("added_tokens", std::move(added));
+  add_config_tokens(source.json, {own});
 }
 
 // The id of a token that is to frame texts: the config's word comes before the tokenizer's.
@@ -145,6 +117,41 @@ void frame(const Value& config, Source& source) {
   source.json.set("post_processor", frame_json(token(bos, source.bos), token(eos, source.eos)));
 }
 
+// Parts that the readers of other files write into their tokenizer.json, and no such file has.
+void refuse_own_parts(const Value& json, const std::string& place) {
+  const Value* model = json.find("model");
+  for (const char* key : {"token_ranks", "user_defined"})
+    if (model && model->find(key))
+      fail(ErrorCode::BadInput, "{}: model: unknown key \"{}\"", place, key);
+  for (const char* part : {"normalizer", "decoder"}) {
+    std::vector<const Value*> stages = {json.find(part)};
+    while (!stages.empty()) {
+      const Value* stage = stages.back();
+      stages.pop_back();
+      if (!stage || !stage->is_object()) continue;
+      if (content_of(stage->find("type")) == "SentencePiece")
+        fail(ErrorCode::BadInput, "{}: {} type \"SentencePiece\" is not known", place, part);
+      for (const char* list : {"normalizers", "decoders"})
+        if (const Value* inner = stage->find(list); inner && inner->is_array())
+          for (const Value& next : inner->as_array()) stages.push_back(&next);
+    }
+  }
+}
+
+// Of the classes that transformers makes from a tokenizer.json, GPT-2's has its own word about the
+// blank before a text.
+void take_prefix_space(const Value& config, Value& json) {
+  const JsonFields fields(config, "tokenizer_config.json");
+  const Value* words = json.find("pre_tokenizer");
+  if (!fields.find("add_prefix_space") || !words ||
+      content_of(words->find("type")) != "ByteLevel" ||
+      !content_of(config.find("tokenizer_class")).starts_with("GPT2Tokenizer"))
+    return;
+  Value changed = *words;
+  changed.set("add_prefix_space", fields.boolean("add_prefix_space", false));
+  json.set("pre_tokenizer", std::move(changed));
+}
+
 }  // namespace
 
 bool has_tokenizer(const FolderReader& folder) {
@@ -156,8 +163,13 @@ bool has_tokenizer(const FolderReader& folder) {
 
 std::optional<TokenizerFile> read_tokenizer_file(FolderReader& folder, const Value* config,
                                                  const Value* special_map) {
-  if (auto json = folder.json("tokenizer.json"))
+  const Value& roles = config ? *config : kNoConfig;
+  if (auto json = folder.json("tokenizer.json")) {
+    refuse_own_parts(*json, folder.place("tokenizer.json"));
+    take_prefix_space(roles, *json);
+    add_tokens(folder, roles, special_map, *json);
     return TokenizerFile{"tokenizer.json", std::move(*json), "", ""};
+  }
   TokenizerFile file;
   Source source;
   if (const auto tekken = folder.json("tekken.json")) {
@@ -178,8 +190,8 @@ std::optional<TokenizerFile> read_tokenizer_file(FolderReader& folder, const Val
   } else {
     return std::nullopt;
   }
-  const Value& roles = config ? *config : kNoConfig;
-  add_special_tokens(folder, roles, special_map, source);
+  mark_frame_tokens(source);
+  add_tokens(folder, roles, special_map, source.json);
   frame(roles, source);
   file.json = std::move(source.json);
   file.bos = source.bos;

@@ -16,15 +16,16 @@ struct TokenizerFile {
   std::string bos, eos;  // of the kind of tokenizer, where the configs name none; "" when unknown
 };
 
-// The first that is there: tokenizer.json, as it is; tekken.json; tokenizer.model (SentencePiece or
+// The first that is there: tokenizer.json; tekken.json; tokenizer.model (SentencePiece or
 // tiktoken, by its content); the one *.tiktoken; vocab.json with merges.txt. nullopt when none is.
 //
 // With all but tokenizer.json: tokenizer_config.json (`config`, null when absent) says by
 // add_bos_token and add_eos_token what frames a text; where it does not, BOS is added where the
-// model's own code adds it (SentencePiece models, Llama-3, Llama-4, tekken). The tokens it or
-// special_tokens_map.json (`special_map`, possibly null) names bos_token, pad_token ... are special
-// tokens if the vocabulary has them, and added_tokens.json adds its own where the config has no
-// added_tokens_decoder.
+// model's own code adds it (SentencePiece models, Llama-3, Llama-4, tekken).
+// With all: the tokens that it, special_tokens_map.json (`special_map`, possibly null) and
+// added_tokens.json name are tokens, see formats/config_tokens.h.
+// tokenizer.json: GPT2Tokenizer's add_prefix_space overrules the file's; the keys that this project
+// alone writes (formats/tokenizer_parts.h) are refused.
 // A tokenizer.model puts its U+2581 before every stretch of text between special tokens when
 // `legacy` is true or there is no config, else only where a text begins; add_prefix_space = false
 // takes it away.
