@@ -3,6 +3,8 @@
 #include "data/dataset.h"
 
 #include <algorithm>
+#include <array>
+#include <cctype>
 #include <unordered_set>
 #include <utility>
 
@@ -21,6 +23,37 @@ std::string fields_of(const Value& row) {
   for (const auto& [key, value] : row.as_object())
     names += (names.empty() ? "" : ", ") + escaped(key);
   return names.empty() ? "no fields" : "fields " + names;
+}
+
+// "train", "test" ...: the split that a file is named as, by the first or the last word of its
+// name; "train" where it is named as none.
+std::string split_of(const fs::path& path) {
+  constexpr std::array<std::string_view, 6> kOthers = {"valid", "validation", "val",
+                                                       "test",  "eval",       "dev"};
+  std::string name = path.filename().string();
+  name.resize(name.find('.', 1) == name.npos ? name.size() : name.find('.', 1));
+  for (char& c : name) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  const std::string ends = "-_ ";
+  const std::string first = name.substr(0, name.find_first_of(ends));
+  const std::string last = name.substr(name.find_last_of(ends) + 1);
+  for (const std::string_view other : kOthers)
+    if (first == other || last == other) return std::string(other);
+  return "train";
+}
+
+// One folder is one set of rows: neither several splits of it nor files of several kinds.
+void refuse_mixed(const std::vector<std::string>& files, const std::string& folder) {
+  const auto refuse = [&](const std::string& a, const std::string& b, const char* why) {
+    fail(ErrorCode::BadInput,
+         "{}: holds {} and {}, {}; name the files in data.train and data.eval instead of the "
+         "folder",
+         folder, fs::path(a).filename().string(), fs::path(b).filename().string(), why);
+  };
+  for (const std::string& file : files) {
+    if (split_of(file) != split_of(files[0])) refuse(files[0], file, "which are several splits");
+    if (record_kind(file) != record_kind(files[0]))
+      refuse(files[0], file, "files of several kinds");
+  }
 }
 
 class Loader {
@@ -222,13 +255,18 @@ std::vector<std::string> data_files(std::span<const std::string> paths) {
       continue;
     }
     std::vector<std::string> found;
-    for (const auto& entry : fs::directory_iterator(path))
-      if (entry.is_regular_file() && is_data_file(entry.path()))
-        found.push_back(entry.path().string());
+    for (const auto& entry : fs::directory_iterator(path)) {
+      if (!is_data_file(entry.path())) continue;
+      if (!entry.is_regular_file(error))
+        fail(ErrorCode::BadInput, "{}: this is no file (a broken link or a folder)",
+             entry.path().string());
+      found.push_back(entry.path().string());
+    }
     if (found.empty())
       fail(ErrorCode::BadInput, "{}: the folder has no .jsonl, .ndjson, .json, .csv or .txt file",
            path);
     std::sort(found.begin(), found.end());
+    refuse_mixed(found, path);
     files.insert(files.end(), found.begin(), found.end());
   }
   if (files.empty()) fail(ErrorCode::Usage, "no data file is given");

@@ -46,7 +46,8 @@ struct Dataset {
 };
 
 // The files that paths of files and folders name. BadInput for a missing path and for a folder
-// without data files.
+// without data files, with files named as several splits (train.jsonl, test.jsonl), with files of
+// several kinds (JSON, CSV, text), or with a data file's name on what is no file.
 std::vector<std::string> data_files(std::span<const std::string> paths);
 
 // Reads all files whole. BadInput with up to 20 lines "PATH:LINE:COLUMN: reason" and the number of

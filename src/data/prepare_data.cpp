@@ -5,6 +5,7 @@
 #include <cmath>
 #include <unordered_set>
 #include <utility>
+#include <vector>
 
 #include "core/error.h"
 #include "core/log.h"
@@ -42,10 +43,18 @@ Dataset load(const std::vector<std::string>& paths, const RunConfig::Data& optio
   return dataset;
 }
 
-// Moves the rows whose content falls into the lowest `fraction` of all contents.
+// Moves the rows of the lowest ceil(fraction n) of the n contents: a share of every set, however
+// small.
 Dataset split_off(Dataset& train, double fraction) {
-  const double limit = std::ldexp(fraction, 64);
-  const auto is_taken = [&](const Row& row) { return static_cast<double>(row.content) < limit; };
+  std::vector<uint64_t> contents;
+  for (const Row& row : train.rows) contents.push_back(row.content);
+  std::sort(contents.begin(), contents.end());
+  contents.erase(std::unique(contents.begin(), contents.end()), contents.end());
+  constexpr double kRounding = 1e-9;  // of fraction times n, where that is a whole number
+  const double share = std::ceil(fraction * static_cast<double>(contents.size()) - kRounding);
+  const auto is_taken = [&](const Row& row) {
+    return row.content <= contents[static_cast<size_t>(share) - 1];
+  };
   const auto kept = std::stable_partition(train.rows.begin(), train.rows.end(),
                                           [&](const Row& row) { return !is_taken(row); });
   Dataset eval;

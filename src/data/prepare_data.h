@@ -14,7 +14,8 @@ struct PreparedData {
 };
 
 // Loads data.train and data.eval, or takes data.eval_fraction of the training rows: a row goes by
-// its content, so that it stays on its side when rows are added, and repeats stay together.
+// its content, whatever its place in the files, and repeats stay together. At least one content is
+// evaluated.
 // cache: a folder, "" for none. Errors as of load_dataset; Usage for both kinds of evaluation rows
 // at once, BadInput when the fraction leaves one side without rows.
 PreparedData prepare_data(const RunConfig::Data& options, const fs::path& cache,

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 
 #include "core/error.h"
 #include "formats/json.h"
@@ -18,7 +19,12 @@ constexpr std::string_view kExtensions = ".jsonl, .ndjson, .json, .csv or .txt, 
 
 // The extension that says what the text is: that of the name without ".gz".
 std::string extension_of(const fs::path& path) {
-  return (path.extension() == ".gz" ? path.stem() : path).extension().string();
+  const auto lower = [](std::string text) {
+    for (char& c : text) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+    return text;
+  };
+  const bool packed = lower(path.extension().string()) == ".gz";
+  return lower((packed ? path.stem() : path).extension().string());
 }
 
 bool is_blank(char c) { return c == ' ' || c == '\t' || c == '\r' || c == '\n'; }
@@ -42,6 +48,11 @@ bool is_data_file(const fs::path& path) {
   return std::find(kKnown.begin(), kKnown.end(), extension_of(path)) != kKnown.end();
 }
 
+std::string_view record_kind(const fs::path& path) {
+  const std::string extension = extension_of(path);
+  return extension == ".csv" ? "CSV" : extension == ".txt" ? "text" : "JSON";
+}
+
 RecordReader::RecordReader(const fs::path& path) : stream_(path) {
   if (!is_data_file(path))
     fail(ErrorCode::BadInput, "{}: found a file ending in \"{}\", expected {}", path.string(),
@@ -53,6 +64,27 @@ RecordReader::RecordReader(const fs::path& path) : stream_(path) {
   piece_ = stream_.next();
   if (piece_.starts_with(kByteOrderMark)) at_ = kByteOrderMark.size();
   if (extension == ".json" && skip_blank() && peek() == '[') format_ = RecordFormat::JsonArray;
+  if (format_ != RecordFormat::JsonArray) refuse_other_lines();
+}
+
+// What would else be one error a line: lines that end in CR alone, and a JSON value over many.
+void RecordReader::refuse_other_lines() const {
+  const std::string_view rest = piece_.substr(std::min(at_, piece_.size()));
+  const size_t line_end = rest.find('\n');
+  const size_t return_at = rest.find('\r');
+  if (line_end == rest.npos && return_at != rest.npos &&
+      rest.find_first_not_of('\r', return_at) != rest.npos)
+    fail(ErrorCode::BadInput, "{}: its lines end in CR alone, expected LF or CRLF",
+         stream_.path().string());
+  if (format_ != RecordFormat::JsonLines || line_end == rest.npos) return;
+  const size_t begin = rest.find_first_not_of(" \t\r\n");
+  const std::string_view line =
+      begin == rest.npos ? "" : rest.substr(begin, rest.find('\n', begin) - begin);
+  const size_t last = line.find_last_not_of(" \t\r");
+  if (last != line.npos && std::string_view("{[,:").find(line[last]) != std::string_view::npos)
+    refuse(1, 1,
+           "a JSON value over several lines; expected one object a line, or in a .json file one "
+           "array of objects");
 }
 
 bool RecordReader::next(Record& record) {

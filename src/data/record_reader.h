@@ -7,8 +7,8 @@
 //                   most 4096 fields
 //   .txt            every line that is not blank is the record {"text": line}
 //
-// each also as .gz. UTF-8; a byte order mark at the start is skipped, blank lines are skipped, LF
-// or CRLF ends a line, the last line may lack its end.
+// each also as .gz, in upper case too. UTF-8; a byte order mark at the start is skipped, blank
+// lines are skipped, LF or CRLF ends a line, the last line may lack its end.
 #pragma once
 
 #include <cstdint>
@@ -35,6 +35,8 @@ std::string_view name(RecordFormat format);
 
 // The file names that a folder of data is searched for: one of the extensions above.
 bool is_data_file(const fs::path& path);
+// "JSON", "CSV" or "text": what such a name says of the content.
+std::string_view record_kind(const fs::path& path);
 
 // Threads: one. Memory: one record, at most kMaxRecordBytes of text.
 class RecordReader {
@@ -60,6 +62,7 @@ class RecordReader {
   [[noreturn]] void refuse(int64_t line, int64_t column, std::string_view reason) const;
   void append(std::string& out, char c) const;
 
+  void refuse_other_lines() const;
   bool take_line(Record& record);
   bool next_json_line(Record& record);
   bool next_element(Record& record);

@@ -57,20 +57,17 @@ template <size_t N>
 void rename_members(Value& object, const OrderedMap<std::string>& map,
                     const std::string_view (&known)[N], std::vector<uint8_t>& used) {
   if (!object.is_object()) return;
-  const Value::Object before = object.as_object();
+  const Value before = object;
+  Value::Object renamed;
   for (size_t i = 0; i < map.size(); ++i) {
     const auto& [ours, theirs] = map[i];
-    if (!is_one_of(ours, known)) continue;
-    const auto found = std::find_if(before.begin(), before.end(),
-                                    [&](const auto& member) { return member.first == theirs; });
-    if (found == before.end()) continue;
+    const Value* found = is_one_of(ours, known) ? before.find(theirs) : nullptr;
+    if (!found) continue;
     used[i] = 1;
-    if (ours == theirs) continue;
-    std::erase_if(object.as_object(), [&](const auto& member) {
-      return member.first == theirs && member.second == found->second;
-    });
-    object.set(ours, found->second);
+    renamed.emplace_back(ours, *found);
+    std::erase_if(object.as_object(), [&](const auto& member) { return member.first == theirs; });
   }
+  for (auto& [ours, value] : renamed) object.set(ours, std::move(value));
 }
 
 void rename_turns(Value& row, const OrderedMap<std::string>& map, std::vector<uint8_t>& used) {

@@ -47,7 +47,7 @@ struct TextStream::Inflater {
 TextStream::TextStream(const fs::path& path) : file_(File::open(path)), size_(file_.size()) {
   std::string head(static_cast<size_t>(std::min<int64_t>(size_, 32)), '\0');
   file_.read_at(head.data(), std::ssize(head), 0);
-  if (path.extension() == ".gz") {
+  if (path.extension() == ".gz" || path.extension() == ".GZ") {
     if (!head.starts_with(kMarks[0].bytes))
       fail(ErrorCode::BadInput, "{}: not gzip data, which its name promises", path.string());
     inflater_ = std::make_unique<Inflater>();
@@ -83,6 +83,11 @@ std::string_view TextStream::inflate_piece() {
       if (piece.empty() && in.in_member)
         fail(ErrorCode::BadInput, "{}: the gzip data ends in the middle", path().string());
       if (piece.empty()) break;
+    }
+    if (!in.in_member && *z.next_in == 0) {  // padding, as tapes and block devices leave it
+      ++z.next_in;
+      --z.avail_in;
+      continue;
     }
     if (!in.in_member) inflateReset(&z);  // what follows a member must be another one
     in.in_member = true;

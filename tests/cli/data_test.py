@@ -121,6 +121,9 @@ WRONG_FILES = [
     ("a.jsonl.gz", gzip.compress(ROW)[:-8] + b"\x00" * 8, "", ""), ("a.jsonl.gz", gzip.compress(b" " * (1 << 20)) * 80, "", ""),
     ("a.jsonl", gzip.compress(ROW), "", ""), ("a.jsonl", b"PAR1xxxxPAR1", "", ""),
     ("a.parquet", b"PAR1xxxxPAR1", "", "this is a Parquet file"),
+    ("a.json", b'{\n  "text": "x"\n}\n', ":1:1", "a JSON value over several lines"),
+    ("a.jsonl", b'[\n' + ROW + b"\n]\n", ":1:1", "a JSON value over several lines"),
+    ("a.txt", b"one\rtwo\r", "", "its lines end in CR alone"), ("a.csv", b"text\rone\r", "", "its lines end in CR alone"),
     ("a.tsv", ROW, "", "expected .jsonl"), ("a", ROW, "", "expected .jsonl"),
 ]
 
@@ -220,8 +223,28 @@ class Data(unittest.TestCase):
                 train = self.summary(path)["train"]
                 figures.add((train["rows"], train["tokens"], train["trained_tokens"]))
         self.assertEqual(len(figures), 1, figures)
-        self.assertEqual(self.summary(self.folder)["train"]["rows"], 3 * 2 * len(kinds))
-        self.assertEqual(self.summary(self.folder)["train"]["repeated_rows"], 3 * (2 * len(kinds) - 1))
+        self.refused(self.folder, parts=["files of several kinds"])
+        for name in ("r.csv", "r.csv.gz", "r.txt", "r.txt.gz"):
+            (self.folder / name).unlink()
+        self.assertEqual(self.summary(self.folder)["train"]["rows"], 3 * 6)
+        self.assertEqual(self.summary(self.folder)["train"]["repeated_rows"], 3 * 5)
+
+    def test_a_folder_is_one_set_of_rows(self):
+        self.write([GOOD["text"]], "train.jsonl")
+        self.write([GOOD["text"]], "more.jsonl")
+        self.assertEqual(self.summary(self.folder)["train"]["rows"], 2)
+        for name in ("test.jsonl", "validation-00000-of-00001.JSONL", "my_dev.jsonl.gz"):
+            with self.subTest(name=name):
+                content = json.dumps(GOOD["text"]).encode()
+                path = self.write(gzip.compress(content) if name.endswith("gz") else content, name)
+                self.refused(self.folder, parts=[name, "several splits", "data.eval"])
+                path.unlink()
+        (self.folder / "lost.jsonl").symlink_to("nowhere")
+        self.refused(self.folder, parts=["lost.jsonl: this is no file"])
+
+    def test_names_in_upper_case_and_padded_gzip(self):
+        self.assertEqual(self.summary(self.write([GOOD["text"]], "a.JSONL"))["train"]["rows"], 1)
+        self.assertEqual(self.summary(self.write(gzip.compress(ROW) + b"\0" * 500, "a.jsonl.gz"))["train"]["rows"], 1)
 
     def test_records_that_cross_the_pieces_of_a_file(self):
         """Files are read in pieces of 1 MiB: every kind of file gives the same ids, quotes, line ends and characters of
@@ -246,6 +269,9 @@ class Data(unittest.TestCase):
         names = {"messages": "dialog", "role": "who", "content": "says", "user": "Bob", "assistant": "Eve"}
         train = self.summary(path, "data.map=" + json.dumps(names))["train"]
         self.assertEqual(train["trained_tokens"], 5)
+        swapped = self.write([{"prompt": "same", "completion": "same"}])
+        self.assertEqual(self.summary(swapped, 'data.map={"prompt": "completion", "completion": "prompt"}')["train"]["rows"], 1)
+        self.refused(path, 'data.chat_template_kwargs={"messages": 1}', code=2, parts=["data.chat_template_kwargs.messages"])
         self.refused(path, 'data.map={"messages": "talk"}', parts=["found fields dialog"])
         self.refused(self.write([GOOD["text"]]), 'data.map={"system": "x"}', code=2, parts=["no row", '"x"'])
         self.refused(path, 'data.map={"mesages": "dialog"}', code=2, parts=['"mesages" is none of lema'])
@@ -356,7 +382,10 @@ class Data(unittest.TestCase):
         path = self.write(rows)
         both = self.summary(path, "data.eval_fraction=0.25")
         self.assertEqual(both["train"]["rows"] + both["eval"]["rows"], 400)
-        self.assertTrue(70 <= both["eval"]["rows"] <= 130, both["eval"]["rows"])
+        self.assertEqual(both["eval"]["rows"], 100)
+        for count in range(2, 8):
+            few = self.summary(self.write(rows[:count]), "data.eval_fraction=0.1")
+            self.assertEqual((few["train"]["rows"], few["eval"]["rows"]), (count - 1, 1))
         # Other members, their order, repeats and the order of rows change no side.
         again = self.summary(self.write([dict(row, z=1, a=2) for row in rows]), "data.eval_fraction=0.25")
         moved = self.summary(self.write([dict(row, a=2, z=1) for row in rows[::-1]]), "data.eval_fraction=0.25")
