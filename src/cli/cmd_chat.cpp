@@ -191,7 +191,7 @@ ChatOptions options_of(const CLI::App& command) {
   ChatOptions options;
   options.model = command.get_option("--model")->as<std::string>();
   options.system = command.get_option("--system")->as<std::string>();
-  options.chat_template = command.get_option("--chat-template")->as<std::string>();
+  options.chat_template = chat_template_option(command);
   options.open = open_options(command);
   given("--prompt", options.prompt);
   given("--temperature", options.temperature);

@@ -180,7 +180,7 @@ EvalOptions options_of(const CLI::App& command) {
   options.data = text("--data");
   options.task = text("--task");
   options.output = text("--output");
-  options.chat_template = text("--chat-template");
+  options.chat_template = chat_template_option(command);
   options.pattern = text("--pattern");
   options.open = open_options(command);
   options.rows.format = text("--format");

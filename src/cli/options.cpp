@@ -1,6 +1,9 @@
 // Parsing of the options that several commands take.
 #include "cli/options.h"
 
+#include "core/log.h"
+#include "formats/peft_adapter.h"
+
 namespace lema {
 
 void add_float_dtype(CLI::App& command, const std::string& help) {
@@ -27,7 +30,7 @@ void add_model_options(CLI::App& command) {
   command.add_option("--threads", "CPU threads, 0: all")
       ->check(CLI::Range(0, 1024))
       ->default_str("0");
-  command.add_option("--chat-template", "Template file, chatml or llama3 (default: the model's)");
+  command.add_option("--chat-template", "Template file, chatml or llama3 (default: the adapter's, else the model's)");
 }
 
 OpenOptions open_options(const CLI::App& command) {
@@ -36,6 +39,16 @@ OpenOptions open_options(const CLI::App& command) {
   options.compute = command.get_option("--compute")->as<std::string>();
   options.threads = command.get_option("--threads")->as<int64_t>();
   return options;
+}
+
+std::string chat_template_option(const CLI::App& command) {
+  const auto given = command.get_option("--chat-template")->as<std::string>();
+  const auto adapter = command.get_option("--adapter")->as<std::string>();
+  if (!given.empty() || adapter.empty()) return given;
+  const auto path = adapter_template(adapter);
+  if (!path) return "";
+  log::info("{}: the chat template is the adapter's", path->string());
+  return path->string();
 }
 
 void add_config_options(CLI::App& command, ConfigOptions& options) {

@@ -21,6 +21,9 @@ std::optional<DType> float_dtype(const CLI::App& command);
 void add_model_options(CLI::App& command);
 // All of them but --model and --chat-template.
 OpenOptions open_options(const CLI::App& command);
+// --chat-template, else the template that the adapter brings along (said in the log); "": the
+// model's own.
+std::string chat_template_option(const CLI::App& command);
 
 // How a command is told its run config: a file, or model and data alone, and settings over them.
 struct ConfigOptions {

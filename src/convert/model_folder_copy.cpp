@@ -5,9 +5,11 @@
 #include <array>
 
 #include "core/error.h"
+#include "core/log.h"
 #include "formats/confined_path.h"
 #include "formats/folder_reader.h"
 #include "formats/json.h"
+#include "formats/peft_adapter.h"
 
 namespace lema {
 namespace {
@@ -158,6 +160,14 @@ void copy_side_files(const ModelFolder& folder, const fs::path& to, std::optiona
     if (entry.path().extension() == ".jinja")
       copy_file(folder, fmt::format("{}/{}", kTemplateFolder, entry.path().filename().string()),
                 to);
+}
+
+void take_template(const fs::path& adapter, const fs::path& to) {
+  const auto path = adapter_template(adapter);
+  if (!path) return;
+  fs::remove_all(to / kTemplateFolder);
+  write_file(to / kAdapterTemplate, read_text(*path, kMaxSideFileBytes));
+  log::info("{}: the merged model's chat template", path->string());
 }
 
 std::string config_with_dtype(const std::string& text, DType dtype, const std::string& source) {

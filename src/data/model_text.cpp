@@ -84,6 +84,21 @@ Value normalised_message(const Value& message) {
   return result;
 }
 
+// A JSON value as a template's source says it.
+std::string jinja_literal(const Value& value) {
+  std::string items;
+  const auto add = [&](const std::string& item) { items += (items.empty() ? "" : ", ") + item; };
+  if (value.is_null()) return "none";
+  if (value.is_array()) {
+    for (const Value& item : value.as_array()) add(jinja_literal(item));
+    return "[" + items + "]";
+  }
+  if (!value.is_object()) return dump_json(value);
+  for (const auto& [key, item] : value.as_object())
+    add(fmt::format("{}: {}", dump_json(Value(key)), jinja_literal(item)));
+  return "{" + items + "}";
+}
+
 Value normalised(const Value& messages) {
   if (!messages.is_array()) return messages;
   Value::Array result;
@@ -103,6 +118,7 @@ ModelText::ModelText(const TextSources& sources, const std::string& template_ove
       V_(sources.V > 0 ? sources.V : tokenizer_.vocab_size()) {
   take_special_tokens(sources);
   variables_ = special_tokens_;
+  given_variables_ = variables;
   if (variables.is_object())
     for (const auto& [key, value] : variables.as_object()) {
       refuse_own_name(ErrorCode::Usage, "data.chat_template_kwargs", key);
@@ -177,6 +193,27 @@ std::optional<int32_t> ModelText::end_of_turn() const {
 
 bool ModelText::is_stop(int64_t id) const {
   return std::find(stop_ids_.begin(), stop_ids_.end(), id) != stop_ids_.end();
+}
+
+std::string ModelText::adapter_template() const {
+  const bool has_variables = given_variables_.is_object() && !given_variables_.as_object().empty();
+  if (!has_template() || (templates_.is_own() && !has_variables)) return "";
+  const std::string* source = templates_.only_source();
+  if (!source)
+    fail(ErrorCode::Usage,
+         "data.chat_template_kwargs: {} has several chat templates; name the one to train with in "
+         "data.chat_template",
+         place_);
+  if (!has_variables) return *source;
+  std::string defaults;
+  for (const auto& [name, value] : given_variables_.as_object()) {
+    // Special tokens are always defined, so theirs is no default.
+    const std::string literal = jinja_literal(value);
+    defaults += special_tokens_.find(name)
+                    ? fmt::format("{{% set {} = {} %}}\n", name, literal)
+                    : fmt::format("{{% set {0} = {0} if {0} is defined else {1} %}}\n", name, literal);
+  }
+  return ChatTemplate(defaults + *source).source();
 }
 
 Value ModelText::context(const Value& messages, const Value& tools, bool add_generation_prompt,

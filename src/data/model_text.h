@@ -47,6 +47,12 @@ class ModelText {
   bool has_template() const { return !templates_.is_empty(); }
   // "chat_template.jinja", "tokenizer_config.json", the override; "" when there is none.
   const std::string& template_origin() const { return templates_.origin(); }
+  // The template as an adapter must bring it along to be used as it was trained: one file, with the
+  // `variables` as defaults of its names; "" where the model's own files say it all. Usage for
+  // variables of a model with several templates.
+  std::string adapter_template() const;
+  // Whether a rendering may hold today's date (strftime_now).
+  bool renders_date() const { return templates_.asks_date(); }
   // Changes with everything that may change a rendering or an id; "" for sources made by hand.
   const std::string& fingerprint() const { return fingerprint_; }
   // The file it comes from: "tokenizer.json", "tokenizer.model", ...
@@ -82,6 +88,7 @@ class ModelText {
   Tokenizer tokenizer_;
   TemplateSet templates_;
   std::string fingerprint_;
+  Value given_variables_;  // the caller's
   Value variables_;       // of every rendering: {"bos_token": "<s>", ...} and what the caller added
   Value special_tokens_;  // {"bos_token": "<s>", ...}
   std::optional<int32_t> eos_id_;

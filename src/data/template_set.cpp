@@ -1,6 +1,7 @@
 // Which template a model has, and the two that lema brings along.
 #include "data/template_set.h"
 
+#include <algorithm>
 #include <array>
 #include <string_view>
 
@@ -91,7 +92,9 @@ TemplateSet::TemplateSet(const TextSources& sources, const std::string& override
     } else {
       source = read_text(override_name, kMaxTemplateBytes);
     }
-    found = {{"default", source}};
+    std::map<std::string, std::string> chosen = {{"default", source}};
+    is_own_ = found == chosen;
+    found = std::move(chosen);
     origin_ = override_name;
   }
   const std::string file = override_name.empty() ? place_ + "/" + origin_ : origin_;
@@ -117,6 +120,16 @@ const ChatTemplate& TemplateSet::choose(const Value& tools) const {
   for (const auto& [name, chat_template] : templates_) names += (names.empty() ? "" : ", ") + name;
   fail(ErrorCode::Usage, "{} has the chat templates {} and no default; name one of them", place_,
        names);
+}
+
+const std::string* TemplateSet::only_source() const {
+  return templates_.size() == 1 ? &templates_.begin()->second.source() : nullptr;
+}
+
+bool TemplateSet::asks_date() const {
+  return std::any_of(templates_.begin(), templates_.end(), [](const auto& named) {
+    return named.second.source().find("strftime_now") != std::string::npos;
+  });
 }
 
 std::string TemplateSet::sources() const {

@@ -29,17 +29,24 @@ class TemplateSet {
               const Tokenizer& tokenizer);
 
   bool is_empty() const { return templates_.empty(); }
+  // False where an override takes the place of what the model's files say.
+  bool is_own() const { return is_own_; }
   // The file, or the override; "" when the set is empty.
   const std::string& origin() const { return origin_; }
   // "tool_use" where `tools` is not null and there is one, else "default". Usage when there is
   // none.
   const ChatTemplate& choose(const Value& tools) const;
+  // The source of the only template; nullptr when there are more or none.
+  const std::string* only_source() const;
+  // Whether a template can ask for today's date, which makes renderings differ from day to day.
+  bool asks_date() const;
   // All names and sources, for a fingerprint.
   std::string sources() const;
 
  private:
   std::string place_;  // the model's folder
   std::string origin_;
+  bool is_own_ = true;
   std::map<std::string, ChatTemplate> templates_;
 };
 

@@ -249,6 +249,10 @@ Adapter read_adapter(const fs::path& folder) {
   return adapter;
 }
 
+std::optional<fs::path> adapter_template(const fs::path& folder) {
+  return confined_path(folder, kAdapterTemplate, folder.string());
+}
+
 void write_adapter(const fs::path& folder, const Adapter& adapter) {
   write_file(folder / kConfigFile, dump_json(adapter_config_json(adapter.config), 2, true));
   write_tensors(folder / kWeightsFile, adapter);

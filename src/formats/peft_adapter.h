@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -60,6 +61,11 @@ struct Adapter {
 // non-finite or of shapes that contradict each other. Whether each rank is what the config's
 // patterns say, its reader checks (model/adapter_rules.h).
 Adapter read_adapter(const fs::path& folder);
+
+// The chat template that an adapter was trained with, where that is not the base model's: a file
+// under the name that transformers gives it. nullopt when the folder has none.
+inline constexpr const char* kAdapterTemplate = "chat_template.jinja";
+std::optional<fs::path> adapter_template(const fs::path& folder);
 
 // Writes adapter_config.json (the 24 keys every PEFT version reads), adapter_model.safetensors
 // (F32, {"format": "pt"}) and a model card into an existing folder; each file is synced.

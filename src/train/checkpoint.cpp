@@ -87,6 +87,7 @@ Value to_value(const TrainState& state, const RunIdentity& identity) {
   value.set("numeric_plan", identity.numeric_plan);
   value.set("model_sha256", identity.model_sha256);
   value.set("data_sha256", identity.data_sha256);
+  value.set("text_sha256", identity.text_sha256);
   value.set("config", identity.config);
   return value;
 }
@@ -161,7 +162,7 @@ void read_state_tensors(const fs::path& path, Trainer& trainer) {
 
 }  // namespace
 
-RunIdentity run_identity(const RunConfig& config, const ModelFolder& folder,
+RunIdentity run_identity(const RunConfig& config, const ModelFolder& folder, const ModelText& text,
                          const NumericPlan& numeric) {
   std::string model = dump_json(folder.config_json());
   for (const auto& [tensor, stored] : folder.tensors())
@@ -182,15 +183,17 @@ RunIdentity run_identity(const RunConfig& config, const ModelFolder& folder,
   steering.checkpoint = {};
   steering.eval = {};
   steering.log = {};
-  return {numeric.to_value(), sha256(model), digest_of(config.data.train),
+  return {numeric.to_value(), sha256(model), digest_of(config.data.train), text.fingerprint(),
           lema::to_value(steering)};
 }
 
 fs::path save_checkpoint(const fs::path& output_dir, Trainer& trainer, const TrainState& state,
-                         const RunIdentity& identity, const std::string& base_model) {
+                         const RunIdentity& identity, const std::string& base_model,
+                         const std::string& chat_template) {
   const fs::path folder = output_dir / fmt::format("{}{:06}", kPrefix, state.step);
   StagedFolder staged(folder);
   write_adapter(staged.path(), trainer.adapter().to_adapter(base_model));
+  if (!chat_template.empty()) write_file(staged.path() / kAdapterTemplate, chat_template);
   write_state_tensors(staged.path() / "state.safetensors", trainer);
   write_file(staged.path() / "state.json", dump_json(to_value(state, identity), 2) + "\n");
   write_manifest(staged.path(), state.step, state.run_id);
@@ -250,6 +253,8 @@ TrainState load_checkpoint(const fs::path& checkpoint, Trainer& trainer,
   if (!differences.empty())
     fail(ErrorCode::Usage, "{}: saved with another config: {}", checkpoint.string(),
          fmt::join(differences, "; "));
+  // The config's template and variables are part of it: where those differ, they are named above.
+  same("text_sha256", identity.text_sha256, "tokenizer or chat template of the model");
   trainer.adapter().load(read_adapter(checkpoint));
   read_state_tensors(checkpoint / "state.safetensors", trainer);
   TrainState state;

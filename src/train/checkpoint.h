@@ -3,6 +3,7 @@
 //
 //   output_dir/checkpoint-000500/  adapter_config.json  adapter_model.safetensors  README.md   the
 //   PEFT adapter
+//                                  chat_template.jinja where it is not the model's own
 //                                  state.safetensors   moment1, moment2 (parameters) F32
 //                                  state.json          see to_value(TrainState)
 //                                  manifest.json       last: sizes and CRC32C of the others
@@ -13,6 +14,7 @@
 #include <optional>
 #include <string>
 
+#include "data/model_text.h"
 #include "train/trainer.h"
 
 namespace lema {
@@ -32,15 +34,18 @@ struct RunIdentity {
   Value numeric_plan;
   std::string model_sha256;  // of config.json and every tensor's name, dtype, shape and place
   std::string data_sha256;   // of the training file
+  std::string text_sha256;   // ModelText::fingerprint(): tokenizer, templates, stop ids
   Value config;              // settings that steer the result; of other files their contents' hash
 };
-RunIdentity run_identity(const RunConfig& config, const ModelFolder& folder,
+RunIdentity run_identity(const RunConfig& config, const ModelFolder& folder, const ModelText& text,
                          const NumericPlan& numeric);
 
 // Writes checkpoint-STEP below output_dir and returns its folder: staged, synced, renamed, read
-// back. Io on failure, with nothing half-written. Moves `last`.
+// back. chat_template: what ModelText::adapter_template() says, "" for none. Io on failure, with
+// nothing half-written. Moves `last`.
 fs::path save_checkpoint(const fs::path& output_dir, Trainer& trainer, const TrainState& state,
-                         const RunIdentity& identity, const std::string& base_model);
+                         const RunIdentity& identity, const std::string& base_model,
+                         const std::string& chat_template);
 // Points output_dir/best at a checkpoint.
 void mark_best(const fs::path& output_dir, const fs::path& checkpoint);
 // Removes the oldest of this run's checkpoints until `keep` (at least two) are left; never the best

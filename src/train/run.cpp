@@ -90,6 +90,7 @@ class Run {
         folder_(config.model),
         text_(load_model_text(folder_, config.data.chat_template,
                               Value(Value::Object(config.data.chat_template_kwargs)))),
+        chat_template_(text_.adapter_template()),
         data_(prepare_data(config.data, cache_folder(config.data, output_), text_)),
         train_(data_.train),
         eval_(data_.eval),
@@ -111,7 +112,7 @@ class Run {
     log::info("{} trained parameters on {}, compute {}", trainer_->adapter().parameter_count(),
               trainer_->backend_name(), name(trainer_->numeric_plan().compute));
     if (options_.dry_run) return {schedule_.total_steps, {}, ""};
-    identity_ = run_identity(config_, folder_, trainer_->numeric_plan());
+    identity_ = run_identity(config_, folder_, text_, trainer_->numeric_plan());
     if (!saved_.empty()) state_ = load_checkpoint(saved_, *trainer_, identity_);
     if (StopSignals::requested())
       fail(ErrorCode::InterruptedEmpty, "stopped before the first step");
@@ -204,7 +205,7 @@ class Run {
       state_.best_eval_loss = loss;
       state_.best_step = state_.step;
     }
-    saved_ = save_checkpoint(output_, *trainer_, state_, identity_, config_.model);
+    saved_ = save_checkpoint(output_, *trainer_, state_, identity_, config_.model, chat_template_);
     if (improved) mark_best(output_, saved_);
     prune_checkpoints(output_, config_.checkpoint.keep);
     log::info("saved {}", saved_.string());
@@ -238,6 +239,7 @@ class Run {
   fs::path saved_;  // the last checkpoint
   ModelFolder folder_;
   ModelText text_;
+  std::string chat_template_;  // that the adapter brings along, "" for the model's own
   PreparedData data_;
   const Dataset& train_;
   const std::optional<Dataset>& eval_;
