@@ -53,43 +53,129 @@ Value::Array first_messages(const Dialogue& dialogue, size_t count) {
   return Value::Array(messages.begin(), messages.begin() + static_cast<std::ptrdiff_t>(count));
 }
 
-// The bytes of the answer `i`. The tokens that a chat would see before it must be the first tokens
-// of the whole conversation.
-Span turn_span(const Dialogue& dialogue, size_t i, const std::string& rendered,
-               const Tokenizer::Encoding& whole, const ModelText& text) {
-  const auto render = [&](size_t count, bool add_generation_prompt) {
-    return text.render_chat(first_messages(dialogue, count), dialogue.tools, add_generation_prompt,
-                            dialogue.variables);
-  };
-  const std::string prompt = render(i, true), full = render(i + 1, false);
-  if (!full.starts_with(prompt))
-    fail(ErrorCode::BadInput, "messages[{}]: the template does not continue its own prompt: {}", i,
-         difference(prompt, full));
-  if (!rendered.starts_with(full))
-    fail(ErrorCode::BadInput,
-         "messages[{}]: the template writes this turn differently once others follow: {} (give the "
-         "conversations up to each answer as rows of their own, with data.train_on = last)",
-         i, difference(full, rendered));
-  if (!is_token_prefix(text.tokenizer().encode(prompt, false), whole, prompt.size()))
-    fail(ErrorCode::BadInput,
-         "messages[{}]: the prompt before it has other tokens alone than with the answer after it "
-         "(does the answer "
-         "start with white space, or the template's prompt end in it?)",
-         i);
-  return {prompt.size(), full.size()};
+// A rendered conversation and the stretches of it that are trained.
+struct RenderedChat {
+  std::string rendered;
+  Tokenizer::Encoding whole;
+  size_t limit = std::string::npos;  // the first byte that the row has no room for
+  std::vector<Span> spans;           // trained
+  bool unprompted = false;           // see ChatEncoding
+  std::vector<size_t> ends;          // of trained answers, with what the template writes after each
+};
+
+std::string render_first(const Dialogue& dialogue, size_t count, bool add_generation_prompt,
+                         const ModelText& text) {
+  return text.render_chat(first_messages(dialogue, count), dialogue.tools, add_generation_prompt,
+                          dialogue.variables);
 }
 
-// Under "completions" every answer is checked, trained or not.
-std::vector<Span> prefix_difference(const Dialogue& dialogue, const std::vector<uint8_t>& trained,
-                                    bool last_only, const std::string& rendered,
-                                    const Tokenizer::Encoding& whole, const ModelText& text) {
-  std::vector<Span> spans;
-  for (size_t i = 0; i < trained.size(); ++i) {
-    if (!trained[i] && (last_only || !is_answer(dialogue.messages.as_array()[i]))) continue;
-    const Span span = turn_span(dialogue, i, rendered, whole, text);
-    if (trained[i]) spans.push_back(span);
+// Whether the prompt alone has the tokens that it has in the whole. What stands before a special
+// token has no part in the tokens after it: the text from the last one on says it, else all of it.
+bool keeps_tokens(const std::string& prompt, const Tokenizer::Encoding& whole,
+                  const Tokenizer& tokenizer) {
+  const auto bytes = static_cast<int64_t>(prompt.size());
+  const auto behind = std::lower_bound(whole.begins.begin(), whole.begins.end(), bytes);
+  // A special token may end with the prompt: it is sought before the token that does.
+  auto from = behind - whole.begins.begin() - 2;
+  while (from > 0 && !tokenizer.is_special(whole.ids[static_cast<size_t>(from)])) --from;
+  if (from > 0) {
+    const int64_t cut = whole.begins[static_cast<size_t>(from)];
+    Tokenizer::Encoding tail;
+    const auto last = behind == whole.begins.end() ? behind : behind + 1;
+    for (auto at = whole.begins.begin() + from; at != last; ++at) {
+      tail.begins.push_back(*at - cut);
+      tail.ids.push_back(whole.ids[static_cast<size_t>(at - whole.begins.begin())]);
+    }
+    const std::string_view rest = std::string_view(prompt).substr(static_cast<size_t>(cut));
+    if (is_token_prefix(tokenizer.encode(rest, false), tail, rest.size())) return true;
   }
-  return spans;
+  return is_token_prefix(tokenizer.encode(prompt, false), whole, prompt.size());
+}
+
+void check_tokens(const std::string& prompt, size_t i, const Tokenizer::Encoding& whole,
+                  const ModelText& text) {
+  if (!keeps_tokens(prompt, whole, text.tokenizer()))
+    fail(ErrorCode::BadInput,
+         "messages[{}]: the prompt before it has other tokens alone than with the answer after it "
+         "(does the answer start with white space, or the template's prompt end in it?)",
+         i);
+}
+
+[[noreturn]] void refuse_prompt(size_t i, const std::string& prompt, const std::string& whole) {
+  fail(ErrorCode::BadInput, "messages[{}]: the template does not continue its own prompt: {}", i,
+       difference(prompt, whole));
+}
+
+// The answers that must fit their prompts: all under "completions", trained or not.
+bool is_checked(const Dialogue& dialogue, const std::vector<uint8_t>& trained, bool last_only,
+                size_t i) {
+  return trained[i] || (!last_only && is_answer(dialogue.messages.as_array()[i]));
+}
+
+// The bytes of every trained answer. Those that begin at or after byte `limit` are one span without
+// an end of their own.
+void prefix_difference(const Dialogue& dialogue, const std::vector<uint8_t>& trained,
+                       bool last_only, RenderedChat& chat, const ModelText& text) {
+  for (size_t i = 0; i < trained.size(); ++i) {
+    if (!is_checked(dialogue, trained, last_only, i)) continue;
+    const std::string prompt = render_first(dialogue, i, true, text);
+    if (prompt.size() >= chat.limit) {
+      const auto rest = trained.begin() + static_cast<std::ptrdiff_t>(i);
+      if (std::find(rest, trained.end(), 1) != trained.end())
+        chat.spans.emplace_back(chat.limit, chat.rendered.size());
+      return;
+    }
+    const std::string full = render_first(dialogue, i + 1, false, text);
+    if (!full.starts_with(prompt)) refuse_prompt(i, prompt, full);
+    if (!chat.rendered.starts_with(full))
+      fail(ErrorCode::BadInput,
+           "messages[{}]: the template writes this turn differently once others follow: {} (give "
+           "the conversations up to each answer as rows of their own, with data.train_on = last)",
+           i, difference(full, chat.rendered));
+    check_tokens(prompt, i, chat.whole, text);
+    if (!trained[i]) continue;
+    chat.spans.emplace_back(prompt.size(), full.size());
+    chat.ends.push_back(full.size());
+  }
+}
+
+// Whether the prompt of answer `i`, whose block begins at byte `block`, is the start of the
+// conversation in bytes and in tokens; false when it parts from it inside the block. BadInput when
+// it does so before.
+bool holds_prompt(const Dialogue& dialogue, size_t i, const std::string& prompt, size_t block,
+                  const RenderedChat& chat, const ModelText& text) {
+  const size_t fixed = std::min(prompt.size(), block);
+  if (chat.rendered.starts_with(prompt)) {
+    if (keeps_tokens(prompt, chat.whole, text.tokenizer())) return true;
+  } else {
+    const std::string history = render_first(dialogue, i, false, text);
+    if (!prompt.starts_with(history) || fixed < history.size() ||
+        prompt.compare(0, fixed, chat.rendered, 0, fixed) != 0)
+      refuse_prompt(i, prompt, chat.rendered);
+  }
+  check_tokens(prompt.substr(0, fixed), i, chat.whole, text);
+  return false;
+}
+
+// Checks the answers of a template with {% generation %} blocks. What its prompt adds inside a
+// block, published training templates leave out where an answer has no reasoning: that is told.
+void check_prompts(const Dialogue& dialogue, const std::vector<uint8_t>& trained, bool last_only,
+                   const ChatTemplate::Rendered& rendered, RenderedChat& chat,
+                   const ModelText& text) {
+  for (size_t i = 0; i < trained.size(); ++i) {
+    if (!is_checked(dialogue, trained, last_only, i)) continue;
+    const std::string prompt = render_first(dialogue, i, true, text);
+    if (prompt.size() >= chat.limit) return;
+    const auto common = std::mismatch(prompt.begin(), prompt.end(), chat.rendered.begin(),
+                                      chat.rendered.end()).first - prompt.begin();
+    const auto block =
+        std::find_if(rendered.generated.begin(), rendered.generated.end(), [&](const auto& span) {
+          return span.first < span.second && span.second > common;
+        });
+    const size_t begin = block == rendered.generated.end() ? std::string::npos
+                                                           : static_cast<size_t>(block->first);
+    if (!holds_prompt(dialogue, i, prompt, begin, chat, text)) chat.unprompted = true;
+  }
 }
 
 // Drops the blocks of answers that carry no loss.
@@ -120,22 +206,54 @@ void drop_untrained(ChatTemplate::Rendered& rendered, const Dialogue& dialogue,
 }
 
 // The template's own spans; each must begin where a token begins.
-std::vector<Span> generation_blocks(const ChatTemplate::Rendered& rendered,
-                                    const Tokenizer::Encoding& whole) {
-  std::vector<Span> spans;
+void take_blocks(const ChatTemplate::Rendered& rendered, RenderedChat& chat) {
+  const std::vector<int64_t>& begins = chat.whole.begins;
   for (const auto& [begin, end] : rendered.generated) {
-    const auto first = static_cast<size_t>(begin), last = static_cast<size_t>(end);
-    if (first == last) continue;
-    const auto at =
-        std::lower_bound(whole.begins.begin(), whole.begins.end(), first,
-                         [](auto x, size_t wanted) { return static_cast<size_t>(x) < wanted; });
-    if (at == whole.begins.end() || static_cast<size_t>(*at) != first)
+    if (begin == end) continue;
+    if (!std::binary_search(begins.begin(), begins.end(), begin))
       fail(ErrorCode::BadInput,
            "a {{% generation %}} block begins inside a token, at byte {} of the rendered text",
-           first);
-    spans.emplace_back(first, last);
+           begin);
+    chat.spans.emplace_back(begin, end);
+    chat.ends.push_back(static_cast<size_t>(end));
   }
-  return spans;
+}
+
+// The stop token that ends the text before byte `end`, white space after it apart; -1: none.
+int64_t stop_before(size_t end, const RenderedChat& chat, const ModelText& text) {
+  const std::vector<int64_t>& begins = chat.whole.begins;
+  const auto behind = std::lower_bound(begins.begin(), begins.end(), static_cast<int64_t>(end));
+  for (auto t = behind - begins.begin() - 1; t > 0; --t) {
+    const auto begin = static_cast<size_t>(begins[static_cast<size_t>(t)]);
+    const std::string_view bytes = std::string_view(chat.rendered).substr(begin, end - begin);
+    if (bytes.find_first_not_of(" \t\r\n") != bytes.npos)
+      return text.is_stop(chat.whole.ids[static_cast<size_t>(t)]) ? t : -1;
+  }
+  return -1;
+}
+
+// Under "all": the end of the first answer that ends with a stop token, as far as the template lets
+// ends be told.
+void find_end(const Dialogue& dialogue, RenderedChat& chat, const ModelText& text) {
+  const Value::Array& messages = dialogue.messages.as_array();
+  for (size_t i = 0; i < messages.size(); ++i) {
+    if (!is_answer(messages[i])) continue;
+    const std::string full = render_first(dialogue, i + 1, false, text);
+    const size_t end = chat.rendered.starts_with(full) ? full.size()
+                       : i + 1 == messages.size()      ? chat.rendered.size()
+                                                       : 0;
+    if (stop_before(end, chat, text) > 0) chat.ends = {end};
+    if (!chat.ends.empty() || full.size() >= chat.limit) return;
+  }
+}
+
+int64_t first_stop(const RenderedChat& chat, const std::vector<uint8_t>& trained,
+                   const ModelText& text) {
+  for (const size_t end : chat.ends) {
+    const int64_t t = stop_before(end, chat, text);
+    if (t > 0 && trained[static_cast<size_t>(t)]) return t;
+  }
+  return -1;
 }
 
 }  // namespace
@@ -154,32 +272,41 @@ bool is_token_prefix(const Tokenizer::Encoding& alone, const Tokenizer::Encoding
 }
 
 ChatEncoding encode_chat(const Dialogue& dialogue, bool add_generation_prompt,
-                         const std::string& train_on, const ModelText& text) {
+                         const std::string& train_on, const ModelText& text,
+                         const LengthRule& rule) {
   ChatTemplate::Rendered rendered = text.render_chat_spans(
       dialogue.messages, dialogue.tools, add_generation_prompt, dialogue.variables);
-  Tokenizer::Encoding whole = text.tokenizer().encode(rendered.text, false);
-  std::vector<Span> spans;
-  if (train_on == "all") {
-    spans = {{0, rendered.text.size()}};
-  } else {
-    const std::vector<uint8_t> trained = trained_messages(dialogue, train_on);
-    if (rendered.has_generation_blocks) {
-      drop_untrained(rendered, dialogue, trained, text);
-      spans = generation_blocks(rendered, whole);
-    } else {
-      spans = prefix_difference(dialogue, trained, train_on == "last", rendered.text, whole, text);
-    }
-  }
-
+  RenderedChat chat;
+  chat.rendered = rendered.text;
+  chat.whole = text.tokenizer().encode(chat.rendered, false);
+  const size_t count = chat.whole.ids.size();
+  const bool too_long = std::cmp_greater(count, rule.max_tokens);
   ChatEncoding encoding;
-  encoding.trained.assign(whole.ids.size(), 0);
-  size_t t = 0;
-  for (const auto& [begin, end] : spans) {
-    for (; t < whole.ids.size() && static_cast<size_t>(whole.begins[t]) < end; ++t)
-      encoding.trained[t] = static_cast<size_t>(whole.begins[t]) >= begin;
+  encoding.trained.assign(count, 0);
+  if (!too_long || rule.truncates) {
+    const bool last_only = train_on == "last";
+    if (too_long)
+      chat.limit = static_cast<size_t>(chat.whole.begins[static_cast<size_t>(rule.max_tokens)]);
+    if (train_on == "all") {
+      chat.spans = {{0, chat.rendered.size()}};
+      find_end(dialogue, chat, text);
+    } else if (const auto trained = trained_messages(dialogue, train_on);
+               rendered.has_generation_blocks) {
+      check_prompts(dialogue, trained, last_only, rendered, chat, text);
+      drop_untrained(rendered, dialogue, trained, text);
+      take_blocks(rendered, chat);
+    } else {
+      prefix_difference(dialogue, trained, last_only, chat, text);
+    }
+    size_t t = 0;
+    for (const auto& [begin, end] : chat.spans)
+      for (; t < count && static_cast<size_t>(chat.whole.begins[t]) < end; ++t)
+        encoding.trained[t] = static_cast<size_t>(chat.whole.begins[t]) >= begin;
+    encoding.unprompted = chat.unprompted;
+    encoding.first_stop = first_stop(chat, encoding.trained, text);
   }
-  encoding.text = std::move(rendered.text);
-  encoding.ids = std::move(whole.ids);
+  encoding.text = std::move(chat.rendered);
+  encoding.ids = std::move(chat.whole.ids);
   return encoding;
 }
 

@@ -2,6 +2,8 @@
 // the data set reader and by `lema tokenize --chat`.
 #pragma once
 
+#include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -14,6 +16,18 @@ struct ChatEncoding {
   std::string text;              // the conversation as the template writes it
   std::vector<int32_t> ids;      // (T) of the whole text, encoded once
   std::vector<uint8_t> trained;  // (T) 1: the token's first byte is the assistant's
+  // Position of the first trained stop token that ends an answer, white space apart; -1: none.
+  int64_t first_stop = -1;
+  // An answer of a template with {% generation %} blocks begins otherwise than its prompt makes a
+  // chat begin: without the reasoning, say, that the prompt opens.
+  bool unprompted = false;
+};
+
+// The mask of a conversation of more tokens than a row may have is built only where the row is cut
+// to them, and then says of the rest only whether some of it is trained.
+struct LengthRule {
+  int64_t max_tokens = std::numeric_limits<int64_t>::max();
+  bool truncates = false;
 };
 
 // Renders and encodes a conversation (checked). train_on "all" trains every token, "completions"
@@ -24,9 +38,11 @@ struct ChatEncoding {
 // {% generation %} blocks says it itself; a turn's blocks are those that its rendering adds to the
 // number before it. Positions decide, never ids. BadInput with the reason when a rendering is not
 // the start of the longer one, or when a prompt's tokens are not the first tokens of the whole:
-// then no mask would be what a chat sees.
+// then no mask would be what a chat sees. With {% generation %} blocks this holds for the prompts,
+// up to the answer's block.
 ChatEncoding encode_chat(const Dialogue& dialogue, bool add_generation_prompt,
-                         const std::string& train_on, const ModelText& text);
+                         const std::string& train_on, const ModelText& text,
+                         const LengthRule& rule = {});
 
 // `alone` holds the first tokens of `whole` up to byte `bytes`, and a token of `whole` begins
 // there: what is written after a prompt does not change the prompt's tokens.

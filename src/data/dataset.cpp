@@ -16,13 +16,19 @@ namespace lema {
 namespace {
 
 constexpr size_t kReasonsShown = 20;
+constexpr size_t kFieldsShown = 10;
 constexpr size_t kBadTextKept = 64 << 10;
 
 std::string fields_of(const Value& row) {
-  std::string names;
-  for (const auto& [key, value] : row.as_object())
-    names += (names.empty() ? "" : ", ") + escaped(key);
-  return names.empty() ? "no fields" : "fields " + names;
+  std::vector<std::string> names;
+  for (const auto& [key, value] : row.as_object()) {
+    if (names.size() == kFieldsShown) break;
+    names.push_back(escaped(key));
+  }
+  if (names.empty()) return "no fields";
+  const size_t more = row.as_object().size() - names.size();
+  return fmt::format("fields {}{}", fmt::join(names, ", "),
+                     more > 0 ? fmt::format(" and {} more", more) : "");
 }
 
 // "train", "test" ...: the split that a file is named as, by the first or the last word of its
@@ -78,7 +84,8 @@ class Loader {
           dataset_.format.empty() || dataset_.format == file.format ? file.format : "mixed";
     }
     recount(dataset_);
-    report();
+    report(dataset_, options_.max_tokens);
+    report_skipped();
     return std::move(dataset_);
   }
 
@@ -122,7 +129,9 @@ class Loader {
     row.line = record.line;
     row.file = index;
     row.content = row_content(object);
-    if (fit(row, is_dialogue(file.format, object))) dataset_.rows.push_back(std::move(row));
+    if (!fit(row, is_dialogue(file.format, object))) return;
+    dataset_.unprompted_rows += row.unprompted;
+    dataset_.rows.push_back(std::move(row));
   }
 
   // Applies the length rules; false when the row is dropped.
@@ -148,7 +157,7 @@ class Loader {
     if (std::find(row.trained.begin(), row.trained.end(), 1) == row.trained.end())
       fail(ErrorCode::BadInput, "no trained token among {}{}", row.ids.size(),
            too_long ? fmt::format(" (after truncation from {})", count) : "");
-    if (too_long && must_stop && !trains_stop(row, text_))
+    if (too_long && must_stop && !trains_stop(row))
       fail(ErrorCode::BadInput,
            "no trained stop token is left of {} tokens cut to data.max_tokens {} (data.too_long = "
            "drop leaves such rows out)",
@@ -209,27 +218,10 @@ class Loader {
              options_.map[i].first, dataset_.path, escaped(options_.map[i].second));
   }
 
-  void report() const {
-    for (const DataFile& file : dataset_.files) log::info("{}: {}", file.path, file.verdict);
-    const Dataset& d = dataset_;
-    log::info("{}: {} rows, {} tokens, {} trained ({:.1f} %), longest row {}", d.path,
-              d.rows.size(), d.tokens, d.trained_tokens,
-              100.0 * static_cast<double>(d.trained_tokens) / static_cast<double>(d.tokens),
-              d.longest_row_tokens);
-    if (d.dropped_rows > 0)
-      log::warn("{}: {} rows dropped as longer than data.max_tokens {}", d.path, d.dropped_rows,
-                options_.max_tokens);
-    if (d.truncated_rows > 0)
-      log::warn(
-          "{}: {} rows cut to data.max_tokens {}: {} tokens lost; {} of the rows lost "
-          "trained tokens, and with them the end that they would teach",
-          d.path, d.truncated_rows, options_.max_tokens, d.cut_tokens, d.endless_rows);
-    if (d.repeated_rows > 0)
-      log::warn("{}: {} rows repeat an earlier row", d.path, d.repeated_rows);
-    if (bad_rows_ > 0) {
-      log::warn("{}: {} of {} rows skipped:", d.path, bad_rows_, row_count_);
-      for (const std::string& reason : reasons_) log::warn("{}", reason);
-    }
+  void report_skipped() const {
+    if (bad_rows_ == 0) return;
+    log::warn("{}: {} of {} rows skipped:", dataset_.path, bad_rows_, row_count_);
+    for (const std::string& reason : reasons_) log::warn("{}", reason);
   }
 
   const RunConfig::Data& options_;
@@ -282,6 +274,29 @@ void recount(Dataset& dataset) {
     dataset.longest_row_tokens = std::max<int64_t>(dataset.longest_row_tokens, std::ssize(row.ids));
     dataset.repeated_rows += !seen.insert(row.content).second;
   }
+}
+
+void report(const Dataset& dataset, int64_t max_tokens) {
+  const Dataset& d = dataset;
+  for (const DataFile& file : d.files) log::info("{}: {}", file.path, file.verdict);
+  log::info("{}: {} rows, {} tokens, {} trained ({:.1f} %), longest row {}", d.path, d.rows.size(),
+            d.tokens, d.trained_tokens,
+            100.0 * static_cast<double>(d.trained_tokens) / static_cast<double>(d.tokens),
+            d.longest_row_tokens);
+  if (d.dropped_rows > 0)
+    log::warn("{}: {} rows dropped as longer than data.max_tokens {}", d.path, d.dropped_rows,
+              max_tokens);
+  if (d.truncated_rows > 0)
+    log::warn(
+        "{}: {} rows cut to data.max_tokens {}: {} tokens lost; {} of the rows lost trained "
+        "tokens, and with them the end that they would teach",
+        d.path, d.truncated_rows, max_tokens, d.cut_tokens, d.endless_rows);
+  if (d.unprompted_rows > 0)
+    log::warn(
+        "{}: {} rows have an answer that begins otherwise than the template's prompt makes a chat "
+        "begin (it opens the reasoning, say)",
+        d.path, d.unprompted_rows);
+  if (d.repeated_rows > 0) log::warn("{}: {} rows repeat an earlier row", d.path, d.repeated_rows);
 }
 
 Dataset load_dataset(const std::vector<std::string>& paths, const RunConfig::Data& options,

@@ -38,6 +38,7 @@ struct Dataset {
   int64_t dropped_rows = 0, truncated_rows = 0;  // by `too_long`
   int64_t cut_tokens = 0;                        // that truncation took
   int64_t endless_rows = 0;   // truncated rows that lost their last trained token
+  int64_t unprompted_rows = 0;  // with an answer that begins otherwise than a chat's prompt has it
   int64_t repeated_rows = 0;  // that say what an earlier row says
   std::vector<BadRow> bad;
 
@@ -56,6 +57,10 @@ std::vector<std::string> data_files(std::span<const std::string> paths);
 // Usage for options that contradict the format and for a map that renames nothing.
 Dataset load_dataset(const std::vector<std::string>& paths, const RunConfig::Data& options,
                      const ModelText& text);
+
+// Says in the log how the files were understood, what the rows hold and what was dropped, cut or
+// repeated: after reading (load_dataset does it itself), and from the cache.
+void report(const Dataset& dataset, int64_t max_tokens);
 
 // Counts tokens, lengths and repeats anew, after rows were taken out.
 void recount(Dataset& dataset);

@@ -93,7 +93,8 @@ std::string encode(const Dataset& dataset) {
   }
   out.text(dataset.format);
   for (const int64_t count :
-       {dataset.dropped_rows, dataset.truncated_rows, dataset.cut_tokens, dataset.endless_rows})
+       {dataset.dropped_rows, dataset.truncated_rows, dataset.cut_tokens, dataset.endless_rows,
+        dataset.unprompted_rows})
     out.number(count);
   out.number(static_cast<int64_t>(dataset.rows.size()));
   for (const Row& row : dataset.rows) {
@@ -117,7 +118,8 @@ Dataset decode(std::string_view body, const std::vector<std::string>& files) {
   }
   dataset.format = in.text();
   for (int64_t* count :
-       {&dataset.dropped_rows, &dataset.truncated_rows, &dataset.cut_tokens, &dataset.endless_rows})
+       {&dataset.dropped_rows, &dataset.truncated_rows, &dataset.cut_tokens, &dataset.endless_rows,
+        &dataset.unprompted_rows})
     *count = in.number<int64_t>();
   const int64_t rows = in.elements(kRowBytes);
   dataset.rows.resize(static_cast<size_t>(rows));
@@ -139,7 +141,7 @@ Dataset decode(std::string_view body, const std::vector<std::string>& files) {
 
 std::string dataset_key(const std::vector<std::string>& paths, const RunConfig::Data& options,
                         const ModelText& text) {
-  if (text.fingerprint().empty()) return "";
+  if (text.fingerprint().empty() || text.renders_date()) return "";
   Value::Object map;
   for (const auto& [ours, theirs] : options.map) map.emplace_back(ours, theirs);
   Value append_eos;

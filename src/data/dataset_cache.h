@@ -15,7 +15,8 @@
 
 namespace lema {
 
-// The key of a data set; "" where nothing may be cached (a fingerprint is missing).
+// The key of a data set; "" where nothing may be cached: a fingerprint is missing, or the template
+// can write the date.
 // BadInput when a file cannot be read.
 std::string dataset_key(const std::vector<std::string>& paths, const RunConfig::Data& options,
                         const ModelText& text);

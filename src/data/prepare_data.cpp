@@ -34,8 +34,8 @@ Dataset load(const std::vector<std::string>& paths, const RunConfig::Data& optio
   const std::string before = state_of(paths), key = dataset_key(paths, options, text);
   if (key.empty()) return load_dataset(paths, options, text);
   if (auto cached = read_cached(folder, key, paths)) {
-    log::info("{}: {} rows, {} tokens, {} trained, from the cache {}", cached->path,
-              cached->rows.size(), cached->tokens, cached->trained_tokens, folder.string());
+    log::info("{}: from the cache {}", cached->path, folder.string());
+    report(*cached, options.max_tokens);
     return std::move(*cached);
   }
   Dataset dataset = load_dataset(paths, options, text);
@@ -83,6 +83,15 @@ void warn_of_common_rows(const PreparedData& data) {
     log::warn("{} of {} evaluation rows are training rows too", common, data.eval->rows.size());
 }
 
+void warn_of_dates(const Dataset& dataset, const ModelText& text) {
+  if (!text.renders_date() || dataset.format == "text" || dataset.format == "tokens") return;
+  log::warn(
+      "{}: the chat template {} can ask for today's date (strftime_now): each conversation then "
+      "holds the day on which it was read, so none is kept in the cache; if the template takes the "
+      "date as a variable, set it in data.chat_template_kwargs",
+      dataset.path, text.template_origin());
+}
+
 void append_bad_rows(std::string& lines, const Dataset& dataset) {
   for (const BadRow& bad : dataset.bad) {
     std::vector<int64_t> origin;
@@ -100,6 +109,7 @@ PreparedData prepare_data(const RunConfig::Data& options, const fs::path& cache,
     fail(ErrorCode::Usage, "data.eval and data.eval_fraction both name evaluation rows; give one");
   PreparedData data;
   data.train = load(options.train, options, cache, text);
+  warn_of_dates(data.train, text);
   if (options.eval_fraction > 0) {
     data.eval = split_off(data.train, options.eval_fraction);
   } else if (!options.eval.empty()) {

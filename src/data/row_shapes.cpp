@@ -153,16 +153,20 @@ Row completion_row(const Value& object, const RunConfig::Data& options, const Mo
 }
 
 Row dialogue_row(const Dialogue& dialogue, const RunConfig::Data& options, const ModelText& text) {
-  ChatEncoding chat = encode_chat(dialogue, false, options.train_on, text);
+  const LengthRule rule = {options.max_tokens, options.too_long == "truncate"};
+  ChatEncoding chat = encode_chat(dialogue, false, options.train_on, text, rule);
   Row row;
   row.ids = std::move(chat.ids);
   row.trained = std::move(chat.trained);
+  row.first_stop = chat.first_stop;
+  row.unprompted = chat.unprompted;
+  if (std::ssize(row.ids) > rule.max_tokens) return row;  // the length rules come first
   if (std::find(row.trained.begin(), row.trained.end(), 1) == row.trained.end())
     fail(ErrorCode::BadInput, "no trained token: no message of the assistant");
-  if (!trains_stop(row, text))
+  if (!trains_stop(row))
     fail(ErrorCode::BadInput,
-         "no stop token is trained (stop ids of the model: {}): a model trained on this row would "
-         "not learn to stop",
+         "no stop token is trained at the end of an answer (stop ids of the model: {}): a model "
+         "trained on this row would not learn to stop",
          text.stop_ids().empty() ? "none" : fmt::format("{}", fmt::join(text.stop_ids(), ", ")));
   return row;
 }
@@ -261,10 +265,8 @@ bool is_dialogue(const std::string& format, const Value& row) {
   return prompt && prompt->is_array();
 }
 
-bool trains_stop(const Row& row, const ModelText& text) {
-  for (size_t t = 1; t < row.ids.size(); ++t)
-    if (row.trained[t] && text.is_stop(row.ids[t])) return true;
-  return false;
+bool trains_stop(const Row& row) {
+  return row.first_stop > 0 && row.first_stop < std::ssize(row.ids);
 }
 
 std::optional<Dialogue> dialogue_of(const std::string& format, const Value& row) {

@@ -25,6 +25,9 @@ struct Row {
   std::vector<int32_t> ids;  // (T)
   std::vector<uint8_t>
       trained;           // (T) 1 where predicting this token counts in the loss; trained[0] is 0
+  // As ChatEncoding has it, of a conversation that was read from a file; a cached row has none.
+  int64_t first_stop = -1;
+  bool unprompted = false;  // likewise
   int64_t line = 0;      // of the file, from 1
   int32_t file = 0;      // index of Dataset::files
   uint64_t content = 0;  // first 64 bits of the SHA-256 of what the row says
@@ -49,8 +52,8 @@ uint64_t row_content(const Value& row);
 // Whether rows of the format are conversations, which must train a stop token: all but text, tokens
 // and completion with texts.
 bool is_dialogue(const std::string& format, const Value& row);
-// Whether predicting one of the model's stop ids counts in the loss.
-bool trains_stop(const Row& row, const ModelText& text);
+// Whether predicting a stop token at the end of an answer counts in the loss.
+bool trains_stop(const Row& row);
 
 // The conversation of a row of a conversational format (chat, alpaca, sharegpt, completion with
 // messages); nullopt for rows that are none. BadInput with the reason.

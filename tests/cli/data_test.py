@@ -104,6 +104,8 @@ WRONG_FILES = [
     ("a.jsonl", ROW + b"\n\xef\xbb\xbf" + ROW, ":2:1", ""), ("a.jsonl", b'{"text": "a\x00"}', ":1:12", "NUL byte"),
     ("a.jsonl", b'{"text": "x", "text": "y"}', ":1:", ""), ("a.jsonl", b'{"text": NaN}', ":1:10", ""),
     ("a.jsonl", b"[" * 40 + b"]" * 40, ":1:33", ""), ("a.jsonl", b'{"question": "x"}', ":1:1", "found fields question"),
+    ("a.jsonl", json.dumps({f"f{i}": 1 for i in range(13)}).encode(), ":1:1", "found fields f0, f1, f2, f3, f4, f5, f6, f7, f8, "
+     "f9 and 3 more, expected"),
     ("a.json", b"[", "", "the array ends in the middle"), ("a.json", b"[" + ROW, "", "the array ends in the middle"),
     ("a.json", b"[" + ROW + b",]", "", ""), ("a.json", b"[" + ROW + b" " + ROW + b"]", ":1:17", "expected ',' or ']'"),
     ("a.json", b"[" + ROW + b"] x", "", "text after the end"), ("a.json", b"[\n" + ROW + b",\n 3]", ":3:2", "found integer"),
@@ -423,6 +425,31 @@ class Data(unittest.TestCase):
         for file in cache.iterdir():
             file.write_bytes(file.read_bytes()[:7])
         self.assertFalse(dry()[0])
+
+    def dry_run(self, path, *settings):
+        run = self.lema(path, f"output_dir={self.folder / 'run'}", f"data.cache={self.folder / 'cache'}", *settings,
+                        flags=("--dry-run",), command="train")
+        self.assertEqual(run.returncode, 0, run.stderr)
+        return run.stderr
+
+    def test_a_cached_run_says_what_was_lost(self):
+        path = self.write([{"text": "hello"}, {"text": "hello"}, {"text": "x" * 40}])
+        for settings in (["data.too_long=drop"], ["data.too_long=truncate"]):
+            logs = [self.dry_run(path, "data.max_tokens=12", *settings) for _ in range(2)]
+            self.assertEqual(["from the cache" in log for log in logs], [False, True])
+            for log in logs:
+                self.assertIn('JSON lines, text by "text" of line 1', log)
+                self.assertIn("1 rows repeat an earlier row", log)
+                self.assertIn("1 rows dropped" if "drop" in settings[0] else "1 rows cut to data.max_tokens 12: 29 tokens", log)
+
+    def test_a_template_with_the_date_is_not_cached(self):
+        template = self.folder / "dated.jinja"
+        template.write_text("{{ strftime_now('%Y') }}" + CHATML)
+        path = self.write([GOOD["chat"]])
+        for log in [self.dry_run(path, f"data.chat_template={template}") for _ in range(2)]:
+            self.assertIn("strftime_now", log)
+            self.assertNotIn("from the cache", log)
+        self.assertNotIn("strftime_now", self.dry_run(path))
 
     def test_examples_cannot_steer_a_terminal(self):
         run = self.lema(self.write([{"text": "a\u001b[2J\u009bb"}]), flags=())

@@ -161,28 +161,49 @@ class Oracle:
         train_on = self.rules["train_on"]
         text = render(self.tokenizer, messages, tools, False)
         ids, starts = self.encode(text, False)
-        if train_on == "all":
-            return ids, [1] * len(ids)
+        cut = self.rules.get("too_long") == "truncate" and len(ids) > MAX_TOKENS
+        self.text, self.starts, self.limit = text, starts, starts[MAX_TOKENS] if cut else len(text) + 1
         answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        if train_on == "all":
+            fulls = [(i, render(self.tokenizer, messages[:i + 1], tools, False)) for i in answers]
+            self.ends = [len(full) if text.startswith(full) else len(text) for i, full in fulls
+                         if text.startswith(full) or i + 1 == len(messages)]
+            return ids, [1] * len(ids)
         wanted = [i for i in answers if not untrained[i] and (train_on != "last" or i == answers[-1])]
+        if self.rules.get("too_long") == "drop" and len(ids) > MAX_TOKENS:
+            return ids, [0] * len(ids)
+        turns = {}
+        for i in wanted if train_on == "last" else answers:
+            prompt = render(self.tokenizer, messages[:i], tools, True)
+            if len(prompt) >= self.limit:
+                break
+            turns[i] = self.turn(messages, tools, i, prompt, ids)
         if self.tagged:
             spans = [rendered_blocks(messages, TAGGED)[1][answers.index(i)] for i in wanted]
             if any(begin not in starts for begin, end in spans if begin < end):
                 raise Refused("a block begins inside a token")
         else:
-            turns = {i: self.turn(messages, tools, i, text, ids, starts) for i in (wanted if train_on == "last" else answers)}
-            spans = [turns[i] for i in wanted]
+            spans = [turns[i] for i in wanted if i in turns]
+            if any(i not in turns for i in wanted):
+                spans.append((self.limit, len(text)))
+        self.ends = [end for _, end in spans]
         return ids, [int(any(begin <= start < end for begin, end in spans)) for start in starts]
 
-    def turn(self, messages, tools, i, text, ids, starts):
-        prompt = render(self.tokenizer, messages[:i], tools, True)
-        full = render(self.tokenizer, messages[:i + 1], tools, False)
-        if not full.startswith(prompt) or not text.startswith(full):
+    def turn(self, messages, tools, i, prompt, ids):
+        full = self.text if self.tagged else render(self.tokenizer, messages[:i + 1], tools, False)
+        if not full.startswith(prompt) or not self.text.startswith(full):
             raise Refused("no prefix")
         alone, _ = self.encode(prompt, False)
-        if alone != ids[:len(alone)] or len(prompt) not in [*starts, len(text)]:
+        if alone != ids[:len(alone)] or len(prompt) not in [*self.starts, len(self.text)]:
             raise Refused("other tokens")
         return len(prompt), len(full)
+
+    def stop_ends(self, ids, trained, end):
+        """Whether the last token before `end` that is no white space is a trained stop token."""
+        at = sum(start < end for start in self.starts) - 1
+        while at > 0 and not self.text[self.starts[at]:end].strip(" \t\r\n"):
+            at -= 1
+        return 0 < at < len(ids) and trained[at] and ids[at] in self.stops
 
     def fitted(self, ids, trained, is_dialogue):
         """None where the row is dropped."""
@@ -193,7 +214,7 @@ class Oracle:
         trained = [0] + trained[1:] if trained else []
         if not any(trained):
             raise Refused("nothing is trained")
-        if is_dialogue and not any(t and i in self.stops for i, t in zip(ids, trained)):
+        if is_dialogue and not any(self.stop_ends(ids, trained, end) for end in self.ends):
             raise Refused("no stop token is trained")
         return {"ids": ids, "trained": trained}
 

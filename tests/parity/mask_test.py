@@ -160,9 +160,10 @@ def expected(tokenizer, row, name):
         got = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True,
                                             add_generation_prompt=row.get("add_generation_prompt", False))
         assert got["input_ids"] == whole["input_ids"]
-        if any(m["role"] == "assistant" and len(render(tokenizer, messages[:i], tools, True)) not in [*starts, len(text)]
-               for i, m in enumerate(messages)):
-            raise Refused("a block begins inside a token")
+        for prompt in [render(tokenizer, messages[:i], tools, True) for i, m in enumerate(messages) if m["role"] == "assistant"]:
+            alone = encode(prompt)["input_ids"]
+            if len(prompt) not in [*starts, len(text)] or alone != whole["input_ids"][:len(alone)]:
+                raise Refused("a block begins inside a token, or its prompt has other tokens")
         return {"text": text, "ids": whole["input_ids"], "trained": got["assistant_masks"]}
     trained = [0] * len(starts)
     for i, message in enumerate(messages):

@@ -112,6 +112,50 @@ TEST_CASE("templates whose masks would not be what a chat sees are refused") {
   expect_failure([&] { trained(world, tagged_space); }, "begins inside a token");
 }
 
+TEST_CASE("templates with generation blocks are checked against their own prompts") {
+  const auto tagged = [](const std::string& prompt, const std::string& before) {
+    return "{% for m in messages %}{% if m.role == 'assistant' %}{{ '<|im_start|>assistant\n' }}" +
+           before +
+           "{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}{% else %}"
+           "{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>' }}{% endif %}{% endfor %}"
+           "{% if add_generation_prompt %}{{ '" +
+           prompt + "' }}{% endif %}";
+  };
+  CHECK(trained(kTwoTurns, tagged("<|im_start|>assistant\\n", "")) ==
+        "hello \xc3\xa4\xf0\x9f\x98\x80<|im_end|>|<|im_end|>|");
+  expect_failure([&] { trained(kTwoTurns, tagged("<|im_start|>bot\\n", "")); },
+                 "messages[2]: the template does not continue its own prompt: \"bot");
+  // The prompt's own "\n" becomes another token where the template writes a second one.
+  expect_failure([&] { trained(kTwoTurns, tagged("<|im_start|>assistant\\n", "{{ '\\n' }}")); },
+                 "messages[2]: the prompt before it has other tokens alone");
+  // What the prompt opens inside the block may be missing: it is told.
+  const char* thinking =
+      "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}{% if m.role == 'assistant' %}"
+      "{% generation %}{{ '' if 'x' in m.content else '<t>' }}{{ m.content }}<|im_end|>"
+      "{% endgeneration %}{% else %}{{ m.content }}<|im_end|>{% endif %}{% endfor %}"
+      "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n<t>' }}{% endif %}";
+  const ModelText thinks(tiny_sources(thinking));
+  for (const char* answer : {"hello", "x"}) {
+    const Value turn = Value::Array{message("user", "a"), message("assistant", answer)};
+    const ChatEncoding chat = encode_chat({turn, Value()}, false, "completions", thinks);
+    CHECK(chat.unprompted == (answer == std::string("x")));
+    CHECK(chat.trained[chat.ids.size() - 1] == 1);
+  }
+  const Value turns = Value::Array{message("user", "a"), message("assistant", "x"),
+                                   message("user", "b"), message("assistant", "hello")};
+  CHECK(trained(turns, thinking) == "x<|im_end|>|<t>hello<|im_end|>|");
+  // Only the last answer is asked under "last".
+  const char* reasoning =
+      "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}{% if m.role == 'assistant' %}"
+      "{{ '<t>' if loop.last else '' }}{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}"
+      "{% else %}{{ m.content }}<|im_end|>{% endif %}{% endfor %}"
+      "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n<t>' }}{% endif %}";
+  expect_failure([&] { trained(kTwoTurns, reasoning); }, "messages[2]: the template does not");
+  const ModelText text(tiny_sources(reasoning));
+  CHECK(trained_text(encode_chat({kTwoTurns, Value()}, false, "last", text), text) ==
+        "<|im_end|>|");
+}
+
 TEST_CASE("a generation prompt at the end is not trained") {
   const ModelText text(tiny_sources());
   const Value question = Value::Array{message("user", "hello")};

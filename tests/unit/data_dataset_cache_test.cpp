@@ -118,6 +118,8 @@ TEST_CASE("the key changes with all that changes a row, and with nothing else") 
   CHECK(dataset_key(cached.paths, {}, text_of("another model")) != cached.key);
   CHECK(dataset_key(cached.paths, {}, text_of("digest", "chatml")) != cached.key);
   CHECK(dataset_key(cached.paths, {}, text_of("")).empty());
+  const fs::path dated = cached.folder.file("dated.jinja", "{{ strftime_now('%d %b %Y') }}");
+  CHECK(dataset_key(cached.paths, {}, text_of("digest", dated.string())).empty());
 }
 
 TEST_CASE("what cannot or must not be kept is not") {

@@ -224,10 +224,71 @@ TEST_CASE("a row must end on a stop token the model knows") {
       "{% for m in messages %}{{ '<|im_start|>' + m.role + ':' + m.content + '\\n' }}{% endfor %}"
       "{% if add_generation_prompt %}{{ '<|im_start|>assistant:' }}{% endif %}";
   expect(failure(kGoodChat, {}, ErrorCode::BadInput, endless),
-         "FILE:1:1: no stop token is trained (stop ids of the model: 262)");
+         "FILE:1:1: no stop token is trained at the end of an answer (stop ids of the model: 262)");
+  // A stop token that stands in an answer does not end it.
+  const std::string inside =
+      R"({"messages":[{"role":"user","content":"hello"},{"role":"assistant",)"
+      R"("content":"a<|endoftext|>b"}]})";
+  const std::string at_end =
+      R"({"messages":[{"role":"user","content":"hello"},{"role":"assistant",)"
+      R"("content":"ab<|endoftext|> \n"}]})";
+  for (const char* train_on : {"completions", "last", "all"}) {
+    INFO("train_on " << train_on);
+    RunConfig::Data whose;
+    whose.train_on = train_on;
+    expect(failure(inside, whose, ErrorCode::BadInput, endless), "no stop token is trained");
+    const TempFile file(at_end);
+    const ModelText text(tiny_sources(endless));
+    CHECK(load_dataset({file.path()}, whose, text).rows.size() == 1);
+  }
   RunConfig::Data options;
   options.format = "chat";
   expect(failure(kGoodChat, options, ErrorCode::Usage, ""), "has no chat template");
+}
+
+TEST_CASE("a conversation cut after a stop token in an answer's text is refused") {
+  const std::string row =
+      R"({"messages":[{"role":"user","content":"x"},{"role":"assistant","content":)"
+      R"("a<|im_end|>hello hello hello"},{"role":"user","content":"y"},)"
+      R"({"role":"assistant","content":"z"}]})";
+  const Dataset whole = load(row);
+  RunConfig::Data options;
+  options.too_long = "truncate";
+  for (const char* train_on : {"completions", "all"}) {
+    options.train_on = train_on;
+    options.max_tokens = 23;  // both marks, the roles and "a<|im_end|>hello"
+    INFO("train_on " << train_on);
+    expect(failure(row, options), "no trained stop token is left");
+    options.max_tokens = std::ssize(whole.rows[0].ids) - 1;
+    CHECK(load(row, options).endless_rows == 1);
+  }
+}
+
+TEST_CASE("the length rule comes before the mask, and a cut row's mask is the whole one's start") {
+  std::string turns;
+  for (int i = 0; i < 40; ++i)
+    turns += R"({"role":"user","content":"hello"},{"role":"assistant","content":"hello world"},)";
+  // The template refuses to be cut before the last answer: no prompt can be rendered.
+  const std::string row = R"({"messages":[)" + turns + R"({"role":"user","content":"x"},)" +
+                          R"({"role":"assistant","content":"end"}]})";
+  const char* whole_only =
+      "{% if messages[-1].content != 'end' %}{{ raise_exception('cut') }}{% endif %}"
+      "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
+      "{% endfor %}";
+  RunConfig::Data options;
+  options.max_tokens = 100;
+  expect(failure(row, options, ErrorCode::BadInput, whole_only), "data.max_tokens is 100");
+  options.too_long = "drop";
+  expect(failure(row, options, ErrorCode::BadInput, whole_only), "rows are longer than");
+
+  const Dataset whole = load(row);
+  options.too_long = "truncate";
+  for (options.max_tokens = 28; options.max_tokens < 80; ++options.max_tokens) {
+    const Dataset cut = load(row, options);
+    const auto end = whole.rows[0].trained.begin() + options.max_tokens;
+    CHECK(cut.rows[0].trained == std::vector<uint8_t>(whole.rows[0].trained.begin(), end));
+    CHECK(cut.endless_rows == 1);
+  }
 }
 
 TEST_CASE("role order is the template's to refuse") {
