@@ -34,7 +34,7 @@ Value encode_line(const TokenizeOptions& options, const ModelText& text, const s
   if (!json.is_string())
     fail(ErrorCode::BadInput, "{}:{}: found {}, expected a JSON string", kSource, number,
          name(json.kind()));
-  return to_array(text.tokenizer().encode(json.as_string(), !options.no_special).ids);
+  return to_array(text.encode(json.as_string(), !options.no_special).ids);
 }
 
 Value decode_line(const TokenizeOptions& options, const ModelText& text, const std::string& line,

@@ -166,14 +166,15 @@ void check_prompts(const Dialogue& dialogue, const std::vector<uint8_t>& trained
     if (!is_checked(dialogue, trained, last_only, i)) continue;
     const std::string prompt = render_first(dialogue, i, true, text);
     if (prompt.size() >= chat.limit) return;
-    const auto common = std::mismatch(prompt.begin(), prompt.end(), chat.rendered.begin(),
-                                      chat.rendered.end()).first - prompt.begin();
-    const auto block =
-        std::find_if(rendered.generated.begin(), rendered.generated.end(), [&](const auto& span) {
-          return span.first < span.second && span.second > common;
-        });
-    const size_t begin = block == rendered.generated.end() ? std::string::npos
-                                                           : static_cast<size_t>(block->first);
+    const auto common =
+        std::mismatch(prompt.begin(), prompt.end(), chat.rendered.begin(), chat.rendered.end())
+            .first -
+        prompt.begin();
+    const auto block = std::find_if(
+        rendered.generated.begin(), rendered.generated.end(),
+        [&](const auto& span) { return span.first < span.second && span.second > common; });
+    const size_t begin =
+        block == rendered.generated.end() ? std::string::npos : static_cast<size_t>(block->first);
     if (!holds_prompt(dialogue, i, prompt, begin, chat, text)) chat.unprompted = true;
   }
 }
@@ -278,7 +279,7 @@ ChatEncoding encode_chat(const Dialogue& dialogue, bool add_generation_prompt,
       dialogue.messages, dialogue.tools, add_generation_prompt, dialogue.variables);
   RenderedChat chat;
   chat.rendered = rendered.text;
-  chat.whole = text.tokenizer().encode(chat.rendered, false);
+  chat.whole = text.encode(chat.rendered, false);
   const size_t count = chat.whole.ids.size();
   const bool too_long = std::cmp_greater(count, rule.max_tokens);
   ChatEncoding encoding;

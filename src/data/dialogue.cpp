@@ -16,10 +16,11 @@ constexpr std::array<std::string_view, 5> kRoles = {"system", "developer", "user
 
 // Who speaks in ShareGPT files, as their writers name it.
 constexpr std::pair<std::string_view, std::string_view> kSpeakers[] = {
-    {"human", "user"},          {"user", "user"},        {"gpt", "assistant"},
-    {"assistant", "assistant"}, {"bing", "assistant"},   {"chatgpt", "assistant"},
-    {"bard", "assistant"},      {"model", "assistant"},  {"system", "system"},
-    {"tool", "tool"},           {"observation", "tool"}, {"function_response", "tool"}};
+    {"human", "user"},          {"user", "user"},          {"gpt", "assistant"},
+    {"assistant", "assistant"}, {"bing", "assistant"},     {"chatgpt", "assistant"},
+    {"bard", "assistant"},      {"model", "assistant"},    {"system", "system"},
+    {"tool", "tool"},           {"observation", "tool"},   {"function_response", "tool"},
+    {"function", "tool"},       {"developer", "developer"}};
 constexpr std::string_view kCallSpeaker = "function_call";
 
 void check_message(const Value& message, const std::string& place) {
@@ -125,10 +126,41 @@ bool take_weight(Value& message, const std::string& place) {
   return left_out;
 }
 
+// The calls of a text, {"name", "arguments"} as JSON or an array of them, as tool_calls.
+Value calls_of(Value said) {
+  if (!said.is_array()) said = Value(Value::Array{said});
+  Value::Array calls;
+  for (Value& call : said.as_array())
+    calls.push_back(Value::Object{{"type", "function"}, {"function", std::move(call)}});
+  return calls;
+}
+
+// OpenAI's older names: "function_call" {"name", "arguments"} and answers of the role "function".
+void modernise(Value& turn, const std::string& place) {
+  if (!turn.is_object()) return;
+  if (const Value* role = turn.find("role");
+      role && role->is_string() && role->as_string() == "function")
+    turn.set("role", "tool");
+  const Value* found = turn.find("function_call");
+  if (!found) return;
+  const Value call = *found;
+  std::erase_if(turn.as_object(),
+                [](const auto& member) { return member.first == "function_call"; });
+  if (call.is_null()) return;
+  if (!call.is_object())
+    fail(ErrorCode::BadInput, "{}.function_call: found {}, expected object", place,
+         name(call.kind()));
+  if (turn.find("tool_calls"))
+    fail(ErrorCode::BadInput, "{}: both \"tool_calls\" and \"function_call\"; give one", place);
+  turn.set("tool_calls", calls_of(call));
+}
+
 // Checks the messages and brings each into the form that templates read.
 void prepare(Dialogue& dialogue) {
-  check_messages(dialogue.messages);
   auto& messages = dialogue.messages.as_array();
+  for (size_t i = 0; i < messages.size(); ++i)
+    modernise(messages[i], fmt::format("messages[{}]", i));
+  check_messages(dialogue.messages);
   dialogue.untrained.resize(messages.size());
   for (size_t i = 0; i < messages.size(); ++i) {
     const std::string place = fmt::format("messages[{}]", i);
@@ -145,47 +177,63 @@ void prepare(Dialogue& dialogue) {
   }
 }
 
-// One function call of a ShareGPT turn: {"name", "arguments"} as JSON text, or an array of them.
-Value call_message(const std::string& text, const std::string& place) {
-  Value said = parse_inside(text, place);
-  if (!said.is_array()) said = Value(Value::Array{said});
-  Value::Array calls;
-  for (Value& call : said.as_array())
-    calls.push_back(Value::Object{{"type", "function"}, {"function", std::move(call)}});
-  return Value::Object{{"role", "assistant"}, {"content", ""}, {"tool_calls", std::move(calls)}};
-}
-
+// A turn's members under the names of a message; what else it holds (tool calls, reasoning, a
+// weight) stays.
 Value sharegpt_message(const Value& turn, const std::string& place) {
   if (!turn.is_object())
     fail(ErrorCode::BadInput, "{}: found {}, expected object", place, name(turn.kind()));
   const bool as_chat = !turn.find("from") && turn.find("role");
   const std::string_view who = as_chat ? "role" : "from", what = as_chat ? "content" : "value";
-  for (const std::string_view key : {who, what}) {
-    const Value* value = turn.find(key);
-    if (!value) fail(ErrorCode::BadInput, "{}: no field \"{}\"", place, key);
-    if (!value->is_string())
-      fail(ErrorCode::BadInput, "{}.{}: found {}, expected string", place, key,
-           name(value->kind()));
-  }
-  const std::string& speaker = turn.find(who)->as_string();
-  const std::string& text = turn.find(what)->as_string();
+  const Value* speaker = turn.find(who);
+  if (!speaker) fail(ErrorCode::BadInput, "{}: no field \"{}\"", place, who);
+  if (!speaker->is_string())
+    fail(ErrorCode::BadInput, "{}.{}: found {}, expected string", place, who,
+         name(speaker->kind()));
+  const Value* said = turn.find(what);
+  const bool calls = as_chat && speaker->as_string() != kCallSpeaker &&
+                     (turn.find("tool_calls") || turn.find("function_call"));
+  if (!said && !calls) fail(ErrorCode::BadInput, "{}: no field \"{}\"", place, what);
+  if (!calls && !said->is_string())
+    fail(ErrorCode::BadInput, "{}.{}: found {}, expected string", place, what, name(said->kind()));
+  Value::Object rest;
+  for (const auto& [key, value] : turn.as_object())
+    if (key != who && key != what) rest.emplace_back(key, value);
+
   Value result;
-  if (speaker == kCallSpeaker) {
-    result = call_message(text, place + "." + std::string(what));
+  if (speaker->as_string() == kCallSpeaker) {
+    result = message("assistant", "");
+    result.set("tool_calls",
+               calls_of(parse_inside(said->as_string(), place + "." + std::string(what))));
   } else {
-    const auto* known = std::find_if(std::begin(kSpeakers), std::end(kSpeakers),
-                                     [&](const auto& pair) { return pair.first == speaker; });
+    const auto* known =
+        std::find_if(std::begin(kSpeakers), std::end(kSpeakers),
+                     [&](const auto& pair) { return pair.first == speaker->as_string(); });
     if (known == std::end(kSpeakers)) {
       std::string names;
       for (const auto& [theirs, ours] : kSpeakers) names += fmt::format("{}, ", theirs);
       fail(ErrorCode::BadInput,
            "{}.{}: found \"{}\", expected one of {}{} (or name it in data.map)", place, who,
-           escaped(speaker), names, kCallSpeaker);
+           escaped(speaker->as_string()), names, kCallSpeaker);
     }
-    result = message(known->second, text);
+    result = message(known->second, said ? *said : Value());
   }
-  if (const Value* weight = turn.find("weight")) result.set("weight", *weight);
+  for (auto& [key, value] : rest) result.set(key, std::move(value));
   return result;
+}
+
+// A row's own "system" is the first message; one that the messages begin with must say the same.
+void take_system(const Value& row, Value::Array& messages) {
+  const std::string system = optional_text(row, "system");
+  if (system.empty()) return;
+  const Value* role =
+      messages.empty() || !messages[0].is_object() ? nullptr : messages[0].find("role");
+  if (role && role->is_string() && role->as_string() == "system") {
+    const Value* content = messages[0].find("content");
+    if (content && content->is_string() && content->as_string() == system) return;
+    fail(ErrorCode::BadInput,
+         "system: the row's own field and its first message give different system prompts");
+  }
+  messages.insert(messages.begin(), message("system", system));
 }
 
 }  // namespace
@@ -207,7 +255,9 @@ void check_messages(const Value& messages) {
 }
 
 Dialogue chat_dialogue(const Value& row) {
-  Dialogue dialogue{field(row, "messages", Value::Kind::Array), tools_of(row), variables_of(row)};
+  Value::Array messages = field(row, "messages", Value::Kind::Array).as_array();
+  take_system(row, messages);
+  Dialogue dialogue{std::move(messages), tools_of(row), variables_of(row)};
   prepare(dialogue);
   return dialogue;
 }
@@ -235,7 +285,7 @@ Dialogue alpaca_dialogue(const Value& row) {
   const std::string input = optional_text(row, "input");
   messages.push_back(message("user", input.empty() ? instruction : instruction + "\n\n" + input));
   messages.push_back(message("assistant", output));
-  Dialogue dialogue{std::move(messages), {}, variables_of(row)};
+  Dialogue dialogue{std::move(messages), tools_of(row), variables_of(row)};
   prepare(dialogue);
   return dialogue;
 }
@@ -244,10 +294,9 @@ Dialogue sharegpt_dialogue(const Value& row) {
   const Value::Array& turns = field(row, "conversations", Value::Kind::Array).as_array();
   if (turns.empty()) fail(ErrorCode::BadInput, "conversations: the array is empty");
   Value::Array messages;
-  if (const std::string system = optional_text(row, "system"); !system.empty())
-    messages.push_back(message("system", system));
   for (size_t i = 0; i < turns.size(); ++i)
     messages.push_back(sharegpt_message(turns[i], fmt::format("conversations[{}]", i)));
+  take_system(row, messages);
   Dialogue dialogue{std::move(messages), tools_of(row), variables_of(row)};
   prepare(dialogue);
   return dialogue;
@@ -257,6 +306,7 @@ Dialogue completion_dialogue(const Value& row) {
   Value::Array messages = field(row, "prompt", Value::Kind::Array).as_array();
   const Value::Array& answer = field(row, "completion", Value::Kind::Array).as_array();
   if (answer.empty()) fail(ErrorCode::BadInput, "completion: the array is empty");
+  take_system(row, messages);
   const size_t asked = messages.size();
   messages.insert(messages.end(), answer.begin(), answer.end());
   Dialogue dialogue{std::move(messages), tools_of(row), variables_of(row)};

@@ -23,12 +23,14 @@ struct Dialogue {
 void check_messages(const Value& messages);
 
 // The conversation of a row. Errors: BadInput with the reason, no place.
-//   chat      {"messages": [...]} with "tools" (an array, or one as JSON text) and
-//             "chat_template_kwargs" if wanted. A message's "weight" 0 leaves it untrained;
-//             arguments of tool calls given as JSON text become the object they say.
-//   alpaca    {"instruction", "output"} with "input", "system" and "history" [[asked, answered]]
-//   sharegpt  {"conversations": [{"from", "value"}]} with "system" and "tools"
+//   chat      {"messages": [...]}
+//   alpaca    {"instruction", "output"} with "input" and "history" [[asked, answered]]
+//   sharegpt  {"conversations": [{"from", "value"} or {"role", "content"}]}
 //   completion whose "prompt" and "completion" are arrays of messages: the prompt's are untrained
+// Each takes "system" (refused beside a first message that says something else), "tools" (an array,
+// or one as JSON text) and "chat_template_kwargs". A message's "weight" 0 leaves it untrained;
+// arguments of tool calls given as JSON text become the object they say; "function_call" and the
+// role "function" are read as tool_calls and tool.
 Dialogue chat_dialogue(const Value& row);
 Dialogue alpaca_dialogue(const Value& row);
 Dialogue sharegpt_dialogue(const Value& row);

@@ -8,6 +8,8 @@
 
 #include "core/error.h"
 #include "core/file.h"
+#include "core/hash.h"
+#include "core/log.h"
 #include "formats/tokenizer_files.h"
 
 namespace lema {
@@ -43,19 +45,6 @@ std::optional<int64_t> integer_of(const Value& object, std::string_view key) {
   const Value* value = object.find(key);
   if (value && value->is_array() && !value->as_array().empty()) value = &value->as_array().front();
   return value && value->is_int() ? std::optional(value->as_int()) : std::nullopt;
-}
-
-// The ids are the vocabulary's and the added tokens' alike.
-Tokenizer open_tokenizer(const TextSources& sources) {
-  Tokenizer tokenizer = Tokenizer::from_json(
-      sources.tokenizer, sources.tokenizer_config ? &*sources.tokenizer_config : nullptr);
-  if (sources.V > 0 && tokenizer.vocab_size() > sources.V)
-    fail(ErrorCode::BadInput,
-         "{}: {} and the configs beside it have ids up to {}, the model's embedding has {} rows; "
-         "the last token is \"{}\"",
-         sources.place, sources.tokenizer_file, tokenizer.vocab_size() - 1, sources.V,
-         escaped(tokenizer.token(static_cast<int32_t>(tokenizer.vocab_size() - 1))));
-  return tokenizer;
 }
 
 // The names that a conversation itself gives to a template.
@@ -113,9 +102,15 @@ ModelText::ModelText(const TextSources& sources, const std::string& template_ove
                      const Value& variables)
     : place_(sources.place),
       tokenizer_file_(sources.tokenizer_file),
-      tokenizer_(open_tokenizer(sources)),
+      tokenizer_(Tokenizer::from_json(
+          sources.tokenizer, sources.tokenizer_config ? &*sources.tokenizer_config : nullptr)),
       templates_(sources, template_override, tokenizer_),
       V_(sources.V > 0 ? sources.V : tokenizer_.vocab_size()) {
+  if (tokenizer_.vocab_size() > V_)
+    log::warn(
+        "{}: {} and the configs beside it have ids up to {}, the model's embedding has {} rows: a "
+        "text with a token beyond them is refused",
+        place_, tokenizer_file_, tokenizer_.vocab_size() - 1, V_);
   take_special_tokens(sources);
   variables_ = special_tokens_;
   given_variables_ = variables;
@@ -156,6 +151,7 @@ void ModelText::take_special_tokens(const TextSources& sources) {
     if (!id)
       fail(ErrorCode::BadInput, "{}: eos_token \"{}\" is not in the tokenizer", place_,
            escaped(eos->as_string()));
+    check_row(*id);
     eos_id_ = *id;
   }
 }
@@ -191,6 +187,20 @@ std::optional<int32_t> ModelText::end_of_turn() const {
   return std::nullopt;
 }
 
+Tokenizer::Encoding ModelText::encode(std::string_view text, bool add_special_tokens) const {
+  Tokenizer::Encoding encoding = tokenizer_.encode(text, add_special_tokens);
+  if (tokenizer_.vocab_size() > V_)
+    for (const int32_t id : encoding.ids) check_row(id);
+  return encoding;
+}
+
+void ModelText::check_row(int32_t id) const {
+  if (id >= V_)
+    fail(ErrorCode::BadInput,
+         "{}: token \"{}\" has id {} of {} in the tokenizer, the model's embedding has {} rows",
+         place_, escaped(tokenizer_.token(id)), id, tokenizer_.vocab_size(), V_);
+}
+
 bool ModelText::is_stop(int64_t id) const {
   return std::find(stop_ids_.begin(), stop_ids_.end(), id) != stop_ids_.end();
 }
@@ -209,9 +219,10 @@ std::string ModelText::adapter_template() const {
   for (const auto& [name, value] : given_variables_.as_object()) {
     // Special tokens are always defined, so theirs is no default.
     const std::string literal = jinja_literal(value);
-    defaults += special_tokens_.find(name)
-                    ? fmt::format("{{% set {} = {} %}}\n", name, literal)
-                    : fmt::format("{{% set {0} = {0} if {0} is defined else {1} %}}\n", name, literal);
+    defaults +=
+        special_tokens_.find(name)
+            ? fmt::format("{{% set {} = {} %}}\n", name, literal)
+            : fmt::format("{{% set {0} = {0} if {0} is defined else {1} %}}\n", name, literal);
   }
   return ChatTemplate(defaults + *source).source();
 }

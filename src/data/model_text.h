@@ -38,12 +38,16 @@ class ModelText {
  public:
   // template_override: "" for the model's own templates, else as TemplateSet has it. `variables`:
   // object of names that every rendering sees (enable_thinking). BadInput for malformed files and
-  // for a tokenizer with ids beyond the embedding; Usage for a built-in template whose tokens the
+  // for an EOS token beyond the embedding (other tokens there are warned about: models are
+  // published with a padding token that has no row); Usage for a built-in template whose tokens the
   // tokenizer lacks, and for a variable that is one of the conversation's own (messages, tools).
   explicit ModelText(const TextSources& sources, const std::string& template_override = "",
                      const Value& variables = {});
 
   const Tokenizer& tokenizer() const { return tokenizer_; }
+  // The tokenizer's encode for a text that the model gets. BadInput, with the token and both sizes,
+  // for an id beyond the embedding.
+  Tokenizer::Encoding encode(std::string_view text, bool add_special_tokens) const;
   bool has_template() const { return !templates_.is_empty(); }
   // "chat_template.jinja", "tokenizer_config.json", the override; "" when there is none.
   const std::string& template_origin() const { return templates_.origin(); }
@@ -57,7 +61,7 @@ class ModelText {
   const std::string& fingerprint() const { return fingerprint_; }
   // The file it comes from: "tokenizer.json", "tokenizer.model", ...
   const std::string& tokenizer_file() const { return tokenizer_file_; }
-  // Rows of the embedding: every id is below.
+  // Rows of the embedding: every id that encode gives is below.
   int64_t V() const { return V_; }
   // Every id a reply ends on, the tokenizer's EOS and the template's end-of-turn token among them.
   const std::vector<int64_t>& stop_ids() const { return stop_ids_; }
@@ -80,6 +84,7 @@ class ModelText {
  private:
   void take_special_tokens(const TextSources& sources);
   void take_stop_ids(const TextSources& sources);
+  void check_row(int32_t id) const;
   std::optional<int32_t> end_of_turn() const;
   Value context(const Value& messages, const Value& tools, bool add_generation_prompt,
                 const Value& variables) const;

@@ -34,8 +34,9 @@ constexpr std::string_view kRowFields[] = {
     "text",        "prompt",    "completion", "messages", "tools",   "chat_template_kwargs",
     "instruction", "input",     "output",     "system",   "history", "conversations",
     "tokens",      "input_ids", "labels",     "mask"};
-constexpr std::string_view kMessageFields[] = {"role",       "content",           "from",   "value",
-                                               "tool_calls", "reasoning_content", "weight", "name"};
+constexpr std::string_view kMessageFields[] = {
+    "role",          "content",           "from",   "value", "tool_calls",
+    "function_call", "reasoning_content", "weight", "name"};
 constexpr std::string_view kRoleNames[] = {"system",    "developer",   "user",
                                            "assistant", "tool",        "human",
                                            "gpt",       "observation", "function_call"};
@@ -125,8 +126,7 @@ void append_eos(Row& row, const RunConfig::Data& options, const ModelText& text)
 
 Row text_row(const Value& object, const RunConfig::Data& options, const ModelText& text) {
   Row row;
-  row.ids =
-      text.tokenizer().encode(field(object, "text", Value::Kind::String).as_string(), true).ids;
+  row.ids = text.encode(field(object, "text", Value::Kind::String).as_string(), true).ids;
   row.trained.assign(row.ids.size(), 1);
   append_eos(row, options, text);
   return row;
@@ -137,9 +137,9 @@ Row completion_row(const Value& object, const RunConfig::Data& options, const Mo
   const std::string& prompt = field(object, "prompt", Value::Kind::String).as_string();
   const std::string& completion = field(object, "completion", Value::Kind::String).as_string();
   if (completion.empty()) fail(ErrorCode::BadInput, "completion: the text is empty");
-  const Tokenizer::Encoding whole = text.tokenizer().encode(prompt + completion, true);
+  const Tokenizer::Encoding whole = text.encode(prompt + completion, true);
   const bool train_all = options.train_on == "all";
-  if (!train_all && !is_token_prefix(text.tokenizer().encode(prompt, true), whole, prompt.size()))
+  if (!train_all && !is_token_prefix(text.encode(prompt, true), whole, prompt.size()))
     fail(ErrorCode::BadInput,
          "the prompt has other tokens alone than with the completion after it (does the prompt end "
          "in white space? it belongs at the start of the completion)");

@@ -55,8 +55,8 @@ void Conversation::withdraw() {
 }
 
 std::vector<int32_t> Conversation::prompt() const {
-  if (!text_.has_template()) return text_.tokenizer().encode(plain_, true).ids;
-  return text_.tokenizer().encode(text_.render_chat(messages_, Value(), true), false).ids;
+  if (!text_.has_template()) return text_.encode(plain_, true).ids;
+  return text_.encode(text_.render_chat(messages_, Value(), true), false).ids;
 }
 
 Value Conversation::messages() const {

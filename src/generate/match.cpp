@@ -29,9 +29,7 @@ MatchRow row_of(const Value& object, const std::string& place, const ModelText& 
     row.pattern.emplace(match->as_string(), place);
   }
   const Value* tools = object.find("tools");
-  row.prompt = text.tokenizer()
-                   .encode(text.render_chat(*messages, tools ? *tools : Value(), true), false)
-                   .ids;
+  row.prompt = text.encode(text.render_chat(*messages, tools ? *tools : Value(), true), false).ids;
   return row;
 }
 

@@ -19,7 +19,7 @@ ROWS = 40  # of each shape
 STOPS = ("</s>", "<|im_end|>")
 MAX_TOKENS = 40  # of the runs with too_long
 SPEAKERS = {"human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant", "bard": "assistant",
-            "observation": "tool", "function_response": "tool", "system": "system"}
+            "observation": "tool", "function_response": "tool", "function": "tool", "system": "system"}
 
 
 def words(rng):
@@ -28,6 +28,15 @@ def words(rng):
 
 def tool(rng):
     return {"type": "function", "function": {"name": "f", "description": words(rng), "parameters": {}}}
+
+
+def add_tools(row, rng, with_tools):
+    """Gives the row tools at times; what templates then see of them."""
+    if not with_tools or rng.random() < 0.5:
+        return None
+    tools = [tool(rng)]
+    row["tools"] = rng.choice([tools, json.dumps(tools)])
+    return tools
 
 
 # --- rows: shape -> (row as it stands in the file, messages, tools, which messages are untrained) ---
@@ -54,13 +63,13 @@ def chat(rng, with_tools):
     if rng.random() < 0.2:
         add({"role": "user", "content": words(rng)})
     row = {"messages": [written for written, _ in wanted]}
-    tools = [tool(rng)] if with_tools and rng.random() < 0.5 else None
-    if tools:
-        row["tools"] = rng.choice([tools, json.dumps(tools)])
-    return row, messages, tools, [untrained for _, untrained in wanted]
+    if messages[0]["role"] == "system" and rng.random() < 0.5:
+        row["system"] = messages[0]["content"]
+        del row["messages"][:rng.choice([0, 1])]
+    return row, messages, add_tools(row, rng, with_tools), [untrained for _, untrained in wanted]
 
 
-def alpaca(rng, _):
+def alpaca(rng, with_tools):
     row = {"instruction": words(rng), "output": words(rng)}
     messages = []
     if rng.random() < 0.5:
@@ -74,36 +83,49 @@ def alpaca(rng, _):
         row["input"] = rng.choice(["", words(rng)])
     extra = "\n\n" + row["input"] if row.get("input") else ""
     messages += [{"role": "user", "content": row["instruction"] + extra}, {"role": "assistant", "content": row["output"]}]
-    return row, messages, None, [False] * len(messages)
+    return row, messages, add_tools(row, rng, with_tools), [False] * len(messages)
 
 
 def sharegpt(rng, with_tools):
+    """Turns {"from", "value"}, or {"role", "content"} with OpenAI's members, its older names included."""
     turns, messages = [], []
+    as_chat = rng.random() < 0.3
 
     def add(speaker, text):
-        turns.append({"from": speaker, "value": text})
+        if as_chat:
+            turns.append({"role": speaker, "content": text})
+        else:
+            turns.append({"from": speaker, "value": text})
         messages.append({"role": SPEAKERS[speaker], "content": text})
 
     row = {"conversations": turns}
     if rng.random() < 0.3:
         row["system"] = words(rng)
         messages.append({"role": "system", "content": row["system"]})
+        if rng.random() < 0.5:
+            turns.append({"from": "system", "value": row["system"]})
     for _ in range(rng.choice([1, 2, 3])):
         add(rng.choice(["human", "user"]), words(rng))
         if with_tools and rng.random() < 0.4:
-            call = {"name": "f", "arguments": {"x": words(rng)}}
-            turns.append({"from": "function_call", "value": json.dumps(call)})
-            messages.append({"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": call}]})
-            add(rng.choice(["observation", "function_response"]), words(rng))
+            function = {"name": "f", "arguments": {"x": words(rng)}}
+            calls = {"tool_calls": [{"type": "function", "function": function}]}
+            if not as_chat:
+                turns.append({"from": "function_call", "value": json.dumps(function)})
+                messages.append({"role": "assistant", "content": "", **calls})
+            else:
+                older = {"function_call": {"name": "f", "arguments": json.dumps(function["arguments"])}}
+                turns.append({"role": "assistant", "content": None, **rng.choice([calls, older])})
+                messages.append({"role": "assistant", "content": None, **calls})
+            add(rng.choice(["observation", "function_response", "function"]), words(rng))
         add(rng.choice(["gpt", "chatgpt", "bard"]), words(rng))
-    return row, messages, None, [False] * len(messages)
+    return row, messages, add_tools(row, rng, with_tools), [False] * len(messages)
 
 
 def completion_messages(rng, with_tools):
     _, messages, _, _ = chat(rng, with_tools)
     cut = rng.randrange(len(messages))
-    return ({"prompt": messages[:cut], "completion": messages[cut:]}, messages, None,
-            [i < cut for i in range(len(messages))])
+    row = {"prompt": messages[:cut], "completion": messages[cut:]}
+    return row, messages, add_tools(row, rng, with_tools), [i < cut for i in range(len(messages))]
 
 
 DIALOGUES = {"chat": chat, "alpaca": alpaca, "sharegpt": sharegpt, "completion_messages": completion_messages}

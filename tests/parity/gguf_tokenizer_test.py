@@ -169,7 +169,7 @@ def main():
             seen += 1
             if name == "tokenizer.model.v1":
                 source = write_small_model(folder / "phi3.gguf", vocabulary, "phi3")
-                # compare("phi3 " + name, source, convert(source, folder / "phi3"), vocabulary, lines)
+                compare("phi3 " + name, source, convert(source, folder / "phi3"), vocabulary, lines)
                 vocabulary.add_space_prefix = False
                 source = write_small_model(folder / "no-prefix.gguf", vocabulary)
                 compare("no blank before " + name, source, convert(source, folder / "no-prefix"), vocabulary, lines)

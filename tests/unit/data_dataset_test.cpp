@@ -319,9 +319,14 @@ TEST_CASE("empty files and unknown shapes") {
                   "/nonexistent.jsonl");
 }
 
-TEST_CASE("a tokenizer with more ids than the embedding has rows is refused") {
+TEST_CASE("a token beyond the embedding is refused where a text has it") {
   TextSources sources = tiny_sources();
   sources.V = kTinyVocabulary - 1;
-  CHECK_BAD_INPUT(const ModelText text(sources),
-                  "ids up to 265, the model's embedding has 265 rows");
+  const ModelText text(sources);
+  const std::string last = text.tokenizer().token(kTinyVocabulary - 1);
+  CHECK(!text.encode("a b", false).ids.empty());
+  CHECK_BAD_INPUT(text.encode("a" + last, false),
+                  "has id 265 of 266 in the tokenizer, the model's embedding has 265 rows");
+  sources.V = 3;  // its EOS lies beyond
+  CHECK_BAD_INPUT(const ModelText unusable(sources), "embedding has 3 rows");
 }
