@@ -24,13 +24,13 @@ namespace lema {
 struct Row {
   std::vector<int32_t> ids;  // (T)
   std::vector<uint8_t>
-      trained;  // (T) 1 where predicting this token counts in the loss; trained[0] is 0
+      trained;           // (T) 1 where predicting this token counts in the loss; trained[0] is 0
+  int64_t line = 0;      // of the file, from 1
+  int32_t file = 0;      // index of Dataset::files
+  uint64_t content = 0;  // first 64 bits of the SHA-256 of what the row says
   // As ChatEncoding has it, of a conversation that was read from a file; a cached row has none.
   int64_t first_stop = -1;
   bool unprompted = false;  // likewise
-  int64_t line = 0;         // of the file, from 1
-  int32_t file = 0;         // index of Dataset::files
-  uint64_t content = 0;     // first 64 bits of the SHA-256 of what the row says
 };
 
 // The shape that a row's fields name, and why: `by "messages", not by "text"`. nullopt: none.

@@ -58,7 +58,7 @@ class Entry(Case):
         first, compiler, backends = done.stdout.splitlines()
         self.assertRegex(first, r"^lema \d+\.\d+\.\d+$")
         self.assertRegex(compiler, r"^compiler: (g\+\+|clang) \d+")
-        self.assertRegex(backends, r"^backends: cpu(, cuda)?$")
+        self.assertRegex(backends, r"^backends: cpu(, cuda \([a-z0-9_, ]+\))?$")
 
     def test_help(self):
         done = lema("--help")

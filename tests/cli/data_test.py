@@ -279,7 +279,7 @@ class Data(unittest.TestCase):
         names = {"messages": "dialog", "role": "who", "content": "says", "user": "Bob", "assistant": "Eve"}
         train = self.summary(path, "data.map=" + json.dumps(names))["train"]
         self.assertEqual(train["trained_tokens"], 5)
-        swapped = self.write([{"prompt": "same", "completion": "same"}])
+        swapped = self.write([{"prompt": "same", "completion": "same"}], "swapped.jsonl")
         self.assertEqual(self.summary(swapped, 'data.map={"prompt": "completion", "completion": "prompt"}')["train"]["rows"], 1)
         self.refused(path, 'data.chat_template_kwargs={"messages": 1}', code=2, parts=["data.chat_template_kwargs.messages"])
         self.refused(path, 'data.map={"messages": "talk"}', parts=["found fields dialog"])

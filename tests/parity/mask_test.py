@@ -212,15 +212,39 @@ def plain_conversation(rng):
     return {"messages": messages}
 
 
-def rendered_blocks(messages, template):
+def rendered_blocks(messages, template, add_generation_prompt=False):
     """The text and transformers' own spans of its {% generation %} blocks, in characters."""
     try:
         texts, spans = render_jinja_template(conversations=[messages], chat_template=template, tools=None,
                                              documents=None, return_assistant_tokens_mask=True,
-                                             add_generation_prompt=False, bos_token="<s>", eos_token="</s>")
+                                             add_generation_prompt=add_generation_prompt, bos_token="<s>",
+                                             eos_token="</s>")
     except (jinja2.TemplateError, TypeError, KeyError) as e:
         raise Refused(str(e)) from e
     return texts[0], spans[0]
+
+
+def check_prompts(tokenizer, messages, template, text, whole, starts, blocks):
+    """Refused where a prompt has other text or tokens than the conversation has up to the answer's block."""
+    for i, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        prompt, _ = rendered_blocks(messages[:i], template, True)
+        common = len(os.path.commonprefix([prompt, text]))
+
+        def keeps_tokens(length):
+            alone = tokenizer(prompt[:length], add_special_tokens=False)["input_ids"]
+            return alone == whole[:len(alone)] and length in [*starts, len(text)]
+
+        if common == len(prompt) and keeps_tokens(common):
+            continue
+        fixed = min([len(prompt), *(begin for begin, end in blocks if end > common)])
+        if common < len(prompt):
+            history, _ = rendered_blocks(messages[:i], template)
+            if not prompt.startswith(history) or not len(history) <= fixed <= common:
+                raise Refused("the template does not continue its prompt")
+        if not keeps_tokens(fixed):
+            raise Refused("the prompt has other tokens")
 
 
 def expected_blocks(tokenizer, row, template):
@@ -231,6 +255,7 @@ def expected_blocks(tokenizer, row, template):
     blocks = [(begin, end) for begin, end in blocks if begin < end]
     if any(begin not in starts for begin, _ in blocks):
         raise Refused("a block begins inside a token")
+    check_prompts(tokenizer, row["messages"], template, text, whole["input_ids"], starts, blocks)
     trained = [int(any(begin <= start < end for begin, end in blocks)) for start in starts]
     return {"text": text, "ids": whole["input_ids"], "trained": trained}
 

@@ -148,6 +148,9 @@ class MirroredOps final : public Ops {
   void embedding(MatrixView y, TensorView ids, TensorView table, Write write) override {
     call([&](auto... v) { ops_->embedding(v..., write); }, y, ids, table);
   }
+  void embedding_backward(TensorView d_table, TensorView ids, MatrixView dy) override {
+    call([&](auto... v) { ops_->embedding_backward(v...); }, d_table, ids, dy);
+  }
   void scatter_rows(MatrixView y, MatrixView x, TensorView rows) override {
     call([&](auto... v) { ops_->scatter_rows(v...); }, y, x, rows);
   }

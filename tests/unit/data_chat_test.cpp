@@ -125,9 +125,9 @@ TEST_CASE("templates with generation blocks are checked against their own prompt
         "hello \xc3\xa4\xf0\x9f\x98\x80<|im_end|>|<|im_end|>|");
   expect_failure([&] { trained(kTwoTurns, tagged("<|im_start|>bot\\n", "")); },
                  "messages[2]: the template does not continue its own prompt: \"bot");
-  // The prompt's own "\n" becomes another token where the template writes a second one.
+  // The prompt's own "\n" becomes another token where a second one and no text follow.
   expect_failure([&] { trained(kTwoTurns, tagged("<|im_start|>assistant\\n", "{{ '\\n' }}")); },
-                 "messages[2]: the prompt before it has other tokens alone");
+                 "messages[4]: the prompt before it has other tokens alone");
   // What the prompt opens inside the block may be missing: it is told.
   const char* thinking =
       "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}{% if m.role == 'assistant' %}"
@@ -150,10 +150,11 @@ TEST_CASE("templates with generation blocks are checked against their own prompt
       "{{ '<t>' if loop.last else '' }}{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}"
       "{% else %}{{ m.content }}<|im_end|>{% endif %}{% endfor %}"
       "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n<t>' }}{% endif %}";
-  expect_failure([&] { trained(kTwoTurns, reasoning); }, "messages[2]: the template does not");
   const ModelText text(tiny_sources(reasoning));
-  CHECK(trained_text(encode_chat({kTwoTurns, Value()}, false, "last", text), text) ==
-        "<|im_end|>|");
+  CHECK(encode_chat({kTwoTurns, Value()}, false, "completions", text).unprompted);
+  const ChatEncoding last = encode_chat({kTwoTurns, Value()}, false, "last", text);
+  CHECK_FALSE(last.unprompted);
+  CHECK(trained_text(last, text) == "<|im_end|>|");
 }
 
 TEST_CASE("a generation prompt at the end is not trained") {
