@@ -176,6 +176,18 @@ class MirroredOps final : public Ops {
         },
         loss, dx);
   }
+  void head_weight_backward(TensorView d_weight, const HeadState& state, MatrixView x,
+                            TensorView weight, int64_t v_begin, TensorView targets,
+                            float grad_scale) override {
+    with_state(
+        state,
+        [&](const HeadState& there) {
+          ops_->head_weight_backward(mirror_.there(d_weight), there, mirror_.there(x),
+                                     mirror_.there(weight), v_begin, mirror_.there(targets),
+                                     grad_scale);
+        },
+        d_weight, x, weight, targets);
+  }
   void squared_norm(TensorView out, TensorView x) override {
     call([&](auto... v) { ops_->squared_norm(v...); }, out, x);
   }
