@@ -1,10 +1,8 @@
 """Converted and merged folders in transformers and PEFT, live, on tiny random models of both families: every tensor of a
 converted folder equals the original's, a merged folder's logits equal base and adapter's. LEMA is the binary."""
 import json
-import os
 import pathlib
 import shutil
-import subprocess
 import tempfile
 import unittest
 
@@ -12,58 +10,23 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import safe_open
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MistralConfig, \
-    MistralForCausalLM, Phi3Config, Phi3ForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoModelForCausalLM
 from transformers.utils import logging
+
+from torch_models import MODELS, lema, randomised
 
 logging.disable_progress_bar()
 logging.set_verbosity_error()
-LEMA = os.environ["LEMA"]
 TYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
-
-
-def llama(config=LlamaConfig, model=LlamaForCausalLM, **options):
-    return model(config(**{**dict(vocab_size=211, hidden_size=48, intermediate_size=80, num_hidden_layers=3,
-                                  num_attention_heads=6, num_key_value_heads=2, max_position_embeddings=128,
-                                  tie_word_embeddings=False, pad_token_id=None), **options}))
-
-
-PHI3_LONGROPE = {"rope_type": "longrope", "short_factor": [1, 1.2, 1.4], "long_factor": [2, 3, 4],
-                 "partial_rotary_factor": 0.75, "rope_theta": 10000.0}
-
-
-def gpt2(**options):
-    return GPT2LMHeadModel(GPT2Config(**{**dict(vocab_size=199, n_embd=48, n_layer=2, n_head=4, n_positions=64,
-                                                resid_pdrop=0, embd_pdrop=0, attn_pdrop=0, bos_token_id=1,
-                                                eos_token_id=2), **options}))
 
 
 # Name -> (model, LoRA targets).
 FAMILIES = {
-    "llama_gqa": (llama, ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]),
-    "llama_tied_biases": (lambda: llama(tie_word_embeddings=True, attention_bias=True, mlp_bias=True),
-                          ["v_proj", "down_proj"]),
-    "llama_head": (llama, ["o_proj", "lm_head"]),
-    "mistral": (lambda: llama(MistralConfig, MistralForCausalLM, sliding_window=6), ["q_proj", "up_proj"]),
-    "qwen2_tied": (lambda: llama(Qwen2Config, Qwen2ForCausalLM, tie_word_embeddings=True), ["k_proj", "o_proj"]),
-    "qwen3": (lambda: llama(Qwen3Config, Qwen3ForCausalLM, head_dim=10), ["q_proj", "down_proj"]),
-    "phi3": (lambda: llama(Phi3Config, Phi3ForCausalLM, rope_parameters=PHI3_LONGROPE, original_max_position_embeddings=12),
-             ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]),
-    "gpt2": (gpt2, ["c_attn", "c_proj", "c_fc"]),
-    "gpt2_untied": (lambda: gpt2(tie_word_embeddings=False), ["c_attn"]),
+    **{name: MODELS[name] for name in ("llama_gqa", "llama_tied", "llama_biases", "mistral", "qwen2", "qwen3",
+                                       "phi3_longrope", "gpt2", "gpt2_untied")},
+    "llama_head": (MODELS["llama_gqa"][0], ["o_proj", "lm_head"]),
 }
-
-
-def run(*arguments):
-    return subprocess.run([LEMA, *map(str, arguments)], capture_output=True, text=True)
-
-
-def randomised(model, seed):
-    """Weights that are neither zero nor one anywhere, so that a swapped or lost tensor shows."""
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in model.parameters():
-        parameter.data = parameter.data + 0.2 * torch.randn(parameter.shape, generator=generator)
-    return model.eval()
+TIED = ("llama_tied", "qwen2", "phi3_longrope", "gpt2")
 
 
 def stored(folder):
@@ -80,11 +43,6 @@ class ModelCase(unittest.TestCase):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="lema_convert_"))
         self.addCleanup(shutil.rmtree, self.folder)
         torch.manual_seed(7)
-
-    def lema(self, *arguments):
-        result = run(*arguments)
-        self.assertEqual(result.returncode, 0, result.stderr)
-        return result.stdout
 
     def save(self, name, dtype="f32", shard="50GB"):
         """A random model of a family, saved by transformers; returns its folder."""
@@ -109,7 +67,7 @@ class Convert(ModelCase):
                     base = self.save(name, shard=shard)
                     self.assertEqual((base / "model.safetensors").exists(), shard == "50GB")
                     out = self.folder / f"{name}-{shard}"
-                    self.lema("convert", base, out)
+                    lema("convert", base, out)
                     reference = AutoModelForCausalLM.from_pretrained(base).state_dict()
                     loaded = AutoModelForCausalLM.from_pretrained(out).state_dict()
                     self.assertEqual(list(reference), list(loaded))
@@ -121,12 +79,12 @@ class Convert(ModelCase):
 
     def test_every_type_to_every_type(self):
         for source in TYPES:
-            base = self.save("llama_tied_biases", source)
+            base = self.save("llama_biases", source)
             original = stored(base)
             for target in TYPES:
                 with self.subTest(source=source, target=target):
                     out = self.folder / f"{source}-{target}"
-                    self.lema("convert", base, out, "--dtype", target)
+                    lema("convert", base, out, "--dtype", target)
                     converted = stored(out)
                     self.assertEqual(set(converted), set(original))
                     for name, tensor in original.items():
@@ -141,9 +99,9 @@ class Convert(ModelCase):
         """Names without prefix and mask buffers, as in the published gpt2 file."""
         base = self.save("gpt2")
         bare = {name.removeprefix("transformer."): tensor for name, tensor in stored(base).items()}
-        buffers = {f"h.{block}.attn.bias": torch.tril(torch.ones(64, 64)).reshape(1, 1, 64, 64) for block in range(2)}
+        buffers = {f"h.{block}.attn.bias": torch.tril(torch.ones(256, 256)).reshape(1, 1, 256, 256) for block in range(3)}
         save_file({**bare, **buffers}, base / "model.safetensors", {"format": "pt"})
-        self.lema("convert", base, self.folder / "out")
+        lema("convert", base, self.folder / "out")
         converted = stored(self.folder / "out")
         self.assertEqual(set(converted), set(bare))
         for name, tensor in bare.items():
@@ -176,14 +134,14 @@ class Merge(ModelCase):
             for shard in ((), ("--shard-size", "30KB")):
                 with self.subTest(family=name, shard=shard):
                     out = self.folder / "out"
-                    stdout = self.lema("merge", "--model", base, "--adapter", adapter, "--output", out, "--verify",
-                                       *shard)
+                    stdout = lema("merge", "--model", base, "--adapter", adapter, "--output", out, "--verify",
+                                  *shard).stdout
                     self.assertIn("verified", stdout)
                     self.assertEqual((out / "model.safetensors.index.json").exists(), bool(shard))
                     error = (self.logits(out) - expected).abs().max().item()
                     self.assertLessEqual(error, 1e-4)
                     worst = max(worst, error)
-                    self.assertEqual("lm_head.weight" in stored(out), name not in ("llama_tied_biases", "qwen2_tied", "gpt2"))
+                    self.assertEqual("lm_head.weight" in stored(out), name not in TIED)
                     self.assertEqual((base / "config.json").read_bytes(), (out / "config.json").read_bytes())
                     shutil.rmtree(out)
             print(f"{name}: logits within {worst:.1e} of {expected.abs().max().item():.1f}")
@@ -196,7 +154,7 @@ class Merge(ModelCase):
                 base = self.save("llama_gqa", dtype)
                 adapter = self.save_adapter(base, FAMILIES["llama_gqa"][1])
                 out = self.folder / f"merged-{dtype}"
-                self.lema("merge", "--model", base, "--adapter", adapter, "--output", out, "--verify")
+                lema("merge", "--model", base, "--adapter", adapter, "--output", out, "--verify")
                 model = AutoModelForCausalLM.from_pretrained(base, dtype=TYPES[dtype])
                 reference = PeftModel.from_pretrained(model, adapter).merge_and_unload().state_dict()
                 merged = stored(out)
@@ -213,7 +171,7 @@ class Merge(ModelCase):
         base = self.save("llama_gqa")
         adapter = self.save_adapter(base, ["q_proj"])
         out = self.folder / "out"
-        self.lema("merge", "--model", base, "--adapter", adapter, "--output", out, "--shard-size", "50KB")
+        lema("merge", "--model", base, "--adapter", adapter, "--output", out, "--shard-size", "50KB")
         index = json.loads((out / "model.safetensors.index.json").read_text())
         shards = sorted(path.name for path in out.glob("*.safetensors"))
         self.assertEqual(shards, [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))])
