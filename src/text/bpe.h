@@ -12,8 +12,9 @@
 
 #include "core/value.h"
 #include "text/added_tokens.h"
-#include "text/bpe_tables.h"
+#include "text/merge_table.h"
 #include "text/vocabulary.h"
+#include "text/word_table.h"
 
 namespace lema {
 

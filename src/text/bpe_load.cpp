@@ -14,6 +14,7 @@ namespace {
 const std::string kPlace = "tokenizer.json: model";
 // Bytes hashed to find the parts of all tokens: half a second.
 constexpr uint64_t kMaxDerivation = 500'000'000;
+constexpr int64_t kTried = 50'000;  // tokens
 
 // The kind of model, also where an old file does not say: pieces with scores are a list, and only
 // BPE has merges.
@@ -62,11 +63,12 @@ Bpe::Bpe(const Value& model, bool byte_level, Vocabulary& vocabulary) : byte_lev
   refuse_variants(model);
   const Value& vocab = fields::member(model, "vocab", kPlace);
   fields::expect(vocab, Value::Kind::Object, kPlace + ".vocab");
+  const std::string place = kPlace + ".vocab";
   for (const auto& [token, id] : vocab.as_object()) {
     if (!id.is_int())
-      fail(ErrorCode::BadInput, "{}.vocab: token \"{}\": found {}, expected integer", kPlace,
+      fail(ErrorCode::BadInput, "{}: token \"{}\": found {}, expected integer", place,
            escaped(token), name(id.kind()));
-    vocabulary.add(token, id.as_int(), kPlace + ".vocab");
+    vocabulary.add(token, id.as_int(), place);
   }
   if (vocabulary.count() == 0) fail(ErrorCode::BadInput, "{}.vocab is empty", kPlace);
 
@@ -102,8 +104,8 @@ void Bpe::load_characters(const Vocabulary& vocabulary) {
   }
   if (byte_level_) return;
   for (int32_t id = 0; id < vocabulary.limit(); ++id) {
-    const std::string* token = vocabulary.token(id);
-    if (token == nullptr || token->empty()) continue;
+    const auto token = vocabulary.token(id);
+    if (!token || token->empty()) continue;
     const Character c = character_at(*token, 0);
     if (c.bytes != token->size()) continue;
     if (c.code < ascii_.size())
@@ -168,8 +170,8 @@ void Bpe::derive_merges(const Value::Array& ranks, const Vocabulary& vocabulary)
   uint64_t work = 0;
   for (int32_t id = 0; id < vocabulary.limit(); ++id) {
     const int32_t rank = rank_of[static_cast<size_t>(id)];
-    const std::string* token = vocabulary.token(id);
-    if (token == nullptr || rank < 0) continue;
+    const auto token = vocabulary.token(id);
+    if (!token || rank < 0) continue;
     if ((work += token->size() * token->size()) > kMaxDerivation || pairs.size() > kMaxMerges)
       fail(ErrorCode::BadInput, "{}: tokens too long or too many to find their merges", kPlace);
     note_product(*token);
@@ -187,22 +189,23 @@ void Bpe::derive_merges(const Value::Array& ranks, const Vocabulary& vocabulary)
 
 void Bpe::load_user_defined(const Value::Array& ids, const Vocabulary& vocabulary) {
   for (const Value& id : ids) {
-    const std::string* token = vocabulary.token(id.as_int());
-    if (token == nullptr || token->empty())
+    const auto token = vocabulary.token(id.as_int());
+    if (!token || token->empty())
       fail(ErrorCode::BadInput, "{}.user_defined: no token has id {}", kPlace, id.as_int());
-    user_defined_.add(*token, {.content = *token, .id = static_cast<int32_t>(id.as_int())});
+    user_defined_.add(*token, {.content = std::string(*token), .id = static_cast<int32_t>(id.as_int())});
   }
 }
 
 // Tokens that are found as whole words: all of them where merges are ignored, else those that
-// merging their own text leads to.
+// merging their own text leads to, which is asked of the first ones only: they are the frequent.
 void Bpe::load_words(const Vocabulary& vocabulary, bool ignore_merges) {
-  WordTable words(static_cast<size_t>(vocabulary.count()));
+  WordTable words;
   Scratch scratch;
   std::string word;
-  for (int32_t id = 0; id < vocabulary.limit(); ++id) {
-    const std::string* token = vocabulary.token(id);
-    if (token == nullptr) continue;
+  const int64_t tried = ignore_merges ? vocabulary.limit() : std::min(vocabulary.limit(), kTried);
+  for (int32_t id = 0; id < tried; ++id) {
+    const auto token = vocabulary.token(id);
+    if (!token) continue;
     word.clear();
     if (!byte_level_)
       word = *token;

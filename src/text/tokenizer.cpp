@@ -93,7 +93,7 @@ void read_template(const Value& json, const std::string& place, const Vocabulary
     if (special == nullptr)
       fail(ErrorCode::BadInput, "{}: \"{}\" is not in special_tokens", at, escaped(name));
     for (const Value& id : fields::array(*special, "ids", at)) {
-      if (!id.is_int() || vocabulary.token(id.as_int()) == nullptr)
+      if (!id.is_int() || !vocabulary.token(id.as_int()))
         fail(ErrorCode::BadInput, "{}: \"{}\" has an id that no token has", at, escaped(name));
       (seen_text ? after : before).push_back(static_cast<int32_t>(id.as_int()));
     }
@@ -242,12 +242,13 @@ Tokenizer::Encoding Tokenizer::encode(std::string_view text, bool add_special_to
 }
 
 // As in the reference, whether a token is special is asked by the string that is shown.
-const std::string* Tokenizer::shown(int32_t id, bool skip_special) const {
+std::optional<std::string_view> Tokenizer::shown(int32_t id, bool skip_special) const {
   const auto respelled = parts_->respelled.find(id);
   if (respelled == parts_->respelled.end())
-    return skip_special && is_special(id) ? nullptr : parts_->vocabulary.token(id);
+    return skip_special && is_special(id) ? std::nullopt : parts_->vocabulary.token(id);
   const auto same = skip_special ? parts_->vocabulary.find(respelled->second) : std::nullopt;
-  return same && is_special(*same) ? nullptr : &respelled->second;
+  if (same && is_special(*same)) return std::nullopt;
+  return respelled->second;
 }
 
 const TokenDecoder& Tokenizer::decoder() const { return parts_->decoder; }
@@ -256,7 +257,7 @@ std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special) c
   std::string out;
   TokenDecoder::State state;
   for (const int32_t id : ids)
-    if (const std::string* token = shown(id, skip_special))
+    if (const auto token = shown(id, skip_special))
       parts_->decoder.push(state, *token, out);
   parts_->decoder.finish(state, out);
   return out;
@@ -269,8 +270,7 @@ std::optional<int32_t> Tokenizer::id_of(std::string_view token) const {
 bool Tokenizer::is_special(int32_t id) const { return parts_->special.contains(id); }
 
 std::string Tokenizer::token(int32_t id) const {
-  const std::string* token = parts_->vocabulary.token(id);
-  return token != nullptr ? *token : "";
+  return std::string(parts_->vocabulary.token(id).value_or(""));
 }
 
 StreamDecoder::StreamDecoder(const Tokenizer& tokenizer, bool skip_special)
@@ -278,7 +278,7 @@ StreamDecoder::StreamDecoder(const Tokenizer& tokenizer, bool skip_special)
 
 std::string StreamDecoder::push(int32_t id) {
   std::string out;
-  if (const std::string* token = tokenizer_.shown(id, skip_special_))
+  if (const auto token = tokenizer_.shown(id, skip_special_))
     tokenizer_.decoder().push(state_, *token, out);
   return out;
 }

@@ -55,7 +55,8 @@ class Tokenizer {
   friend class StreamDecoder;
   struct Parts;
   explicit Tokenizer(std::unique_ptr<const Parts> parts);
-  const std::string* shown(int32_t id, bool skip_special) const;  // nullptr: contributes nothing
+  // nullopt: contributes nothing
+  std::optional<std::string_view> shown(int32_t id, bool skip_special) const;
   const TokenDecoder& decoder() const;
 
   std::unique_ptr<const Parts> parts_;
