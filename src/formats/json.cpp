@@ -21,7 +21,7 @@ namespace {
 constexpr int64_t kMemoryFactor = 16;
 constexpr int64_t kMemoryFloorBytes = int64_t{16} << 20;
 
-// An input iterator whose position the SAX events can see: all copies share `*at`.
+// An input iterator that tells its position in `*seen`, for the SAX events.
 struct Cursor {
   using iterator_category = std::input_iterator_tag;
   using value_type = char;
@@ -29,14 +29,15 @@ struct Cursor {
   using pointer = const char*;
   using reference = const char&;
 
-  const char** at;
-  const char& operator*() const { return **at; }
+  const char* at;
+  const char** seen;
+  const char& operator*() const { return *at; }
   Cursor& operator++() {
-    ++*at;
+    *seen = ++at;
     return *this;
   }
-  bool operator==(const Cursor& other) const { return *at == *other.at; }
-  bool operator!=(const Cursor& other) const { return *at != *other.at; }
+  bool operator==(const Cursor& other) const { return at == other.at; }
+  bool operator!=(const Cursor& other) const { return at != other.at; }
 };
 
 // The library's message without its prefix ("[json.exception...] parse error at line 1, column 2:
@@ -78,8 +79,7 @@ class Builder {
     if (const size_t nul = text_.find('\0'); nul != text_.npos)
       fail_at(begin() + nul + 1, "NUL byte");
     at_ = counted_ = begin();
-    const char* end = begin() + text_.size();
-    nlohmann::json::sax_parse(Cursor{&at_}, Cursor{&end}, this);
+    nlohmann::json::sax_parse(Cursor{at_, &at_}, Cursor{at_ + text_.size(), &at_}, this);
     return std::move(root_);
   }
 
@@ -210,21 +210,30 @@ class Builder {
     return true;
   }
 
-  // By sorting: no hash that hostile keys could collide in.
+  // By sorting: no hash that hostile keys could collide in. Mostly the first bytes decide.
   void refuse_duplicate_keys() {
     const auto& members = stack_.back().value->as_object();
     order_.resize(members.size());
-    for (size_t i = 0; i < order_.size(); ++i) order_[i] = i;
-    std::sort(order_.begin(), order_.end(), [&](size_t a, size_t b) {
-      const int c = members[a].first.compare(members[b].first);
-      return c != 0 ? c < 0 : a < b;
+    for (size_t i = 0; i < order_.size(); ++i) order_[i] = {first_bytes(members[i].first), i};
+    std::sort(order_.begin(), order_.end(), [&](const KeyPlace& a, const KeyPlace& b) {
+      if (a.first_bytes != b.first_bytes) return a.first_bytes < b.first_bytes;
+      const int c = members[a.index].first.compare(members[b.index].first);
+      return c != 0 ? c < 0 : a.index < b.index;
     });
     for (size_t i = 1; i < order_.size(); ++i) {
-      const std::string& name = members[order_[i]].first;
-      if (members[order_[i - 1]].first == name)
-        fail_at(key_ends_[stack_.back().first_key + order_[i]],
+      if (order_[i].first_bytes != order_[i - 1].first_bytes) continue;
+      const size_t index = order_[i].index;
+      const std::string& name = members[index].first;
+      if (members[order_[i - 1].index].first == name)
+        fail_at(key_ends_[stack_.back().first_key + index],
                 fmt::format("duplicate key \"{}\"", escaped(name)));
     }
+  }
+  static uint64_t first_bytes(const std::string& key) {
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < std::min(key.size(), sizeof bytes); ++i)
+      bytes = bytes << 8 | static_cast<unsigned char>(key[i]);
+    return bytes;
   }
 
   std::string_view text_;
@@ -239,7 +248,11 @@ class Builder {
   Value root_;
   std::vector<Level> stack_;           // open containers, outermost first
   std::vector<const char*> key_ends_;  // one past each key of the open objects, for messages
-  std::vector<size_t> order_;
+  struct KeyPlace {
+    uint64_t first_bytes;
+    size_t index;
+  };
+  std::vector<KeyPlace> order_;
 };
 
 // As Python's repr: shortest digits, exponent below 1e-4 and from 1e16 on, ".0" on whole numbers.
