@@ -112,9 +112,9 @@ void CudaOps::embedding(MatrixView y, TensorView ids, TensorView table, Write wr
   cuda::embedding(stream_, y, ids, table, write);
 }
 
-// Gradients of whole matrices are the CPU's alone; a run with them is refused on a GPU.
-void CudaOps::embedding_backward(TensorView, TensorView, MatrixView) {
-  fail(ErrorCode::Internal, "embedding_backward has no CUDA kernel");
+void CudaOps::embedding_backward(TensorView d_table, TensorView ids, MatrixView dy) {
+  checks::embedding_backward(d_table, ids, dy);
+  cuda::embedding_backward(stream_, d_table, ids, dy);
 }
 
 void CudaOps::scatter_rows(MatrixView y, MatrixView x, TensorView rows) {
@@ -139,9 +139,11 @@ void CudaOps::head_finish(TensorView loss, MatrixView dx, const HeadState& state
   cuda::head_finish(engine_, loss, dx, state, grad_scale);
 }
 
-void CudaOps::head_weight_backward(TensorView, const HeadState&, MatrixView, TensorView, int64_t,
-                                   TensorView, float) {
-  fail(ErrorCode::Internal, "head_weight_backward has no CUDA kernel");
+void CudaOps::head_weight_backward(TensorView d_weight, const HeadState& state, MatrixView x,
+                                   TensorView weight, int64_t v_begin, TensorView targets,
+                                   float grad_scale) {
+  checks::head_weight_backward(d_weight, state, x, weight, v_begin, targets, limits_);
+  cuda::head_weight_backward(engine_, d_weight, state, x, weight, v_begin, targets, grad_scale);
 }
 
 void CudaOps::squared_norm(TensorView out, TensorView x) {

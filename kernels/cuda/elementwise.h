@@ -16,6 +16,7 @@ void gelu_backward(cudaStream_t stream, MatrixView dx, MatrixView dy, MatrixView
 void rope(cudaStream_t stream, MatrixView x, TensorView positions, TensorView table,
           int64_t head_size, bool inverse);
 void embedding(cudaStream_t stream, MatrixView y, TensorView ids, TensorView table, Write write);
+void embedding_backward(cudaStream_t stream, TensorView d_table, TensorView ids, MatrixView dy);
 void scatter_rows(cudaStream_t stream, MatrixView y, MatrixView x, TensorView rows);
 void fill(cudaStream_t stream, TensorView x, float value);
 // to (N, C) = from (N, C), rounded to the target's dtype once; both F32, BF16 or F16. Columns of

@@ -20,15 +20,15 @@ MatrixView weight_rows(const Engine& engine, const TensorView& weight, DType X, 
   return rounded;
 }
 
-}  // namespace
-
-void head_chunk(const Engine& engine, const HeadState& state, MatrixView x, TensorView weight,
-                int64_t v_begin, TensorView targets) {
+// use(begin, rows of the weight in X, logits (N, n) f32, p (N, n) X) for parts of the weight's rows
+// in ascending order; p takes the place of f32 logits.
+template <typename Use>
+void for_logits(const Engine& engine, const MatrixView& x, const TensorView& weight,
+                const Use& use) {
   const DType X = x.dtype;
   const int64_t C = x.cols, V = weight.shape[0];
   int64_t step = kLogitCols;
   if (weight.dtype != X) step = std::min(step, kConvertedElements / round_up(C, 8) / 8 * 8);
-  if (state.acc) copy_targets(engine.stream, state, weight, v_begin, targets);
   for (int64_t v = 0; v < V; v += step) {
     const Workspace::Scope scope(engine.workspace);
     const int64_t n = std::min(step, V - v);
@@ -36,10 +36,30 @@ void head_chunk(const Engine& engine, const HeadState& state, MatrixView x, Tens
     const MatrixView logits = engine.workspace.take(DType::F32, x.rows, n);
     const MatrixView p = X == DType::F32 ? logits : engine.workspace.take(X, x.rows, n);
     engine.gemm.run({logits, x, Operand(w).turned(), C});
-    softmax_chunk(engine.stream, state, p, logits, v_begin + v, targets);
-    if (!state.acc) continue;
-    engine.gemm.run({{state.acc.data, DType::F32, x.rows, C}, p, w, n, 1, 1});
+    use(v, w, logits, p);
   }
+}
+
+}  // namespace
+
+void head_chunk(const Engine& engine, const HeadState& state, MatrixView x, TensorView weight,
+                int64_t v_begin, TensorView targets) {
+  if (state.acc) copy_targets(engine.stream, state, weight, v_begin, targets);
+  for_logits(engine, x, weight, [&](int64_t v, MatrixView w, MatrixView logits, MatrixView p) {
+    softmax_chunk(engine.stream, state, p, logits, v_begin + v, targets);
+    if (!state.acc) return;
+    engine.gemm.run({{state.acc.data, DType::F32, x.rows, x.cols}, p, w, w.rows, 1, 1});
+  });
+}
+
+void head_weight_backward(const Engine& engine, TensorView d_weight, const HeadState& state,
+                          MatrixView x, TensorView weight, int64_t v_begin, TensorView targets,
+                          float grad_scale) {
+  for_logits(engine, x, weight, [&](int64_t v, MatrixView w, MatrixView logits, MatrixView p) {
+    logit_gradients(engine.stream, state, p, logits, v_begin + v, targets, grad_scale);
+    const MatrixView out(d_weight.as<float>() + v * x.cols, DType::F32, w.rows, x.cols);
+    engine.gemm.run({out, Operand(p).turned(), x, x.rows, 1, 1});
+  });
 }
 
 }  // namespace lema::cuda

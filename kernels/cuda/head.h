@@ -10,13 +10,20 @@ void head_chunk(const Engine& engine, const HeadState& state, MatrixView x, Tens
                 int64_t v_begin, TensorView targets);
 void head_finish(const Engine& engine, TensorView loss, MatrixView dx, const HeadState& state,
                  float grad_scale);
+void head_weight_backward(const Engine& engine, TensorView d_weight, const HeadState& state,
+                          MatrixView x, TensorView weight, int64_t v_begin, TensorView targets,
+                          float grad_scale);
 
-// The kernels between the GEMMs of head_chunk, for vocabulary rows [v_begin, v_begin + cols).
+// The kernels between the GEMMs, for vocabulary rows [v_begin, v_begin + cols).
 // logits (N, v) f32 become p (N, v) X = exp(logit - running maximum), the target's 0; f32 p in
 // place of the logits (p.data == logits.data). state follows: max, sum, target_logit; acc is
 // rescaled.
 void softmax_chunk(cudaStream_t stream, const HeadState& state, MatrixView p, MatrixView logits,
                    int64_t v_begin, TensorView targets);
+// The same logits become p (N, v) X = dLoss/dlogit, grad_scale * (softmax - [target]), once every
+// chunk has passed softmax_chunk.
+void logit_gradients(cudaStream_t stream, const HeadState& state, MatrixView p, MatrixView logits,
+                     int64_t v_begin, TensorView targets, float grad_scale);
 // target_rows[n] = the row of weight (v, C), of any dtype, that is n's target, if it is there.
 void copy_targets(cudaStream_t stream, const HeadState& state, TensorView weight, int64_t v_begin,
                   TensorView targets);

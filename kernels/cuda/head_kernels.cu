@@ -1,5 +1,5 @@
 // The row-wise half of the linear cross-entropy: online softmax over chunks of logits with the
-// running maximum, and the last step from the sums to loss and gradient.
+// running maximum, the last step from the sums to loss and gradient, and the logits' own gradient.
 #include <cmath>
 
 #include "cuda/elementwise.cuh"
@@ -107,6 +107,27 @@ struct Gradient {
   }
 };
 
+// p - 1 of the target is -(sum of the others) / (sum of all): no digit is lost where p is near 1.
+template <typename X>
+struct LogitGradient {
+  Rows<X> p;
+  Rows<float> logits;
+  const float *max, *sum, *target_logit;
+  const int32_t* targets;
+  int64_t v_begin;
+  float grad_scale;
+  template <int N>
+  __device__ void run(int64_t n, int64_t c) const {
+    const float largest = max[n], others = sum[n];
+    const float scale = grad_scale / (others + expf(target_logit[n] - largest));
+    const int64_t target = targets[n] - v_begin - c;
+    Floats<N> g = load<N>(logits.at(n, c));
+#pragma unroll
+    for (int i = 0; i < N; ++i) g[i] = scale * (i == target ? -others : expf(g[i] - largest));
+    store<N>(p.at(n, c), g);
+  }
+};
+
 }  // namespace
 
 void softmax_chunk(cudaStream_t stream, const HeadState& state, MatrixView p, MatrixView logits,
@@ -116,6 +137,17 @@ void softmax_chunk(cudaStream_t stream, const HeadState& state, MatrixView p, Ma
     softmax_row<X><<<static_cast<unsigned>(logits.rows), 256, 0, stream>>>(
         State(state), p, logits, logits.cols, v_begin, static_cast<const int32_t*>(targets.data));
     check_launch("softmax_row");
+  });
+}
+
+void logit_gradients(cudaStream_t stream, const HeadState& state, MatrixView p, MatrixView logits,
+                     int64_t v_begin, TensorView targets, float grad_scale) {
+  const State s(state);
+  with_activation(p.dtype, [&]<typename X>(Type<X>) {
+    for_elements<kPack<X>>(
+        stream, "logit_gradients", p.rows, p.cols, is_packed(p) && is_packed(logits),
+        LogitGradient<X>{p, logits, s.max, s.sum, s.target_logit,
+                         static_cast<const int32_t*>(targets.data), v_begin, grad_scale});
   });
 }
 

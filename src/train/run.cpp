@@ -44,11 +44,6 @@ Backend open_cpu() {
 // `auto` is the GPU where there is one that can be used.
 Backend open_backend(const RunConfig& config) {
   const std::string& device = config.device;
-  if (!config.lora.modules_to_save.empty()) {  // CudaOps has no gradients of whole matrices
-    if (device == "cuda")
-      fail(ErrorCode::Usage, "lora.modules_to_save: trained on the CPU only; set device to cpu");
-    return open_cpu();
-  }
   if (device == "cuda") return open_gpu();
   if (device == "cpu" || !cuda_is_built()) return open_cpu();
   check(device == "auto", "device {}", device);

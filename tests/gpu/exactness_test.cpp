@@ -27,6 +27,8 @@ class Bench : public TrainBench {
   }
 };
 
+constexpr const char* kWhole = R"(lora.modules_to_save=["embed_tokens","lm_head"])";
+
 // Root of the mean square difference over that of `expected`.
 double relative_error(const std::vector<float>& found, const std::vector<float>& expected) {
   double difference = 0, norm = 0;
@@ -70,10 +72,11 @@ TEST_CASE("gpu: placement, slots, recompute and offload change no bit") {
   }
 }
 
-TEST_CASE("gpu: placement changes no bit of a DoRA run") {
-  const Bench bench({Family::Llama, 4, DType::BF16, false}, 23);
+TEST_CASE("gpu: placement changes no bit of a run with magnitudes and matrices in full") {
+  const auto compute = GENERATE("compute=f32", "compute=bf16");
+  const Bench bench({Family::Llama, 4, DType::BF16, true}, 23);
   const auto run = [&](const char* residency, const char* slots) {
-    return bench.run(bench.config({"compute=bf16", "lora.dora=true", residency, slots}));
+    return bench.run(bench.config({compute, "lora.dora=true", kWhole, residency, slots}));
   };
   CHECK(run("memory.residency=stream", "memory.slots=2") ==
         run("memory.residency=resident", "memory.slots=2"));
@@ -104,6 +107,14 @@ TEST_CASE("gpu: losses and gradients are the CPU's to rounding") {
   const auto dora = GENERATE("lora.dora=false", "lora.dora=true");
   const Bench bench(model, 23);
   const RunConfig config = bench.config({"compute=f32", dropout, dora});
+  const Outcome cpu = bench.run_on_cpu(config, 1), gpu = bench.run(config, 1);
+  CHECK(std::abs(gpu.losses[0] - cpu.losses[0]) <= 1e-5 * cpu.losses[0]);
+  CHECK(relative_error(gpu.gradients, cpu.gradients) <= 1e-4);
+}
+
+TEST_CASE("gpu: gradients of the embedding and the head are the CPU's to rounding") {
+  const Bench bench(TinyModelOptions(), 23);
+  const RunConfig config = bench.config({"compute=f32", "lora.dropout=0", kWhole});
   const Outcome cpu = bench.run_on_cpu(config, 1), gpu = bench.run(config, 1);
   CHECK(std::abs(gpu.losses[0] - cpu.losses[0]) <= 1e-5 * cpu.losses[0]);
   CHECK(relative_error(gpu.gradients, cpu.gradients) <= 1e-4);
