@@ -64,11 +64,31 @@ bool is_word(char32_t c) {
   }
 }
 
+namespace {
+
+// Lower case that Unicode 16 and 17 assigned: the characters from first to last go to those from
+// lower on. Rust, and so the `tokenizers` library, knows them; the utf8proc of distributions does
+// not.
+struct Lowering {
+  char32_t first, last, lower;
+};
+constexpr auto kNewerLower = std::to_array<Lowering>({
+    {0x1C89, 0x1C89, 0x1C8A}, {0xA7CB, 0xA7CB, 0x264}, {0xA7CC, 0xA7CC, 0xA7CD},
+    {0xA7CE, 0xA7CE, 0xA7CF}, {0xA7D2, 0xA7D2, 0xA7D3}, {0xA7D4, 0xA7D4, 0xA7D5},
+    {0xA7DA, 0xA7DA, 0xA7DB}, {0xA7DC, 0xA7DC, 0x19B}, {0x10D50, 0x10D65, 0x10D70},
+    {0x16EA0, 0x16EB8, 0x16EBB},
+});
+
+}  // namespace
+
 void append_lower(std::string& out, char32_t code) {
   if (code == 0x130) {  // the one character whose lower case is two
     out += "i\xCC\x87";
     return;
   }
+  for (const Lowering& range : kNewerLower)
+    if (code >= range.first && code <= range.last)
+      return append_utf8(out, range.lower + (code - range.first));
   append_utf8(out, static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(code))));
 }
 

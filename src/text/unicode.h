@@ -20,11 +20,11 @@ void append_utf8(std::string& out, char32_t code);
 // Property White_Space.
 bool is_space(char32_t code);
 // \w of Unicode TR18: Alphabetic, marks, decimal digits, connectors and joiners.
+// LIMIT: it follows the Unicode version of the utf8proc at hand (2.6 and later: at least 13).
 bool is_word(char32_t code);
 
-// Full lower-case mapping of one character, without context rules.
-// LIMIT: is_word and this follow the Unicode version of the utf8proc at hand (2.6 and later: at
-// least 13).
+// Full lower-case mapping of one character in Unicode 17, without context rules.
+// LIMIT: where utf8proc knows Unicode 13 only, the capitals of 14 (U+10570 and on) stay as they are.
 void append_lower(std::string& out, char32_t code);
 
 enum class NormalForm { NFC, NFD, NFKC, NFKD };

@@ -176,6 +176,18 @@ TEST_CASE("normalized added tokens match the normalised text") {
   CHECK(tokenizer.decode(Ids{263}, true) == "<tag>");  // as the reference shows it
 }
 
+TEST_CASE("lower case is that of Unicode 17") {
+  const Tokenizer tokenizer = load(with("normalizer", Object{{"type", "Lowercase"}}));
+  const auto lowered = [&](std::string_view text) {
+    return tokenizer.decode(tokenizer.encode(text, false).ids, false);
+  };
+  CHECK(lowered("A\u00C9\u0130\u03A3") == "a\u00E9i\u0307\u03C3");
+  CHECK(lowered("\u1C89\uA7CB\uA7CE\uA7DC") == "\u1C8A\u0264\uA7CF\u019B");
+  CHECK(lowered("\U00010D50\U00010D65\U00010D66") == "\U00010D70\U00010D85\U00010D66");
+  CHECK(lowered("\U00016E9F\U00016EA0\U00016EB8\U00016EB9") ==
+        "\U00016E9F\U00016EBB\U00016ED3\U00016EB9");
+}
+
 TEST_CASE("tokenizer_config.json adds tokens and overrides flags") {
   const Value config =
       Object{{"added_tokens_decoder", Object{{"263", Object{{"content", "<s>"}, {"special", true}}},
