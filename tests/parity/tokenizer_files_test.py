@@ -20,8 +20,9 @@ import sys
 import tempfile
 
 import tokenizer_test as generated
+from tokenize_rows import LEMA, Differences, Run, in_parallel, verdict
 
-LINES = int(os.environ.get("LEMA_LINES", "2000"))
+LINES = int(os.environ.get("LEMA_LINES", "20000"))
 ONLY = os.environ.get("LEMA_CASES", "")
 try:
     import sentencepiece
@@ -223,40 +224,36 @@ def cases(root, rng):
     yield "deepseek", tokenizers_reference(Tokenizer.from_file(str(path)))
 
 
-def compare(name, folder, reference, lines, rng):
+def compare(case):
+    name, folder, reference, lines = case
+    found, rng, few = Differences(name), random.Random(name), lines[:200]
+    encoding, framing = Run(folder, lines, "--no-special"), Run(folder, few)
     plain = [reference.encode(text) for text in lines]
-    ours = generated.lema(folder, lines, "--no-special")
-    failures = generated.first_difference(name, "encode", lines, ours, plain)
-    few = lines[:200]
-    framed = generated.lema(folder, few)
-    failures += generated.first_difference(name, "encode, special", few, framed,
-                                           [reference.bos + ids for ids in plain[:200]])
-    hashed = hashlib.sha256(str(framed[few.index(generated.ORACLE)]).encode()).hexdigest()
-    if hashed != HASHES.get(name, hashed):
-        print(f"{name}: the ids of the converter's line do not have its hash")
-        failures += 1
     size = max(max(ids, default=0) for ids in plain) + 1
-    rows = plain + [[rng.randrange(size) for _ in range(rng.randint(0, 30))] for _ in range(LINES // 2)]
+    rows = plain[:LINES // 2]
+    rows += [rng.choices(range(size), k=rng.randint(0, 30)) for _ in range(LINES - LINES // 2)]
+    decoding = Run(folder, rows, "--decode", "--skip-special")
     texts = [reference.decode(ids) for ids in rows]
-    ours = generated.lema(folder, rows, "--decode", "--skip-special")
-    return failures + generated.first_difference(name, "decode", rows, ours, texts)
+    framed = framing.rows()
+    found.look("encode", lines, encoding.rows(), plain)
+    found.look("encode, special", few, framed, [reference.bos + ids for ids in plain[:len(few)]])
+    found.look("decode", rows, decoding.rows(), texts)
+    if name in HASHES:
+        ids = framed[few.index(generated.ORACLE)]
+        found.look("hash", [ids], [hashlib.sha256(str(ids).encode()).hexdigest()], [HASHES[name]])
+    return found
 
 
 def main():
-    if not generated.LEMA or not os.access(generated.LEMA, os.X_OK):
+    if not LEMA or not os.access(LEMA, os.X_OK):
         print("skipped: LEMA names no binary")
         return 77
     rng = random.Random(20261121)
     lines = ["", " ", "  ", "\u2581", "a\0b", generated.ORACLE] + [generated.line(rng) for _ in range(LINES)]
-    failures, count = 0, 0
     with tempfile.TemporaryDirectory() as folder:
-        for name, reference in cases(pathlib.Path(folder), rng):
-            if ONLY not in name:
-                continue
-            failures += compare(name, pathlib.Path(folder) / name, reference, lines, rng)
-            count += 1
-    print(f"{count} tokenizers, {len(lines)} lines each: {failures} comparisons failed")
-    return 1 if failures else 0
+        root = pathlib.Path(folder)
+        made = [(name, root / name, reference, lines) for name, reference in cases(root, rng) if ONLY in name]
+        return verdict(in_parallel(compare, made), LINES)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,13 @@ import json
 import os
 import pathlib
 import random
-import subprocess
 import sys
 import tempfile
 
-LEMA = os.environ.get("LEMA", "")
-LINES = int(os.environ.get("LEMA_LINES", "3000"))
+from tokenize_rows import LEMA, Differences, Run, in_parallel, verdict
+
+LINES = int(os.environ.get("LEMA_LINES", "20000"))
+FEW = 2000
 try:
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, \
         trainers
@@ -53,11 +54,11 @@ def line(rng):
     kind = rng.random()
     if kind < 0.55:
         return "".join(rng.choice(WORDS) + rng.choice(SPACES[:3] if rng.random() < 0.8 else SPACES)
-                       for _ in range(rng.randint(1, 30)))
+                       for _ in range(rng.randint(1, 15)))
     if kind < 0.70:
-        return "".join(rng.choice(rng.choice([WORDS, SPACES, MARKUP, MARKUP])) for _ in range(rng.randint(1, 20)))
+        return "".join(rng.choice(rng.choice([WORDS, SPACES, MARKUP, MARKUP])) for _ in range(rng.randint(1, 12)))
     if kind < 0.78:
-        return "".join(rng.choice(SPACES) * rng.randint(1, 40) for _ in range(rng.randint(1, 6))) + rng.choice(WORDS)
+        return "".join(rng.choice(SPACES) * rng.randint(1, 30) for _ in range(rng.randint(1, 3))) + rng.choice(WORDS)
     if kind < 0.86:
         return "".join(chr(rng.randint(0, 0x2FF)) for _ in range(rng.randint(0, 60)))
     if kind < 0.93:
@@ -65,7 +66,7 @@ def line(rng):
                                                     rng.randint(0x300, 0x36F)]) for _ in range(rng.randint(0, 40))))
     if kind < 0.97:
         return rng.randbytes(rng.randint(0, 60)).decode("utf-8", "replace")
-    return rng.choice(WORDS) * rng.randint(1, 200)
+    return rng.choice(WORDS) * rng.choice([2, 5, 9, 20, 60, 200])
 
 
 def trained(rng, normalizer=None, pre=None, post=None, decoder=None, size=1200, char_level=False, **model):
@@ -169,37 +170,21 @@ def with_bytes(tokenizer):
     return Tokenizer.from_str(json.dumps(document))
 
 
-def lema(folder, rows, *flags):
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    done = subprocess.run([LEMA, "tokenize", "--model", str(folder), "--json-lines", *flags], input=text,
-                          capture_output=True, text=True, encoding="utf-8", check=False)
-    if done.returncode != 0:
-        raise SystemExit(f"lema tokenize: exit {done.returncode}: {done.stderr}")
-    return [json.loads(row) for row in done.stdout.split("\n")[:-1]]
-
-
-def first_difference(name, what, inputs, ours, theirs):
-    if len(ours) != len(theirs):
-        print(f"{name}: {what}: {len(ours)} rows, expected {len(theirs)}")
-        return 1
-    wrong = [i for i in range(len(ours)) if ours[i] != theirs[i]]
-    for i in wrong[:3]:
-        print(f"{name}: {what}: {inputs[i]!r}\n  found    {ours[i]}\n  expected {theirs[i]}")
-    if wrong:
-        print(f"{name}: {what}: {len(wrong)} of {len(ours)} rows differ")
-    return 1 if wrong else 0
-
-
-def compare(name, folder, tokenizer, lines, rng):
-    failures = 0
-    for special, flags in ((True, []), (False, ["--no-special"])):
-        expected = [e.ids for e in tokenizer.encode_batch(lines, add_special_tokens=special)]
-        failures += first_difference(name, f"encode, special {special}", lines, lema(folder, lines, *flags), expected)
+def compare(case):
+    name, folder, tokenizer, lines = case
+    found, rng = Differences(name), random.Random(name)
+    framed, bare = Run(folder, lines), Run(folder, lines[:FEW], "--no-special")
+    expected = [e.ids for e in tokenizer.encode_batch_fast(lines)]
+    rows = expected[:LINES // 2]
     size = tokenizer.get_vocab_size()
-    rows = [ids for ids in expected[: LINES // 2]]
-    rows += [[rng.randrange(size + 3) for _ in range(rng.randint(0, 30))] for _ in range(LINES // 2)]
-    texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in rows]
-    return failures + first_difference(name, "decode", rows, lema(folder, rows, "--decode", "--skip-special"), texts)
+    rows += [rng.choices(range(size + 3), k=rng.randint(0, 30)) for _ in range(LINES - LINES // 2)]
+    decoding = Run(folder, rows, "--decode", "--skip-special")
+    plain = [e.ids for e in tokenizer.encode_batch(lines[:FEW], add_special_tokens=False)]
+    texts = tokenizer.decode_batch(rows, skip_special_tokens=True)
+    found.look("encode", lines, framed.rows(), expected)
+    found.look("encode without special tokens", lines[:FEW], bare.rows(), plain)
+    found.look("decode", rows, decoding.rows(), texts)
+    return found
 
 
 def main():
@@ -207,20 +192,19 @@ def main():
         print("skipped: LEMA names no binary")
         return 77
     rng = random.Random(20261121)
-    lines = ["", " ", ORACLE] + [line(rng) for _ in range(LINES)]
-    failures, names = 0, []
+    lower = normalizers.Lowercase().normalize_str
+    capitals = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000 and lower(chr(c)) != chr(c)]
+    lines = ["", " ", ORACLE, "".join(capitals)] + [line(rng) for _ in range(LINES)]
+    cases = []
     with tempfile.TemporaryDirectory() as folder:
         for name, tokenizer in configurations(rng):
             path = pathlib.Path(folder) / name
             path.mkdir()
             tokenizer.save(str(path / "tokenizer.json"))
-            failures += compare(name, path, tokenizer, lines, rng)
-            names.append(name)
-    for folder in filter(None, os.environ.get("LEMA_TOKENIZERS", "").split(":")):
-        failures += compare(folder, folder, Tokenizer.from_file(folder + "/tokenizer.json"), lines, rng)
-        names.append(folder)
-    print(f"{len(names)} tokenizers, {len(lines)} lines each: {failures} comparisons failed")
-    return 1 if failures else 0
+            cases.append((name, path, tokenizer, lines))
+        for path in filter(None, os.environ.get("LEMA_TOKENIZERS", "").split(":")):
+            cases.append((path, path, Tokenizer.from_file(path + "/tokenizer.json"), lines))
+        return verdict(in_parallel(compare, cases), LINES)
 
 
 if __name__ == "__main__":
