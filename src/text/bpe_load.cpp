@@ -128,7 +128,8 @@ void Bpe::load_merges(const Value::Array& merges, const Vocabulary& vocabulary) 
   if (merges.size() > kMaxMerges)
     fail(ErrorCode::BadInput, "{}: {} merges, at most {} are allowed", kPlace, merges.size(),
          kMaxMerges);
-  merges_ = MergeTable(merges.size());
+  std::vector<MergeTable::Pair> pairs;
+  pairs.reserve(merges.size());
   std::string product;
   for (size_t i = 0; i < merges.size(); ++i) {
     if (merges[i].is_string() && merges[i].as_string().starts_with("#version")) continue;
@@ -142,10 +143,14 @@ void Bpe::load_merges(const Value::Array& merges, const Vocabulary& vocabulary) 
              escaped(token));
       return *found;
     };
-    if (!merges_.add(id(left), id(right), {static_cast<int32_t>(i), id(product)}))
-      fail(ErrorCode::BadInput, "{}.merges[{}]: \"{}\" and \"{}\" are merged twice", kPlace, i,
-           escaped(left), escaped(right));
+    pairs.push_back({id(left), id(right), {static_cast<int32_t>(i), id(product)}});
   }
+  const int64_t twice = merges_.fill(pairs);
+  if (twice < 0) return;
+  const auto i = static_cast<size_t>(pairs[static_cast<size_t>(twice)].merge.rank);
+  const auto [left, right] = merge_parts(merges[i], i);
+  fail(ErrorCode::BadInput, "{}.merges[{}]: \"{}\" and \"{}\" are merged twice", kPlace, i,
+       escaped(left), escaped(right));
 }
 
 // Every way to cut a token into two tokens is a merge with the token's rank.
@@ -162,11 +167,7 @@ void Bpe::derive_merges(const Value::Array& ranks, const Vocabulary& vocabulary)
     const auto id = vocabulary.find(part);
     return id && rank_of[static_cast<size_t>(*id)] >= 0 ? id : std::nullopt;
   };
-  struct Pair {
-    int32_t left, right;
-    MergeTable::Merge merge;
-  };
-  std::vector<Pair> pairs;
+  std::vector<MergeTable::Pair> pairs;
   uint64_t work = 0;
   for (int32_t id = 0; id < vocabulary.limit(); ++id) {
     const int32_t rank = rank_of[static_cast<size_t>(id)];
@@ -183,8 +184,7 @@ void Bpe::derive_merges(const Value::Array& ranks, const Vocabulary& vocabulary)
       if (right) pairs.push_back({*left, *right, {rank, id}});
     }
   }
-  merges_ = MergeTable(pairs.size());
-  for (const Pair& pair : pairs) merges_.add(pair.left, pair.right, pair.merge);
+  merges_.fill(pairs);
 }
 
 void Bpe::load_user_defined(const Value::Array& ids, const Vocabulary& vocabulary) {

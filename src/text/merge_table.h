@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 namespace lema {
@@ -15,9 +16,14 @@ class MergeTable {
     int32_t rank = -1;  // < 0: no such merge
     int32_t product = -1;
   };
-  explicit MergeTable(size_t merges = 0);
-  // False when the pair is there already.
-  bool add(int32_t left, int32_t right, Merge merge);
+  struct Pair {
+    int32_t left, right;
+    Merge merge;
+  };
+  MergeTable() { fill({}); }
+  // Replaces what the table holds. The index of the first pair that is in `pairs` before, -1 when
+  // all are different.
+  int64_t fill(std::span<const Pair> pairs);
   Merge find(int32_t left, int32_t right) const {
     for (size_t at = place(left, right);; at = (at + 1) & mask_)
       if (slots_[at].key == key(left, right) || slots_[at].merge.rank < 0) return slots_[at].merge;
