@@ -21,6 +21,7 @@ Value added_token_json(int64_t id, std::string_view content, bool special) {
 
 void check_ranked(const RankedTokens& ranked, const std::string& place) {
   std::unordered_set<std::string_view> known;
+  known.reserve(ranked.tokens.size());
   for (size_t rank = 0; rank < ranked.tokens.size(); ++rank) {
     const std::string& token = ranked.tokens[rank];
     if (token.empty() || token.size() > kMaxTokenBytes)
@@ -38,22 +39,25 @@ void check_ranked(const RankedTokens& ranked, const std::string& place) {
 Value ranked_tokenizer_json(const RankedTokens& ranked) {
   Value::Object vocab;
   Value::Array ranks(static_cast<size_t>(ranked.first_id), Value(-1));
+  vocab.reserve(ranked.tokens.size());
+  ranks.reserve(ranks.size() + ranked.tokens.size());
   for (const std::string& token : ranked.tokens) {
     vocab.emplace_back(byte_level_spelling(token), std::ssize(ranks));
     ranks.push_back(std::ssize(vocab) - 1);
   }
   Value::Array added;
   for (const auto& [id, text] : ranked.special) added.push_back(added_token_json(id, text, true));
-  return Value::Object{
+  Value::Object model{{"type", "BPE"}, {"ignore_merges", true}};
+  model.emplace_back("vocab", std::move(vocab));  // a list in braces would copy it
+  model.emplace_back("token_ranks", std::move(ranks));
+  Value::Object json{
       {"added_tokens", std::move(added)},
       {"normalizer", ranked.words.nfc ? Value(Value::Object{{"type", "NFC"}}) : Value()},
       {"pre_tokenizer", pre_tokenizer_json(ranked.words)},
       {"post_processor", nullptr},
-      {"decoder", byte_level_json(false, false)},
-      {"model", Value::Object{{"type", "BPE"},
-                              {"ignore_merges", true},
-                              {"vocab", std::move(vocab)},
-                              {"token_ranks", std::move(ranks)}}}};
+      {"decoder", byte_level_json(false, false)}};
+  json.emplace_back("model", std::move(model));
+  return json;
 }
 
 Value frame_json(const std::optional<FrameToken>& bos, const std::optional<FrameToken>& eos) {

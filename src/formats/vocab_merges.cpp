@@ -82,13 +82,17 @@ Value vocab_merges_tokenizer_json(const Value& vocab, std::string_view merges,
   Value::Array pairs = read_merges(merges, tokens, place + "/merges.txt");
   Value pre_tokenizer = pre_tokenizer_json(words);
   if (words.splits[0].empty()) pre_tokenizer.set("add_prefix_space", add_prefix_space);
-  return Value::Object{
+  Value::Object model{{"type", "BPE"}};
+  model.emplace_back("vocab", vocab);
+  model.emplace_back("merges", std::move(pairs));  // a list in braces would copy it
+  Value::Object json{
       {"added_tokens", Value::Array{}},
       {"normalizer", words.nfc ? Value(Value::Object{{"type", "NFC"}}) : Value()},
       {"pre_tokenizer", std::move(pre_tokenizer)},
       {"post_processor", nullptr},
-      {"decoder", byte_level_json(false, true)},
-      {"model", Value::Object{{"type", "BPE"}, {"vocab", vocab}, {"merges", std::move(pairs)}}}};
+      {"decoder", byte_level_json(false, true)}};
+  json.emplace_back("model", std::move(model));
+  return json;
 }
 
 }  // namespace lema
