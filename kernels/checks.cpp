@@ -314,7 +314,10 @@ void head_weight_backward(const TensorView& d_weight, const HeadState& state, co
                           const TensorView& weight, int64_t v_begin, const TensorView& targets,
                           const OpsLimits& limits) {
   head_chunk(state, x, weight, v_begin, targets, limits);
-  tensor("head_weight_backward", "d_weight", d_weight, DType::F32, weight.shape);
+  const char* op = "head_weight_backward";
+  check(d_weight.shape.rank() == 2 && d_weight.shape[1] <= x.cols,
+        "{}: d_weight is {}, expected at most {} columns", op, describe(d_weight), x.cols);
+  tensor(op, "d_weight", d_weight, DType::F32, {weight.shape[0], d_weight.shape[1]});
 }
 
 void squared_norm(const TensorView& out, const TensorView& x) {

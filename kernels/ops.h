@@ -210,8 +210,9 @@ class Ops {
   virtual void head_finish(TensorView loss, MatrixView dx, const HeadState& state,
                            float grad_scale) = 0;
   // d_weight[v,:] += grad_scale * sum over n of (softmax(logits[n])[v] - [target of n is v])
-  // x[n,:]: the gradient of a chunk's weight rows, once every chunk has passed head_chunk. d_weight
-  // (rows, C) f32; the others as head_chunk had them. state.acc is not read.
+  // x[n, C - K:]: the gradient of the last K columns of a chunk's weight rows, once every chunk has
+  // passed head_chunk. d_weight (rows, K) f32, K <= C; the others as head_chunk had them. state.acc
+  // is not read.
   virtual void head_weight_backward(TensorView d_weight, const HeadState& state, MatrixView x,
                                     TensorView weight, int64_t v_begin, TensorView targets,
                                     float grad_scale) = 0;

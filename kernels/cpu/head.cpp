@@ -239,7 +239,8 @@ void head_weight_backward(ThreadPool& pool, Workspace& workspace, TensorView d_w
         scale_tile(p, kTileCols, 1, n, scale);
         if (t >= 0 && t < n) p[t] = -scale * rows.sum[row];
       }
-      add_weight_gradient(tiles, d_weight, x, first, count, v, n);
+      add_weight_gradient(tiles, d_weight, x.col_range(x.cols - d_weight.shape[1], x.cols), first,
+                          count, v, n);
     }
   });
 }

@@ -222,6 +222,26 @@ TEST_CASE("head: a row that the model is sure of keeps its gradient") {
     check_case({.N = 6, .C = 64, .V = 300, .chunk = 128, .X = X, .sure = true});
 }
 
+TEST_CASE("head: the gradient of the last columns alone is theirs") {
+  for (DType X : {DType::F32, DType::BF16})
+    for (int64_t K : {1, 33, 70}) {
+      Setup s({.N = 150, .C = 70, .V = 300, .chunk = 300, .X = X});
+      s.run(2, 0.5f);
+      Matrix last = Matrix::random(300, K, DType::F32, 4);
+      const Values before = last.values(), full_before = Setup(s.c).d_weight.values();
+      const auto ops = make_test_ops(2, kLimits);
+      const HeadState state{s.max.vector(), s.sum.vector(), s.target_logit.vector(), {}, {}};
+      ops->head_weight_backward(last.tensor(), state, s.x, s.weight.tensor(), 0,
+                                s.targets.vector(), 0.5f);
+      const Values found = last.values(), full = s.d_weight.values();
+      for (int64_t v = 0; v < 300; ++v)
+        for (int64_t k = 0; k < K; ++k) {
+          const auto i = static_cast<size_t>(v * K + k), j = static_cast<size_t>(v * 70 + 70 - K + k);
+          CHECK(std::abs(found[i] - before[i] - (full[j] - full_before[j])) < 1e-5);
+        }
+    }
+}
+
 TEST_CASE("head: without a gradient") {
   check_case({.N = 9, .C = 40, .V = 500, .chunk = 100, .gradient = false});
 }
