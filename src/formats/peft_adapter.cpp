@@ -17,20 +17,24 @@ constexpr const char* kWeightsFile = "adapter_model.safetensors";
 constexpr std::string_view kPrefix = "base_model.model.";
 
 // What a tensor is, by the end of its name.
-enum class Part { A, B, EmbeddingA, EmbeddingB, Magnitude, BaseCopy, Full };
+enum class Part { A, B, EmbeddingA, EmbeddingB, Magnitude, BaseCopy, Twin, Full };
 struct Suffix {
   std::string_view text;
   Part part;
 };
 // The first that fits: a matrix trained in full has the base tensor's own name.
-constexpr std::array<Suffix, 8> kSuffixes = {{{".lora_A.weight", Part::A},
+constexpr std::array<Suffix, 12> kSuffixes = {{{".lora_A.weight", Part::A},
                                               {".lora_B.weight", Part::B},
                                               {".lora_embedding_A", Part::EmbeddingA},
                                               {".lora_embedding_B", Part::EmbeddingB},
                                               {".lora_magnitude_vector", Part::Magnitude},
                                               {".lora_magnitude_vector.weight", Part::Magnitude},
                                               {".base_layer.weight", Part::BaseCopy},
-                                              {".weight", Part::Full}}};
+                                              {".base_layer.bias", Part::BaseCopy},
+                                              {".modules_to_save.weight", Part::Twin},
+                                              {".original_module.weight", Part::Twin},
+                                              {".weight", Part::Full},
+                                              {".bias", Part::Full}}};
 
 template <typename T>
 std::vector<float> widen(const std::vector<std::byte>& raw, int64_t count) {
@@ -83,12 +87,15 @@ class TensorReader {
     const std::string module(path);
     switch (suffix->part) {
       case Part::Full:
-        if (!is_saved(adapter_.config, path)) unsupported(place);
+        if (!is_saved(adapter_.config, path)) return add_base_copy(entry, place, module, *suffix);
+        if (suffix->text != ".weight") unsupported(place);
         adapter_.full[module] = {matrix(entry, place), entry.shape};
         return;
-      case Part::BaseCopy:
-        adapter_.base_copies[module] = {matrix(entry, place), entry.shape};
+      case Part::Twin:  // of a saved matrix, and the base's that it replaces: neither is applied
+        if (!is_saved(adapter_.config, path)) unsupported(place);
         return;
+      case Part::BaseCopy:
+        return add_base_copy(entry, place, module, *suffix);
       case Part::Magnitude:
         add_magnitude(entry, place, adapter_.modules[module]);
         return;
@@ -101,8 +108,8 @@ class TensorReader {
   [[noreturn]] static void unsupported(const std::string& place) {
     fail(ErrorCode::BadInput,
          "{} is not supported; expected {}MODULE.lora_A.weight, .lora_B.weight, "
-         ".lora_magnitude_vector, .lora_embedding_A, .lora_embedding_B or a matrix of "
-         "modules_to_save",
+         ".lora_magnitude_vector, .lora_embedding_A, .lora_embedding_B, a matrix of "
+         "modules_to_save or a copy of a base weight",
          place, kPrefix);
   }
 
@@ -110,6 +117,14 @@ class TensorReader {
     if (entry.shape.rank() != 2 || entry.shape.elements() == 0)
       fail(ErrorCode::BadInput, "{} is {}, expected a matrix", place, entry.shape.str());
     return read_as_f32(file_, entry, place);
+  }
+
+  void add_base_copy(const TensorEntry& entry, const std::string& place, const std::string& module,
+                     const Suffix& suffix) {
+    const std::string_view kind = suffix.text.substr(suffix.text.rfind('.'));
+    adapter_.base_copies.push_back({place, module + std::string(kind),
+                                    suffix.part == Part::BaseCopy, entry.dtype, entry.shape,
+                                    read_as_f32(file_, entry, place)});
   }
 
   void add_low_rank(const TensorEntry& entry, Part part, const std::string& place,

@@ -14,6 +14,10 @@
 
 namespace lema {
 
+// Entries of a list of modules or a dictionary of patterns at most: several for each module of the
+// largest published models.
+inline constexpr int64_t kMaxEntries = 4096;
+
 // adapter_config.json of a LoRA adapter. Options that change the arithmetic and are not listed here
 // (trained biases, expert parameters, ...) make reading fail by name.
 struct AdapterConfig {
@@ -48,13 +52,25 @@ struct FullModule {
   Shape shape;
 };
 
+// A base weight as PEFT stores it beside an adapted or resized embedding or head, f32.
+struct BaseCopy {
+  std::string place;   // for messages: file and tensor
+  std::string weight;  // the base model's name of it, "lm_head.weight"
+  bool is_wrapped = false;     // the base layer of an adapted module
+  DType stored = DType::F32;   // in the adapter's file
+  Shape shape;
+  std::vector<float> values;
+};
+
 struct Adapter {
   AdapterConfig config;
   // By module path, e.g. "model.layers.0.self_attn.q_proj".
   std::map<std::string, AdapterModule> modules;
   std::map<std::string, FullModule> full;  // modules_to_save, e.g. "lm_head"
-  // Copies of base weights that PEFT stores beside an adapted embedding or head.
-  std::map<std::string, FullModule> base_copies;
+  // Of `full`: what modules_to_save does not name, base weights of the adapter's own, which it is
+  // applied to and which are not trained. Set by open_adapter (model/opened_adapter.h).
+  std::vector<std::string> own_base;
+  std::vector<BaseCopy> base_copies;
 };
 
 // Reads a folder; F16, BF16 and F32 tensors become f32. BadInput for what is missing, left over,

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <utility>
 
 #include "core/log.h"
 #include "formats/json.h"
@@ -117,6 +118,9 @@ void check_initialisation(const JsonFields& fields) {
 std::vector<std::string> strings(const JsonFields& fields, std::string_view key,
                                  const Value& value) {
   std::vector<std::string> list;
+  if (std::cmp_greater(value.as_array().size(), kMaxEntries))
+    fail(ErrorCode::BadInput, "{}: found {} entries, at most {} are allowed", fields.place(key),
+         value.as_array().size(), kMaxEntries);
   for (const Value& item : value.as_array()) {
     if (!item.is_string()) fields.wrong(key, item, "string");
     list.push_back(item.as_string());

@@ -294,6 +294,7 @@ class Loader {
     if (!known)
       fail(ErrorCode::Usage, "{}: unknown key \"{}\"; {}", place, escaped(key), suggestion(key));
     places_[key] = place;
+    config_.given.insert(key);
   }
 
   std::string place_of(const std::string& key) const {

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -18,6 +19,7 @@ template <typename T>
 using OrderedMap = std::vector<std::pair<std::string, T>>;
 
 struct RunConfig {
+  std::set<std::string> given;  // the keys that file or settings state; no option itself
   std::string model;       // folder of a Hugging Face model or of `lema convert`
   std::string output_dir;  // the run folder
   int64_t seed = 42;

@@ -178,7 +178,7 @@ void visit_options(Config& c, Visit&& visit) {
                .max = 1e6},
         c.lora.plus_ratio);
   visit(Option{.key = "lora.init_from",
-               .help = "adapter folder to start from; empty: a fresh adapter"},
+               .help = "adapter folder to start from, with its settings; empty: a fresh adapter"},
         c.lora.init_from);
 
   visit(

@@ -26,13 +26,17 @@ struct AdapterSite {
   int64_t block = -1;       // -1: the embedding or the head
   int64_t in = 0, out = 0;  // of the embedding: vocabulary and width
   bool transposed = false;  // the base weight is stored (in, out)
+
+  bool is_end() const { return block < 0; }
+  // Rows and columns of an end's matrix: an embedding maps its rows' numbers to them, a head maps
+  // to a row each.
+  int64_t vocabulary() const { return field == Field::Embed ? in : out; }
+  int64_t width() const { return field == Field::Embed ? out : in; }
 };
 
 // Embedding, linears block by block in execution order, head.
 std::vector<AdapterSite> adapter_sites(const ModelSpec& spec);
 
-// Entries of a list or dictionary at most: several for each module of the largest published models.
-inline constexpr int64_t kMaxEntries = 4096;
 // Steps of all matches of a setting: a million and a half of plain names, seconds of the slowest.
 inline constexpr int64_t kMatchSteps = 200'000'000;
 
