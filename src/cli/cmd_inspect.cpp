@@ -18,6 +18,7 @@
 #include "formats/peft_adapter.h"
 #include "formats/tokenizer_files.h"
 #include "layout/piece_table.h"
+#include "model/adapter_rules.h"
 
 namespace lema {
 namespace {
@@ -128,12 +129,38 @@ Report inspect_model(const fs::path& path) {
   return report;
 }
 
+template <typename T>
+Value object(const std::vector<std::pair<std::string, T>>& entries) {
+  Value object{Value::Object{}};
+  for (const auto& [key, value] : entries) object.set(key, value);
+  return object;
+}
+
+Value list(const std::vector<std::string>& names) {
+  return Value(Value::Array(names.begin(), names.end()));
+}
+
+void add_method(Report& report, const AdapterConfig& config) {
+  report.add("base_model", config.base_model);
+  report.add("method", fmt::format("{}{}", config.dora ? "DoRA" : "LoRA",
+                                   config.rslora ? ", alpha / sqrt(rank)" : ""));
+  report.add("rank", config.rank);
+  report.add("alpha", config.alpha);
+  report.add("dropout", config.dropout);
+  report.add("targets", config.target_regex.empty() ? list(config.target_modules)
+                                                    : Value(config.target_regex));
+  if (!config.rank_pattern.empty()) report.add("rank_pattern", object(config.rank_pattern));
+  if (!config.alpha_pattern.empty()) report.add("alpha_pattern", object(config.alpha_pattern));
+  if (!config.modules_to_save.empty())
+    report.add("modules_to_save", list(config.modules_to_save));
+}
+
 void add_adapter(Report& report, const fs::path& path) {
   const Adapter adapter = read_adapter(path);
-  report.add("base_model", adapter.config.base_model);
-  report.add("rank", adapter.config.rank);
-  report.add("alpha", adapter.config.alpha);
-  report.add("dropout", adapter.config.dropout);
+  const AdapterRules rules(adapter.config, path.string());
+  check_ranks(adapter, rules, path.string());
+  for (const auto& [module, pair] : adapter.modules) rules.alpha(module);
+  add_method(report, adapter.config);
   report.add("modules", static_cast<int64_t>(adapter.modules.size()));
   TensorCount count;
   for (const auto& [module, pair] : adapter.modules) {
@@ -146,6 +173,8 @@ void add_adapter(Report& report, const fs::path& path) {
   }
   for (const auto& [module, full] : adapter.full)
     count.add(report, module, "F32", full.shape, full.shape.elements() * 4);
+  if (!adapter.base_copies.empty())
+    report.add("copies_of_base_weights", static_cast<int64_t>(adapter.base_copies.size()));
   count.finish(report);
 }
 

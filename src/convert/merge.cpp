@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <map>
+#include <memory>
 
 #include "convert/convert.h"
 #include "convert/model_folder_copy.h"
@@ -14,9 +15,11 @@
 #include "core/thread_pool.h"
 #include "cpu/convert.h"
 #include "cpu/gemm.h"
+#include "cpu/lora_norm.h"
 #include "formats/peft_adapter.h"
 #include "layout/piece_table.h"
 #include "model/adapter_rules.h"
+#include "model/opened_adapter.h"
 
 namespace lema {
 namespace {
@@ -53,33 +56,46 @@ class LowRankUpdate {
     panel_.resize(static_cast<size_t>(cpu::panel_floats(module.rank, cols_)));
     cpu::pack_panel({panel_.data(), module.rank, 0}, transposed ? b.transposed() : a, cols_,
                     DType::F32);
+    if (!needs_measure()) return;
     squares_.assign(module.magnitude.size(), 0);
+    OpsLimits limits;
+    limits.rank = module.rank;
+    workspace_ = std::make_unique<cpu::Workspace>(limits, pool.threads());
   }
 
   bool needs_measure() const { return !module_.magnitude.empty(); }
-  // values ((end - begin), cols) f32: W, used up. All rows, in order; finish_measure() then.
+  // values ((end - begin), cols) f32: W. All rows, in order; finish_measure() then.
   void measure(float* values, int64_t begin, int64_t end) {
-    for_each_tile(begin, end, [&](int64_t first, int64_t rows) {
-      float* tile = values + (first - begin) * cols_;
-      const std::vector<float> change = delta(first, rows);
-      for (size_t i = 0; i < change.size(); ++i) tile[i] += change[i];
-    });
-    // A task owns its outputs, and adds to them row by row.
-    const int64_t first = transposed_ ? 0 : begin, last = transposed_ ? cols_ : end;
-    pool_.parallel_for((last - first + kTile - 1) / kTile, [&](int64_t task) {
-      const int64_t from = first + task * kTile, to = std::min(last, from + kTile);
-      for (int64_t row = 0; row < end - begin; ++row) {
-        if (!transposed_ && (begin + row < from || begin + row >= to)) continue;
-        const float* x = values + row * cols_;
-        for (int64_t c = transposed_ ? from : 0; c < (transposed_ ? to : cols_); ++c)
-          squares_[static_cast<size_t>(transposed_ ? c : begin + row)] += double{x[c]} * x[c];
-      }
-    });
+    const int64_t rows = end - begin, rank = module_.rank, O = transposed_ ? cols_ : rows;
+    // The pair's share in these rows: rows of B, or columns of A.
+    std::vector<float> a = module_.a, b = module_.b;
+    if (transposed_) {
+      a.resize(static_cast<size_t>(rank * rows));
+      for (int64_t r = 0; r < rank; ++r)
+        std::copy_n(module_.a.begin() + r * module_.in + begin, rows, a.begin() + r * rows);
+    } else {
+      b.assign(module_.b.begin() + begin * rank, module_.b.begin() + end * rank);
+    }
+    LoraView lora;
+    lora.a = {a.data(), DType::F32, {rank, std::ssize(a) / rank}};
+    lora.b = {b.data(), DType::F32, {std::ssize(b) / rank, rank}};
+    lora.scale = scale_;
+    std::vector<float> norms(static_cast<size_t>(O));
+    cpu::lora_norm(pool_, *workspace_, {norms.data(), DType::F32, {O}},
+                   {{values, DType::F32, {rows, cols_}}, transposed_, {}, &lora});
+    for (int64_t o = 0; o < O; ++o)
+      squares_[static_cast<size_t>(transposed_ ? o : begin + o)] +=
+          double{norms[static_cast<size_t>(o)]} * norms[static_cast<size_t>(o)];
   }
 
-  void finish_measure() {
-    for (size_t o = 0; o < squares_.size(); ++o)
+  // BadInput, naming the weight, where an output has no direction.
+  void finish_measure(const std::string& weight) {
+    for (size_t o = 0; o < squares_.size(); ++o) {
+      if (squares_[o] == 0)
+        fail(ErrorCode::BadInput,
+             "{}: output {} has only zeros for weights, so DoRA finds no direction", weight, o);
       gains_.push_back(module_.magnitude[o] / std::sqrt(squares_[o]));
+    }
   }
 
   // values ((end - begin), cols) f32: W on entry, the merged weights on return.
@@ -155,6 +171,7 @@ class LowRankUpdate {
   cpu::Operand left_;            // (rows, rank)
   std::vector<float> panel_;     // (rank, cols), packed
   std::vector<double> squares_, gains_;  // (out) of W + scale B A; magnitude / norm
+  std::unique_ptr<cpu::Workspace> workspace_;  // of measure()
   Change change_;
 };
 
@@ -205,7 +222,9 @@ std::map<std::string, const FullModule*> match_full(const Adapter& adapter, cons
     if (!(module.shape == field->shape))
       fail(ErrorCode::BadInput, "{} is {}; the model's is {}", place, module.shape.str(),
            field->shape.str());
-    if (spec.head.tensor == spec.embed.tensor)
+    const bool is_own = std::find(adapter.own_base.begin(), adapter.own_base.end(), path) !=
+                        adapter.own_base.end();
+    if (spec.head.tensor == spec.embed.tensor && !is_own)
       fail(ErrorCode::BadInput,
            "{} was trained apart from the matrix that it shares with {} in this model; a merged "
            "model cannot hold both, use the adapter unmerged",
@@ -267,7 +286,7 @@ class Merger {
       copier_.visit(weight, [&](float* values, int64_t begin, int64_t end) {
         update.measure(values, begin, end);
       });
-      update.finish_measure();
+      update.finish_measure(weight.place);
     }
     copier_.copy(weight, [&](float* values, int64_t begin, int64_t end) {
       update.apply(values, begin, end);
@@ -309,11 +328,8 @@ MergeResult merge(const MergeOptions& options, const ReportProgress& report) {
   const fs::path output = output_folder(options.output, inputs);
   const ModelFolder folder(options.model);
   const PieceTable table = make_piece_table(folder);
-  const Adapter adapter = read_adapter(options.adapter);
-  const std::string place = options.adapter.string();
-  check_supported(adapter, place);
-  const AdapterRules rules(adapter.config, place);
-  check_ranks(adapter, rules, place);
+  const Adapter adapter = open_adapter(options.adapter, folder, table.spec);
+  const AdapterRules rules(adapter.config, options.adapter.string());
   const auto modules = match_modules(adapter, table.spec, options.adapter);
   const auto full = match_full(adapter, table.spec, options.adapter);
   const std::vector<WeightSource> weights = folder_weights(folder, table.spec);

@@ -39,11 +39,9 @@ class LogitsRun {
                 {false, std::vector<bool>(static_cast<size_t>(table_.unit_count())), 2}),
         ops_(make_cpu_ops(0, ops_limits())) {
     if (!adapter_) return;
-    Adapter blocks = *adapter_;  // AdapterParameters hold no adapter of the head
-    blocks.modules.erase(table_.spec.head.module);
-    parameters_ = std::make_unique<AdapterParameters>(table_, blocks, "the adapter");
+    parameters_ = std::make_unique<AdapterParameters>(table_, *adapter_, "the adapter");
     parameters_->allocate(*device_, false);
-    parameters_->load(blocks);
+    parameters_->load(*adapter_);
   }
 
   // (tokens, V)
@@ -106,13 +104,9 @@ class LogitsRun {
     std::vector<float> logits(static_cast<size_t>(tokens_ * config_.V));
     const auto use = [&](const TensorView& weight, int64_t begin) {
       const int64_t rows = weight.shape[0];
-      LoraView lora = head_adapter(begin, rows);
+      const LoraView lora =
+          parameters_ ? parameters_->head_rows(*ops_, weight, begin) : LoraView();
       const LinearPart part{weight, false, {}, lora.a ? &lora : nullptr};
-      if (lora.magnitude) {
-        head_norm_.resize(static_cast<size_t>(rows));
-        lora.norm = {head_norm_.data(), DType::F32, {rows}};
-        ops_->lora_norm(lora.norm, part);
-      }
       ops_->linear({logits.data() + begin, DType::F32, tokens_, rows, config_.V}, x, {&part, 1},
                    Write::Overwrite);
     };
@@ -129,28 +123,6 @@ class LogitsRun {
 
   bool is_full(Field field) const { return parameters_ && parameters_->is_full(field); }
 
-  // Rows [begin, begin + rows) of the head's pair; null where the head is not adapted.
-  LoraView head_adapter(int64_t begin, int64_t rows) {
-    LoraView view;
-    if (!adapter_) return view;
-    const auto found = adapter_->modules.find(table_.spec.head.module);
-    if (found == adapter_->modules.end()) return view;
-    const AdapterModule& module = found->second;
-    head_a_ = module.a;
-    head_b_.assign(module.b.begin() + begin * module.rank,
-                   module.b.begin() + (begin + rows) * module.rank);
-    view.a = {head_a_.data(), DType::F32, {module.rank, module.in}};
-    view.b = {head_b_.data(), DType::F32, {rows, module.rank}};
-    if (!module.magnitude.empty()) {
-      head_magnitude_.assign(module.magnitude.begin() + begin,
-                             module.magnitude.begin() + begin + rows);
-      view.magnitude = {head_magnitude_.data(), DType::F32, {rows}};
-    }
-    view.scale =
-        static_cast<float>(AdapterRules(adapter_->config, "the adapter").scale(found->first));
-    return view;
-  }
-
   const ModelConfig& config_;
   const Adapter* adapter_;
   int64_t tokens_;
@@ -160,7 +132,6 @@ class LogitsRun {
   HostStore store_;
   LayerStream stream_;
   std::unique_ptr<Ops> ops_;
-  std::vector<float> head_a_, head_b_, head_magnitude_, head_norm_;
 };
 
 // What rounding weights to a type may do to logits, relative RMS: 16 units u = 2^-11, 2^-8 of the

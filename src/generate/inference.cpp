@@ -115,11 +115,7 @@ void Inference::run_pass() {
                            Write::Overwrite);
     model_.final_norm(last_x, last_x);
     const MatrixView logits(logits_.data() + finished_feeds_ * V * 4, DType::F32, last, V);
-    model_.visit_head([&](TensorView weight, int64_t v_begin) {
-      const LinearPart part{weight, false, {}, nullptr};
-      model_.ops().linear(logits.col_range(v_begin, v_begin + weight.shape[0]), last_x, {&part, 1},
-                          Write::Overwrite);
-    });
+    model_.logits(logits, last_x);
   }
   model_.device().synchronize(Queue::Compute);
   finished_feeds_ += last;

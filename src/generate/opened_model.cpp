@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "model/opened_adapter.h"
+
 namespace lema {
 namespace {
 
@@ -28,7 +30,7 @@ OpenedModel::OpenedModel(const ModelFolder& folder, const OpenOptions& options,
          "makes of them)",
          limits.positions, folder.path().string(), config_.max_positions);
   if (!options.adapter.empty()) {
-    const Adapter adapter = read_adapter(options.adapter);
+    const Adapter adapter = open_adapter(options.adapter, folder, table_.spec);
     adapter_ = std::make_unique<AdapterParameters>(table_, adapter, options.adapter.string());
     adapter_->allocate(*device_, false);
     adapter_->load(adapter);
@@ -49,7 +51,8 @@ OpenedModel::OpenedModel(const ModelFolder& folder, const OpenOptions& options,
 OpsLimits OpenedModel::ops_limits() const {
   OpsLimits limits;
   limits.rows = limits.tokens = limits_.tokens;
-  limits.width = std::max({config_.C, widest_linear(table_.spec), table_.head_chunk_rows});
+  limits.width =
+      std::max({config_.C + head_rank(), widest_linear(table_.spec), table_.head_chunk_rows});
   limits.rank = adapter_ ? adapter_->largest_rank() : 0;
   limits.dora = adapter_ && adapter_->config().dora;
   limits.vocab_chunk = table_.head_chunk_rows;
@@ -90,6 +93,15 @@ void OpenedModel::visit_head(const std::function<void(TensorView, int64_t)>& use
     const Lease w = stream_->acquire(config_.L + chunk);
     use(w[Field::Head], chunk * table_.head_chunk_rows);
   }
+}
+
+void OpenedModel::logits(MatrixView logits, MatrixView x) {
+  visit_head([&](TensorView weight, int64_t v_begin) {
+    const LoraView lora = adapter_ ? adapter_->head_rows(*ops_, weight, v_begin) : LoraView();
+    const LinearPart part{weight, false, {}, lora.a ? &lora : nullptr};
+    ops_->linear(logits.col_range(v_begin, v_begin + weight.shape[0]), x, {&part, 1},
+                 Write::Overwrite);
+  });
 }
 
 void OpenedModel::final_norm(MatrixView y, MatrixView x) {

@@ -37,6 +37,10 @@ class OpenedModel {
                      int64_t head_visits);
   // Calls use(weight rows, first vocabulary row) for every chunk of the head.
   void visit_head(const std::function<void(TensorView, int64_t)>& use);
+  // logits (N, V) f32 of rows x (N, C) X, after the final norm: one visit of the head.
+  void logits(MatrixView logits, MatrixView x);
+  int64_t head_rank() const { return adapter_ ? adapter_->head_rank() : 0; }
+  int64_t head_chunk_rows() const { return table_.head_chunk_rows; }
   // The final norm; y may alias x.
   void final_norm(MatrixView y, MatrixView x);
 

@@ -43,11 +43,7 @@ void write_row_logits(const ModelFolder& folder, const OpenOptions& options, con
     const MatrixView x = model.forward(batch, nullptr, {}, 1);
     model.final_norm(x, x);
     const MatrixView logits(buffer.data(), DType::F32, T, V);
-    model.visit_head([&](TensorView weight, int64_t v_begin) {
-      const LinearPart part{weight, false, {}, nullptr};
-      model.ops().linear(logits.col_range(v_begin, v_begin + weight.shape[0]), x, {&part, 1},
-                         Write::Overwrite);
-    });
+    model.logits(logits, x);
     model.device().copy_async(Queue::Compute, host.data(), buffer.data(), T * V * 4);
     model.device().synchronize(Queue::Compute);
     writer.write(host.data(), T * V * 4);

@@ -35,7 +35,8 @@ class Evaluation {
   Evaluation(const ModelFolder& folder, const OpenOptions& options, int64_t tokens,
              int64_t longest_row)
       : model_(folder, options, {tokens, longest_row}),
-        head_(model_.device(), model_.ops(), model_.transformer(), {tokens, tokens, tokens, false}),
+        head_(model_.device(), model_.ops(), model_.transformer(),
+              {tokens, tokens, tokens, false, model_.head_rank(), model_.head_chunk_rows()}),
         inputs_(model_.device(), 8 * tokens),
         losses_(model_.device().allocate(tokens * 4, "losses")) {}
 
@@ -63,7 +64,7 @@ class Evaluation {
     const TensorView target_rows = inputs_.put(rows, {n}), target_ids = inputs_.put(targets, {n});
     inputs_.send();
 
-    const MatrixView x = model_.forward(batch, nullptr, {}, head_.visits(n));
+    const MatrixView x = model_.forward(batch, nullptr, {}, head_.visits(n, false));
     const LayerStream& stream = model_.stream();
     head_.run(
         {losses_.data(), DType::F32, {n}}, {}, x, target_rows, target_ids,

@@ -53,7 +53,7 @@ class AdapterParameters {
   // A fresh adapter. Usage error naming the setting that fits nothing in this model, or that the
   // model cannot have.
   AdapterParameters(const PieceTable& table, const AdapterOptions& options);
-  // An adapter read from disk, with its own modules, ranks and scales. BadInput, with `place` in
+  // An adapter of open_adapter, with its own modules, ranks and scales. BadInput, with `place` in
   // front, when it does not fit the model.
   AdapterParameters(const PieceTable& table, const Adapter& adapter, const std::string& place);
 
@@ -72,10 +72,10 @@ class AdapterParameters {
 
   // DoRA: brings the norms of a block up to date with its weights and the values; at every visit of
   // a block before its forward pass, and no work unless values_changed() since. Nothing for others.
+  // BadInput, the first time, for an adapted weight with a row of zeros, which has no direction.
   void update_norms(Ops& ops, const WeightViews& weights, int64_t block);
-  void values_changed() { normed_.assign(normed_.size(), false); }
+  void values_changed();
   // The block's norms become its magnitudes, which makes the adapted weight the base weight's.
-  // BadInput for a weight with a row of zeros, which has no direction.
   void take_magnitudes(int64_t block);
 
   // Rows from `first_row` on of a full matrix become those of the base's, which lie in host memory.
@@ -86,8 +86,12 @@ class AdapterParameters {
   TensorView full_gradient(Field field) const { return full_part(gradients_, field); }
   bool is_full(Field field) const;
 
-  // The view for one linear of a block, with a null `a` where it is not adapted.
+  // The view for one linear of a block (-1: the head), with a null `a` where it is not adapted.
   LoraView view(int64_t block, Field field) const;
+  // The head's view for some of its rows, `weight` (rows, C) from row v_begin on; norms as
+  // update_norms, for chunks in ascending order.
+  LoraView head_rows(Ops& ops, const TensorView& weight, int64_t v_begin);
+  int64_t head_rank() const;  // 0: not adapted
   // Dropout of the coming passes: masks are a function of (seed, step, module); training off drops
   // nothing.
   void set_step(uint64_t seed, int64_t step, bool training);
@@ -96,7 +100,8 @@ class AdapterParameters {
   int64_t parameter_count() const { return parameter_count_; }
   int64_t norm_count() const { return norm_count_; }  // rows of all slots with magnitudes
   int64_t largest_rank() const;
-  // The lowest block with an adapted linear: backward ends there; -1 when the embedding is trained.
+  // The lowest block with an adapted linear: backward ends there; -1 when the embedding is trained,
+  // the number of blocks where nothing before the head is.
   int64_t lowest_block() const;
   // LoRA+ (arXiv:2402.12354) as peft's create_loraplus_optimizer groups the parameters: B and
   // magnitudes at plus_ratio times the rate, A and full matrices at the rate itself. One run for
@@ -109,6 +114,8 @@ class AdapterParameters {
 
  private:
   void set_sites(const PieceTable& table);
+  const AdapterSlot* slot_of(int64_t block, Field field) const;
+  void check_norms(const AdapterSlot& slot, const TensorView& norms, int64_t first_row) const;
   void add_slot(const AdapterSite& site, int64_t rank, double scale);
   void add_full(const AdapterSite& site);
   TensorView full_part(const Buffer& buffer, Field field) const;
@@ -119,14 +126,17 @@ class AdapterParameters {
 
   Device* device_ = nullptr;
   AdapterConfig config_;
+  std::string place_;  // of an adapter from disk, with a colon, in front of messages
   int64_t block_count_ = 0;
   std::vector<AdapterSite> sites_;  // every module that could be adapted
   std::vector<AdapterSlot> slots_;
   std::vector<FullSlot> full_;
-  std::vector<std::vector<int32_t>> index_;  // [block][field] -> slot, -1
+  std::vector<std::vector<int32_t>> index_;  // [block][field] -> slot, -1; the head's last
   int64_t parameter_count_ = 0, norm_count_ = 0;
   Buffer values_, gradients_, norms_;
-  std::vector<bool> normed_;  // per block: its norms are those of the values
+  std::vector<bool> normed_;   // per block: its norms are those of the values
+  int64_t normed_head_rows_ = 0;
+  bool norms_checked_ = false;  // all of them have been seen once
   std::vector<uint64_t> dropout_keys_;  // per slot; empty: no dropout
 };
 

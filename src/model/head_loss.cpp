@@ -2,6 +2,7 @@
 #include "model/head_loss.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "model/carver.h"
 
@@ -10,16 +11,23 @@ namespace lema {
 int64_t HeadLoss::carve(const ModelConfig& c, DType X, const HeadLimits& limits, std::byte* base,
                         Regions& r) {
   const int64_t x = element_bytes(X), G = limits.group_rows,
-                T = std::min(limits.token_tile, limits.rows);
+                T = std::min(limits.token_tile, limits.rows), R = limits.rank, W = c.C + R;
   Carver carver(base);
-  r.n = carver.take(G * c.C * x);
+  r.n = carver.take(G * W * x);
   r.max = carver.take(G * 4);
   r.sum = carver.take(G * 4);
   r.target_logit = carver.take(G * 4);
   r.x_rows = carver.take(T * c.C * x);
+  if (R > 0) {
+    r.chunk = carver.take(limits.chunk_rows * W * x);
+    r.row_ids = carver.take(limits.chunk_rows * 4);
+    r.zeros = carver.take(R * c.C * x);
+    r.identity = carver.take(R * R * 4);
+    r.d_identity = carver.take(R * R * 4);
+  }
   if (!limits.gradient) return carver.used();
-  r.acc = carver.take(G * c.C * 4);
-  r.target_rows = carver.take(G * c.C * x);
+  r.acc = carver.take(G * W * 4);
+  r.target_rows = carver.take(G * W * x);
   r.d_rows = carver.take(T * c.C * x);
   return carver.used();
 }
@@ -37,6 +45,45 @@ HeadLoss::HeadLoss(Device& device, Ops& ops, Transformer& transformer, const Hea
   const DType X = transformer.activation_dtype();
   buffer_ = device.allocate(workspace_bytes(config, X, limits), "head workspace");
   carve(config, X, limits, buffer_.data(), r_);
+  const int64_t R = limits.rank;
+  if (R == 0) return;
+  if (transformer.adapter()->view(-1, Field::Head).magnitude)
+    fail(ErrorCode::BadInput,
+         "the adapter has DoRA on the head, whose loss is not computed; merge it with lema merge");
+  std::vector<int32_t> ids(static_cast<size_t>(limits.chunk_rows));
+  std::iota(ids.begin(), ids.end(), 0);
+  std::vector<float> identity(static_cast<size_t>(R * R), 0.0f);
+  for (int64_t r = 0; r < R; ++r) identity[static_cast<size_t>(r * R + r)] = 1;
+  ops_.fill({r_.zeros, X, {R, config.C}}, 0);
+  device.copy_async(Queue::Compute, r_.row_ids, ids.data(), limits.chunk_rows * 4);
+  device.copy_async(Queue::Compute, r_.identity, identity.data(), R * R * 4);
+  device.synchronize(Queue::Compute);
+}
+
+// [W | B] of a chunk, in the activation dtype.
+TensorView HeadLoss::widened(const TensorView& weight, const LoraView& lora,
+                             int64_t v_begin) const {
+  const int64_t rows = weight.shape[0], C = weight.shape[1], width = C + limits_.rank;
+  const MatrixView chunk(r_.chunk, transformer_.activation_dtype(), rows, width);
+  const TensorView ids(r_.row_ids, DType::I32, {rows});
+  ops_.embedding(chunk.col_range(0, C), ids, weight, Write::Overwrite);
+  ops_.embedding(chunk.col_range(C, width), ids, lora.b.rows(v_begin, v_begin + rows),
+                 Write::Overwrite);
+  return {chunk.data, chunk.dtype, {rows, width}};
+}
+
+// h = scale drop(n) A^T: the adapter of a linear of zeros, with an identity for B. Dropout numbers
+// the rows with a target.
+LoraView HeadLoss::low_rank(const LoraView& lora, int64_t first_row) const {
+  LoraView view = lora;
+  view.b = {r_.identity, DType::F32, {limits_.rank, limits_.rank}};
+  view.db = lora.da ? TensorView(r_.d_identity, DType::F32, view.b.shape) : TensorView();
+  view.first_row = first_row;
+  return view;
+}
+
+LinearPart HeadLoss::projection(const LoraView& low_rank) const {
+  return {{r_.zeros, transformer_.activation_dtype(), low_rank.a.shape}, false, {}, &low_rank};
 }
 
 // Selected rows are an embedding lookup in the matrix of activations.
@@ -51,6 +98,14 @@ void HeadLoss::run(TensorView loss, MatrixView dx, MatrixView x, TensorView rows
   const DType X = transformer_.activation_dtype();
   check(count <= limits_.rows, "{} rows with a target, planned for {}", count, limits_.rows);
   const bool gradient = static_cast<bool>(dx);
+  const int64_t R = limits_.rank, width = C + R;
+  const LoraView lora = R > 0 ? transformer_.adapter()->view(-1, Field::Head) : LoraView();
+  const auto visit_widened = [&](const UseChunk& use) {
+    visit_chunks([&](TensorView weight, int64_t v_begin) {
+      use(R > 0 ? widened(weight, lora, v_begin) : weight, v_begin);
+    });
+  };
+  if (!d_weight) d_weight = lora.db;
   if (gradient) ops_.fill(TensorView(dx.data, X, {dx.rows, dx.cols}), 0);
 
   for (int64_t group = 0; group < count; group += limits_.group_rows) {
@@ -67,8 +122,9 @@ void HeadLoss::run(TensorView loss, MatrixView dx, MatrixView x, TensorView rows
       };
       HeadState s{vector(r_.max), vector(r_.sum), vector(r_.target_logit), {}, {}};
       if (gradient) {
-        s.acc = {part(r_.acc, DType::F32, begin, end, C).data, DType::F32, {end - begin, C}};
-        s.target_rows = {part(r_.target_rows, X, begin, end, C).data, X, {end - begin, C}};
+        s.acc = {part(r_.acc, DType::F32, begin, end, width).data, DType::F32,
+                 {end - begin, width}};
+        s.target_rows = {part(r_.target_rows, X, begin, end, width).data, X, {end - begin, width}};
       }
       return s;
     };
@@ -80,32 +136,46 @@ void HeadLoss::run(TensorView loss, MatrixView dx, MatrixView x, TensorView rows
     for_each_tile([&](int64_t begin, int64_t end) {
       const MatrixView x_rows(r_.x_rows, X, end - begin, C);
       gather(x_rows, x, rows.rows(begin, end));
-      transformer_.norm(part(r_.n, X, begin, end, C), x_rows, norm_weight, norm_bias);
+      const MatrixView n = part(r_.n, X, begin, end, width);
+      transformer_.norm(n.col_range(0, C), x_rows, norm_weight, norm_bias);
+      if (R > 0) {
+        const LoraView h = low_rank(lora, begin);
+        const LinearPart to_h = projection(h);
+        ops_.linear(n.col_range(C, width), n.col_range(0, C), {&to_h, 1}, Write::Overwrite);
+      }
       ops_.head_begin(state(begin, end));
     });
-    visit_chunks([&](TensorView weight, int64_t v_begin) {
+    visit_widened([&](TensorView weight, int64_t v_begin) {
       for_each_tile([&](int64_t begin, int64_t end) {
-        ops_.head_chunk(state(begin, end), part(r_.n, X, begin, end, C), weight, v_begin,
+        ops_.head_chunk(state(begin, end), part(r_.n, X, begin, end, width), weight, v_begin,
                         targets.rows(begin, end));
       });
     });
     if (gradient && d_weight)
-      visit_chunks([&](TensorView weight, int64_t v_begin) {
+      visit_widened([&](TensorView weight, int64_t v_begin) {
         for_each_tile([&](int64_t begin, int64_t end) {
           ops_.head_weight_backward(d_weight.rows(v_begin, v_begin + weight.shape[0]),
-                                    state(begin, end), part(r_.n, X, begin, end, C), weight,
+                                    state(begin, end), part(r_.n, X, begin, end, width), weight,
                                     v_begin, targets.rows(begin, end), grad_scale);
         });
       });
     for_each_tile([&](int64_t begin, int64_t end) {
       // The gradient of the normalised rows takes their place: the head has read them for the last
       // time.
-      const MatrixView dn = gradient ? part(r_.n, X, begin, end, C) : MatrixView();
+      const MatrixView dn = gradient ? part(r_.n, X, begin, end, width) : MatrixView();
       ops_.head_finish(loss.rows(begin, end), dn, state(begin, end), grad_scale);
       if (!gradient) return;
       const MatrixView x_rows(r_.x_rows, X, end - begin, C), d_rows(r_.d_rows, X, end - begin, C);
       gather(x_rows, x, rows.rows(begin, end));
-      transformer_.norm_backward(d_rows, dn, x_rows, norm_weight, Write::Overwrite);
+      if (R > 0) {
+        const LoraView h = low_rank(lora, begin);
+        const LinearPart to_h = projection(h);
+        transformer_.norm(d_rows, x_rows, norm_weight, norm_bias);
+        ops_.linear_backward(dn.col_range(0, C), dn.col_range(C, width), d_rows, {&to_h, 1},
+                             Write::Accumulate);
+      }
+      transformer_.norm_backward(d_rows, dn.col_range(0, C), x_rows, norm_weight,
+                                 Write::Overwrite);
       ops_.scatter_rows(dx, d_rows, rows.rows(begin, end));
     });
   }

@@ -82,6 +82,7 @@ class Transformer {
   RopeTable& rope_table() { return rope_; }
   DType activation_dtype() const { return X_; }
   const ModelConfig& config() const { return config_; }
+  const AdapterParameters* adapter() const { return adapter_; }  // may be null
   // Without the rotary table; what an object of these limits allocates, for the plan.
   static int64_t workspace_bytes(const ModelConfig& config, DType X,
                                  const TransformerLimits& limits);
