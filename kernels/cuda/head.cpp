@@ -55,6 +55,8 @@ void head_chunk(const Engine& engine, const HeadState& state, MatrixView x, Tens
 void head_weight_backward(const Engine& engine, TensorView d_weight, const HeadState& state,
                           MatrixView x, TensorView weight, int64_t v_begin, TensorView targets,
                           float grad_scale) {
+  check(d_weight.shape[1] == x.cols, "head_weight_backward: no CUDA kernel for {} of {} columns",
+        d_weight.shape[1], x.cols);
   for_logits(engine, x, weight, [&](int64_t v, MatrixView w, MatrixView logits, MatrixView p) {
     logit_gradients(engine.stream, state, p, logits, v_begin + v, targets, grad_scale);
     const MatrixView out(d_weight.as<float>() + v * x.cols, DType::F32, w.rows, x.cols);

@@ -12,6 +12,7 @@
 #include "data/prepare_data.h"
 #include "formats/json.h"
 #include "train/checkpoint.h"
+#include "train/init_adapter.h"
 #include "train/lr_schedule.h"
 #include "train/metrics.h"
 
@@ -100,15 +101,20 @@ class Run {
 
   RunSummary run() {
     const StopSignals signals;
+    start_ = open_init_adapter(config_, folder_);
     Backend backend = open_backend(config_);
     trainer_ =
         std::make_unique<Trainer>(config_, folder_, std::move(backend.device), backend.make_ops,
-                                  step_bounds(config_, &train_, eval_ ? &*eval_ : nullptr));
+                                  step_bounds(config_, &train_, eval_ ? &*eval_ : nullptr),
+                                  start_ ? &*start_ : nullptr);
     log::info("{} trained parameters on {}, compute {}", trainer_->adapter().parameter_count(),
               trainer_->backend_name(), name(trainer_->numeric_plan().compute));
     if (options_.dry_run) return {schedule_.total_steps, {}, ""};
     identity_ = run_identity(config_, folder_, text_, trainer_->numeric_plan());
-    if (!saved_.empty()) state_ = load_checkpoint(saved_, *trainer_, identity_);
+    if (saved_.empty())
+      trainer_->initialise_adapter();
+    else
+      state_ = load_checkpoint(saved_, *trainer_, identity_);
     if (StopSignals::requested())
       fail(ErrorCode::InterruptedEmpty, "stopped before the first step");
     open_output();
@@ -228,7 +234,7 @@ class Run {
     return loss;
   }
 
-  const RunConfig& config_;
+  RunConfig config_;  // with the settings of the adapter that it starts from
   const RunOptions& options_;
   fs::path output_;
   fs::path saved_;  // the last checkpoint
@@ -240,6 +246,7 @@ class Run {
   const std::optional<Dataset>& eval_;
   Batcher batcher_;
   LrSchedule schedule_;
+  std::optional<Adapter> start_;
   std::unique_ptr<Trainer> trainer_;
   RunIdentity identity_;
   TrainState state_;

@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "core/log.h"
-#include "formats/peft_adapter.h"
+#include "train/init_adapter.h"
 
 namespace lema {
 namespace {
@@ -22,19 +22,6 @@ int64_t largest(std::vector<int64_t> values, int64_t n) {
   std::sort(values.begin(), values.end(), std::greater<>());
   values.resize(std::min(values.size(), static_cast<size_t>(n)));
   return std::accumulate(values.begin(), values.end(), int64_t{0});
-}
-
-AdapterOptions adapter_options(const RunConfig::Lora& lora) {
-  AdapterOptions options{{}, lora.targets, lora.exclude_modules, lora.layers};
-  options.config.rank = lora.rank;
-  options.config.alpha = lora.alpha;
-  options.config.dropout = lora.dropout;
-  options.config.rslora = lora.rslora;
-  options.config.dora = lora.dora;
-  options.config.modules_to_save = lora.modules_to_save;
-  options.config.rank_pattern = lora.rank_pattern;
-  options.config.alpha_pattern = lora.alpha_pattern;
-  return options;
 }
 
 TensorView part_of(const TensorView& all, const ParameterRun& run) {
@@ -78,15 +65,20 @@ Value NumericPlan::to_value() const {
 }
 
 Trainer::Trainer(const RunConfig& config, const ModelFolder& folder, std::unique_ptr<Device> device,
-                 OpsFactory make_ops, const StepBounds& bounds)
+                 OpsFactory make_ops, const StepBounds& bounds, const Adapter* start)
     : run_(config),
+      start_(start),
       folder_(folder),
       config_(folder.config()),
       bounds_(bounds),
       device_(std::move(device)),
       table_(make_piece_table(folder)),
-      adapter_(table_, adapter_options(config.lora)) {
+      adapter_(start ? AdapterParameters(table_, *start, config.lora.init_from)
+                     : AdapterParameters(table_, adapter_options(config.lora))) {
   if (adapter_.is_full(Field::Head)) base_head_ = std::exchange(table_.head_chunks, {});
+  if (adapter_.head_rank() > 0 && run_.device != "cpu" && device_->name() != "cpu")
+    fail(ErrorCode::Usage,
+         "lora.targets: the head's adapter is trained on the CPU only; set device to cpu");
   numeric_ = {activation_dtype(config.compute, table_.embed.dtype, *device_), bounds.micro_rows,
               config.train.token_tile, table_.head_chunk_rows, device_->name()};
   if (bounds.row_tokens > config_.max_positions)
@@ -99,7 +91,7 @@ Trainer::Trainer(const RunConfig& config, const ModelFolder& folder, std::unique
   OpsLimits limits;
   limits.rows = std::min(run_.train.token_tile, std::max(bounds.micro_tokens, bounds.target_rows));
   limits.tokens = bounds.micro_tokens;
-  limits.width = widest_linear(table_.spec);
+  limits.width = std::max(widest_linear(table_.spec), config_.C + adapter_.head_rank());
   limits.rank = adapter_.largest_rank();
   limits.dora = adapter_.config().dora;
   limits.vocab_chunk = table_.head_chunk_rows;
@@ -112,8 +104,10 @@ Trainer::Trainer(const RunConfig& config, const ModelFolder& folder, std::unique
   // Where all head chunks are at hand a tile of rows passes them together; streamed chunks are
   // passed by all rows.
   const int64_t tile = run_.train.token_tile;
-  const HeadLimits in_tiles{bounds.target_rows, tile, std::min(tile, bounds.target_rows), true};
-  const HeadLimits at_once{bounds.target_rows, tile, bounds.target_rows, true};
+  const HeadLimits at_once{bounds.target_rows,    tile, bounds.target_rows, true,
+                           adapter_.head_rank(), table_.head_chunk_rows};
+  HeadLimits in_tiles = at_once;
+  in_tiles.group_rows = std::min(tile, bounds.target_rows);
   const auto head_is_resident = [&](const Plan& plan) {
     return std::all_of(plan.weights.resident.begin() + config_.L, plan.weights.resident.end(),
                        [](bool resident) { return resident; });
@@ -136,15 +130,12 @@ Trainer::Trainer(const RunConfig& config, const ModelFolder& folder, std::unique
   store_ =
       std::make_unique<HostStore>(folder, *device_, mapped ? DiskMode::Mmap : DiskMode::Buffered);
   allocate();
-  if (run_.lora.init_from.empty())
-    initialise_adapter();
-  else
-    adapter_.load(read_adapter(run_.lora.init_from));
 }
 
 // Full matrices begin as the base's. Magnitudes begin as the lengths of the weights' rows, which
 // takes a visit of every block.
 void Trainer::initialise_adapter() {
+  if (start_) return adapter_.load(*start_);
   adapter_.initialise(static_cast<uint64_t>(run_.seed));
   if (adapter_.is_full(Field::Embed))
     adapter_.take_base(Field::Embed, stream_->table(Field::Embed), 0);
@@ -338,7 +329,8 @@ double Trainer::sum_of_losses(std::vector<float>* out) {
 std::vector<int64_t> Trainer::visits(bool training) const {
   const auto chunks = static_cast<int64_t>(table_.head_chunks.size());
   std::vector<int64_t> order = forward_visits(config_.L, 0);
-  for (int64_t group = 0; group < head_->visits(inputs_->targets().shape[0]); ++group)
+  const bool twice = training && adapter_.head_rank() > 0;
+  for (int64_t group = 0; group < head_->visits(inputs_->targets().shape[0], twice); ++group)
     for (int64_t chunk = 0; chunk < chunks; ++chunk) order.push_back(config_.L + chunk);
   const int64_t lowest = std::max<int64_t>(0, adapter_.lowest_block());
   for (int64_t block = config_.L - 1; training && block >= lowest; --block)

@@ -45,12 +45,16 @@ struct StepResult {
 
 class Trainer {
  public:
-  // Plans, allocates, and initialises the adapter (from lora.init_from, else from the seed).
-  // `device` and `ops_factory` come from outside so that tests can pass other devices. References
-  // outlive the trainer.
+  // Plans and allocates. `device` and `make_ops` come from outside so that tests can pass other
+  // devices; `start`: the adapter of lora.init_from (open_init_adapter), null for a fresh one. All
+  // references outlive the trainer.
   using OpsFactory = std::unique_ptr<Ops> (*)(Device& device, int threads, const OpsLimits& limits);
   Trainer(const RunConfig& config, const ModelFolder& folder, std::unique_ptr<Device> device,
-          OpsFactory make_ops, const StepBounds& bounds);
+          OpsFactory make_ops, const StepBounds& bounds, const Adapter* start = nullptr);
+
+  // The adapter's first values: those of `start`, else from the seed and the base. Before the first
+  // step, unless a checkpoint is loaded.
+  void initialise_adapter();
 
   // One optimizer update at this rate. `step` is the 0-based index of the update.
   StepResult train_step(const StepBatch& batch, double lr, int64_t step);
@@ -80,7 +84,6 @@ class Trainer {
   PlanRequest plan_request(const HeadLimits& head) const;
   int64_t kept_block_bytes() const;
   void allocate();
-  void initialise_adapter();
 
   void forward(bool keep);
   void head(bool gradient, float grad_scale);
@@ -103,6 +106,7 @@ class Trainer {
   TensorView losses() const { return {losses_.data(), DType::F32, {inputs_->targets().shape[0]}}; }
 
   const RunConfig& run_;
+  const Adapter* start_;
   const ModelFolder& folder_;
   const ModelConfig& config_;
   StepBounds bounds_;

@@ -222,7 +222,7 @@ TEST_CASE("head: a row that the model is sure of keeps its gradient") {
     check_case({.N = 6, .C = 64, .V = 300, .chunk = 128, .X = X, .sure = true});
 }
 
-TEST_CASE("head: the gradient of the last columns alone is theirs") {
+TEST_CASE("head: the gradient of the last columns alone is theirs", "[cpu]") {
   for (DType X : {DType::F32, DType::BF16})
     for (int64_t K : {1, 33, 70}) {
       Setup s({.N = 150, .C = 70, .V = 300, .chunk = 300, .X = X});

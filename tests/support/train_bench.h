@@ -66,6 +66,7 @@ class TrainBench {
     const Dataset data = load_dataset(config.data.train, config.data, load_model_text(model));
     Trainer trainer(config, model, std::move(own_device), make_ops,
                     step_bounds(config, &data, nullptr));
+    trainer.initialise_adapter();
     if (inspect) inspect(trainer);
     Device& device = trainer.device();
     Batcher batcher(static_cast<int64_t>(data.rows.size()), config.train.batch_size, 1, true);

@@ -104,6 +104,26 @@ TEST_CASE("magnitudes and matrices in full change no bit with placement either")
   }
 }
 
+TEST_CASE("an adapter of the head changes no bit with placement either") {
+  const auto dtype = GENERATE(DType::F32, DType::BF16);
+  const Bench bench({Family::Llama, 3, dtype, false}, 23);
+  const auto run = [&](std::vector<std::string> settings) {
+    settings.push_back(dtype == DType::BF16 ? "compute=bf16" : "compute=f32");
+    settings.push_back("lora.targets=[\"q_proj\",\"lm_head\"]");
+    return bench.run(bench.config(settings));
+  };
+  const Outcome reference = run({"memory.residency=resident", "memory.activations=keep"});
+  CHECK(reference.slots.back().site.field == Field::Head);
+  for (const auto& variant : std::vector<std::vector<std::string>>{
+           {"memory.residency=resident", "memory.activations=recompute", "threads=1"},
+           {"memory.residency=stream", "memory.slots=2", "memory.activations=offload"},
+           {"memory.residency=stream", "memory.slots=3", "memory.disk=buffered", "threads=3"}}) {
+    const Outcome outcome = run(variant);
+    CHECK(outcome == reference);
+    CHECK(outcome.allocations_in_steps == 0);
+  }
+}
+
 TEST_CASE("a budget between streaming and residence changes no bit and is kept") {
   const Bench bench({Family::Llama, 6, DType::F32, false}, 11);
   const Outcome reference = bench.run(bench.config({"compute=f32", "memory.residency=resident"}));

@@ -145,6 +145,15 @@ TEST_CASE("what the settings of a run choose") {
   CHECK((full.lowest_block() == -1 && full.is_full(Field::Embed) && full.is_full(Field::Head)));
   CHECK(!parameters.is_full(Field::Head));
 
+  // The head lies after the blocks, which backward then need not enter.
+  AdapterOptions head;
+  head.config.rank = 5;
+  head.config.alpha = 5;
+  head.targets = {"lm_head"};
+  const AdapterParameters of_head(table, head);
+  CHECK((of_head.head_rank() == 5 && of_head.slots().size() == 1));
+  CHECK((of_head.lowest_block() == 3 && parameters.head_rank() == 0));
+
   const auto message = [&](auto change) {
     AdapterOptions changed;
     changed.config.rank = 4;
@@ -156,8 +165,13 @@ TEST_CASE("what the settings of a run choose") {
                    o.targets = {"q_proj", "wq"};
                  }),
                  "lora.targets: \"wq\" is no module of this model"));
-  CHECK(contains(message([](AdapterOptions& o) { o.targets = {"lm_head"}; }),
-                 "lora.targets: lm_head cannot have an adapter"));
+  CHECK(contains(message([](AdapterOptions& o) { o.targets = {"embed_tokens"}; }),
+                 "lora.targets: model.embed_tokens cannot have an adapter"));
+  CHECK(contains(message([](AdapterOptions& o) {
+                   o.targets = {"lm_head"};
+                   o.config.dora = true;
+                 }),
+                 "lora.dora: lm_head cannot have a magnitude"));
   for (const char* entry : {"q_proj", "norm", "lm_.*x"})
     CHECK(contains(message([&](AdapterOptions& o) { o.config.modules_to_save = {entry}; }),
                    "cannot be trained in full; model.embed_tokens and lm_head can"));
