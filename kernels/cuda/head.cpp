@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "core/error.h"
 #include "cuda/elementwise.h"
 
 namespace lema::cuda {
