@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Tests everything: installs what is missing (packages by apt, Python references in .venv-test), builds lema with its
 # tests into build/, the tests of all parsers once more with sanitizers into build-asan/, and runs all of it in one
-# ctest call. Run it in a fresh clone or again at any time; arguments go to ctest (e.g. -L unit, -R tokenizer).
+# ctest call. Where nvcc is the CUDA backend is compiled too; its tests run where there is a GPU. Run it in a fresh clone
+# or again at any time; arguments go to ctest (e.g. -L unit, -R tokenizer).
 # torch is used on the CPU only; point pip at a CPU build to spare the download of its CUDA libraries.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -25,13 +26,23 @@ pip=("$python" -m pip install -qq --disable-pip-version-check)
 LEMA_SMOLLM=$(PYTHON=$python bash scripts/fetch_smollm.sh "$root/build-models")
 export LEMA_SMOLLM LEMA_GGUF=$LEMA_SMOLLM
 
+cuda=(-DLEMA_CUDA=OFF)
+if command -v nvcc > /dev/null; then
+  say "cuBLAS"
+  "${pip[@]}" --no-deps nvidia-cublas==13.1.0.3
+  cublas=$("$python" -c "import site; print(site.getsitepackages()[0] + '/nvidia/cu13')")
+  export LD_LIBRARY_PATH=$cublas/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+  # The least, the commonest and the widest instruction set that the kernels are written for.
+  cuda=(-DLEMA_CUDA=ON "-DCUBLASLT_INCLUDE=$cublas/include" "-DCMAKE_CUDA_ARCHITECTURES=75-real;80;90a-real")
+fi
+
 # Objects are found again by ccache from any checkout, precompiled headers included.
 export CCACHE_BASEDIR=$root CCACHE_NOHASHDIR=1 CCACHE_SLOPPINESS=pch_defines,time_macros
 options=(-G Ninja "-DLEMA_PYTHON=$python")
 ! command -v ccache > /dev/null || options+=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
 
 say "Build"
-cmake -S . -B build "${options[@]}" "-DLEMA_ASAN_BUILD_DIR=$root/build-asan"
+cmake -S . -B build "${options[@]}" "${cuda[@]}" "-DLEMA_ASAN_BUILD_DIR=$root/build-asan"
 cmake --build build -j "$jobs"
 
 say "Build of the parsers' tests with sanitizers"
