@@ -7,7 +7,7 @@ shift || true
 ctest --test-dir "$build" -L gpu --output-on-failure --no-tests=error
 command -v compute-sanitizer >/dev/null || { echo "no compute-sanitizer here: checks skipped"; exit 0; }
 for tool in "${@:-memcheck}"; do
-  for test in gpu_kernels gpu_train; do
+  for test in gpu_kernels gpu_train gpu_generate; do
     echo "== $tool over $test"
     compute-sanitizer --tool "$tool" --error-exitcode 9 "$build/tests/$test" "~[cpu]" | tail -n 4
   done

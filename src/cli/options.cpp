@@ -24,8 +24,11 @@ void add_model_options(CLI::App& command) {
       ->type_name("DIR");
   command
       .add_option("--compute",
-                  "Activations; auto: bf16 for bf16 weights where the CPU is faster at it")
+                  "Activations; auto: bf16 on a GPU, and for bf16 weights where the CPU is faster at it")
       ->check(CLI::IsMember({"auto", "f32", "bf16"}))
+      ->default_str("auto");
+  command.add_option("--device", "auto: the GPU where there is one")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
       ->default_str("auto");
   command.add_option("--threads", "CPU threads, 0: all")
       ->check(CLI::Range(0, 1024))
@@ -37,6 +40,7 @@ OpenOptions open_options(const CLI::App& command) {
   OpenOptions options;
   options.adapter = command.get_option("--adapter")->as<std::string>();
   options.compute = command.get_option("--compute")->as<std::string>();
+  options.device = command.get_option("--device")->as<std::string>();
   options.threads = command.get_option("--threads")->as<int64_t>();
   return options;
 }

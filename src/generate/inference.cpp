@@ -27,7 +27,10 @@ Inference::Inference(const ModelFolder& folder, const OpenOptions& options, int6
   Device& device = model_.device();
   last_x_ = device.allocate(
       sequences * model_.config().C * element_bytes(model_.activation_dtype()), "last rows");
-  logits_ = device.allocate(sequences * model_.config().V * 4, "logits");
+  logits_ = device.allocate(logits_bytes(sequences), "logits");
+  if (!device.reads_host_memory())
+    host_logits_ = device.allocate_pinned(logits_bytes(sequences), "logits (host)");
+  model_.place_weights();
 }
 
 MatrixView Inference::append(std::span<const Feed> feeds) {
@@ -47,7 +50,15 @@ MatrixView Inference::append(std::span<const Feed> feeds) {
     append(feed.sequence, again_);
   }
   if (!pass_.ids.empty()) run_pass();
-  return {logits_.data(), DType::F32, finished_feeds_, model_.config().V};
+  const bool copied = host_logits_.bytes() > 0;
+  if (copied) {
+    Device& device = model_.device();
+    device.copy_async(Queue::Compute, host_logits_.data(), logits_.data(),
+                      logits_bytes(finished_feeds_));
+    device.synchronize(Queue::Compute);
+  }
+  return {copied ? host_logits_.data() : logits_.data(), DType::F32, finished_feeds_,
+          model_.config().V};
 }
 
 // One feed, over as many passes as it takes.

@@ -25,7 +25,7 @@ class Inference {
             int64_t capacity);
 
   // Appends every feed's tokens to its sequence and returns the logits (feeds, V) f32 after each
-  // feed's last token, valid until the next call. Feeds are not empty and name distinct sequences.
+  // feed's last token in host memory, valid until the next call. Feeds are not empty and name distinct sequences.
   // Tokens are packed end to end whatever their number, so prompts and single tokens mix. A feed
   // is rotated for the length that its sequence has after it; where that changes the rotation of
   // what is cached (longrope beyond the pretraining length), the whole sequence is computed again.
@@ -54,6 +54,7 @@ class Inference {
   void append(int64_t sequence, std::span<const int32_t> ids);
   void add(int64_t sequence, std::span<const int32_t> ids, int64_t length);
   void run_pass();
+  int64_t logits_bytes(int64_t feeds) { return feeds * model_.config().V * 4; }
 
   OpenedModel model_;
   KvCache cache_;
@@ -61,6 +62,7 @@ class Inference {
   PassInputs inputs_;
   std::vector<int32_t> again_;  // tokens of a sequence that are computed once more
   Buffer last_x_, logits_;
+  Buffer host_logits_;  // where the host cannot read the device's
   int64_t finished_feeds_ = 0;  // whose logits are there
 };
 

@@ -4,25 +4,21 @@
 #include <algorithm>
 #include <utility>
 
+#include "core/units.h"
 #include "model/opened_adapter.h"
+#include "stream/plan.h"
 
 namespace lema {
-namespace {
-
-// In place where every weight lies at a multiple of its element size, as in files that lema wrote;
-// else copied once.
-StreamPlacement placement_of(const PieceTable& table) {
-  return {HostStore::can_view(table),
-          std::vector<bool>(static_cast<size_t>(table.unit_count()), true), 0};
-}
-
-}  // namespace
 
 OpenedModel::OpenedModel(const ModelFolder& folder, const OpenOptions& options,
                          const PassLimits& limits)
+    : OpenedModel(folder, open_backend(options.device), options, limits) {}
+
+OpenedModel::OpenedModel(const ModelFolder& folder, Backend backend, const OpenOptions& options,
+                         const PassLimits& limits)
     : config_(folder.config()),
       limits_(limits),
-      device_(make_cpu_device()),
+      device_(std::move(backend.device)),
       table_(make_piece_table(folder)),
       X_(lema::activation_dtype(options.compute, table_.embed.dtype, *device_)) {
   if (limits.positions > config_.max_positions)
@@ -37,15 +33,38 @@ OpenedModel::OpenedModel(const ModelFolder& folder, const OpenOptions& options,
     adapter_->set_step(0, 0, false);
     if (adapter_->is_full(Field::Head)) table_.head_chunks.clear();
   }
-  ops_ = make_cpu_ops(static_cast<int>(options.threads), ops_limits());
-  store_ = std::make_unique<HostStore>(folder, *device_, DiskMode::Mmap);
-  stream_ = std::make_unique<LayerStream>(*device_, table_, *store_, placement_of(table_));
+  ops_ = backend.make_ops(*device_, static_cast<int>(options.threads), ops_limits());
+  store_ = std::make_unique<HostStore>(
+      folder, *device_, device_->needs_pinned_weights() ? DiskMode::Buffered : DiskMode::Mmap);
   const TransformerLimits block_limits{limits.tokens, limits.tokens, limits.positions,
                                        limits.tokens, false};
   transformer_ = std::make_unique<Transformer>(
       *device_, *ops_, config_, table_.spec.linear_transposed, X_, block_limits, adapter_.get());
   x_ = device_->allocate(2 * limits.tokens * config_.C * element_bytes(X_),
                          "block input and output");
+}
+
+void OpenedModel::place_weights() {
+  stream_ = std::make_unique<LayerStream>(*device_, table_, *store_, placement());
+}
+
+// On the CPU in place where every weight lies at a multiple of its element size, as in files that
+// lema wrote, else copied once. On a GPU as much is resident as its memory holds.
+StreamPlacement OpenedModel::placement() const {
+  const std::vector<bool> all(static_cast<size_t>(table_.unit_count()), true);
+  if (device_->reads_host_memory()) return {HostStore::can_view(table_), all, 0};
+  PlanRequest request;
+  for (int64_t u = 0; u < table_.unit_count(); ++u)
+    request.unit_bytes.push_back(table_.unit(u).bytes);
+  const int64_t least = 2 * *std::max_element(request.unit_bytes.begin(), request.unit_bytes.end());
+  const int64_t left = device_->free_bytes();
+  if (left < least)
+    fail(ErrorCode::DoesNotFit,
+         "{}: {} are left for weights, which need {} at least; ask for a shorter context or fewer "
+         "replies at once, or use the CPU",
+         device_->name(), format_bytes(left), format_bytes(least));
+  request.device_budget = left;
+  return make_plan(request).weights;
 }
 
 OpsLimits OpenedModel::ops_limits() const {

@@ -1,6 +1,7 @@
-// OpenedModel: a model folder and perhaps an adapter, ready for forward passes on the CPU.
-// Inference (chat, match) and RowLosses (eval loss) run on it. Weights are used where the files are
-// mapped; the adapter is applied unmerged.
+// OpenedModel: a model folder and perhaps an adapter, ready for forward passes. Inference (chat,
+// match) and RowLosses (eval loss) run on it. On the CPU weights are used where the files are
+// mapped; on a GPU they are resident as far as its memory goes, the others are streamed. The
+// adapter is applied unmerged.
 #pragma once
 
 #include <functional>
@@ -8,6 +9,7 @@
 #include <string>
 
 #include "generate/kv_cache.h"
+#include "model/backend.h"
 #include "model/transformer.h"
 #include "stream/layer_stream.h"
 
@@ -17,6 +19,7 @@ struct OpenOptions {
   fs::path adapter;              // PEFT folder or a checkpoint of lema train; empty: none
   std::string compute = "auto";  // auto | f32 | bf16, the activation dtype
   int64_t threads = 0;           // 0: all CPUs
+  std::string device = "cpu";    // auto | cpu | cuda
 };
 
 // Upper bounds of the passes to come.
@@ -27,8 +30,13 @@ struct PassLimits {
 
 class OpenedModel {
  public:
-  // Reads nothing but headers and the adapter. `folder` outlives the model.
+  // Reads nothing but headers and the adapter on the CPU, the weights too on a GPU. `folder`
+  // outlives the model.
   OpenedModel(const ModelFolder& folder, const OpenOptions& options, const PassLimits& limits);
+
+  // To be called once, before the first pass and after the caller's own allocations: on a GPU the
+  // weights take what is left. DoesNotFit where that is less than two blocks.
+  void place_weights();
 
   // One pass over all blocks: x (N, C) X of the last block's output, valid until the next pass.
   // `cache` may be null; else batch tokens are written to the cache's rows token_rows (N) I32, and
@@ -53,7 +61,10 @@ class OpenedModel {
   const PassLimits& limits() const { return limits_; }
 
  private:
+  OpenedModel(const ModelFolder& folder, Backend backend, const OpenOptions& options,
+              const PassLimits& limits);
   OpsLimits ops_limits() const;
+  StreamPlacement placement() const;
 
   const ModelConfig& config_;
   PassLimits limits_;

@@ -15,6 +15,7 @@ void write_row_logits(const ModelFolder& folder, const OpenOptions& options, con
   OpenedModel model(folder, options, {longest, longest});
   PassInputs inputs(model.device(), 2 * longest + 4);
   const Buffer buffer = model.device().allocate(longest * V * 4, "logits");
+  model.place_weights();
   std::vector<float> host(static_cast<size_t>(longest * V));
   RopeTable& rope = model.transformer().rope_table();
   std::vector<int32_t> positions;

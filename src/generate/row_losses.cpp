@@ -38,7 +38,9 @@ class Evaluation {
         head_(model_.device(), model_.ops(), model_.transformer(),
               {tokens, tokens, tokens, false, model_.head_rank(), model_.head_chunk_rows()}),
         inputs_(model_.device(), 8 * tokens),
-        losses_(model_.device().allocate(tokens * 4, "losses")) {}
+        losses_(model_.device().allocate(tokens * 4, "losses")) {
+    model_.place_weights();
+  }
 
   // The losses of the batch's targets, in order.
   std::vector<float> run(const MicroBatch& m) {

@@ -11,6 +11,7 @@
 #include "data/model_text.h"
 #include "data/prepare_data.h"
 #include "formats/json.h"
+#include "model/backend.h"
 #include "train/checkpoint.h"
 #include "train/init_adapter.h"
 #include "train/lr_schedule.h"
@@ -23,38 +24,6 @@ using Clock = std::chrono::steady_clock;
 
 double milliseconds_since(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
-}
-
-struct Backend {
-  std::unique_ptr<Device> device;
-  Trainer::OpsFactory make_ops;
-};
-
-Backend open_gpu() {
-  return {make_cuda_device(0), [](Device& device, int, const OpsLimits& limits) {
-            return make_cuda_ops(device, limits);
-          }};
-}
-
-Backend open_cpu() {
-  return {make_cpu_device(), [](Device&, int threads, const OpsLimits& limits) {
-            return make_cpu_ops(threads, limits);
-          }};
-}
-
-// `auto` is the GPU where there is one that can be used.
-Backend open_backend(const RunConfig& config) {
-  const std::string& device = config.device;
-  if (device == "cuda") return open_gpu();
-  if (device == "cpu" || !cuda_is_built()) return open_cpu();
-  check(device == "auto", "device {}", device);
-  try {
-    return open_gpu();
-  } catch (const Error& error) {
-    if (error.code() != ErrorCode::Usage) throw;
-    log::info("{}: the run uses the CPU", error.what());
-    return open_cpu();
-  }
 }
 
 std::string make_run_id() {
@@ -102,7 +71,7 @@ class Run {
   RunSummary run() {
     const StopSignals signals;
     start_ = open_init_adapter(config_, folder_);
-    Backend backend = open_backend(config_);
+    Backend backend = open_backend(config_.device);
     trainer_ =
         std::make_unique<Trainer>(config_, folder_, std::move(backend.device), backend.make_ops,
                                   step_bounds(config_, &train_, eval_ ? &*eval_ : nullptr),

@@ -7,6 +7,7 @@
 
 #include "data/batcher.h"
 #include "formats/run_config.h"
+#include "model/backend.h"
 #include "model/head_loss.h"
 #include "stream/layer_stream.h"
 #include "stream/plan.h"
@@ -48,7 +49,7 @@ class Trainer {
   // Plans and allocates. `device` and `make_ops` come from outside so that tests can pass other
   // devices; `start`: the adapter of lora.init_from (open_init_adapter), null for a fresh one. All
   // references outlive the trainer.
-  using OpsFactory = std::unique_ptr<Ops> (*)(Device& device, int threads, const OpsLimits& limits);
+  using OpsFactory = Backend::OpsFactory;
   Trainer(const RunConfig& config, const ModelFolder& folder, std::unique_ptr<Device> device,
           OpsFactory make_ops, const StepBounds& bounds, const Adapter* start = nullptr);
 
