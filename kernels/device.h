@@ -66,6 +66,10 @@ class Device {
   virtual void copy_async(Queue queue, void* to, const void* from, int64_t bytes) = 0;
 
   virtual Event create_event() = 0;
+  // An event that also keeps the time at which it was reached.
+  virtual Event create_timer() = 0;
+  // Milliseconds from one timer to another, both reached since they were last recorded.
+  virtual double elapsed_ms(Event from, Event to) = 0;
   // The event stands for all work submitted to `queue` so far; recording again moves it.
   virtual void record(Event event, Queue queue) = 0;
   // Later work of `queue` starts after the event's last recording is complete. Asynchronous.

@@ -4,6 +4,7 @@
 #include "device.h"
 
 #include <atomic>
+#include <chrono>
 #include <cstring>
 #include <map>
 #include <mutex>
@@ -35,7 +36,19 @@ class CpuDevice final : public Device {
   }
 
   Event create_event() override { return Event{event_count_++}; }
-  void record(Event event, Queue) override { check_event(event); }
+  Event create_timer() override {
+    const Event timer = create_event();
+    times_[timer.id] = {};
+    return timer;
+  }
+  double elapsed_ms(Event from, Event to) override {
+    return std::chrono::duration<double, std::milli>(times_.at(to.id) - times_.at(from.id)).count();
+  }
+  void record(Event event, Queue) override {
+    check_event(event);
+    if (const auto timer = times_.find(event.id); timer != times_.end())
+      timer->second = std::chrono::steady_clock::now();
+  }
   void wait(Queue, Event event) override { check_event(event); }
   void synchronize(Event event) override { check_event(event); }
   void synchronize(Queue) override {}
@@ -62,6 +75,7 @@ class CpuDevice final : public Device {
   std::mutex mutex_;
   std::map<void*, int64_t> bytes_of_;
   std::atomic<int32_t> event_count_ = 0;
+  std::map<int32_t, std::chrono::steady_clock::time_point> times_;  // of timers
 };
 
 }  // namespace

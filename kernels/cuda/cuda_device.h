@@ -27,6 +27,8 @@ class CudaDevice final : public Device {
   Buffer allocate_pinned(int64_t bytes, std::string_view label) override;
   void copy_async(Queue queue, void* to, const void* from, int64_t bytes) override;
   Event create_event() override;
+  Event create_timer() override;
+  double elapsed_ms(Event from, Event to) override;
   void record(Event event, Queue queue) override;
   void wait(Queue queue, Event event) override;
   void synchronize(Event event) override;
@@ -39,6 +41,7 @@ class CudaDevice final : public Device {
  private:
   void deallocate(void* data, bool pinned) noexcept override;
   cudaEvent_t event(Event event) const;
+  Event create(unsigned flags);
 
   std::string name_;
   int ordinal_ = 0, architecture_ = 0;

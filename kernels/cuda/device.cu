@@ -102,11 +102,20 @@ cudaEvent_t CudaDevice::event(Event event) const {
   return events_[static_cast<size_t>(event.id)];
 }
 
-Event CudaDevice::create_event() {
+Event CudaDevice::create(unsigned flags) {
   cudaEvent_t event = nullptr;
-  cuda_check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "creating an event");
+  cuda_check(cudaEventCreateWithFlags(&event, flags), "creating an event");
   events_.push_back(event);
   return {static_cast<int32_t>(events_.size()) - 1};
+}
+
+Event CudaDevice::create_event() { return create(cudaEventDisableTiming); }
+Event CudaDevice::create_timer() { return create(cudaEventDefault); }
+
+double CudaDevice::elapsed_ms(Event from, Event to) {
+  float ms = 0;
+  cuda_check(cudaEventElapsedTime(&ms, event(from), event(to)), "reading the time of an event");
+  return static_cast<double>(ms);
 }
 
 void CudaDevice::record(Event e, Queue queue) {

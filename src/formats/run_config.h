@@ -107,6 +107,7 @@ struct RunConfig {
 
   struct Log {
     int64_t every_steps = 1;
+    std::string trace;  // file; empty: none
   } log;
 };
 

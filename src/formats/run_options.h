@@ -274,6 +274,9 @@ void visit_options(Config& c, Visit&& visit) {
       Option{
           .key = "log.every_steps", .help = "steps between progress lines", .min = 1, .max = kMany},
       c.log.every_steps);
+  visit(Option{.key = "log.trace",
+               .help = "file for a Chrome trace of copies and compute (chrome://tracing, Perfetto)"},
+        c.log.trace);
 }
 
 }  // namespace lema

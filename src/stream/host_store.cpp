@@ -5,7 +5,7 @@
 
 namespace lema {
 
-HostStore::HostStore(const ModelFolder& folder, Device& device, DiskMode mode) {
+HostStore::HostStore(const ModelFolder& folder, Device& device, DiskMode mode, Trace* trace) {
   constexpr int64_t kReadBytes = 16 << 20;
   for (const SafetensorsFile& file : folder.files()) {
     if (mode == DiskMode::Mmap) {
@@ -15,9 +15,11 @@ HostStore::HostStore(const ModelFolder& folder, Device& device, DiskMode mode) {
     }
     const int64_t size = file.file().size();
     buffers_.push_back(device.allocate_pinned(size, "model in host memory"));
-    for (int64_t offset = 0; offset < size; offset += kReadBytes)
-      file.file().read_at(buffers_.back().data() + offset, std::min(kReadBytes, size - offset),
-                          offset);
+    for (int64_t offset = 0; offset < size; offset += kReadBytes) {
+      const int64_t bytes = std::min(kReadBytes, size - offset);
+      const Trace::DiskSpan span(trace, "read", bytes);
+      file.file().read_at(buffers_.back().data() + offset, bytes, offset);
+    }
     base_.push_back(buffers_.back().data());
   }
 }

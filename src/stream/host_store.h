@@ -6,6 +6,7 @@
 
 #include "device.h"
 #include "layout/piece_table.h"
+#include "stream/trace.h"
 
 namespace lema {
 
@@ -14,8 +15,8 @@ enum class DiskMode { Mmap, Buffered };
 class HostStore {
  public:
   // Mmap maps every file; Buffered reads them whole into pinned memory. `device` outlives the
-  // store.
-  HostStore(const ModelFolder& folder, Device& device, DiskMode mode);
+  // store. `trace` may be null.
+  HostStore(const ModelFolder& folder, Device& device, DiskMode mode, Trace* trace = nullptr);
 
   const std::byte* at(size_t file, int64_t offset) const { return base_[file] + offset; }
   // The weight where it lies. Kernels may read it there when can_view().

@@ -10,8 +10,8 @@ Lease::~Lease() {
 }
 
 LayerStream::LayerStream(Device& device, const PieceTable& table, const HostStore& store,
-                         const StreamPlacement& placement)
-    : device_(device), table_(table), store_(store), placement_(placement) {
+                         const StreamPlacement& placement, Trace* trace)
+    : device_(device), table_(table), store_(store), placement_(placement), trace_(trace) {
   const auto units = static_cast<size_t>(table.unit_count());
   unit_weights_.resize(units);
   int64_t resident_bytes = 0;
@@ -45,7 +45,7 @@ LayerStream::LayerStream(Device& device, const PieceTable& table, const HostStor
         for (const PlacedField& field : piece.fields)
           unit_weights_[u][field.field] = store.view(field);
     } else if (placement_.resident[u]) {
-      copy_unit(unit, at);
+      copy_unit(static_cast<int64_t>(u), at);
       place_fields(unit_weights_[u], unit, at);
       at += unit.bytes;
     }
@@ -86,7 +86,9 @@ void LayerStream::place_fields(WeightViews& weights, const Unit& unit, std::byte
       weights[field.field] = {base + field.slot_offset, field.dtype, field.shape};
 }
 
-void LayerStream::copy_unit(const Unit& unit, std::byte* base) {
+void LayerStream::copy_unit(int64_t index, std::byte* base) {
+  const Unit& unit = table_.unit(index);
+  const Trace::Span span(trace_, Queue::H2D, fmt::format("unit {}", index), unit.bytes);
   for (const Piece& piece : unit.pieces) {
     for (const Extent& extent : piece.extents) {
       device_.copy_async(Queue::H2D, base + extent.slot_offset,
@@ -121,7 +123,7 @@ void LayerStream::run_until_visit() {
     const Unit& unit = table_.unit(instruction.unit);
     std::byte* base = ring_buffer_.data() + instruction.slot * slot_bytes_;
     if (was_released_[s]) device_.wait(Queue::H2D, released_[s]);
-    copy_unit(unit, base);
+    copy_unit(instruction.unit, base);
     device_.record(copied_[s], Queue::H2D);
     place_fields(slot_weights_[s], unit, base);
     ring_[s] = instruction.unit;

@@ -16,6 +16,7 @@
 #include "layout/piece_table.h"
 #include "stream/host_store.h"
 #include "stream/schedule.h"
+#include "stream/trace.h"
 
 namespace lema {
 
@@ -50,9 +51,9 @@ struct StreamPlacement {
 class LayerStream {
  public:
   // Allocates the resident arena and the ring, and fills the arena. All references outlive the
-  // stream.
+  // stream. `trace` may be null.
   LayerStream(Device& device, const PieceTable& table, const HostStore& store,
-              const StreamPlacement& placement);
+              const StreamPlacement& placement, Trace* trace = nullptr);
   LayerStream(const LayerStream&) = delete;
 
   // Plans the pass, checks the program and submits its first copies.
@@ -76,7 +77,7 @@ class LayerStream {
  private:
   friend class Lease;
   void place_fields(WeightViews& weights, const Unit& unit, std::byte* base) const;
-  void copy_unit(const Unit& unit, std::byte* base);
+  void copy_unit(int64_t index, std::byte* base);
   void run_until_visit();
   void rethrow();
   void release();
@@ -85,6 +86,7 @@ class LayerStream {
   const PieceTable& table_;
   const HostStore& store_;
   StreamPlacement placement_;
+  Trace* trace_;
   Buffer resident_buffer_, ring_buffer_, always_buffer_;
   int64_t slot_bytes_ = 0;
   WeightViews always_;

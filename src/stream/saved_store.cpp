@@ -6,11 +6,13 @@
 
 namespace lema {
 
-SavedStore::SavedStore(Device& device, int64_t count, int64_t bytes_each, bool offload)
+SavedStore::SavedStore(Device& device, int64_t count, int64_t bytes_each, bool offload,
+                       Trace* trace)
     : device_(device),
       count_(count),
       bytes_each_((bytes_each + 63) / 64 * 64),
-      offload_(offload && count > kStaging) {
+      offload_(offload && count > kStaging),
+      trace_(trace) {
   device_buffer_ =
       device.allocate((offload_ ? kStaging : count) * bytes_each_, "boundary activations");
   if (!offload_) return;
@@ -41,7 +43,10 @@ void SavedStore::finish_write(int64_t i, int64_t bytes) {
   const size_t s = stage(i);
   device_.record(produced_[s], Queue::Compute);
   device_.wait(Queue::D2H, produced_[s]);
-  device_.copy_async(Queue::D2H, host_buffer_.data() + i * bytes_each_, staging(i), bytes);
+  {
+    const Trace::Span span(trace_, Queue::D2H, fmt::format("boundary {}", i), bytes);
+    device_.copy_async(Queue::D2H, host_buffer_.data() + i * bytes_each_, staging(i), bytes);
+  }
   device_.record(stored_[s], Queue::D2H);
   storing_[s] = true;
   d2h_bytes_ += bytes;
@@ -65,7 +70,10 @@ void SavedStore::fetch(int64_t i, int64_t bytes) {
   // this buffer in the forward pass, and Compute waited for the copy before it wrote that.
   device_.record(used_[s], Queue::Compute);
   device_.wait(Queue::H2D, used_[s]);
-  device_.copy_async(Queue::H2D, staging(i), host_buffer_.data() + i * bytes_each_, bytes);
+  {
+    const Trace::Span span(trace_, Queue::H2D, fmt::format("boundary {}", i), bytes);
+    device_.copy_async(Queue::H2D, staging(i), host_buffer_.data() + i * bytes_each_, bytes);
+  }
   device_.record(loaded_[s], Queue::H2D);
   holds_[s] = i;
   storing_[s] = false;

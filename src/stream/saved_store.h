@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "device.h"
+#include "stream/trace.h"
 
 namespace lema {
 
@@ -13,8 +14,9 @@ class SavedStore {
  public:
   static constexpr int64_t kStaging = 3;  // buffers of the ring
 
-  // `count` boundaries of at most `bytes_each` bytes.
-  SavedStore(Device& device, int64_t count, int64_t bytes_each, bool offload);
+  // `count` boundaries of at most `bytes_each` bytes. `trace` may be null.
+  SavedStore(Device& device, int64_t count, int64_t bytes_each, bool offload,
+             Trace* trace = nullptr);
 
   // Where boundary i is produced; earlier contents are gone. Forward order: 0, 1, ..., count - 1;
   // boundary i - 1 stays readable while i is written.
@@ -41,6 +43,7 @@ class SavedStore {
   Device& device_;
   int64_t count_, bytes_each_;
   bool offload_;
+  Trace* trace_;
   Buffer device_buffer_, host_buffer_;
   std::vector<Event> produced_, stored_, loaded_, used_;  // per staging buffer
   std::vector<int64_t> holds_;           // boundary in each staging buffer, -1: none

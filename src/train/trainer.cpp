@@ -126,9 +126,11 @@ Trainer::Trainer(const RunConfig& config, const ModelFolder& folder, std::unique
     log::warn(
         "weights are used in place in the mapped file: memory.slots and memory.disk have no "
         "effect without memory.vram or memory.residency stream");
+  if (!run_.log.trace.empty()) trace_ = std::make_unique<Trace>(*device_, run_.log.trace);
   const bool mapped = plan_.weights.in_place || !reads_into_memory();
   store_ =
-      std::make_unique<HostStore>(folder, *device_, mapped ? DiskMode::Mmap : DiskMode::Buffered);
+      std::make_unique<HostStore>(folder, *device_, mapped ? DiskMode::Mmap : DiskMode::Buffered,
+                                  trace_.get());
   allocate();
 }
 
@@ -192,9 +194,9 @@ void Trainer::allocate() {
   adapter_.allocate(*device_, true);
   moments_ = device_->allocate(2 * adapter_.parameter_count() * 4, "optimizer moments");
   ops_->fill({moments_.data(), DType::F32, {2 * adapter_.parameter_count()}}, 0);
-  stream_ = std::make_unique<LayerStream>(*device_, table_, *store_, plan_.weights);
+  stream_ = std::make_unique<LayerStream>(*device_, table_, *store_, plan_.weights, trace_.get());
   saved_ = std::make_unique<SavedStore>(*device_, config_.L + 1, bounds_.tokens * config_.C * x,
-                                        plan_.offload_boundaries);
+                                        plan_.offload_boundaries, trace_.get());
   transformer_ =
       std::make_unique<Transformer>(*device_, *ops_, config_, table_.spec.linear_transposed,
                                     numeric_.compute, block_limits_, &adapter_);
@@ -226,6 +228,7 @@ StepResult Trainer::train_step(const StepBatch& batch, double lr, int64_t step) 
   result.grad_norm = std::sqrt(static_cast<double>(squared_norm));
   result.tokens = batch.tokens;
   result.trained_tokens = batch.trained_tokens;
+  if (trace_) trace_->flush(step + 1);
   return result;
 }
 
@@ -241,8 +244,9 @@ void Trainer::forward(bool keep) {
   if (keep) saved_->finish_write(0, boundary_bytes());
   for (int64_t block = 0; block < config_.L; ++block) {
     const Lease w = stream_->acquire(block);
-    adapter_.update_norms(*ops_, w.weights(), block);
     const MatrixView x_next = boundary(saved_->begin_write(block + 1));
+    const Trace::Span span = compute_span("forward", block);
+    adapter_.update_norms(*ops_, w.weights(), block);
     for (const TokenBatch& micro : inputs_->micro())
       transformer_->block_forward(rows_of(x_next, micro), rows_of(x, micro), w.weights(), block,
                                   micro, keep ? kept(block, micro) : KeptActivations());
@@ -261,9 +265,9 @@ void Trainer::head(bool gradient, float grad_scale) {
       [&](const HeadLoss::UseChunk& use) {
         if (adapter_.is_full(Field::Head))
           return for_each_chunk(adapter_.full(Field::Head), table_.head_chunk_rows, use);
-        for (size_t chunk = 0; chunk < table_.head_chunks.size(); ++chunk) {
-          const auto i = static_cast<int64_t>(chunk);
+        for (int64_t i = 0; i < std::ssize(table_.head_chunks); ++i) {
           const Lease w = stream_->acquire(config_.L + i);
+          const Trace::Span span = compute_span("head", i);
           use(w[Field::Head], i * table_.head_chunk_rows);
         }
       },
@@ -277,6 +281,7 @@ void Trainer::backward() {
   for (int64_t block = config_.L - 1; block >= std::max<int64_t>(0, lowest); --block) {
     const Lease w = stream_->acquire(block);
     const MatrixView x = boundary(saved_->begin_read(block, boundary_bytes()));
+    const Trace::Span span = compute_span("backward", block);
     for (const TokenBatch& micro : inputs_->micro())
       transformer_->block_backward(rows_of(dx, micro), rows_of(x, micro), w.weights(), block, micro,
                                    kept(block, micro), block > lowest);
@@ -289,6 +294,7 @@ void Trainer::backward() {
 
 void Trainer::update(double lr, int64_t step) {
   const TensorView norm(norm_.data(), DType::F32, {1});
+  const Trace::Span span(trace_.get(), Queue::Compute, "update");
   ops_->squared_norm(norm, adapter_.gradients());
   AdamWStep s;
   s.lr = static_cast<float>(lr);

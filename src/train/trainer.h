@@ -92,6 +92,9 @@ class Trainer {
   void update(double lr, int64_t step);
   double sum_of_losses(std::vector<float>* out);
 
+  Trace::Span compute_span(const char* pass, int64_t unit) {
+    return {trace_.get(), Queue::Compute, fmt::format("{} {}", pass, unit)};
+  }
   std::vector<int64_t> visits(bool training) const;
   KeptActivations kept(int64_t block, const TokenBatch& micro) const;
   // A whole step's activations at `data`, and a micro-batch's rows of them.
@@ -121,6 +124,7 @@ class Trainer {
   TransformerLimits block_limits_;
   int64_t device_budget_ = 0;  // bytes; 0: none
   Plan plan_;
+  std::unique_ptr<Trace> trace_;  // null without log.trace
   std::unique_ptr<HostStore> store_;
   std::unique_ptr<LayerStream> stream_;
   std::unique_ptr<SavedStore> saved_;

@@ -9,6 +9,7 @@
 #include <array>
 #include <cstring>
 #include <deque>
+#include <map>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -62,7 +63,17 @@ class LateDevice final : public Device {
     points_.push_back({});
     return {static_cast<int32_t>(points_.size()) - 1};
   }
+  Event create_timer() override {
+    const Event timer = create_event();
+    timers_[timer.id] = cpu_->create_timer();
+    return timer;
+  }
+  double elapsed_ms(Event from, Event to) override {
+    return cpu_->elapsed_ms(timers_.at(from.id), timers_.at(to.id));
+  }
   void record(Event event, Queue queue) override {
+    if (const auto timer = timers_.find(event.id); timer != timers_.end())
+      cpu_->record(timer->second, queue);
     if (queue == Queue::Compute) ++known(queue)[index(queue)];
     point(event) = {queue, known(queue), true};
   }
@@ -150,6 +161,7 @@ class LateDevice final : public Device {
   std::deque<Copy> pending_[3];
   Clock known_[3] = {};
   std::vector<Point> points_;
+  std::map<int32_t, Event> timers_;
   std::vector<Touched> touched_;
   int64_t allocated_bytes_ = 0, pinned_bytes_ = 0;
 };

@@ -1,0 +1,76 @@
+// Trace: what disk, copy queues and compute did when, as a file that chrome://tracing and
+// ui.perfetto.dev show. The trainer, the layer stream and the stores mark spans; without log.trace
+// there is no Trace and a span does nothing.
+//
+// The file is one JSON array of complete events ("ph": "X"; ts and dur in microseconds since the
+// trace began), a lane of `tid` 0 to 3 each for disk, H2D, D2H and compute.
+// Ref: the Trace Event Format, section "JSON Array Format".
+#pragma once
+
+#include <chrono>
+#include <string>
+#include <vector>
+
+#include "core/file.h"
+#include "device.h"
+
+namespace lema {
+
+class Trace {
+ public:
+  // Creates `path` anew. `device` outlives the trace.
+  Trace(Device& device, const fs::path& path);
+  Trace(const Trace&) = delete;
+  ~Trace();
+
+  // From here to the end of the object's life, in the order of the queue's work: waits that were
+  // submitted before it do not count. `trace` may be null.
+  class Span {
+   public:
+    Span(Trace* trace, Queue queue, std::string name, int64_t bytes = 0);
+    Span(const Span&) = delete;
+    ~Span();
+
+   private:
+    Trace* trace_;
+    size_t index_ = 0;
+  };
+  // Of the host, on the disk's lane.
+  class DiskSpan {
+   public:
+    DiskSpan(Trace* trace, std::string name, int64_t bytes);
+    DiskSpan(const DiskSpan&) = delete;
+    ~DiskSpan();
+
+   private:
+    using Clock = std::chrono::steady_clock;
+    Trace* trace_;
+    std::string name_;
+    int64_t bytes_;
+    Clock::time_point begin_ = Clock::now();
+  };
+
+  // Waits for all queues and writes the spans since the last call. Io when that fails.
+  void flush(int64_t step);
+
+ private:
+  struct Mark {
+    Queue queue = Queue::Compute;
+    std::string name;
+    int64_t bytes = 0;
+    Event begin, end;
+  };
+  void write_event(int lane, const std::string& name, double begin_us, double length_us,
+                   int64_t bytes, int64_t step);
+
+  Device& device_;
+  File file_;
+  std::string lines_;  // not written yet
+  std::chrono::steady_clock::time_point start_;
+  Event base_, next_base_;  // of the times of `marks_`
+  double base_us_ = 0;      // from the start to base_
+  std::vector<Mark> marks_;  // since the last flush; their timers are used again
+  size_t used_ = 0;          // of marks_
+};
+
+}  // namespace lema
