@@ -2,7 +2,6 @@
 #include "train/init_adapter.h"
 
 #include <algorithm>
-#include <cmath>
 #include <string>
 #include <vector>
 

@@ -290,13 +290,16 @@ class Rules(unittest.TestCase):
                         w = loaded(torch.tensor([row["input_ids"]])).logits[0]
                         self.assertLess(float((g - w).abs().max()), 1e-4)
 
-    def test_a_fresh_dora_adapter_is_the_base_model(self):
-        """Its magnitudes are the lengths of the weights' rows, as PEFT's; and what is trained from it loads in PEFT."""
-        for name in ("llama_gqa", "gpt2"):
-            with self.subTest(model=name), tempfile.TemporaryDirectory() as path:
+    def test_a_fresh_adapter_is_the_base_model(self):
+        """DoRA's magnitudes are the lengths of the weights' rows, B is zero, of the embedding A; and what is trained from
+        it loads in PEFT."""
+        for name, lora in (("llama_gqa", {"dora": True}), ("gpt2", {"dora": True}),
+                           ("llama_gqa", {"targets": ["embed_tokens", "q_proj", "lm_head"]}),
+                           ("gpt2", {"targets": ["wte", "c_fc"], "rslora": True})):
+            with self.subTest(model=name, lora=lora), tempfile.TemporaryDirectory() as path:
                 folder = pathlib.Path(path)
-                peft, rows = self.prepare(folder, name, {"target_modules": "all-linear", "use_dora": True})
-                self.run_lema(folder, "run", rank=4, alpha=10, dora=True)
+                peft, rows = self.prepare(folder, name, {"target_modules": ["v_proj", "c_attn"]})
+                self.run_lema(folder, "run", rank=4, alpha=10, **lora)
                 with torch.no_grad():
                     with peft.disable_adapter():
                         losses = [summed_loss(peft, row) for row in rows]
