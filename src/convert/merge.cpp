@@ -344,7 +344,7 @@ MergeResult merge(const MergeOptions& options, const ReportProgress& report) {
                        merge_metadata(options), options.shard_bytes);
   check_free_space(output, writer.total_bytes());
   copy_side_files(folder, staged.path(), options.dtype);
-  take_template(options.adapter, staged.path());
+  take_template(options.adapter, folder, staged.path());
   Merger merger(table.spec, rules, writer, report);
   for (size_t i = 0; i < weights.size(); ++i) {
     const auto own = full.find(weights[i].name);
