@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 ORDER = [["core"], ["text", "formats", "kernels"], ["layout"], ["model", "stream", "data"],
          ["train", "generate", "convert"], ["cli"]]
 RANK = {folder: rank for rank, row in enumerate(ORDER) for folder in row}
-OWNERS = [(re.compile(r"<toml\+\+/"), ("src/formats/",)),
+OWNERS = [(re.compile(r"<nlohmann/"), ("src/formats/",)), (re.compile(r"<toml\+\+/"), ("src/formats/",)),
           (re.compile(r"<(cuda|cublas|nvrtc|nvml)"), ("kernels/cuda/", "tests/")),
           (re.compile(r"<CLI/"), ("src/cli/",)),
           (re.compile(r"<pcre2|<utf8proc"), ("src/text/", "src/generate/")), (re.compile(r"<openssl/"), ("src/core/",)),

@@ -3,7 +3,7 @@
 # those of its tests. quickstart.sh and test.sh call it. Elsewhere than on apt systems it names them and goes on.
 set -euo pipefail
 
-packages=(libspdlog-dev libfmt-dev libcli11-dev libtomlplusplus-dev libpcre2-dev libutf8proc-dev
+packages=(nlohmann-json3-dev libspdlog-dev libfmt-dev libcli11-dev libtomlplusplus-dev libpcre2-dev libutf8proc-dev
           liburing-dev libssl-dev zlib1g-dev)
 [[ ${1:-} != tests ]] || packages+=(catch2 ccache)
 

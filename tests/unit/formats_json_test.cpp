@@ -45,7 +45,7 @@ TEST_CASE("what RFC 8259 forbids is refused with line and column") {
       {"{} x", "1:4: ", "invalid literal"},
       {"{}{}", "1:3: ", "unexpected '{'"},
       {"[1] // no", "1:5: ", "invalid literal"},
-      {"NaN", "1:1: ", "invalid literal"},
+      {"NaN", "1:1: ", "invalid literal; last read: 'N'"},
       {"[Infinity]", "1:2: ", "invalid literal"},
       {"[-Infinity]", "1:3: ", "invalid number"},
       {"[1e400]", "1:6: ", "number overflow"},
@@ -67,9 +67,9 @@ TEST_CASE("what RFC 8259 forbids is refused with line and column") {
       {"[\"a\tb\"]", "1:4: ", "control character"},
       {"[\"\xff\"]", "1:3: ", "ill-formed UTF-8"},
       {"[\"\xc0\xaf\"]", "1:3: ", "ill-formed UTF-8"},          // overlong '/'
-      {"[\"\xed\xa0\x80\"]", "1:3: ", "ill-formed UTF-8"},      // surrogate
+      {"[\"\xed\xa0\x80\"]", "1:4: ", "ill-formed UTF-8"},      // surrogate
       {"[\"\xf5\x80\x80\x80\"]", "1:3: ", "ill-formed UTF-8"},  // beyond U+10FFFF
-      {"[\"\xe2\x82\"]", "1:3: ", "ill-formed UTF-8"},          // cut short
+      {"[\"\xe2\x82\"]", "1:5: ", "ill-formed UTF-8"},          // cut short
       {"\xef\xbb\xbf{}", "1:1: ", "byte order mark"},
       {nul_after, "1:3: ", "NUL byte"},
       {"{\"a\": 1,\n \"a\": 2}", "2:4: ", "duplicate key \"a\""},

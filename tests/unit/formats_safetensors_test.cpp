@@ -105,7 +105,7 @@ TEST_CASE("lengths that do not fit the file are refused before anything is alloc
       {"sign bit", with_length(uint64_t{1} << 63, "{}"),
        "header of 9223372036854775808 bytes, at most"},
       {"length 0", with_length(0, ""),
-       "header:1:1: syntax error: unexpected end of input"},
+       "header:1:1: syntax error while parsing value - unexpected end of input"},
       {"length 1", with_length(1, "{"), "header:1:1: syntax error"},
       {"length 1 of a longer file", with_length(1, "{}"), "header:1:1: syntax error"},
   });
@@ -115,7 +115,7 @@ TEST_CASE("headers that are not the JSON of the format are refused") {
   expect_refused({
       {"0xFF header", file_of("\xff\xff"), "header:1:1: "},
       {"invalid UTF-8 in a name", file_of("{\"\xff\":1}"), "ill-formed UTF-8"},
-      {"brace only", file_of("{"), "header:1:1: syntax error"},
+      {"brace only", file_of("{"), "header:1:1: syntax error while parsing object key"},
       {"broken JSON", file_of("{\"a\":}"), "header:1:6: "},
       {"array", file_of("[1]"), "header: found array, expected object"},
       {"number", file_of("7"), "header: found integer, expected object"},
