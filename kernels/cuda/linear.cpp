@@ -191,6 +191,23 @@ void linear_with_gain(const Engine& engine, const MatrixView& y, const MatrixVie
   }
 }
 
+// y += x W^T + h B^T + bias, summed in f32, `kSumCols` outputs at a time; bias (1, O) f32 or null.
+// Added to y by itself, a low-rank part that is small beside y would be lost in y's rounding.
+void add_linear(const Engine& engine, const MatrixView& y, const MatrixView& x, const Weight& w,
+                const Adapters& adapters, const Adapter& adapter, const MatrixView& bias) {
+  const Workspace::Scope scope(engine.workspace);
+  const MatrixView sums = engine.workspace.take(DType::F32, x.rows, std::min(w.O, kSumCols));
+  for (int64_t o = 0; o < w.O; o += kSumCols) {
+    const int64_t n = std::min(kSumCols, w.O - o);
+    const MatrixView sum = sums.col_range(0, n);
+    engine.gemm.run({sum, adapters.h(adapter), Operand(adapter.b.row_range(o, o + n)).turned(),
+                     adapter.padded});
+    multiply_forward(engine, sum, x, w.outputs(o, n), 1,
+                     bias ? bias.col_range(o, o + n) : MatrixView());
+    add_f32(engine.stream, y.col_range(o, o + n), sum, Write::Accumulate);
+  }
+}
+
 // d_magnitude += sum over rows of dy o z / norm, z = drop(x) (W + scale B A)^T computed again.
 void add_d_magnitude(const Engine& engine, const MatrixView& dy, const MatrixView& x,
                      const Weight& w, const Adapters& adapters, const Adapter& adapter) {
@@ -276,6 +293,8 @@ void linear(const Engine& engine, MatrixView y, MatrixView x, std::span<const Li
   const Workspace::Scope scope(engine.workspace);
   Adapters adapters(engine, x, parts);
   adapters.forward(x);
+  // In 16 bits a part with an adapter is summed before it is added to y.
+  const bool sums_first = write == Write::Accumulate && y.dtype != DType::F32;
   // begun[p]: y's columns of part p hold something to add to.
   std::array<bool, kMaxParts> begun{};
   check(parts.size() <= kMaxParts, "linear: {} parts, {} at most", parts.size(), kMaxParts);
@@ -283,20 +302,22 @@ void linear(const Engine& engine, MatrixView y, MatrixView x, std::span<const Li
   for (size_t p = 0; p < parts.size(); column += parts[p++].out()) {
     begun[p] = write == Write::Accumulate;
     const Adapter* adapter = adapters.of_part(p);
-    if (adapter == nullptr || adapter->gain != nullptr) continue;
+    if (adapter == nullptr || adapter->gain != nullptr || sums_first) continue;
     engine.gemm.run({y.col_range(column, column + parts[p].out()), adapters.h(*adapter),
                      Operand(adapter->b).turned(), adapter->padded, 1, begun[p] ? 1.0f : 0.0f});
     begun[p] = true;
   }
   const bool any_gain = adapters.any_gain();
-  const Weights weights =
-      weights_of(parts, [&](size_t p) { return !any_gain && begun[p] == begun[p - 1]; });
+  const Weights weights = weights_of(
+      parts, [&](size_t p) { return !any_gain && !sums_first && begun[p] == begun[p - 1]; });
   for (const Weight& w : weights.span()) {
     const MatrixView own = y.col_range(w.column, w.column + w.O);
     const Adapter* adapter = adapters.of_part(w.begin);
     if (adapter != nullptr && adapter->gain != nullptr)
       linear_with_gain(engine, own, x, w, adapters, *adapter, bias_of(engine, w, parts, DType::F32),
                        write);
+    else if (adapter != nullptr && sums_first)
+      add_linear(engine, own, x, w, adapters, *adapter, bias_of(engine, w, parts, DType::F32));
     else
       multiply_forward(engine, own, x, w, begun[w.begin] ? 1.0f : 0.0f,
                        bias_of(engine, w, parts, y.dtype));

@@ -24,10 +24,12 @@ int64_t dora_bytes(const OpsLimits& limits) {
   return kF32 * (2 * stack * width + kMaxAdapters * width + 2 * limits.rows * kMaskCols);
 }
 
-// A stacked, each B, h in f32 and X, u; masked columns of x, and two of dx in f32; biases.
+// A stacked, each B, h in f32 and X, u; masked columns of x, and two of dx in f32, or sums of y;
+// biases.
 int64_t linear_bytes(const OpsLimits& limits) {
   const int64_t width = round_up(limits.width, 8), stack = kMaxAdapters * round_up(limits.rank, 8);
-  return kF32 * (2 * stack * width + 3 * limits.rows * stack + 3 * limits.rows * kMaskCols +
+  const int64_t columns = kMaskCols + std::max(2 * kMaskCols, std::min(width, kSumCols));
+  return kF32 * (2 * stack * width + 3 * limits.rows * stack + limits.rows * columns +
                  kMaxAdapters * width) +
          dora_bytes(limits);
 }

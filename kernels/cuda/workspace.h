@@ -12,6 +12,8 @@ namespace lema::cuda {
 inline constexpr int64_t kConvertedElements = int64_t{8} << 20;
 // Columns of x that are masked for dropout at a time, or of dx that are summed in f32.
 inline constexpr int64_t kMaskCols = 512;
+// Outputs of a linear that are summed in f32 before they are added to y.
+inline constexpr int64_t kSumCols = 2048;
 // Vocabulary rows whose logits are in scratch at a time.
 inline constexpr int64_t kLogitCols = 2048;
 // Parts of one linear with an adapter each: q, k, v at most.
