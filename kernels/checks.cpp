@@ -15,13 +15,14 @@ std::string describe(const TensorView& t) {
   return fmt::format("{} {}", name(t.dtype), t.shape.str());
 }
 
-bool is_activation(DType dtype) { return dtype == DType::F32 || dtype == DType::BF16; }
-bool is_weight(DType dtype) { return is_activation(dtype) || dtype == DType::F16; }
+bool is_storage(DType dtype) {
+  return dtype == DType::F32 || dtype == DType::BF16 || dtype == DType::F16;
+}
 
-// A matrix of activations, F32 or BF16; returns its dtype, which the other arguments share.
+// A matrix of activations; returns its dtype, which the other arguments share.
 DType activation(const char* op, const char* what, const MatrixView& m) {
   check(m.data != nullptr || m.rows == 0, "{}: {} is null", op, what);
-  check(is_activation(m.dtype), "{}: {} is {}, expected F32 or BF16", op, what, describe(m));
+  check(is_storage(m.dtype), "{}: {} is {}, expected F32, BF16 or F16", op, what, describe(m));
   check(m.rows >= 0 && m.cols > 0 && m.stride >= m.cols, "{}: {} is {} with rows {} apart", op,
         what, describe(m), m.stride);
   return m.dtype;
@@ -43,7 +44,7 @@ void tensor(const char* op, const char* what, const TensorView& t, DType dtype,
 
 void weight_tensor(const char* op, const char* what, const TensorView& t, const Shape& shape) {
   check(t.data != nullptr, "{}: {} is null", op, what);
-  check(is_weight(t.dtype) && t.shape == shape, "{}: {} is {}, expected F32, BF16 or F16 {}", op,
+  check(is_storage(t.dtype) && t.shape == shape, "{}: {} is {}, expected F32, BF16 or F16 {}", op,
         what, describe(t), shape.str());
 }
 
@@ -130,7 +131,7 @@ int64_t head_rows(const char* op, const HeadState& state) {
         "{}: state.acc and state.target_rows must both be given or both null", op);
   if (!state.acc) return N;
   check(state.acc.shape.rank() == 2 && state.acc.shape[1] > 0 &&
-            is_activation(state.target_rows.dtype),
+            is_storage(state.target_rows.dtype),
         "{}: state.acc is {}, state.target_rows {}", op, describe(state.acc),
         describe(state.target_rows));
   const int64_t C = state.acc.shape[1];
@@ -339,7 +340,7 @@ void adamw(const TensorView& param, const TensorView& grad, const TensorView& mo
 
 void fill(const TensorView& x) {
   check(x.data != nullptr || x.elements() == 0, "fill: x is null");
-  check(is_weight(x.dtype), "fill: x is {}, expected F32, BF16 or F16", describe(x));
+  check(is_storage(x.dtype), "fill: x is {}, expected F32, BF16 or F16", describe(x));
 }
 
 }  // namespace lema::checks

@@ -13,7 +13,7 @@ namespace lema {
 template <typename T>
 using Type = std::type_identity<T>;
 
-// fn(Type<float or bf16>); Internal error otherwise.
+// Activations of the CPU: fn(Type<float or bf16>); Internal error otherwise.
 template <typename Fn>
 void with_activation(DType dtype, Fn&& fn) {
   switch (dtype) {
@@ -26,9 +26,9 @@ void with_activation(DType dtype, Fn&& fn) {
   }
 }
 
-// fn(Type<float, bf16 or f16>); Internal error otherwise.
+// Weights, and activations on a GPU: fn(Type<float, bf16 or f16>); Internal error otherwise.
 template <typename Fn>
-void with_weight(DType dtype, Fn&& fn) {
+void with_storage(DType dtype, Fn&& fn) {
   switch (dtype) {
     case DType::F32:
       return fn(Type<float>{});
@@ -37,8 +37,7 @@ void with_weight(DType dtype, Fn&& fn) {
     case DType::F16:
       return fn(Type<f16>{});
     default:
-      fail(ErrorCode::Internal, "no kernel for weights of {}; F32, BF16 and F16 exist",
-           name(dtype));
+      fail(ErrorCode::Internal, "no kernel for {}; F32, BF16 and F16 exist", name(dtype));
   }
 }
 

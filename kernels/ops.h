@@ -2,7 +2,7 @@
 // Internal error) and submits to the device's compute queue; nothing here allocates after
 // construction.
 //
-// Conventions. X is the activation dtype, F32 or BF16; arithmetic and reductions are f32 with a
+// Conventions. X is the activation dtype, F32 or BF16, on a GPU F16 too; arithmetic and reductions are f32 with a
 // fixed order, and rounding to X happens once, when an output is stored. Outputs come first, then
 // inputs, then what forward saved, then scalars. `d` + name is dLoss/dname with the shape of name.
 // Letters: N rows (tokens), C width, F feed-forward width, H query heads, Hkv key-value heads, D

@@ -12,7 +12,7 @@ namespace lema::cpu {
 void embedding(ThreadPool& pool, MatrixView y, TensorView ids, TensorView table, Write write) {
   const auto* id = static_cast<const int32_t*>(ids.data);
   with_activation(y.dtype, [&]<typename X>(Type<X>) {
-    with_weight(table.dtype, [&]<typename G>(Type<G>) {
+    with_storage(table.dtype, [&]<typename G>(Type<G>) {
       const G* entries = table.as<G>();
       for_rows(pool, y.rows, y.cols, [&](int64_t r, auto lanes) {
         constexpr int W = lanes.kCount;

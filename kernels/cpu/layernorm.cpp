@@ -56,8 +56,8 @@ void backward_row(X* dx, const X* dy, const X* x, const G* weight, int64_t C, fl
 void layernorm(ThreadPool& pool, MatrixView y, MatrixView x, TensorView weight, TensorView bias,
                float eps) {
   with_activation(x.dtype, [&]<typename X>(Type<X>) {
-    with_weight(weight.dtype, [&]<typename G>(Type<G>) {
-      with_weight(bias.dtype, [&]<typename B>(Type<B>) {
+    with_storage(weight.dtype, [&]<typename G>(Type<G>) {
+      with_storage(bias.dtype, [&]<typename B>(Type<B>) {
         const G* w = weight.as<G>();
         const B* b = bias.as<B>();
         for_rows(pool, x.rows, x.cols, [&](int64_t n, auto lanes) {
@@ -71,7 +71,7 @@ void layernorm(ThreadPool& pool, MatrixView y, MatrixView x, TensorView weight, 
 void layernorm_backward(ThreadPool& pool, MatrixView dx, MatrixView dy, MatrixView x,
                         TensorView weight, float eps, Write write) {
   with_activation(x.dtype, [&]<typename X>(Type<X>) {
-    with_weight(weight.dtype, [&]<typename G>(Type<G>) {
+    with_storage(weight.dtype, [&]<typename G>(Type<G>) {
       const G* w = weight.as<G>();
       for_rows(pool, x.rows, x.cols, [&](int64_t n, auto lanes) {
         backward_row<lanes.kCount>(row<X>(dx, n), row<X>(dy, n), row<X>(x, n), w, x.cols, eps,

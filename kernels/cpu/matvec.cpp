@@ -100,7 +100,7 @@ void multiply_few(ThreadPool& pool, float* y, int64_t ldy, const float* x, int64
                   const Operand& w, int64_t N, int64_t O, int64_t I, Write write, DType X) {
   check(N <= kFewRows, "{} rows", N);
   const bool dots = w.row_stride == 1;
-  with_weight(w.dtype, [&]<typename T>(Type<T>) {
+  with_storage(w.dtype, [&]<typename T>(Type<T>) {
     run(pool, tile_count(O, kChunk), [&](int64_t chunk) {
       const int64_t begin = chunk * kChunk;
       const auto* first = static_cast<const T*>(w.from(0, begin).data);

@@ -48,7 +48,7 @@ void backward_row(X* dx, const X* dy, const X* x, const G* weight, int64_t C, fl
 void rmsnorm(ThreadPool& pool, MatrixView y, MatrixView x, TensorView weight, float eps) {
   const int64_t C = weight.shape[0];
   with_activation(x.dtype, [&]<typename X>(Type<X>) {
-    with_weight(weight.dtype, [&]<typename G>(Type<G>) {
+    with_storage(weight.dtype, [&]<typename G>(Type<G>) {
       const G* w = weight.as<G>();
       for_rows(pool, x.rows, x.cols, [&](int64_t n, auto lanes) {
         for (int64_t c = 0; c < x.cols; c += C)
@@ -62,7 +62,7 @@ void rmsnorm_backward(ThreadPool& pool, MatrixView dx, MatrixView dy, MatrixView
                       TensorView weight, float eps, Write write) {
   const int64_t C = weight.shape[0];
   with_activation(x.dtype, [&]<typename X>(Type<X>) {
-    with_weight(weight.dtype, [&]<typename G>(Type<G>) {
+    with_storage(weight.dtype, [&]<typename G>(Type<G>) {
       const G* w = weight.as<G>();
       for_rows(pool, x.rows, x.cols, [&](int64_t n, auto lanes) {
         for (int64_t c = 0; c < x.cols; c += C)

@@ -23,7 +23,7 @@ struct Add {
 }  // namespace
 
 void add(cudaStream_t stream, MatrixView y, MatrixView a, MatrixView b) {
-  with_activation(y.dtype, [&]<typename X>(Type<X>) {
+  with_storage(y.dtype, [&]<typename X>(Type<X>) {
     for_elements<kPack<X>>(stream, "add", y.rows, y.cols,
                            is_packed(y) && is_packed(a) && is_packed(b), Add<X>{y, a, b});
   });

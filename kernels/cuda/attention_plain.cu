@@ -193,14 +193,14 @@ dim3 grid(int64_t heads, int64_t rows, int64_t count) {
 }  // namespace
 
 void plain_attention(cudaStream_t stream, const AttentionCall& c) {
-  with_activation(c.q.dtype, [&]<typename X>(Type<X>) {
+  with_storage(c.q.dtype, [&]<typename X>(Type<X>) {
     forward<X><<<grid(c.shape.H, c.q.rows, c.count), 32 * kWarps, 0, stream>>>(Heads<X>(c));
     check_launch("plain_attention");
   });
 }
 
 void plain_attention_backward(cudaStream_t stream, const AttentionCall& c) {
-  with_activation(c.q.dtype, [&]<typename X>(Type<X>) {
+  with_storage(c.q.dtype, [&]<typename X>(Type<X>) {
     backward_by_query<X>
         <<<grid(c.shape.H, c.q.rows, c.count), 32 * kWarps, 0, stream>>>(Heads<X>(c));
     check_launch("plain_attention_backward by query");

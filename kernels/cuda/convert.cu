@@ -59,8 +59,8 @@ struct Fill {
 }  // namespace
 
 void convert(cudaStream_t stream, MatrixView to, MatrixView from) {
-  with_weight(to.dtype, [&]<typename To>(Type<To>) {
-    with_weight(from.dtype, [&]<typename From>(Type<From>) {
+  with_storage(to.dtype, [&]<typename To>(Type<To>) {
+    with_storage(from.dtype, [&]<typename From>(Type<From>) {
       constexpr int N = kPack<To> < kPack<From> ? kPack<To> : kPack<From>;
       for_elements<N>(stream, "convert", to.rows, to.cols,
                       is_packed(to) && is_packed(from) && from.cols % N == 0,
@@ -70,14 +70,14 @@ void convert(cudaStream_t stream, MatrixView to, MatrixView from) {
 }
 
 void scale(cudaStream_t stream, MatrixView to, MatrixView from, float factor) {
-  with_activation(to.dtype, [&]<typename X>(Type<X>) {
+  with_storage(to.dtype, [&]<typename X>(Type<X>) {
     for_elements<4>(stream, "scale", to.rows, to.cols, is_packed(to) && is_packed(from),
                     Scale<X>{to, from, factor});
   });
 }
 
 void add_f32(cudaStream_t stream, MatrixView y, MatrixView x, Write write) {
-  with_activation(y.dtype, [&]<typename X>(Type<X>) {
+  with_storage(y.dtype, [&]<typename X>(Type<X>) {
     for_elements<4>(stream, "add_f32", y.rows, y.cols, is_packed(y) && is_packed(x),
                     AddF32<X>{y, x, write});
   });
@@ -85,7 +85,7 @@ void add_f32(cudaStream_t stream, MatrixView y, MatrixView x, Write write) {
 
 void fill(cudaStream_t stream, TensorView x, float value) {
   const int64_t n = x.elements();
-  with_weight(x.dtype, [&]<typename X>(Type<X>) {
+  with_storage(x.dtype, [&]<typename X>(Type<X>) {
     const int64_t packs = reinterpret_cast<uintptr_t>(x.data) % 16 == 0 ? n / kPack<X> : 0;
     X* data = x.as<X>();
     launch_packs<kPack<X>>(stream, "fill", 1, packs * kPack<X>, Fill<X>{data, value});

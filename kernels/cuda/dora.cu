@@ -78,7 +78,7 @@ void gains(cudaStream_t stream, float* g, TensorView magnitude, TensorView norm)
 }
 
 void scale_rows(cudaStream_t stream, MatrixView to, MatrixView from, const float* g) {
-  with_activation(to.dtype, [&]<typename X>(Type<X>) {
+  with_storage(to.dtype, [&]<typename X>(Type<X>) {
     launch_packs<1>(stream, "scale_rows", to.rows, to.cols, ScaleRows<X>{to, from, g, from.cols});
   });
 }
@@ -88,7 +88,7 @@ void add_scaled_rows(cudaStream_t stream, MatrixView to, MatrixView from, const 
 }
 
 void scale_columns(cudaStream_t stream, MatrixView to, MatrixView from, Gain gain) {
-  with_activation(to.dtype, [&]<typename X>(Type<X>) {
+  with_storage(to.dtype, [&]<typename X>(Type<X>) {
     for_elements<kPack<X>>(stream, "scale_columns", to.rows, to.cols,
                            is_packed(to) && is_packed(from), ScaleColumns<X>{to, from, gain});
   });
@@ -97,7 +97,7 @@ void scale_columns(cudaStream_t stream, MatrixView to, MatrixView from, Gain gai
 void add_column_products(cudaStream_t stream, float* out, MatrixView dy, MatrixView z,
                          const float* norm) {
   if (dy.rows == 0) return;
-  with_activation(dy.dtype, [&]<typename X>(Type<X>) {
+  with_storage(dy.dtype, [&]<typename X>(Type<X>) {
     column_products<X>
         <<<static_cast<unsigned>((dy.cols + kColumns - 1) / kColumns), dim3(kColumns, kRowGroups),
            0, stream>>>(out, dy, z, dy.rows, dy.cols, norm);

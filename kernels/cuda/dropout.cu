@@ -63,7 +63,7 @@ struct AddKept {
 
 void drop(cudaStream_t stream, MatrixView to, MatrixView from, const LoraView& lora,
           MaskedColumns columns) {
-  with_activation(to.dtype, [&]<typename X>(Type<X>) {
+  with_storage(to.dtype, [&]<typename X>(Type<X>) {
     for_elements<kPack<X>>(stream, "drop", to.rows, to.cols, is_packed(to) && is_packed(from),
                            Drop<X>{to, from, Mask(lora, columns)});
   });

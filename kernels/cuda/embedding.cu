@@ -25,8 +25,8 @@ struct Embedding {
 
 constexpr int kThreads = 256;
 
-// Block (n, part) owns the entry ids[n] when no row before n has that id, and adds its rows in their
-// order. Each warp looks for them on its own, 32 ids at a time.
+// Block (n, part) owns the entry ids[n] when no row before n has that id, and adds its rows in
+// their order. Each warp looks for them on its own, 32 ids at a time.
 template <int N, typename X>
 __global__ void __launch_bounds__(kThreads)
     add_rows(float* d_table, const int32_t* ids, Rows<X> dy, int64_t rows, int64_t C) {
@@ -55,8 +55,8 @@ __global__ void __launch_bounds__(kThreads)
 }  // namespace
 
 void embedding(cudaStream_t stream, MatrixView y, TensorView ids, TensorView table, Write write) {
-  with_activation(y.dtype, [&]<typename X>(Type<X>) {
-    with_weight(table.dtype, [&]<typename G>(Type<G>) {
+  with_storage(y.dtype, [&]<typename X>(Type<X>) {
+    with_storage(table.dtype, [&]<typename G>(Type<G>) {
       for_elements<kPack<X>>(
           stream, "embedding", y.rows, y.cols, is_packed(y) && is_packed(table, y.dtype),
           Embedding<X, G>{y, static_cast<const int32_t*>(ids.data), table.as<G>(), y.cols, write});
@@ -67,11 +67,12 @@ void embedding(cudaStream_t stream, MatrixView y, TensorView ids, TensorView tab
 void embedding_backward(cudaStream_t stream, TensorView d_table, TensorView ids, MatrixView dy) {
   if (dy.rows == 0) return;
   const auto* id = static_cast<const int32_t*>(ids.data);
-  with_activation(dy.dtype, [&]<typename X>(Type<X>) {
+  with_storage(dy.dtype, [&]<typename X>(Type<X>) {
     const auto launch = [&]<int N>(std::integral_constant<int, N>) {
       const int64_t parts = (dy.cols + kThreads * N - 1) / (kThreads * N);
       const dim3 blocks(static_cast<unsigned>(dy.rows), static_cast<unsigned>(parts));
-      add_rows<N, X><<<blocks, kThreads, 0, stream>>>(d_table.as<float>(), id, dy, dy.rows, dy.cols);
+      add_rows<N, X>
+          <<<blocks, kThreads, 0, stream>>>(d_table.as<float>(), id, dy, dy.rows, dy.cols);
     };
     if (is_packed(dy) && is_packed(d_table, dy.dtype))
       launch(std::integral_constant<int, kPack<X>>());

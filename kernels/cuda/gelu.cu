@@ -49,14 +49,14 @@ struct GeluBackward {
 }  // namespace
 
 void gelu(cudaStream_t stream, MatrixView y, MatrixView x) {
-  with_activation(x.dtype, [&]<typename X>(Type<X>) {
+  with_storage(x.dtype, [&]<typename X>(Type<X>) {
     for_elements<kPack<X>>(stream, "gelu", x.rows, x.cols, is_packed(y) && is_packed(x),
                            Gelu<X>{y, x});
   });
 }
 
 void gelu_backward(cudaStream_t stream, MatrixView dx, MatrixView dy, MatrixView x) {
-  with_activation(x.dtype, [&]<typename X>(Type<X>) {
+  with_storage(x.dtype, [&]<typename X>(Type<X>) {
     for_elements<kPack<X>>(stream, "gelu_backward", x.rows, x.cols,
                            is_packed(dx) && is_packed(dy) && is_packed(x),
                            GeluBackward<X>{dx, dy, x});

@@ -12,7 +12,9 @@ void check_library(cublasStatus_t status, const char* doing) {
         static_cast<int>(status));
 }
 
-cudaDataType_t library_type(DType dtype) { return dtype == DType::F32 ? CUDA_R_32F : CUDA_R_16BF; }
+cudaDataType_t library_type(DType dtype) {
+  return dtype == DType::F32 ? CUDA_R_32F : dtype == DType::BF16 ? CUDA_R_16BF : CUDA_R_16F;
+}
 
 constexpr int64_t kAlignment = 16;  // bytes, of addresses and rows
 

@@ -33,7 +33,7 @@ struct Operand {
 };
 
 // d (M, N) = alpha a (M, K) b (K, N) + beta d + bias; f32 sums, one rounding to d's dtype. a, b one
-// dtype X, F32 or BF16; d X or F32; bias (N) of d's dtype, or null.
+// dtype X; d X or F32; bias (N) of d's dtype, or null.
 struct Product {
   MatrixView d;
   Operand a, b;

@@ -79,12 +79,12 @@ void plain_product(cudaStream_t stream, const Product& p) {
     product<D, X><<<blocks, 256, 0, stream>>>(p.d, M, N, Side<X>(p.a), Side<X>(p.b), p.K, p.alpha,
                                               p.beta, static_cast<const D*>(p.bias));
   };
-  if (p.a.dtype == DType::F32)
-    launch(Type<float>{}, Type<float>{});
-  else if (p.d.dtype == DType::F32)
-    launch(Type<float>{}, Type<bf16>{});
-  else
-    launch(Type<bf16>{}, Type<bf16>{});
+  with_storage(p.a.dtype, [&]<typename X>(Type<X> type) {
+    if (p.d.dtype == DType::F32)
+      launch(Type<float>{}, type);
+    else
+      launch(type, type);
+  });
   check_launch("plain_product");
 }
 

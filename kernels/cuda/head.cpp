@@ -4,7 +4,6 @@
 
 #include <algorithm>
 
-#include "core/error.h"
 #include "cuda/elementwise.h"
 
 namespace lema::cuda {
@@ -49,19 +48,20 @@ void head_chunk(const Engine& engine, const HeadState& state, MatrixView x, Tens
   for_logits(engine, x, weight, [&](int64_t v, MatrixView w, MatrixView logits, MatrixView p) {
     softmax_chunk(engine.stream, state, p, logits, v_begin + v, targets);
     if (!state.acc) return;
-    engine.gemm.run({{state.acc.data, DType::F32, x.rows, x.cols}, p, w, w.rows, 1, 1});
+    const MatrixView acc(state.acc.data, DType::F32, x.rows, x.cols);
+    engine.gemm.run({acc, p, w, w.rows, 1 / unit(x.dtype), 1});
   });
 }
 
 void head_weight_backward(const Engine& engine, TensorView d_weight, const HeadState& state,
                           MatrixView x, TensorView weight, int64_t v_begin, TensorView targets,
                           float grad_scale) {
-  check(d_weight.shape[1] == x.cols, "head_weight_backward: no CUDA kernel for {} of {} columns",
-        d_weight.shape[1], x.cols);
+  const int64_t K = d_weight.shape[1];
+  const MatrixView last = x.col_range(x.cols - K, x.cols);
   for_logits(engine, x, weight, [&](int64_t v, MatrixView w, MatrixView logits, MatrixView p) {
-    logit_gradients(engine.stream, state, p, logits, v_begin + v, targets, grad_scale);
-    const MatrixView out(d_weight.as<float>() + v * x.cols, DType::F32, w.rows, x.cols);
-    engine.gemm.run({out, Operand(p).turned(), x, x.rows, 1, 1});
+    logit_gradients(engine.stream, state, p, logits, v_begin + v, targets);
+    const MatrixView out(d_weight.as<float>() + v * K, DType::F32, w.rows, K);
+    engine.gemm.run({out, Operand(p).turned(), last, x.rows, grad_scale / unit(x.dtype), 1});
   });
 }
 

@@ -27,7 +27,7 @@ struct State {
 template <typename X>
 __global__ void __launch_bounds__(256)
     softmax_row(State state, Rows<X> p, Rows<float> logits, int64_t cols, int64_t v_begin,
-                const int32_t* targets) {
+                const int32_t* targets, float scale) {
   const int64_t n = blockIdx.x;
   const float* row = logits.at(n, 0);
   X* out = p.at(n, 0);
@@ -42,7 +42,7 @@ __global__ void __launch_bounds__(256)
   for (int64_t c = threadIdx.x; c < cols; c += 256) {
     const float e = c == target ? 0.0f : expf(row[c] - max);
     total += e;
-    out[c] = from_float<X>(e);
+    out[c] = from_float<X>(scale * e);
   }
   total = group_sum<256>(total);
   const float rescale = expf(before - max);
@@ -115,11 +115,11 @@ struct LogitGradient {
   const float *max, *sum, *target_logit;
   const int32_t* targets;
   int64_t v_begin;
-  float grad_scale;
+  float unit;
   template <int N>
   __device__ void run(int64_t n, int64_t c) const {
     const float largest = max[n], others = sum[n];
-    const float scale = grad_scale / (others + expf(target_logit[n] - largest));
+    const float scale = unit / (others + expf(target_logit[n] - largest));
     const int64_t target = targets[n] - v_begin - c;
     Floats<N> g = load<N>(logits.at(n, c));
 #pragma unroll
@@ -133,21 +133,22 @@ struct LogitGradient {
 void softmax_chunk(cudaStream_t stream, const HeadState& state, MatrixView p, MatrixView logits,
                    int64_t v_begin, TensorView targets) {
   if (logits.rows == 0) return;
-  with_activation(p.dtype, [&]<typename X>(Type<X>) {
+  with_storage(p.dtype, [&]<typename X>(Type<X>) {
     softmax_row<X><<<static_cast<unsigned>(logits.rows), 256, 0, stream>>>(
-        State(state), p, logits, logits.cols, v_begin, static_cast<const int32_t*>(targets.data));
+        State(state), p, logits, logits.cols, v_begin, static_cast<const int32_t*>(targets.data),
+        unit(p.dtype));
     check_launch("softmax_row");
   });
 }
 
 void logit_gradients(cudaStream_t stream, const HeadState& state, MatrixView p, MatrixView logits,
-                     int64_t v_begin, TensorView targets, float grad_scale) {
+                     int64_t v_begin, TensorView targets) {
   const State s(state);
-  with_activation(p.dtype, [&]<typename X>(Type<X>) {
+  with_storage(p.dtype, [&]<typename X>(Type<X>) {
     for_elements<kPack<X>>(
         stream, "logit_gradients", p.rows, p.cols, is_packed(p) && is_packed(logits),
         LogitGradient<X>{p, logits, s.max, s.sum, s.target_logit,
-                         static_cast<const int32_t*>(targets.data), v_begin, grad_scale});
+                         static_cast<const int32_t*>(targets.data), v_begin, unit(p.dtype)});
   });
 }
 
@@ -155,8 +156,8 @@ void copy_targets(cudaStream_t stream, const HeadState& state, TensorView weight
                   TensorView targets) {
   const TensorView& to = state.target_rows;
   const int64_t N = to.shape[0], C = to.shape[1];
-  with_activation(to.dtype, [&]<typename X>(Type<X>) {
-    with_weight(weight.dtype, [&]<typename G>(Type<G>) {
+  with_storage(to.dtype, [&]<typename X>(Type<X>) {
+    with_storage(weight.dtype, [&]<typename G>(Type<G>) {
       for_elements<kPack<X>>(
           stream, "copy_targets", N, C, is_packed(to, to.dtype) && is_packed(weight, to.dtype),
           CopyTarget<X, G>{to.as<X>(), weight.as<G>(), static_cast<const int32_t*>(targets.data),
@@ -180,7 +181,7 @@ void head_finish(const Engine& engine, TensorView loss, MatrixView dx, const Hea
   launch_packs<1>(engine.stream, "head_loss", 1, loss.elements(),
                   Loss{loss.as<float>(), s.max, s.sum, s.target_logit});
   if (!dx) return;
-  with_activation(dx.dtype, [&]<typename X>(Type<X>) {
+  with_storage(dx.dtype, [&]<typename X>(Type<X>) {
     for_elements<kPack<X>>(
         engine.stream, "head_gradient", dx.rows, dx.cols,
         is_packed(dx) && is_packed(state.acc, dx.dtype) && is_packed(state.target_rows, dx.dtype),

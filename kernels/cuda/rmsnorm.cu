@@ -72,8 +72,8 @@ struct Backward {
 
 void rmsnorm(cudaStream_t stream, MatrixView y, MatrixView x, TensorView weight, float eps) {
   const int64_t C = weight.shape[0];
-  with_activation(x.dtype, [&]<typename X>(Type<X>) {
-    with_weight(weight.dtype, [&]<typename G>(Type<G>) {
+  with_storage(x.dtype, [&]<typename X>(Type<X>) {
+    with_storage(weight.dtype, [&]<typename G>(Type<G>) {
       for_runs<kPack<X>>(stream, "rmsnorm", x.rows, x.cols / C,
                          is_packed(y, C) && is_packed(x, C) && is_packed(weight, x.dtype),
                          Forward<X, G>{y, x, weight.as<G>(), C, eps});
@@ -84,8 +84,8 @@ void rmsnorm(cudaStream_t stream, MatrixView y, MatrixView x, TensorView weight,
 void rmsnorm_backward(cudaStream_t stream, MatrixView dx, MatrixView dy, MatrixView x,
                       TensorView weight, float eps, Write write) {
   const int64_t C = weight.shape[0];
-  with_activation(x.dtype, [&]<typename X>(Type<X>) {
-    with_weight(weight.dtype, [&]<typename G>(Type<G>) {
+  with_storage(x.dtype, [&]<typename X>(Type<X>) {
+    with_storage(weight.dtype, [&]<typename G>(Type<G>) {
       for_runs<kPack<X>>(
           stream, "rmsnorm_backward", x.rows, x.cols / C,
           is_packed(dx, C) && is_packed(dy, C) && is_packed(x, C) && is_packed(weight, x.dtype),

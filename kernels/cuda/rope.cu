@@ -38,7 +38,7 @@ struct Rope {
 void rope(cudaStream_t stream, MatrixView x, TensorView positions, TensorView table,
           int64_t head_size, bool inverse) {
   const int64_t half = table.shape[1] / 2;
-  with_activation(x.dtype, [&]<typename X>(Type<X>) {
+  with_storage(x.dtype, [&]<typename X>(Type<X>) {
     constexpr int N = kPack<X>;
     const bool packed = half % N == 0 && is_packed(x, head_size) && is_packed(table, x.dtype);
     for_elements<N>(stream, "rope", x.rows, x.cols / head_size * half, packed,

@@ -21,7 +21,7 @@ struct Scatter {
 }  // namespace
 
 void scatter_rows(cudaStream_t stream, MatrixView y, MatrixView x, TensorView rows) {
-  with_activation(x.dtype, [&]<typename X>(Type<X>) {
+  with_storage(x.dtype, [&]<typename X>(Type<X>) {
     for_elements<kPack<X>>(stream, "scatter_rows", x.rows, x.cols, is_packed(y) && is_packed(x),
                            Scatter<X>{y, x, static_cast<const int32_t*>(rows.data)});
   });

@@ -46,7 +46,7 @@ struct SwigluBackward {
 }  // namespace
 
 void swiglu(cudaStream_t stream, MatrixView y, MatrixView gate_up) {
-  with_activation(y.dtype, [&]<typename X>(Type<X>) {
+  with_storage(y.dtype, [&]<typename X>(Type<X>) {
     for_elements<kPack<X>>(stream, "swiglu", y.rows, y.cols,
                            is_packed(y) && is_packed(gate_up, y.cols),
                            Swiglu<X>{y, gate_up, y.cols});
@@ -54,7 +54,7 @@ void swiglu(cudaStream_t stream, MatrixView y, MatrixView gate_up) {
 }
 
 void swiglu_backward(cudaStream_t stream, MatrixView d_gate_up, MatrixView dy, MatrixView gate_up) {
-  with_activation(dy.dtype, [&]<typename X>(Type<X>) {
+  with_storage(dy.dtype, [&]<typename X>(Type<X>) {
     for_elements<kPack<X>>(
         stream, "swiglu_backward", dy.rows, dy.cols,
         is_packed(dy) && is_packed(gate_up, dy.cols) && is_packed(d_gate_up, dy.cols),

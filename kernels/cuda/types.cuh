@@ -100,6 +100,19 @@ struct Rows {
   __device__ T* at(int64_t row, int64_t col) const { return data + row * stride + col; }
 };
 
+// A vector whose type, F32, BF16 or F16, is told apart when it is read.
+struct AnyVector {
+  const void* data;
+  DType dtype;
+  AnyVector(const TensorView& t) : data(t.data), dtype(t.dtype) {}  // NOLINT
+  template <int N>
+  __device__ Floats<N> at(int64_t i) const {
+    if (dtype == DType::F32) return load<N>(static_cast<const float*>(data) + i);
+    if (dtype == DType::BF16) return load<N>(static_cast<const bf16*>(data) + i);
+    return load<N>(static_cast<const f16*>(data) + i);
+  }
+};
+
 // Whether every run of 16 / sizeof(element) columns, counted from column 0, is one aligned access.
 inline bool is_packed(const MatrixView& m, int64_t cols) {
   const int64_t item = element_bytes(m.dtype);

@@ -25,7 +25,7 @@ void add_model_options(CLI::App& command) {
   command
       .add_option("--compute",
                   "Activations; auto: bf16 on a GPU, and for bf16 weights where the CPU is faster at it")
-      ->check(CLI::IsMember({"auto", "f32", "bf16"}))
+      ->check(CLI::IsMember({"auto", "f32", "bf16", "f16"}))
       ->default_str("auto");
   command.add_option("--device", "auto: the GPU where there is one")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}))

@@ -65,7 +65,7 @@ void visit_options(Config& c, Visit&& visit) {
   visit(Option{.key = "method", .help = "what is trained", .choices = {"lora"}}, c.method);
   visit(Option{.key = "compute",
                .help = "storage type of activations; auto follows the device and the model",
-               .choices = {"auto", "f32", "bf16"}},
+               .choices = {"auto", "f32", "bf16", "f16"}},
         c.compute);
   visit(Option{.key = "threads", .help = "CPU threads; 0: one for each CPU", .max = 4096},
         c.threads);
@@ -110,9 +110,8 @@ void visit_options(Config& c, Visit&& visit) {
                .help = "end each row with the end token; auto: for text and completion rows"},
         c.data.append_eos);
   visit(Option{.key = "data.train_on",
-               .help = "tokens that carry a loss: the answers, the last one of each row, each in a "
-                       "row of its own, or all",
-               .choices = {"completions", "last", "each", "all"}},
+               .help = "tokens that carry a loss: the answers, the last one of each row, or all",
+               .choices = {"completions", "last", "all"}},
         c.data.train_on);
   visit(Option{.key = "data.chat_template",
                .help = "a template of the model by name, a file, chatml or llama3; empty: the "

@@ -22,7 +22,6 @@ int64_t carve(const ModelConfig& c, DType X, const TransformerLimits& limits, st
   r.norm = carver.take(T * c.C * x);
   r.mlp_in = carver.take(T * c.mlp_in_cols() * x);
   r.act = carver.take(T * c.F * x);
-  if (limits.embed_rank > 0) r.embed_h = carver.take(T * limits.embed_rank * x);
   if (!limits.training) return carver.used();
   r.lse = carver.take(M * c.H * 4);
   if (c.qk_norm) r.qk = carver.take(M * c.qk_cols() * x);
@@ -30,7 +29,6 @@ int64_t carve(const ModelConfig& c, DType X, const TransformerLimits& limits, st
   r.d_o = carver.take(M * c.H * c.D * x);
   r.d_act = carver.take(T * c.F * x);
   r.d_norm = carver.take(T * c.C * x);
-  if (limits.embed_rank > 0) r.d_embed_h = carver.take(T * limits.embed_rank * x);
   return carver.used();
 }
 
@@ -99,6 +97,9 @@ constexpr LinearFields kMlpOut[] = {{Field::WDown, Field::BiasDown},
 DType activation_dtype(const std::string& compute, DType stored, const Device& device) {
   if (compute == "f32") return DType::F32;
   if (compute == "bf16") return DType::BF16;
+  if (compute == "f16" && device.reads_host_memory())
+    fail(ErrorCode::Usage, "compute f16: a GPU only; the CPU computes in f32 or bf16");
+  if (compute == "f16") return DType::F16;
   check(compute == "auto", "compute {}", compute);
   return device.preferred_activation(stored);
 }
@@ -197,33 +198,6 @@ void Transformer::embed(MatrixView x, const TokenBatch& batch, TensorView table,
                         TensorView positions) {
   ops_.embedding(x, batch.ids, table, Write::Overwrite);
   if (positions) ops_.embedding(x, batch.positions, positions, Write::Accumulate);
-  if (limits_.embed_rank == 0) return;
-  const LoraView half = adapter_->embed_half();
-  const LinearPart part = adapter_->end_linear(half);
-  for_each_tile(batch.tokens, limits_.token_tile, [&](int64_t begin, int64_t end) {
-    ops_.linear(x.row_range(begin, end), embed_h(batch, begin, end), {&part, 1},
-                Write::Accumulate);
-  });
-}
-
-// The tokens' rows of A^T.
-MatrixView Transformer::embed_h(const TokenBatch& batch, int64_t begin, int64_t end) {
-  const MatrixView h = matrix(r_.embed_h, end - begin, limits_.embed_rank);
-  ops_.embedding(h, batch.ids.rows(begin, end), adapter_->view(-1, Field::Embed).a,
-                 Write::Overwrite);
-  return h;
-}
-
-void Transformer::embed_backward(MatrixView dx, const TokenBatch& batch) {
-  if (limits_.embed_rank == 0) return;
-  const LoraView half = adapter_->embed_half();
-  const LinearPart part = adapter_->end_linear(half);
-  for_each_tile(batch.tokens, limits_.token_tile, [&](int64_t begin, int64_t end) {
-    const MatrixView dh = matrix(r_.d_embed_h, end - begin, limits_.embed_rank);
-    ops_.linear_backward(dh, dx.row_range(begin, end), embed_h(batch, begin, end), {&part, 1},
-                         Write::Overwrite);
-    ops_.embedding_backward(adapter_->view(-1, Field::Embed).da, batch.ids.rows(begin, end), dh);
-  });
 }
 
 void Transformer::attention_forward(const WeightViews& w, MatrixView x, int64_t block,

@@ -18,8 +18,9 @@
 
 namespace lema {
 
-// The activation dtype of `compute` (auto | f32 | bf16) for weights stored as `stored`: auto is
-// BF16 where the file is BF16 and this CPU multiplies BF16 faster than F32.
+// The activation dtype of `compute` (auto | f32 | bf16 | f16) for weights stored as `stored`: auto
+// is BF16 where the file is BF16 and this CPU multiplies BF16 faster than F32, and on a GPU that
+// has it. Usage error for f16 on the CPU.
 DType activation_dtype(const std::string& compute, DType stored, const Device& device);
 
 // A micro-batch on the device.
@@ -56,7 +57,6 @@ struct TransformerLimits {
   int64_t positions = 0;    // of the rotary table: the longest row
   int64_t pass_tokens = 0;  // of all micro-batches of a pass
   bool training = true;     // backward workspace too
-  int64_t embed_rank = 0;   // of the embedding's adapter; 0: none
 };
 
 class Transformer {
@@ -65,11 +65,8 @@ class Transformer {
   Transformer(Device& device, Ops& ops, const ModelConfig& config, bool linear_transposed, DType X,
               const TransformerLimits& limits, const AdapterParameters* adapter);
 
-  // x (N, C) = embedding rows of the batch (plus learned positions), and what the embedding's
-  // adapter adds. Tables may lie in host memory.
+  // x (N, C) = embedding rows of the batch (plus learned positions). Tables may lie in host memory.
   void embed(MatrixView x, const TokenBatch& batch, TensorView table, TensorView positions);
-  // Adds to the gradients of the embedding's adapter, where it has one; dx (N, C) = dLoss/dx.
-  void embed_backward(MatrixView dx, const TokenBatch& batch);
 
   // x_next (N, C) from x (N, C). `kept` views are filled when given. With `cache`, keys and values
   // go there and attention reads them there.
@@ -101,7 +98,6 @@ class Transformer {
               *d_qkv = nullptr, *d_o = nullptr;
     std::byte *norm = nullptr, *mlp_in = nullptr, *act = nullptr, *d_act = nullptr,
               *d_norm = nullptr;
-    std::byte *embed_h = nullptr, *d_embed_h = nullptr;  // (T, R) of the embedding's adapter
   };
 
  private:
@@ -132,7 +128,6 @@ class Transformer {
   void activate_backward(MatrixView d_mlp_in, MatrixView dy, MatrixView mlp_in);
   void copy(MatrixView to, MatrixView from);
   KeptActivations scratch_activations(int64_t tokens) const;
-  MatrixView embed_h(const TokenBatch& batch, int64_t begin, int64_t end);
   MatrixView matrix(std::byte* data, int64_t rows, int64_t cols) const {
     return {data, X_, rows, cols};
   }

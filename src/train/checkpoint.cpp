@@ -195,7 +195,9 @@ fs::path save_checkpoint(const fs::path& output_dir, Trainer& trainer, const Tra
   write_adapter(staged.path(), trainer.adapter().to_adapter(base_model));
   if (!chat_template.empty()) write_file(staged.path() / kAdapterTemplate, chat_template);
   write_state_tensors(staged.path() / "state.safetensors", trainer);
-  write_file(staged.path() / "state.json", dump_json(to_value(state, identity), 2) + "\n");
+  Value value = to_value(state, identity);
+  if (trainer.loss_scale().is_on()) value.set("loss_scale", trainer.loss_scale().to_value());
+  write_file(staged.path() / "state.json", dump_json(value, 2) + "\n");
   write_manifest(staged.path(), state.step, state.run_id);
   staged.commit();
   if (const auto reason = verify_manifest(folder))
@@ -257,6 +259,8 @@ TrainState load_checkpoint(const fs::path& checkpoint, Trainer& trainer,
   same("text_sha256", identity.text_sha256, "tokenizer or chat template of the model");
   trainer.adapter().load(read_adapter(checkpoint));
   read_state_tensors(checkpoint / "state.safetensors", trainer);
+  if (trainer.loss_scale().is_on())
+    trainer.loss_scale().restore(member(value, "loss_scale", path), path.string());
   TrainState state;
   state.step = member(value, "step", path).as_int();
   state.cursor = {member(value, "epoch", path).as_int(), member(value, "position", path).as_int()};

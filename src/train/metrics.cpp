@@ -44,7 +44,8 @@ void Metrics::step(const StepMetrics& m, bool show) {
   value.set("epoch", m.epoch);
   value.set("loss", m.result.loss);
   value.set("lr", m.lr);
-  value.set("grad_norm", m.result.grad_norm);
+  value.set("grad_norm", m.result.skipped ? Value() : Value(m.result.grad_norm));
+  if (m.loss_scale != 1) value.set("loss_scale", m.loss_scale);
   value.set("tokens", m.result.tokens);
   value.set("trained_tokens", m.result.trained_tokens);
   value.set("step_ms", m.step_ms);
@@ -53,6 +54,9 @@ void Metrics::step(const StepMetrics& m, bool show) {
   value.set("h2d_bytes", m.h2d_bytes);
   value.set("d2h_bytes", m.d2h_bytes);
   append(dump_json(value) + "\n");
+  if (m.result.skipped)
+    log::info("step {}: f16 gradients overflowed at a loss scale of {}: no update", m.step,
+              m.loss_scale);
   if (!show) return;
   log::progress(fmt::format(
       "step {}/{}  loss {:.4f}  lr {:.2e}  grad {:.3f}  {:.0f} tok/s  memory {}  left {}", m.step,

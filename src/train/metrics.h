@@ -13,6 +13,7 @@ struct StepMetrics {
   double epoch = 0, lr = 0;
   StepResult result;
   double step_ms = 0;
+  double loss_scale = 1;  // that the step's gradients had
   int64_t h2d_bytes = 0, d2h_bytes = 0;  // of this step
 };
 

@@ -129,6 +129,7 @@ class Run {
           make_step_batch(train_, rows, trainer_->bounds().micro_rows, config_.data.packing);
       StepMetrics m;
       m.lr = schedule_.at(state_.step);
+      m.loss_scale = static_cast<double>(trainer_->loss_scale().scale());
       m.result = trainer_->train_step(batch, m.lr, state_.step);
       check_finite(m.result, rows);
       ++state_.step;
@@ -147,7 +148,7 @@ class Run {
   }
 
   void check_finite(const StepResult& result, const std::vector<int64_t>& rows) const {
-    if (std::isfinite(result.loss) && std::isfinite(result.grad_norm)) return;
+    if (std::isfinite(result.loss) && (std::isfinite(result.grad_norm) || result.skipped)) return;
     std::string places;
     for (int64_t row : rows) places += " " + train_.place(train_.rows[static_cast<size_t>(row)]);
     fail(ErrorCode::Numeric,

@@ -76,19 +76,16 @@ Trainer::Trainer(const RunConfig& config, const ModelFolder& folder, std::unique
       adapter_(start ? AdapterParameters(table_, *start, config.lora.init_from)
                      : AdapterParameters(table_, adapter_options(config.lora))) {
   if (adapter_.is_full(Field::Head)) base_head_ = std::exchange(table_.head_chunks, {});
-  if (adapter_.head_rank() + adapter_.embed_rank() > 0 && run_.device != "cpu" && device_->name() != "cpu")
-    fail(ErrorCode::Usage,
-         "lora.targets: adapters of embedding and head are trained on the CPU only; set device to "
-         "cpu");
   numeric_ = {activation_dtype(config.compute, table_.embed.dtype, *device_), bounds.micro_rows,
               config.train.token_tile, table_.head_chunk_rows, device_->name()};
+  loss_scale_ = LossScale(numeric_.compute == DType::F16);
   if (bounds.row_tokens > config_.max_positions)
     fail(ErrorCode::Usage,
          "a row of {} tokens; the model has {} positions: set data.max_tokens to it, and "
          "data.too_long",
          bounds.row_tokens, config_.max_positions);
   block_limits_ = {bounds.micro_tokens, run_.train.token_tile, bounds.row_tokens, bounds.tokens,
-                   true, adapter_.embed_rank()};
+                   true};
   OpsLimits limits;
   limits.rows = std::min(run_.train.token_tile, std::max(bounds.micro_tokens, bounds.target_rows));
   limits.tokens = bounds.micro_tokens;
@@ -164,7 +161,6 @@ PlanRequest Trainer::plan_request(const HeadLimits& head) const {
   request.fixed = {
       {Tier::Device, "adapter, gradients, two moments", 4 * parameters},
       {Tier::Device, "adapted row norms", adapter_.norm_count() * 4},
-      {Tier::Device, "identities of the ends' adapters", adapter_.identity_bytes()},
       {Tier::Device, "block workspace",
        Transformer::workspace_bytes(config_, numeric_.compute, block_limits_)},
       {Tier::Device, "rotary table", RopeTable::bytes(config_.rope, rope)},
@@ -212,7 +208,8 @@ void Trainer::allocate() {
 }
 
 StepResult Trainer::train_step(const StepBatch& batch, double lr, int64_t step) {
-  const float grad_scale = 1.0f / static_cast<float>(batch.trained_tokens);
+  const float scale = loss_scale_.scale(),
+              grad_scale = scale / static_cast<float>(batch.trained_tokens);
   inputs_->upload(batch, transformer_->rope_table());
   adapter_.set_step(static_cast<uint64_t>(run_.seed), step, true);
   ops_->fill(adapter_.gradients(), 0);
@@ -221,13 +218,10 @@ StepResult Trainer::train_step(const StepBatch& batch, double lr, int64_t step) 
   forward(true);
   head(true, grad_scale);
   backward();
-  update(lr, step);
-
   StepResult result;
-  float squared_norm = 0;
-  device_->copy_async(Queue::Compute, &squared_norm, norm_.data(), 4);
+  result.skipped = !update(lr, step);
   result.loss = sum_of_losses(nullptr) / static_cast<double>(batch.trained_tokens);
-  result.grad_norm = std::sqrt(static_cast<double>(squared_norm));
+  result.grad_norm = read_gradient_norm() / static_cast<double>(scale);
   result.tokens = batch.tokens;
   result.trained_tokens = batch.trained_tokens;
   if (trace_) trace_->flush(step + 1);
@@ -288,25 +282,34 @@ void Trainer::backward() {
       transformer_->block_backward(rows_of(dx, micro), rows_of(x, micro), w.weights(), block, micro,
                                    kept(block, micro), block > lowest);
   }
-  for (const TokenBatch& micro : inputs_->micro())
-    transformer_->embed_backward(rows_of(dx, micro), micro);
   if (adapter_.is_full(Field::Embed))
     for (const TokenBatch& micro : inputs_->micro())
       ops_->embedding_backward(adapter_.full_gradient(Field::Embed), micro.ids,
                                rows_of(dx, micro));
 }
 
-void Trainer::update(double lr, int64_t step) {
+// Of the scaled gradients; waits for it.
+double Trainer::read_gradient_norm() {
+  float squared = 0;
+  device_->copy_async(Queue::Compute, &squared, norm_.data(), 4);
+  device_->synchronize(Queue::Compute);
+  return std::sqrt(static_cast<double>(squared));
+}
+
+// False where the gradients overflowed, which leaves everything as it is.
+bool Trainer::update(double lr, int64_t step) {
   const TensorView norm(norm_.data(), DType::F32, {1});
   const Trace::Span span(trace_.get(), Queue::Compute, "update");
   ops_->squared_norm(norm, adapter_.gradients());
   AdamWStep s;
+  s.grad_scale = 1 / loss_scale_.scale();
+  if (loss_scale_.is_on() && !loss_scale_.accepts(read_gradient_norm())) return false;
   s.lr = static_cast<float>(lr);
   s.beta1 = static_cast<float>(run_.optimizer.beta1);
   s.beta2 = static_cast<float>(run_.optimizer.beta2);
   s.eps = static_cast<float>(run_.optimizer.eps);
   s.weight_decay = static_cast<float>(run_.optimizer.weight_decay);
-  s.step = step + 1;
+  s.step = step + 1 - loss_scale_.skipped();
   s.clip = static_cast<float>(run_.optimizer.clip);
   for (const ParameterRun& run : adapter_.runs(run_.lora.plus_ratio)) {
     s.lr = static_cast<float>(lr * run.lr_factor);
@@ -314,6 +317,7 @@ void Trainer::update(double lr, int64_t step) {
                 part_of(moment1(), run), part_of(moment2(), run), norm, s);
   }
   adapter_.values_changed();
+  return true;
 }
 
 double Trainer::evaluate(const StepBatch& batch, std::vector<float>* losses) {

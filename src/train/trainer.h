@@ -12,6 +12,7 @@
 #include "stream/layer_stream.h"
 #include "stream/plan.h"
 #include "stream/saved_store.h"
+#include "train/loss_scale.h"
 #include "train/step_inputs.h"
 
 namespace lema {
@@ -40,7 +41,8 @@ struct NumericPlan {
 
 struct StepResult {
   double loss = 0;       // mean over the step's trained tokens
-  double grad_norm = 0;  // before clipping
+  double grad_norm = 0;  // before clipping; not finite where the step was skipped
+  bool skipped = false;  // f16 gradients overflowed: no update
   int64_t tokens = 0, trained_tokens = 0;
 };
 
@@ -71,6 +73,7 @@ class Trainer {
   TensorView moment1() const;
   TensorView moment2() const;
   Device& device() { return *device_; }
+  LossScale& loss_scale() { return loss_scale_; }
   const StepBounds& bounds() const { return bounds_; }
   int64_t h2d_bytes() const { return stream_->h2d_bytes() + saved_->h2d_bytes(); }
   int64_t d2h_bytes() const { return saved_->d2h_bytes(); }
@@ -89,7 +92,8 @@ class Trainer {
   void forward(bool keep);
   void head(bool gradient, float grad_scale);
   void backward();
-  void update(double lr, int64_t step);
+  bool update(double lr, int64_t step);
+  double read_gradient_norm();
   double sum_of_losses(std::vector<float>* out);
 
   Trace::Span compute_span(const char* pass, int64_t unit) {
@@ -118,6 +122,7 @@ class Trainer {
   PieceTable table_;             // without the head where the adapter has one in full
   std::vector<Unit> base_head_;  // which then starts from this
   NumericPlan numeric_;
+  LossScale loss_scale_{false};
   AdapterParameters adapter_;
   std::unique_ptr<Ops> ops_;
   HeadLimits head_limits_;

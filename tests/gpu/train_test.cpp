@@ -13,11 +13,12 @@ class Bench : public TrainBench {
  public:
   using TrainBench::TrainBench;
 
-  Outcome run(const RunConfig& config, int64_t steps = 4) const {
+  Outcome run(const RunConfig& config, int64_t steps = 4, const Look& before = {},
+              const Look& after = {}) const {
     const auto make_ops = [](Device& device, int, const OpsLimits& limits) {
       return make_cuda_ops(device, limits);
     };
-    return TrainBench::run(config, make_cuda_device(0), make_ops, steps);
+    return TrainBench::run(config, make_cuda_device(0), make_ops, steps, before, after);
   }
   Outcome run_on_cpu(const RunConfig& config, int64_t steps = 4) const {
     const auto make_ops = [](Device&, int threads, const OpsLimits& limits) {
@@ -47,7 +48,7 @@ TEST_CASE("gpu: placement, slots, recompute and offload change no bit") {
       GENERATE(TinyModelOptions{Family::Llama, 3, DType::F32, false},
                TinyModelOptions{Family::Llama, 4, DType::BF16, true},
                TinyModelOptions{Family::Gpt2, 4, DType::BF16, true}, tiny_qwen3(), tiny_phi3());
-  const auto compute = GENERATE("compute=f32", "compute=bf16");
+  const auto compute = GENERATE("compute=f32", "compute=bf16", "compute=f16");
   const Bench bench(model, 23);
   const Outcome reference =
       bench.run(bench.config({compute, "memory.residency=resident", "memory.activations=keep"}));
@@ -73,7 +74,7 @@ TEST_CASE("gpu: placement, slots, recompute and offload change no bit") {
 }
 
 TEST_CASE("gpu: placement changes no bit of a run with magnitudes and matrices in full") {
-  const auto compute = GENERATE("compute=f32", "compute=bf16");
+  const auto compute = GENERATE("compute=f32", "compute=bf16", "compute=f16");
   const Bench bench({Family::Llama, 4, DType::BF16, true}, 23);
   const auto run = [&](const char* residency, const char* slots) {
     return bench.run(bench.config({compute, "lora.dora=true", kWhole, residency, slots}));
@@ -118,4 +119,41 @@ TEST_CASE("gpu: gradients of the embedding and the head are the CPU's to roundin
   const Outcome cpu = bench.run_on_cpu(config, 1), gpu = bench.run(config, 1);
   CHECK(std::abs(gpu.losses[0] - cpu.losses[0]) <= 1e-5 * cpu.losses[0]);
   CHECK(relative_error(gpu.gradients, cpu.gradients) <= 1e-4);
+}
+
+TEST_CASE("gpu: an adapter of the head has the CPU's gradients, wherever weights lie") {
+  const Bench bench({Family::Llama, 3, DType::F32, false}, 23);
+  const auto config = [&](const char* residency) {
+    return bench.config({"compute=f32", "lora.dropout=0", "memory.slots=2", residency,
+                         R"(lora.targets=["q_proj","lm_head"])"});
+  };
+  const RunConfig streamed = config("memory.residency=stream");
+  const Outcome cpu = bench.run_on_cpu(streamed, 1), gpu = bench.run(streamed, 1);
+  CHECK(std::abs(gpu.losses[0] - cpu.losses[0]) <= 1e-5 * cpu.losses[0]);
+  CHECK(relative_error(gpu.gradients, cpu.gradients) <= 1e-4);
+  CHECK(bench.run(config("memory.residency=resident"), 1) == gpu);
+}
+
+TEST_CASE("gpu: gradients in f16 are scaled, and as near to f32 as f16 is") {
+  const TinyModelOptions model = GENERATE(TinyModelOptions(), TinyModelOptions{Family::Gpt2});
+  const Bench bench(model, 23);
+  const Outcome f32 = bench.run_on_cpu(bench.config({"compute=f32"}), 1);
+  Outcome f16 = bench.run(bench.config({"compute=f16"}), 1);
+  for (float& g : f16.gradients) g /= 65536;
+  CHECK(std::abs(f16.losses[0] - f32.losses[0]) <= 1e-3 * f32.losses[0]);
+  CHECK(relative_error(f16.gradients, f32.gradients) <= 1e-2);
+}
+
+TEST_CASE("gpu: a step whose f16 gradients overflow changes nothing but the scale") {
+  const Bench bench(TinyModelOptions(), 23);
+  const RunConfig config = bench.config({"compute=f16"});
+  const Outcome untouched = bench.run(config, 0);
+  const Outcome outcome = bench.run(
+      config, 3, [](Trainer& trainer) { trainer.loss_scale() = LossScale(true, 0x1p60); },
+      [](Trainer& trainer) {
+        CHECK(trainer.loss_scale().skipped() == 3);
+        CHECK(trainer.loss_scale().scale() == 0x1p57f);
+      });
+  CHECK(outcome.adapter == untouched.adapter);
+  CHECK(outcome.moments == untouched.moments);
 }

@@ -19,7 +19,7 @@ TEST_CASE("add: one rounding, in place on either side, in columns of a wider mat
   on_each_isa([] {
     for (const int64_t N : kRows)
       for (const int64_t C : kWidths)
-        for (const DType X : kActivations) {
+        for (const DType X : activations()) {
           INFO("N " << N << ", C " << C << ", " << name(X));
           const Matrix a = Matrix::random(N, C, X, 1, 1, apart(C, 2)),
                        b = Matrix::random(N, C, X, 2, 1, apart(C, 3));
@@ -41,7 +41,7 @@ TEST_CASE("embedding: rows of the table, rounded to X, written or added") {
   on_each_isa([] {
     for (const int64_t N : kRows)
       for (const int64_t C : kWidths)
-        for (const DType X : kActivations)
+        for (const DType X : activations())
           for (const DType G : kWeights) {
             INFO("N " << N << ", C " << C << ", " << name(X) << ", table " << name(G));
             const Matrix table = Matrix::random(19, C, G, 1),
@@ -52,10 +52,7 @@ TEST_CASE("embedding: rows of the table, rounded to X, written or added") {
                 ref::embedding(ids.values(), table.values(), static_cast<size_t>(C));
             for (const Write write : {Write::Overwrite, Write::Accumulate}) {
               Values sum = write == Write::Accumulate ? rows + before.values() : rows;
-              for (double& x : sum) {
-                const auto rounded = static_cast<float>(x);
-                x = X == DType::BF16 ? to_f32(to_bf16(rounded)) : rounded;
-              }
+              sum = rounded(rounded(sum, DType::F32), X);
               const Matrix y = result_of(before, [&](Ops& ops, const Matrix& out) {
                 ops.embedding(out, ids.vector(), table.tensor(), write);
               });
@@ -69,7 +66,7 @@ TEST_CASE("embedding_backward: rows summed by id, in their order") {
   on_each_isa([] {
     for (const int64_t N : kRows)
       for (const int64_t C : kWidths)
-        for (const DType X : kActivations) {
+        for (const DType X : activations()) {
           INFO("N " << N << ", C " << C << ", " << name(X));
           const Matrix dy = Matrix::random(N, C, X, 1, 1, apart(C, 3)),
                        before = Matrix::random(5, C, DType::F32, 2);
@@ -93,7 +90,7 @@ TEST_CASE("embedding_backward: rows summed by id, in their order") {
 TEST_CASE("scatter_rows: each row to its place, the other rows and the gaps as they were") {
   for (const int64_t N : {1, 7, 33, 64, 65, 130})
     for (const int64_t C : kWidths)
-      for (const DType X : kActivations) {
+      for (const DType X : activations()) {
         INFO("N " << N << ", C " << C << ", " << name(X));
         const int64_t places = 2 * N + 3;
         const Matrix x = Matrix::random(N, C, X, 1, 1, apart(C, 2)),

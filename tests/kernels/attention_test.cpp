@@ -170,7 +170,7 @@ TEST_CASE("attention: the reference backward is the derivative of the reference 
 
 TEST_CASE("attention: the forward is the reference") {
   on_each_isa([] {
-    for (const DType X : kActivations)
+    for (const DType X : activations())
       for (const Case& c : std::vector<Case>{{1, 1, 1, {{1, 1}}},
                                              {2, 1, 7, {{7, 7}, {1, 1}, {33, 33}}},
                                              {7, 1, 16, {{31, 31}, {3, 40}}},
@@ -192,7 +192,7 @@ TEST_CASE("attention: the forward is the reference") {
 
 TEST_CASE("attention: the backward is the reference") {
   on_each_isa([] {
-    for (const DType X : kActivations)
+    for (const DType X : activations())
       for (const Case& c : std::vector<Case>{{1, 1, 1, {{5, 5}}},
                                              {2, 2, 4, {{1, 1}}},
                                              {2, 1, 7, {{7, 7}, {1, 1}, {33, 33}}},
@@ -216,7 +216,7 @@ TEST_CASE("attention: the backward is the reference") {
 
 TEST_CASE("attention: large scores neither overflow nor lose the maximum") {
   const Case c{2, 1, 64, {{70, 70}, {1, 70}}};
-  for (const DType X : kActivations) {
+  for (const DType X : activations()) {
     Call call(c, X);
     call.attention.scale = 40;  // scores of hundreds: exp of them is far past f32
     Ops& ops = test_ops(2);

@@ -16,7 +16,7 @@ TEST_CASE("gelu: the kernel is the reference") {
   on_each_isa([] {
     for (const int64_t N : kRows)
       for (const int64_t F : kWidths)
-        for (const DType X : kActivations) {
+        for (const DType X : activations()) {
           INFO("N " << N << ", F " << F << ", " << name(X));
           const Matrix x = Matrix::random(N, F, X, 1, 2, apart(F, 3)),
                        dy = Matrix::random(N, F, X, 2, 1, apart(F, 2));

@@ -82,7 +82,7 @@ TEST_CASE("layernorm: the kernel is the reference") {
   on_each_isa([] {
     for (const int64_t N : kRows)
       for (const int64_t C : kWidths)
-        for (const DType X : kActivations)
+        for (const DType X : activations())
           for (const DType G : kWeights) check_kernel(N, C, X, G);
     for (const int64_t C : {1025, 2048}) check_kernel(3, C, DType::BF16, DType::BF16);
   });

@@ -44,12 +44,6 @@ struct Case {
   }
 };
 
-Values rounded(Values values, DType dtype) {
-  if (dtype == DType::BF16)
-    for (double& x : values) x = to_f32(to_bf16(static_cast<float>(x)));
-  return values;
-}
-
 Values transpose(const Values& in, int64_t rows, int64_t cols) {
   Values out(in.size());
   for (int64_t r = 0; r < rows; ++r)
@@ -161,15 +155,15 @@ ref::Linear<double> positive(ref::Linear<double> r) {
   return r;
 }
 
-// Sums of n terms, with h or u rounded to X between two sums (relative 2^-8 of the low-rank terms;
+// Sums of n terms, with h or u rounded to X between two sums (relative u of the low-rank terms;
 // with a magnitude g o B or g o dy as well, and `low_rank` is what they enter), stored as `stored`.
 Values bound(const Values& magnitude, const Values& low_rank, const Values& result, int64_t n,
              DType X, DType stored) {
   Values out(result.size());
   for (size_t i = 0; i < out.size(); ++i)
     out[i] = reduction_bound(n, magnitude[i]) +
-             (X == DType::F32 ? 0 : unit_roundoff(X) * low_rank[i]) +
-             2 * unit_roundoff(stored) * std::abs(result[i]);
+             (X == DType::F32 ? 0 : rounding_bound(X, low_rank[i])) +
+             2 * rounding_bound(stored, result[i]);
   return out;
 }
 
@@ -287,7 +281,7 @@ TEST_CASE("linear: odd shapes in f32") {
 }
 
 TEST_CASE("linear: every storage type and layout") {
-  for (DType X : {DType::F32, DType::BF16})
+  for (DType X : activations())
     for (DType W : {DType::F32, DType::BF16, DType::F16})
       for (bool transposed : {false, true})
         for (int64_t N : {1, 5, 37}) {
@@ -314,7 +308,7 @@ TEST_CASE("linear: every storage type and layout") {
 }
 
 TEST_CASE("linear: parts, adapters, dropout") {
-  for (DType X : {DType::F32, DType::BF16})
+  for (DType X : activations())
     for (Write write : {Write::Overwrite, Write::Accumulate})
       for (float dropout : {0.0f, 0.25f})
         for (int64_t N : {1, 3, 150}) {
@@ -344,7 +338,7 @@ TEST_CASE("linear: parts, adapters, dropout") {
 }
 
 TEST_CASE("linear: magnitudes") {
-  for (DType X : {DType::F32, DType::BF16})
+  for (DType X : activations())
     for (float dropout : {0.0f, 0.25f})
       for (bool transposed : {false, true})
         for (int64_t N : {1, 5, 40}) {
@@ -385,7 +379,7 @@ TEST_CASE("linear: a rank of more than one panel") {
 
 // Past one panel of inner size (768), one block of rows (1,024), one range of gradient rows (256).
 TEST_CASE("linear: more than one block in every direction") {
-  for (DType X : {DType::F32, DType::BF16}) {
+  for (DType X : activations()) {
     check_case({.N = 20,
                 .I = 800,
                 .outs = {900},
@@ -401,7 +395,7 @@ TEST_CASE("linear: more than one block in every direction") {
 }
 
 TEST_CASE("linear: rows of whole 16-byte units") {
-  for (DType X : {DType::F32, DType::BF16})
+  for (DType X : activations())
     for (DType W : {DType::F32, DType::BF16, DType::F16})
       for (float dropout : {0.0f, 0.25f})
         check_case({.N = 72,
@@ -427,7 +421,7 @@ TEST_CASE("linear: rows of whole 16-byte units") {
 }
 
 TEST_CASE("linear: parts that lie together in memory are what they are apart") {
-  for (DType X : {DType::F32, DType::BF16}) {
+  for (DType X : activations()) {
     INFO(name(X));
     const int64_t N = 24, I = 64;
     const Matrix x = Matrix::random(N, I, X, 1), together = Matrix::random(96, I, X, 2, 0.1),
@@ -448,8 +442,31 @@ TEST_CASE("linear: parts that lie together in memory are what they are apart") {
   }
 }
 
+// y is 256, whose neighbour in bf16 is 258 (in f16 256.25): 256 + 0.75 and 256 + 0.5 both round
+// back, their sum does not.
+TEST_CASE("linear: a small adapter is not lost in the rounding of what it is added to") {
+  const auto check_sum = [](DType X, double base, double low_rank, double expected) {
+    INFO(name(X));
+    const int64_t N = 3, I = 8, O = 16;
+    Matrix x(N, I, X), w(O, I, X), a(8, I, DType::F32), b(O, 8, DType::F32), y(N, O, X);
+    const auto set_all = [](Matrix& m, double value) {
+      for (int64_t r = 0; r < m.view().rows; ++r)
+        for (int64_t c = 0; c < m.view().cols; ++c) m.set(r, c, value);
+    };
+    set_all(x, 1), set_all(w, base / 8), set_all(a, 0.125), set_all(b, low_rank / 8),
+        set_all(y, 256);
+    LoraView lora;
+    lora.a = a.tensor(), lora.b = b.tensor(), lora.scale = 1;
+    const LinearPart part{w.tensor(), false, {}, &lora};
+    make_test_ops(2, kLimits)->linear(y, x, {&part, 1}, Write::Accumulate);
+    CHECK(y.values() == Values(static_cast<size_t>(N * O), expected));
+  };
+  check_sum(DType::BF16, 0.75, 0.5, 258);
+  if (!tests_cpu()) check_sum(DType::F16, 0.09375, 0.0625, 256.25);
+}
+
 TEST_CASE("linear: the same bits with 1, 2 and 3 threads") {
-  for (DType X : {DType::F32, DType::BF16})
+  for (DType X : activations())
     for (int64_t N : {1, 6, 290}) {
       const Case c = {.N = N,
                       .I = 210,

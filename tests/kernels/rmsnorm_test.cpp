@@ -67,7 +67,7 @@ TEST_CASE("rmsnorm: the kernel is the reference") {
   on_each_isa([] {
     for (const int64_t N : kRows)
       for (const int64_t C : kWidths)
-        for (const DType X : kActivations)
+        for (const DType X : activations())
           for (const DType G : kWeights) check_kernel(N, C, X, G);
     for (const int64_t C : {1025, 2048}) check_kernel(3, C, DType::BF16, DType::BF16);
   });
@@ -75,7 +75,7 @@ TEST_CASE("rmsnorm: the kernel is the reference") {
 
 TEST_CASE("rmsnorm: each run of columns of a row is a row of its own") {
   on_each_isa([] {
-    for (const DType X : kActivations)
+    for (const DType X : activations())
       for (const int64_t C : {int64_t{1}, int64_t{7}, int64_t{64}, int64_t{80}}) {
         INFO("C " << C << ", " << name(X));
         const int64_t N = 3, heads = 5;

@@ -44,7 +44,7 @@ TEST_CASE("rope: the kernel is the reference, in columns of a wider matrix") {
     for (const Size s :
          {Size{1, 2, 2}, {3, 64, 64}, {2, 80, 32}, {7, 14, 10}, {1, 34, 34}, {2, 128, 128}})
       for (const int64_t N : kRows)
-        for (const DType X : kActivations)
+        for (const DType X : activations())
           for (const bool inverse : {false, true}) {
             INFO("N " << N << ", D " << s.D << ", P " << s.P << ", " << name(X)
                       << (inverse ? ", back" : ""));

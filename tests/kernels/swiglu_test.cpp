@@ -18,7 +18,7 @@ TEST_CASE("swiglu: the kernel is the reference") {
   on_each_isa([] {
     for (const int64_t N : kRows)
       for (const int64_t F : kWidths)
-        for (const DType X : kActivations) {
+        for (const DType X : activations()) {
           INFO("N " << N << ", F " << F << ", " << name(X));
           const Matrix gate_up = Matrix::random(N, 2 * F, X, 1, 4, apart(2 * F, 3)),
                        dy = Matrix::random(N, F, X, 2);

@@ -25,6 +25,12 @@ inline double unit_roundoff(DType dtype) {
   return dtype == DType::F32 ? 0x1p-24 : dtype == DType::BF16 ? 0x1p-8 : 0x1p-11;
 }
 
+// What one rounding to `dtype` changes x by at most. f16's subnormals, which gradients reach, lie
+// 2^-24 apart.
+inline double rounding_bound(DType dtype, double x) {
+  return unit_roundoff(dtype) * std::abs(x) + (dtype == DType::F16 ? 0x1p-25 : 0);
+}
+
 // Results below the smallest normal f32 count as zero: their relative error is not bounded by u.
 inline constexpr double kTiny = 0x1p-126;
 
@@ -32,7 +38,7 @@ inline constexpr double kTiny = 0x1p-126;
 inline Values elementwise_bound(const Values& ref, DType dtype) {
   Values bound(ref.size());
   for (size_t i = 0; i < ref.size(); ++i)
-    bound[i] = 4 * unit_roundoff(dtype) * std::abs(ref[i]) + kTiny;
+    bound[i] = 4 * rounding_bound(dtype, ref[i]) + kTiny;
   return bound;
 }
 

@@ -15,8 +15,13 @@ namespace lema::test {
 // Sizes that are one, odd, prime, a vector, and a vector and one.
 inline const std::vector<int64_t> kRows = {1, 7, 33};
 inline const std::vector<int64_t> kWidths = {1, 7, 16, 17, 33, 64, 65, 131};
-inline const std::vector<DType> kActivations = {DType::F32, DType::BF16};
 inline const std::vector<DType> kWeights = {DType::F32, DType::BF16, DType::F16};
+
+// Types of activations: a GPU has f16 as well.
+inline std::vector<DType> activations() {
+  if (tests_cpu()) return {DType::F32, DType::BF16};
+  return {DType::F32, DType::BF16, DType::F16};
+}
 
 // How far rows of `width` columns lie apart: by an odd gap, or by a whole number of 16-byte units
 // where the width is one, so that both ways to reach memory are taken.

@@ -51,6 +51,16 @@ inline void store(void* data, DType dtype, int64_t i, double value) {
   }
 }
 
+// Each value as storage of `dtype` holds it.
+inline Values rounded(Values values, DType dtype) {
+  float storage = 0;
+  for (double& x : values) {
+    store(&storage, dtype, 0, x);
+    x = load(&storage, dtype, 0);
+  }
+  return values;
+}
+
 // A standard normal sequence (Box-Muller), the same on every machine.
 class Normal {
  public:

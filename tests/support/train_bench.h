@@ -58,16 +58,17 @@ class TrainBench {
     return make_run_config(all);
   }
 
-  // `steps` updates and an evaluation; inspect(trainer) before them.
+  // `steps` updates and an evaluation; before_steps(trainer) and after_steps(trainer).
+  using Look = std::function<void(Trainer&)>;
   Outcome run(const RunConfig& config, std::unique_ptr<Device> own_device,
-              Trainer::OpsFactory make_ops, int64_t steps,
-              const std::function<void(Trainer&)>& inspect = {}) const {
+              Trainer::OpsFactory make_ops, int64_t steps, const Look& before_steps = {},
+              const Look& after_steps = {}) const {
     const ModelFolder model(config.model);
     const Dataset data = load_dataset(config.data.train, config.data, load_model_text(model));
     Trainer trainer(config, model, std::move(own_device), make_ops,
                     step_bounds(config, &data, nullptr));
     trainer.initialise_adapter();
-    if (inspect) inspect(trainer);
+    if (before_steps) before_steps(trainer);
     Device& device = trainer.device();
     Batcher batcher(static_cast<int64_t>(data.rows.size()), config.train.batch_size, 1, true);
     BatchCursor cursor;
@@ -82,6 +83,7 @@ class TrainBench {
       out.losses.push_back(result.loss);
       out.losses.push_back(result.grad_norm);
     }
+    if (after_steps) after_steps(trainer);
     out.losses.push_back(trainer.evaluate(
         make_step_batch(data, batcher.next(cursor), trainer.bounds().micro_rows, true)));
     out.allocations_in_steps = device.allocation_count() - before;
