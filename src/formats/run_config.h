@@ -25,7 +25,7 @@ struct RunConfig {
   int64_t seed = 42;
   std::string device = "auto";   // auto | cpu | cuda
   std::string method = "lora";   // lora
-  std::string compute = "auto";  // auto | f32 | bf16
+  std::string compute = "auto";  // auto | f32 | bf16 | f16
   int64_t threads = 0;           // CPU threads; 0: all
 
   struct Data {

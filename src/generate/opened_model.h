@@ -17,7 +17,7 @@ namespace lema {
 
 struct OpenOptions {
   fs::path adapter;              // PEFT folder or a checkpoint of lema train; empty: none
-  std::string compute = "auto";  // auto | f32 | bf16, the activation dtype
+  std::string compute = "auto";  // auto | f32 | bf16 | f16, the activation dtype
   int64_t threads = 0;           // 0: all CPUs
   std::string device = "cpu";    // auto | cpu | cuda
 };

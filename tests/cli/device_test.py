@@ -34,6 +34,10 @@ class NoGpu(RunCase):
         said = self.train("cuda", code=2)
         self.assertIn("this machine has 0 CUDA GPUs" if HAS_CUDA else "built without CUDA", said)
 
+    def test_f16_is_for_a_gpu(self):
+        config = self.config(device="cpu", compute="f16")
+        self.assertIn("compute f16: a GPU only", self.lema("train", "--config", config, code=2))
+
     def test_the_binary_starts_without_the_libraries_of_nvidia(self):
         libraries = subprocess.run(["ldd", LEMA], capture_output=True, text=True, check=True).stdout
         self.assertIn("libc.so", libraries)

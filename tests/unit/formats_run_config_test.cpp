@@ -146,7 +146,7 @@ TEST_CASE("wrong configs give one line with file, line, what was found and what 
       // Choices and ranges.
       {with("\"device\": \"gpu\""), "device: found \"gpu\", expected one of auto, cpu, cuda"},
       {with("\"method\": \"full\""), "method: found \"full\", expected one of lora"},
-      {with("\"compute\": \"fp16\""), "compute: found \"fp16\", expected one of auto, f32, bf16"},
+      {with("\"compute\": \"fp16\""), "compute: found \"fp16\", expected one of auto, f32, bf16, f16"},
       {with("\"seed\": -1"), "seed: found -1, expected an integer of at least 0"},
       {with("\"lora\": {\"rank\": 0}"), "lora.rank: found 0, expected an integer from 1 to 4096"},
       {with("\"lora\": {\"rank\": 4097}"),
