@@ -174,7 +174,7 @@ void add_data(CLI::App& app) {
   CLI::App* command = app.add_subcommand("data", "What a data set holds and what of it is trained");
   add_config_options(*command, options->config);
   command->add_option("--examples", options->examples, "Rows to show, trained tokens coloured")
-      ->check(CLI::NonNegativeNumber)
+      ->check(CLI::Range(0, 1000))
       ->capture_default_str();
   command
       ->add_option("--rows", options->rows,

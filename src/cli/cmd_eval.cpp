@@ -186,6 +186,12 @@ EvalOptions options_of(const CLI::App& command) {
   options.rows.format = text("--format");
   options.rows.max_tokens = number("--max-tokens");
   options.rows.train_on = text("--train-on");
+  for (const std::string& entry : command.get_option("--map")->results()) {
+    const size_t equals = entry.find('=');
+    if (equals == entry.npos)
+      fail(ErrorCode::Usage, "--map: found \"{}\", expected NAME=FIELD", escaped(entry));
+    options.rows.map.emplace_back(entry.substr(0, equals), entry.substr(equals + 1));
+  }
   options.batch = number("--batch");
   options.max_new_tokens = number("--max-new-tokens");
   options.json = command.count("--json") > 0;
@@ -223,11 +229,14 @@ void add_eval(CLI::App& app) {
       ->check(CLI::IsMember(
           {"auto", "text", "completion", "chat", "alpaca", "sharegpt", "tokens"}))
       ->default_str("auto");
+  command.add_option("--map", "loss, logits: lema's name of a field or role = the file's; repeatable")
+      ->type_name("NAME=FIELD")
+      ->take_all();
   command.add_option("--max-tokens", "loss, logits: longest row, 0: the model's positions")
       ->check(CLI::NonNegativeNumber)
       ->default_str("0");
   command.add_option("--train-on", "loss: which tokens of chat rows count")
-      ->check(CLI::IsMember({"completions", "last", "all"}))
+      ->check(CLI::IsMember({"completions", "last", "each", "all"}))
       ->default_str("completions");
   command.add_flag("--token-logprobs")->description("loss: log-probability of each trained token in --output");
   command.add_option("--pattern", "match: PCRE2 pattern; a row's \"match\" goes before it")->type_name("REGEX");

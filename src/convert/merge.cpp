@@ -178,26 +178,30 @@ class LowRankUpdate {
 using Adapted = std::map<std::string, AdapterModule>::value_type;  // path and pair
 
 // Tensor name -> the adapter's pair. Every module finds its linear, and fits it.
+// An embedding's row is the output of its number, so that it lies as a transposed linear does.
 std::map<std::string, const Adapted*> match_modules(const Adapter& adapter, const ModelSpec& spec,
                                                     const fs::path& adapter_path) {
   const bool tied = spec.head.tensor == spec.embed.tensor;
   std::map<std::string, const FieldSpec*> linears;
   for (const FieldSpec* field : model_file_order(spec))
-    if (!field->module.empty() && field->field != Field::Embed)
-      linears.emplace(field->module, field);
+    if (!field->module.empty()) linears.emplace(field->module, field);
   std::map<std::string, const Adapted*> matched;
   for (const Adapted& adapted : adapter.modules) {
     const auto& [path, module] = adapted;
     const std::string place = fmt::format("{}: module {}", adapter_path.string(), escaped(path));
-    if (tied && path == spec.head.module)
+    if (tied && (path == spec.head.module || path == spec.embed.module))
       fail(ErrorCode::BadInput,
-           "{} is the embedding's own matrix in this model; merging it would change the embedding",
-           place);
+           "{0} is the {1}'s own matrix in this model; merging it would change the {1}", place,
+           path == spec.head.module ? "embedding" : "head");
     const auto found = linears.find(path);
-    if (found == linears.end()) fail(ErrorCode::BadInput, "{} is no linear of the model", place);
+    if (found == linears.end() || module.is_embedding != (found->second->field == Field::Embed))
+      fail(ErrorCode::BadInput, "{} is no {} of the model", place,
+           module.is_embedding ? "embedding" : "linear");
     const Shape& shape = found->second->shape;
     // The head is a plain linear in every family.
-    const int in_axis = spec.linear_transposed && path != spec.head.module ? 0 : 1;
+    const bool transposed =
+        module.is_embedding || (spec.linear_transposed && path != spec.head.module);
+    const int in_axis = transposed ? 0 : 1;
     if (shape[in_axis] != module.in || shape[1 - in_axis] != module.out)
       fail(ErrorCode::BadInput, "{} maps {} to {} numbers; the model's maps {} to {}", place,
            module.in, module.out, shape[in_axis], shape[1 - in_axis]);
@@ -280,7 +284,8 @@ class Merger {
   void copy(const WeightSource& weight, const Adapted* module, DType to) {
     ++result_.tensors;
     if (!module) return copier_.copy(weight);
-    const bool transposed = spec_.linear_transposed && weight.name != spec_.head.tensor;
+    const bool transposed = module->second.is_embedding ||
+                            (spec_.linear_transposed && weight.name != spec_.head.tensor);
     LowRankUpdate update(module->second, rules_.scale(module->first), transposed, to, pool_);
     if (update.needs_measure()) {
       copier_.visit(weight, [&](float* values, int64_t begin, int64_t end) {
@@ -339,7 +344,7 @@ MergeResult merge(const MergeOptions& options, const ReportProgress& report) {
                        merge_metadata(options), options.shard_bytes);
   check_free_space(output, writer.total_bytes());
   copy_side_files(folder, staged.path(), options.dtype);
-  take_template(options.adapter, staged.path());
+  take_template(options.adapter, folder, staged.path());
   Merger merger(table.spec, rules, writer, report);
   for (size_t i = 0; i < weights.size(); ++i) {
     const auto own = full.find(weights[i].name);

@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "core/log.h"
+#include "data/model_text.h"
 #include "formats/confined_path.h"
 #include "formats/folder_reader.h"
 #include "formats/json.h"
@@ -82,6 +83,23 @@ class MemberScanner {
 
   const std::string& text_;
 };
+
+// Readers of the merged folder end a reply on eos_token_id of generation_config.json; the base's
+// does not name the token that another template ends its turns with.
+void write_stop_ids(const std::vector<int64_t>& ids, const ModelFolder& folder,
+                    const fs::path& to) {
+  const std::vector<int64_t>& known = folder.stop_ids();
+  const auto is_known = [&](int64_t id) {
+    return std::find(known.begin(), known.end(), id) != known.end();
+  };
+  if (std::all_of(ids.begin(), ids.end(), is_known)) return;
+  const fs::path path = to / kSideFiles[0];
+  Value config = fs::exists(path) ? parse_json(read_text(path, kMaxSideFileBytes), path.string())
+                                  : Value(Value::Object{});
+  config.set("eos_token_id", Value::Array(ids.begin(), ids.end()));
+  write_file(path, dump_json(config, 2) + "\n");
+  log::info("{}: eos_token_id {}", kSideFiles[0], fmt::join(ids, ", "));
+}
 
 }  // namespace
 
@@ -162,9 +180,10 @@ void copy_side_files(const ModelFolder& folder, const fs::path& to, std::optiona
                 to);
 }
 
-void take_template(const fs::path& adapter, const fs::path& to) {
+void take_template(const fs::path& adapter, const ModelFolder& folder, const fs::path& to) {
   const auto path = adapter_template(adapter);
   if (!path) return;
+  write_stop_ids(load_model_text(folder, path->string()).stop_ids(), folder, to);
   fs::remove_all(to / kTemplateFolder);
   write_file(to / kAdapterTemplate, read_text(*path, kMaxSideFileBytes));
   log::info("{}: the merged model's chat template", path->string());

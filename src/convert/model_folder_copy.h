@@ -36,8 +36,9 @@ std::vector<TensorSpec> output_tensors(std::span<const WeightSource> weights,
 // but for the value of its "dtype" or "torch_dtype", which becomes `dtype` when that is given.
 void copy_side_files(const ModelFolder& folder, const fs::path& to, std::optional<DType> dtype);
 
-// Makes the chat template that an adapter brings along, if any, the only one of the written folder.
-void take_template(const fs::path& adapter, const fs::path& to);
+// Makes the chat template that an adapter brings along, if any, the only one of the written folder,
+// and the tokens that it ends turns with stop ids there.
+void take_template(const fs::path& adapter, const ModelFolder& folder, const fs::path& to);
 
 // The text of a config.json with only that value replaced, where it has one.
 std::string config_with_dtype(const std::string& text, DType dtype, const std::string& source);

@@ -51,7 +51,8 @@ class LogitsRun {
     const auto n = static_cast<int32_t>(tokens_);
     std::vector<int32_t> sequence = {0, n, 0, n};
     Transformer transformer(*device_, *ops_, config_, table_.spec.linear_transposed, DType::F32,
-                            {tokens_, tokens_, tokens_, tokens_, false},
+                            {tokens_, tokens_, tokens_, tokens_, false,
+                             parameters_ ? parameters_->embed_rank() : 0},
                             parameters_.get());
     transformer.rope_table().map(positions, tokens_);
     transformer.rope_table().send();

@@ -59,8 +59,8 @@ struct RenderedChat {
   Tokenizer::Encoding whole;
   size_t limit = std::string::npos;  // the first byte that the row has no room for
   std::vector<Span> spans;           // trained
-  bool unprompted = false;           // see ChatEncoding
-  std::vector<size_t> ends;          // of trained answers, with what the template writes after each
+  Remarks remarks;
+  std::vector<size_t> ends;  // of trained answers, with what the template writes after each
 };
 
 std::string render_first(const Dialogue& dialogue, size_t count, bool add_generation_prompt,
@@ -102,40 +102,62 @@ void check_tokens(const std::string& prompt, size_t i, const Tokenizer::Encoding
 }
 
 [[noreturn]] void refuse_prompt(size_t i, const std::string& prompt, const std::string& whole) {
-  fail(ErrorCode::BadInput, "messages[{}]: the template does not continue its own prompt: {}", i,
-       difference(prompt, whole));
+  if (i == 0)
+    fail(ErrorCode::BadInput,
+         "messages[0]: the conversation begins with the assistant, which the template writes "
+         "otherwise than its own prompt: {}",
+         difference(prompt, whole));
+  fail(
+      ErrorCode::BadInput,
+      "messages[{}]: the template does not continue its own prompt: {} (what a chat sees could not "
+      "be trained; set data.chat_template or data.chat_template_kwargs)",
+      i, difference(prompt, whole));
 }
 
-// The answers that must fit their prompts: all under "completions", trained or not.
-bool is_checked(const Dialogue& dialogue, const std::vector<uint8_t>& trained, bool last_only,
-                size_t i) {
-  return trained[i] || (!last_only && is_answer(dialogue.messages.as_array()[i]));
+// The byte of the whole where the turns up to messages[i], rendered as `full`, end: what a template
+// writes after the last message only, special tokens and white space, is left out.
+size_t turn_end(size_t i, const std::string& full, size_t prompt, const RenderedChat& chat,
+                const ModelText& text) {
+  if (chat.rendered.starts_with(full)) return full.size();
+  const Tokenizer::Encoding alone = text.tokenizer().encode(full, false);
+  const std::vector<int64_t>& begins = chat.whole.begins;
+  const auto common =
+      std::mismatch(full.begin(), full.end(), chat.rendered.begin(), chat.rendered.end()).first -
+      full.begin();
+  auto at = std::upper_bound(begins.begin(), begins.end(), common);
+  while (at != begins.begin() &&
+         !std::binary_search(alone.begins.begin(), alone.begins.end(), *--at))
+    continue;
+  const auto end = at == begins.end() ? size_t{0} : static_cast<size_t>(*at);
+  bool is_tail = end > prompt && chat.rendered.ends_with(full.substr(end));
+  for (size_t t = 0; t < alone.ids.size(); ++t)
+    if (std::cmp_greater_equal(alone.begins[t], end) && !text.tokenizer().is_special(alone.ids[t]))
+      is_tail = false;
+  if (!is_tail)
+    fail(ErrorCode::BadInput,
+         "messages[{}]: the template writes this turn differently once others follow: {} (with "
+         "data.train_on = each, every answer becomes a row of its own)",
+         i, difference(full, chat.rendered));
+  return end;
 }
 
 // The bytes of every trained answer. Those that begin at or after byte `limit` are one span without
 // an end of their own.
 void prefix_difference(const Dialogue& dialogue, const std::vector<uint8_t>& trained,
-                       bool last_only, RenderedChat& chat, const ModelText& text) {
+                       RenderedChat& chat, const ModelText& text) {
   for (size_t i = 0; i < trained.size(); ++i) {
-    if (!is_checked(dialogue, trained, last_only, i)) continue;
+    if (!trained[i]) continue;
     const std::string prompt = render_first(dialogue, i, true, text);
     if (prompt.size() >= chat.limit) {
-      const auto rest = trained.begin() + static_cast<std::ptrdiff_t>(i);
-      if (std::find(rest, trained.end(), 1) != trained.end())
-        chat.spans.emplace_back(chat.limit, chat.rendered.size());
+      chat.spans.emplace_back(chat.limit, chat.rendered.size());
       return;
     }
     const std::string full = render_first(dialogue, i + 1, false, text);
     if (!full.starts_with(prompt)) refuse_prompt(i, prompt, full);
-    if (!chat.rendered.starts_with(full))
-      fail(ErrorCode::BadInput,
-           "messages[{}]: the template writes this turn differently once others follow: {} (give "
-           "the conversations up to each answer as rows of their own, with data.train_on = last)",
-           i, difference(full, chat.rendered));
+    const size_t end = turn_end(i, full, prompt.size(), chat, text);
     check_tokens(prompt, i, chat.whole, text);
-    if (!trained[i]) continue;
-    chat.spans.emplace_back(prompt.size(), full.size());
-    chat.ends.push_back(full.size());
+    chat.spans.emplace_back(prompt.size(), end);
+    chat.ends.push_back(end);
   }
 }
 
@@ -159,11 +181,11 @@ bool holds_prompt(const Dialogue& dialogue, size_t i, const std::string& prompt,
 
 // Checks the answers of a template with {% generation %} blocks. What its prompt adds inside a
 // block, published training templates leave out where an answer has no reasoning: that is told.
-void check_prompts(const Dialogue& dialogue, const std::vector<uint8_t>& trained, bool last_only,
+void check_prompts(const Dialogue& dialogue, const std::vector<uint8_t>& trained,
                    const ChatTemplate::Rendered& rendered, RenderedChat& chat,
                    const ModelText& text) {
   for (size_t i = 0; i < trained.size(); ++i) {
-    if (!is_checked(dialogue, trained, last_only, i)) continue;
+    if (!trained[i]) continue;
     const std::string prompt = render_first(dialogue, i, true, text);
     if (prompt.size() >= chat.limit) return;
     const auto common =
@@ -175,7 +197,12 @@ void check_prompts(const Dialogue& dialogue, const std::vector<uint8_t>& trained
         [&](const auto& span) { return span.first < span.second && span.second > common; });
     const size_t begin =
         block == rendered.generated.end() ? std::string::npos : static_cast<size_t>(block->first);
-    if (!holds_prompt(dialogue, i, prompt, begin, chat, text)) chat.unprompted = true;
+    if (begin < prompt.size() && begin < render_first(dialogue, i, false, text).size())
+      fail(ErrorCode::BadInput,
+           "messages[{}]: a {{% generation %}} block begins before the answer, at byte {} of the "
+           "rendered text",
+           i, begin);
+    if (!holds_prompt(dialogue, i, prompt, begin, chat, text)) chat.remarks.add(Remark::Unprompted);
   }
 }
 
@@ -248,13 +275,54 @@ void find_end(const Dialogue& dialogue, RenderedChat& chat, const ModelText& tex
   }
 }
 
-int64_t first_stop(const RenderedChat& chat, const std::vector<uint8_t>& trained,
-                   const ModelText& text) {
+int64_t first_stop(RenderedChat& chat, const std::vector<uint8_t>& trained, const ModelText& text) {
+  int64_t first = -1;
   for (const size_t end : chat.ends) {
     const int64_t t = stop_before(end, chat, text);
-    if (t > 0 && trained[static_cast<size_t>(t)]) return t;
+    if (t <= 0 || !trained[static_cast<size_t>(t)])
+      chat.remarks.add(Remark::EndUntrained);
+    else if (first < 0)
+      first = t;
   }
-  return -1;
+  return first;
+}
+
+ChatEncoding encode(const Dialogue& dialogue, bool add_generation_prompt,
+                    const std::string& train_on, const ModelText& text, const LengthRule& rule) {
+  ChatTemplate::Rendered rendered = text.render_chat_spans(
+      dialogue.messages, dialogue.tools, add_generation_prompt, dialogue.variables);
+  RenderedChat chat;
+  chat.rendered = rendered.text;
+  chat.whole = text.encode(chat.rendered, false);
+  const size_t count = chat.whole.ids.size();
+  const bool too_long = std::cmp_greater(count, rule.max_tokens);
+  ChatEncoding encoding;
+  encoding.trained.assign(count, 0);
+  if (!too_long || rule.truncates) {
+    const std::vector<uint8_t> trained = trained_messages(dialogue, train_on);
+    if (too_long)
+      chat.limit = static_cast<size_t>(chat.whole.begins[static_cast<size_t>(rule.max_tokens)]);
+    if (train_on == "all") {
+      chat.spans = {{0, chat.rendered.size()}};
+      find_end(dialogue, chat, text);
+    } else if (rendered.has_generation_blocks) {
+      check_prompts(dialogue, trained, rendered, chat, text);
+      drop_untrained(rendered, dialogue, trained, text);
+      take_blocks(rendered, chat);
+    } else {
+      prefix_difference(dialogue, trained, chat, text);
+    }
+    check_written(dialogue, trained, chat.rendered, chat.remarks);
+    size_t t = 0;
+    for (const auto& [begin, end] : chat.spans)
+      for (; t < count && static_cast<size_t>(chat.whole.begins[t]) < end; ++t)
+        encoding.trained[t] = static_cast<size_t>(chat.whole.begins[t]) >= begin;
+    encoding.first_stop = first_stop(chat, encoding.trained, text);
+    encoding.remarks = chat.remarks;
+  }
+  encoding.text = std::move(chat.rendered);
+  encoding.ids = std::move(chat.whole.ids);
+  return encoding;
 }
 
 }  // namespace
@@ -275,40 +343,22 @@ bool is_token_prefix(const Tokenizer::Encoding& alone, const Tokenizer::Encoding
 ChatEncoding encode_chat(const Dialogue& dialogue, bool add_generation_prompt,
                          const std::string& train_on, const ModelText& text,
                          const LengthRule& rule) {
-  ChatTemplate::Rendered rendered = text.render_chat_spans(
-      dialogue.messages, dialogue.tools, add_generation_prompt, dialogue.variables);
-  RenderedChat chat;
-  chat.rendered = rendered.text;
-  chat.whole = text.encode(chat.rendered, false);
-  const size_t count = chat.whole.ids.size();
-  const bool too_long = std::cmp_greater(count, rule.max_tokens);
-  ChatEncoding encoding;
-  encoding.trained.assign(count, 0);
-  if (!too_long || rule.truncates) {
-    const bool last_only = train_on == "last";
-    if (too_long)
-      chat.limit = static_cast<size_t>(chat.whole.begins[static_cast<size_t>(rule.max_tokens)]);
-    if (train_on == "all") {
-      chat.spans = {{0, chat.rendered.size()}};
-      find_end(dialogue, chat, text);
-    } else if (const auto trained = trained_messages(dialogue, train_on);
-               rendered.has_generation_blocks) {
-      check_prompts(dialogue, trained, last_only, rendered, chat, text);
-      drop_untrained(rendered, dialogue, trained, text);
-      take_blocks(rendered, chat);
-    } else {
-      prefix_difference(dialogue, trained, last_only, chat, text);
+  if (dialogue.as_given.is_null())
+    return encode(dialogue, add_generation_prompt, train_on, text, rule);
+  // Most templates want the arguments of a call as an object, some as the text that they are in
+  // OpenAI's format.
+  try {
+    return encode(dialogue, add_generation_prompt, train_on, text, rule);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::BadInput) throw;
+    Dialogue given = dialogue;
+    given.messages = std::exchange(given.as_given, Value());
+    try {
+      return encode(given, add_generation_prompt, train_on, text, rule);
+    } catch (const Error&) {
     }
-    size_t t = 0;
-    for (const auto& [begin, end] : chat.spans)
-      for (; t < count && static_cast<size_t>(chat.whole.begins[t]) < end; ++t)
-        encoding.trained[t] = static_cast<size_t>(chat.whole.begins[t]) >= begin;
-    encoding.unprompted = chat.unprompted;
-    encoding.first_stop = first_stop(chat, encoding.trained, text);
+    throw;
   }
-  encoding.text = std::move(chat.rendered);
-  encoding.ids = std::move(chat.whole.ids);
-  return encoding;
 }
 
 }  // namespace lema

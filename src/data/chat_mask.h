@@ -9,6 +9,7 @@
 
 #include "data/dialogue.h"
 #include "data/model_text.h"
+#include "data/written_parts.h"
 
 namespace lema {
 
@@ -18,9 +19,7 @@ struct ChatEncoding {
   std::vector<uint8_t> trained;  // (T) 1: the token's first byte is the assistant's
   // Position of the first trained stop token that ends an answer, white space apart; -1: none.
   int64_t first_stop = -1;
-  // An answer of a template with {% generation %} blocks begins otherwise than its prompt makes a
-  // chat begin: without the reasoning, say, that the prompt opens.
-  bool unprompted = false;
+  Remarks remarks;
 };
 
 // The mask of a conversation of more tokens than a row may have is built only where the row is cut
@@ -38,8 +37,10 @@ struct LengthRule {
 // {% generation %} blocks says it itself; a turn's blocks are those that its rendering adds to the
 // number before it. Positions decide, never ids. BadInput with the reason when a rendering is not
 // the start of the longer one, or when a prompt's tokens are not the first tokens of the whole:
-// then no mask would be what a chat sees. With {% generation %} blocks this holds for the prompts,
-// up to the answer's block.
+// then no mask would be what a chat sees. A tail of special tokens that the template writes after
+// the last message alone is no part of the turns before. With {% generation %} blocks this holds
+// for the prompts, up to the answer's block. BadInput too where the text lacks what a trained
+// conversation says (written_parts.h).
 ChatEncoding encode_chat(const Dialogue& dialogue, bool add_generation_prompt,
                          const std::string& train_on, const ModelText& text,
                          const LengthRule& rule = {});

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
+#include <set>
 #include <unordered_set>
 #include <utility>
 
@@ -93,6 +94,7 @@ class Loader {
   void read_file(int32_t index) {
     DataFile& file = dataset_.files[static_cast<size_t>(index)];
     if (options_.format != "auto") take_format(file, options_.format);
+    unread_.clear();
     RecordReader reader(file.path);
     file.verdict = name(reader.format());
     if (!file.format.empty()) file.verdict += fmt::format(", {} by data.format", file.format);
@@ -125,13 +127,25 @@ class Loader {
       fail(ErrorCode::BadInput, "found {}, expected object", name(record.value.kind()));
     const Value object = apply_map(record.value, options_.map, map_used_);
     if (file.format.empty()) detect(object, file, record.line);
-    Row row = encode_row(file.format, object, options_, text_);
-    row.line = record.line;
-    row.file = index;
-    row.content = row_content(object);
-    if (!fit(row, is_dialogue(file.format, object))) return;
-    dataset_.unprompted_rows += row.unprompted;
-    dataset_.rows.push_back(std::move(row));
+    note_unread(object, file);
+    const uint64_t content = row_content(object);
+    for (Row& row : encode_row(file.format, object, options_, text_)) {
+      row.line = record.line;
+      row.file = index;
+      row.content = content;
+      if (!fit(row, is_dialogue(file.format, object))) continue;
+      for (size_t remark = 0; remark < kRemarkTexts.size(); ++remark)
+        dataset_.remarked_rows[remark] += row.remarks.has(remark);
+      dataset_.rows.push_back(std::move(row));
+    }
+  }
+
+  // Fields that no shape has are said once for each file: another name for one of ours, perhaps.
+  void note_unread(const Value& object, DataFile& file) {
+    for (const auto& [key, value] : object.as_object())
+      if (!is_read(key) && unread_.size() < kFieldsShown && unread_.insert(key).second)
+        file.verdict +=
+            fmt::format("{}{}", unread_.size() == 1 ? "; not used: " : ", ", escaped(key));
   }
 
   // Applies the length rules; false when the row is dropped.
@@ -180,6 +194,9 @@ class Loader {
            fields_of(object));
     take_format(file, shape->format);
     file.verdict += fmt::format(", {} {} of line {}", shape->format, shape->reason, line);
+    if (text_.has_template() && (shape->format == "text" || shape->format == "completion") &&
+        !is_dialogue(shape->format, object))
+      file.verdict += ", as it stands: without the chat template";
   }
 
   void take_format(DataFile& file, const std::string& format) const {
@@ -228,6 +245,7 @@ class Loader {
   const ModelText& text_;
   Dataset dataset_;
   std::vector<uint8_t> map_used_;
+  std::set<std::string> unread_;  // fields of the file that is read
   int64_t row_count_ = 0, bad_rows_ = 0;
   std::vector<std::string> reasons_;
 };
@@ -268,11 +286,14 @@ std::vector<std::string> data_files(std::span<const std::string> paths) {
 void recount(Dataset& dataset) {
   dataset.tokens = dataset.trained_tokens = dataset.longest_row_tokens = dataset.repeated_rows = 0;
   std::unordered_set<uint64_t> seen;
+  const Row* last = nullptr;
   for (const Row& row : dataset.rows) {
+    const bool same_record = last && last->line == row.line && last->file == row.file;
+    last = &row;
     dataset.tokens += std::ssize(row.ids);
     dataset.trained_tokens += std::count(row.trained.begin(), row.trained.end(), 1);
     dataset.longest_row_tokens = std::max<int64_t>(dataset.longest_row_tokens, std::ssize(row.ids));
-    dataset.repeated_rows += !seen.insert(row.content).second;
+    dataset.repeated_rows += !same_record && !seen.insert(row.content).second;
   }
 }
 
@@ -291,11 +312,9 @@ void report(const Dataset& dataset, int64_t max_tokens) {
         "{}: {} rows cut to data.max_tokens {}: {} tokens lost; {} of the rows lost trained "
         "tokens, and with them the end that they would teach",
         d.path, d.truncated_rows, max_tokens, d.cut_tokens, d.endless_rows);
-  if (d.unprompted_rows > 0)
-    log::warn(
-        "{}: {} rows have an answer that begins otherwise than the template's prompt makes a chat "
-        "begin (it opens the reasoning, say)",
-        d.path, d.unprompted_rows);
+  for (size_t remark = 0; remark < kRemarkTexts.size(); ++remark)
+    if (d.remarked_rows[remark] > 0)
+      log::warn("{}: {} rows: {}", d.path, d.remarked_rows[remark], kRemarkTexts[remark]);
   if (d.repeated_rows > 0) log::warn("{}: {} rows repeat an earlier row", d.path, d.repeated_rows);
 }
 

@@ -5,6 +5,7 @@
 // data files directly in it, in the order of their names.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -37,9 +38,9 @@ struct Dataset {
   int64_t longest_row_tokens = 0;
   int64_t dropped_rows = 0, truncated_rows = 0;  // by `too_long`
   int64_t cut_tokens = 0;                        // that truncation took
-  int64_t endless_rows = 0;     // truncated rows that lost their last trained token
-  int64_t unprompted_rows = 0;  // with an answer that begins otherwise than a chat's prompt has it
-  int64_t repeated_rows = 0;    // that say what an earlier row says
+  int64_t endless_rows = 0;  // truncated rows that lost their last trained token
+  std::array<int64_t, kRemarkTexts.size()> remarked_rows = {};  // by Remark
+  int64_t repeated_rows = 0;                                    // that say what an earlier row says
   std::vector<BadRow> bad;
 
   // "PATH:LINE" of a row.

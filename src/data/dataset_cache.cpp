@@ -92,9 +92,10 @@ std::string encode(const Dataset& dataset) {
     out.text(file.verdict);
   }
   out.text(dataset.format);
-  for (const int64_t count : {dataset.dropped_rows, dataset.truncated_rows, dataset.cut_tokens,
-                              dataset.endless_rows, dataset.unprompted_rows})
+  for (const int64_t count :
+       {dataset.dropped_rows, dataset.truncated_rows, dataset.cut_tokens, dataset.endless_rows})
     out.number(count);
+  for (const int64_t count : dataset.remarked_rows) out.number(count);
   out.number(static_cast<int64_t>(dataset.rows.size()));
   for (const Row& row : dataset.rows) {
     out.number(row.line);
@@ -116,9 +117,10 @@ Dataset decode(std::string_view body, const std::vector<std::string>& files) {
     dataset.files.push_back({file, format, in.text()});
   }
   dataset.format = in.text();
-  for (int64_t* count : {&dataset.dropped_rows, &dataset.truncated_rows, &dataset.cut_tokens,
-                         &dataset.endless_rows, &dataset.unprompted_rows})
+  for (int64_t* count :
+       {&dataset.dropped_rows, &dataset.truncated_rows, &dataset.cut_tokens, &dataset.endless_rows})
     *count = in.number<int64_t>();
+  for (int64_t& count : dataset.remarked_rows) count = in.number<int64_t>();
   const int64_t rows = in.elements(kRowBytes);
   dataset.rows.resize(static_cast<size_t>(rows));
   for (Row& row : dataset.rows) {

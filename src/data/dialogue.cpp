@@ -162,9 +162,12 @@ void prepare(Dialogue& dialogue) {
     modernise(messages[i], fmt::format("messages[{}]", i));
   check_messages(dialogue.messages);
   dialogue.untrained.resize(messages.size());
+  Value as_given = dialogue.messages;
+  bool differs = false;
   for (size_t i = 0; i < messages.size(); ++i) {
     const std::string place = fmt::format("messages[{}]", i);
     if (take_weight(messages[i], place)) dialogue.untrained[i] = 1;
+    as_given.as_array()[i] = messages[i];
     const Value* given = messages[i].find("tool_calls");
     if (!given || given->is_null()) continue;
     if (!given->is_array())
@@ -173,8 +176,10 @@ void prepare(Dialogue& dialogue) {
     Value calls = *given;
     for (size_t k = 0; k < calls.as_array().size(); ++k)
       read_arguments(calls.as_array()[k], fmt::format("{}.tool_calls[{}]", place, k));
+    differs = differs || calls != *messages[i].find("tool_calls");
     messages[i].set("tool_calls", std::move(calls));
   }
+  if (differs) dialogue.as_given = std::move(as_given);
 }
 
 // A turn's members under the names of a message; what else it holds (tool calls, reasoning, a

@@ -15,6 +15,7 @@ struct Dialogue {
   Value messages;                       // array of {"role", "content", ...}
   Value tools = {};                     // array or null
   Value variables = {};                 // object or null: the row's own variables of the template
+  Value as_given = {};                  // messages with arguments of calls as text; null: as above
   std::vector<uint8_t> untrained = {};  // per message, 1: it carries no loss; empty: as train_on
 };
 

@@ -135,6 +135,7 @@ void ModelText::take_special_tokens(const TextSources& sources) {
       text = token_text(sources.special_tokens, key, sources.place + "/special_tokens_map.json");
     if (text) special_tokens_.set(key, *text);
   }
+  take_named_tokens(sources);
   for (const auto& [key, text] : {std::pair("bos_token", &sources.tokenizer_bos),
                                   std::pair("eos_token", &sources.tokenizer_eos)})
     if (!special_tokens_.find(key) && tokenizer_.id_of(*text)) special_tokens_.set(key, *text);
@@ -154,6 +155,21 @@ void ModelText::take_special_tokens(const TextSources& sources) {
     check_row(*id);
     eos_id_ = *id;
   }
+}
+
+// A model's own names for special tokens, which its templates may use: "eot_token", and the members
+// of an object extra_special_tokens.
+void ModelText::take_named_tokens(const TextSources& sources) {
+  if (!sources.tokenizer_config || !sources.tokenizer_config->is_object()) return;
+  const auto take = [&](const std::string& key, const Value& value) {
+    const Value* text = value.is_object() ? value.find("content") : &value;
+    if (text && text->is_string() && !special_tokens_.find(key)) special_tokens_.set(key, *text);
+  };
+  for (const auto& [key, value] : sources.tokenizer_config->as_object())
+    if (key.ends_with("_token")) take(key, value);
+  const Value* named = sources.tokenizer_config->find("extra_special_tokens");
+  if (named && named->is_object())
+    for (const auto& [key, value] : named->as_object()) take(key, value);
 }
 
 void ModelText::take_stop_ids(const TextSources& sources) {
@@ -262,6 +278,14 @@ TextSources read_text_sources(const fs::path& folder) {
   FolderReader reader(folder);
   sources.tokenizer_config = reader.json("tokenizer_config.json");
   sources.special_tokens = reader.json("special_tokens_map.json");
+  if (sources.tokenizer_config)
+    if (const Value* split = sources.tokenizer_config->find("split_special_tokens");
+        split && *split == Value(true))
+      fail(
+          ErrorCode::BadInput,
+          "{}/tokenizer_config.json: split_special_tokens is true, which is not supported: special "
+          "tokens in a text are read as tokens",
+          sources.place);
   auto tokenizer =
       read_tokenizer_file(reader, sources.tokenizer_config ? &*sources.tokenizer_config : nullptr,
                           sources.special_tokens ? &*sources.special_tokens : nullptr);

@@ -83,6 +83,7 @@ class ModelText {
 
  private:
   void take_special_tokens(const TextSources& sources);
+  void take_named_tokens(const TextSources& sources);
   void take_stop_ids(const TextSources& sources);
   void check_row(int32_t id) const;
   std::optional<int32_t> end_of_turn() const;

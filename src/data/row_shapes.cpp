@@ -31,9 +31,9 @@ constexpr ShapeFields kShapes[] = {{"chat", {"messages", ""}},
 
 // What data.map may name, by where it stands.
 constexpr std::string_view kRowFields[] = {
-    "text",        "prompt",    "completion", "messages", "tools",   "chat_template_kwargs",
-    "instruction", "input",     "output",     "system",   "history", "conversations",
-    "tokens",      "input_ids", "labels",     "mask"};
+    "text",        "prompt",    "completion", "messages", "tools",         "chat_template_kwargs",
+    "instruction", "input",     "output",     "system",   "history",       "conversations",
+    "tokens",      "input_ids", "labels",     "mask",     "attention_mask"};
 constexpr std::string_view kMessageFields[] = {
     "role",          "content",           "from",   "value", "tool_calls",
     "function_call", "reasoning_content", "weight", "name"};
@@ -111,6 +111,23 @@ const Value::Array* parallel_array(const Value& object, std::string_view key, si
   return &array;
 }
 
+// A text as a row of its own. A text that begins with the BOS token which the tokenizer adds has it
+// once.
+Tokenizer::Encoding encode_text(const std::string& string, const ModelText& text) {
+  Tokenizer::Encoding encoding = text.encode(string, true);
+  if (encoding.ids.size() > 1 && encoding.ids[0] == encoding.ids[1] &&
+      text.tokenizer().is_special(encoding.ids[0]) &&
+      string.starts_with(text.tokenizer().token(encoding.ids[0]))) {
+    const Tokenizer::Encoding alone = text.encode(string, false);
+    if (alone.ids.size() + 1 <= encoding.ids.size() && alone.ids[0] == encoding.ids[0] &&
+        (alone.ids.size() == 1 || alone.ids[1] != alone.ids[0])) {
+      encoding.ids.erase(encoding.ids.begin());
+      encoding.begins.erase(encoding.begins.begin());
+    }
+  }
+  return encoding;
+}
+
 void append_eos(Row& row, const RunConfig::Data& options, const ModelText& text) {
   if (!options.append_eos.value_or(true)) return;
   if (!text.eos_id())
@@ -126,7 +143,7 @@ void append_eos(Row& row, const RunConfig::Data& options, const ModelText& text)
 
 Row text_row(const Value& object, const RunConfig::Data& options, const ModelText& text) {
   Row row;
-  row.ids = text.encode(field(object, "text", Value::Kind::String).as_string(), true).ids;
+  row.ids = encode_text(field(object, "text", Value::Kind::String).as_string(), text).ids;
   row.trained.assign(row.ids.size(), 1);
   append_eos(row, options, text);
   return row;
@@ -137,9 +154,14 @@ Row completion_row(const Value& object, const RunConfig::Data& options, const Mo
   const std::string& prompt = field(object, "prompt", Value::Kind::String).as_string();
   const std::string& completion = field(object, "completion", Value::Kind::String).as_string();
   if (completion.empty()) fail(ErrorCode::BadInput, "completion: the text is empty");
-  const Tokenizer::Encoding whole = text.encode(prompt + completion, true);
+  for (const char* other : {"system", "tools"})
+    if (const Value* value = object.find(other); value && !value->is_null() && *value != Value(""))
+      fail(ErrorCode::BadInput,
+           "{}: beside a prompt and a completion that are texts; give both as arrays of messages",
+           other);
+  const Tokenizer::Encoding whole = encode_text(prompt + completion, text);
   const bool train_all = options.train_on == "all";
-  if (!train_all && !is_token_prefix(text.encode(prompt, true), whole, prompt.size()))
+  if (!train_all && !is_token_prefix(encode_text(prompt, text), whole, prompt.size()))
     fail(ErrorCode::BadInput,
          "the prompt has other tokens alone than with the completion after it (does the prompt end "
          "in white space? it belongs at the start of the completion)");
@@ -152,23 +174,71 @@ Row completion_row(const Value& object, const RunConfig::Data& options, const Mo
   return row;
 }
 
-Row dialogue_row(const Dialogue& dialogue, const RunConfig::Data& options, const ModelText& text) {
+bool is_answer(const Value& message) { return message.find("role")->as_string() == "assistant"; }
+
+// An answer that would teach to say nothing.
+void refuse_empty_answers(const Dialogue& dialogue) {
+  const Value::Array& messages = dialogue.messages.as_array();
+  for (size_t i = 0; i < messages.size(); ++i) {
+    const Value* content = messages[i].find("content");
+    const Value* calls = messages[i].find("tool_calls");
+    if (!is_answer(messages[i]) || dialogue.untrained[i] || messages[i].find("reasoning_content"))
+      continue;
+    if (calls && calls->is_array() && !calls->as_array().empty()) continue;
+    if (!content || content->is_null() || content->as_string().empty())
+      fail(ErrorCode::BadInput,
+           "messages[{}].content: the text is empty (\"weight\": 0 leaves it "
+           "untrained)",
+           i);
+  }
+}
+
+Row dialogue_row(const Dialogue& dialogue, const std::string& train_on,
+                 const RunConfig::Data& options, const ModelText& text) {
   const LengthRule rule = {options.max_tokens, options.too_long == "truncate"};
-  ChatEncoding chat = encode_chat(dialogue, false, options.train_on, text, rule);
+  ChatEncoding chat = encode_chat(dialogue, false, train_on, text, rule);
   Row row;
   row.ids = std::move(chat.ids);
   row.trained = std::move(chat.trained);
   row.first_stop = chat.first_stop;
-  row.unprompted = chat.unprompted;
+  row.remarks = chat.remarks;
   if (std::ssize(row.ids) > rule.max_tokens) return row;  // the length rules come first
   if (std::find(row.trained.begin(), row.trained.end(), 1) == row.trained.end())
-    fail(ErrorCode::BadInput, "no trained token: no message of the assistant");
+    fail(ErrorCode::BadInput, "no trained token: {}",
+         std::any_of(dialogue.messages.as_array().begin(), dialogue.messages.as_array().end(),
+                     is_answer)
+             ? "every answer has weight 0 or lies outside the template's {% generation %} blocks"
+             : "no message of the assistant");
   if (!trains_stop(row))
     fail(ErrorCode::BadInput,
          "no stop token is trained at the end of an answer (stop ids of the model: {}): a model "
          "trained on this row would not learn to stop",
          text.stop_ids().empty() ? "none" : fmt::format("{}", fmt::join(text.stop_ids(), ", ")));
   return row;
+}
+
+// Under train_on "each" every trained answer ends a row of its own: the conversation up to it.
+std::vector<Row> dialogue_rows(const Dialogue& dialogue, const RunConfig::Data& options,
+                               const ModelText& text) {
+  refuse_empty_answers(dialogue);
+  if (options.train_on != "each") return {dialogue_row(dialogue, options.train_on, options, text)};
+  std::vector<Row> rows;
+  const Value::Array& messages = dialogue.messages.as_array();
+  for (size_t i = 0; i < messages.size(); ++i) {
+    if (!is_answer(messages[i]) || dialogue.untrained[i]) continue;
+    const auto first = [&](const Value& all) {
+      if (all.is_null()) return Value();
+      const auto begin = all.as_array().begin();
+      return Value(Value::Array(begin, begin + static_cast<std::ptrdiff_t>(i) + 1));
+    };
+    Dialogue part = dialogue;
+    part.messages = first(dialogue.messages);
+    part.as_given = first(dialogue.as_given);
+    part.untrained.resize(i + 1);
+    rows.push_back(dialogue_row(part, "last", options, text));
+  }
+  if (rows.empty()) fail(ErrorCode::BadInput, "no trained token: no message of the assistant");
+  return rows;
 }
 
 Row tokens_row(const Value& object, const ModelText& text) {
@@ -188,6 +258,12 @@ Row tokens_row(const Value& object, const ModelText& text) {
     row.ids.push_back(static_cast<int32_t>(id));
   }
   row.trained.assign(row.ids.size(), 1);
+  if (const Value::Array* attended = parallel_array(object, "attention_mask", ids.size()))
+    for (size_t t = 0; t < ids.size(); ++t)
+      if (element(*attended, t, "attention_mask") != 1)
+        fail(ErrorCode::BadInput,
+             "attention_mask[{}]: found {}, expected 1: rows are packed, leave padding out", t,
+             element(*attended, t, "attention_mask"));
   if (const Value::Array* labels = parallel_array(object, "labels", ids.size())) {
     for (size_t t = 0; t < ids.size(); ++t) {
       const int64_t label = element(*labels, t, "labels");
@@ -214,7 +290,8 @@ Row tokens_row(const Value& object, const ModelText& text) {
 std::optional<DetectedShape> detect_shape(const Value& row) {
   const auto has = [&](const ShapeFields& shape) {
     return std::all_of(shape.fields.begin(), shape.fields.end(), [&](std::string_view key) {
-      return key.empty() || row.find(key) != nullptr;
+      const Value* found = key.empty() ? nullptr : row.find(key);
+      return key.empty() || (found && !found->is_null());
     });
   };
   std::optional<DetectedShape> detected;
@@ -259,6 +336,8 @@ uint64_t row_content(const Value& row) {
   return std::stoull(hash.substr(0, 16), nullptr, 16);
 }
 
+bool is_read(std::string_view field) { return is_one_of(field, kRowFields); }
+
 bool is_dialogue(const std::string& format, const Value& row) {
   if (format != "completion") return format != "text" && format != "tokens";
   const Value* prompt = row.find("prompt");
@@ -276,11 +355,12 @@ std::optional<Dialogue> dialogue_of(const std::string& format, const Value& row)
   return format == "sharegpt" ? sharegpt_dialogue(row) : completion_dialogue(row);
 }
 
-Row encode_row(const std::string& format, const Value& row, const RunConfig::Data& options,
-               const ModelText& text) {
-  if (const auto dialogue = dialogue_of(format, row)) return dialogue_row(*dialogue, options, text);
-  if (format == "completion") return completion_row(row, options, text);
-  return format == "text" ? text_row(row, options, text) : tokens_row(row, text);
+std::vector<Row> encode_row(const std::string& format, const Value& row,
+                            const RunConfig::Data& options, const ModelText& text) {
+  if (const auto dialogue = dialogue_of(format, row))
+    return dialogue_rows(*dialogue, options, text);
+  if (format == "completion") return {completion_row(row, options, text)};
+  return {format == "text" ? text_row(row, options, text) : tokens_row(row, text)};
 }
 
 }  // namespace lema

@@ -17,6 +17,7 @@
 
 #include "data/dialogue.h"
 #include "data/model_text.h"
+#include "data/written_parts.h"
 #include "formats/run_config.h"
 
 namespace lema {
@@ -30,7 +31,7 @@ struct Row {
   uint64_t content = 0;  // first 64 bits of the SHA-256 of what the row says
   // As ChatEncoding has it, of a conversation that was read from a file; a cached row has none.
   int64_t first_stop = -1;
-  bool unprompted = false;  // likewise
+  Remarks remarks = {};  // likewise
 };
 
 // The shape that a row's fields name, and why: `by "messages", not by "text"`. nullopt: none.
@@ -49,6 +50,9 @@ void check_map(const OrderedMap<std::string>& map);
 // holds, a number or a source, makes no other row.
 uint64_t row_content(const Value& row);
 
+// Whether rows of some format have a field of this name.
+bool is_read(std::string_view field);
+
 // Whether rows of the format are conversations, which must train a stop token: all but text, tokens
 // and completion with texts.
 bool is_dialogue(const std::string& format, const Value& row);
@@ -59,9 +63,10 @@ bool trains_stop(const Row& row);
 // messages); nullopt for rows that are none. BadInput with the reason.
 std::optional<Dialogue> dialogue_of(const std::string& format, const Value& row);
 
-// One row's tokens and mask before the length rules. Errors: BadInput with the reason only, no
+// The rows that one of a file gives, before the length rules: one, or under train_on "each" one for
+// every trained answer of a conversation. Errors: BadInput with the reason only, no
 // place; Usage where no row could be read: no chat template, no EOS token to append.
-Row encode_row(const std::string& format, const Value& row, const RunConfig::Data& options,
-               const ModelText& text);
+std::vector<Row> encode_row(const std::string& format, const Value& row,
+                            const RunConfig::Data& options, const ModelText& text);
 
 }  // namespace lema

@@ -121,6 +121,7 @@ class TensorReader {
 
   void add_base_copy(const TensorEntry& entry, const std::string& place, const std::string& module,
                      const Suffix& suffix) {
+    if (module.ends_with(".lora_A") || module.ends_with(".lora_B")) unsupported(place);
     const std::string_view kind = suffix.text.substr(suffix.text.rfind('.'));
     adapter_.base_copies.push_back({place, module + std::string(kind),
                                     suffix.part == Part::BaseCopy, entry.dtype, entry.shape,

@@ -40,7 +40,7 @@ struct RunConfig {
     std::string bad_rows = "error";  // error | skip
     int64_t max_bad_rows = 100;      // that skip tolerates
     std::optional<bool> append_eos;  // unset, key `auto`: true for text and completion
-    std::string train_on = "completions";    // completions | last | all
+    std::string train_on = "completions";    // completions | last | each | all
     std::string chat_template;               // empty: the model's; else a name of its, a file, or
                                              // chatml | llama3
     OrderedMap<Value> chat_template_kwargs;  // more variables of the template

@@ -110,8 +110,9 @@ void visit_options(Config& c, Visit&& visit) {
                .help = "end each row with the end token; auto: for text and completion rows"},
         c.data.append_eos);
   visit(Option{.key = "data.train_on",
-               .help = "tokens that carry a loss: the answers, the last one of each row, or all",
-               .choices = {"completions", "last", "all"}},
+               .help = "tokens that carry a loss: the answers, the last one of each row, each in a "
+                       "row of its own, or all",
+               .choices = {"completions", "last", "each", "all"}},
         c.data.train_on);
   visit(Option{.key = "data.chat_template",
                .help = "a template of the model by name, a file, chatml or llama3; empty: the "

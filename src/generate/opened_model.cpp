@@ -37,7 +37,8 @@ OpenedModel::OpenedModel(const ModelFolder& folder, Backend backend, const OpenO
   store_ = std::make_unique<HostStore>(
       folder, *device_, device_->needs_pinned_weights() ? DiskMode::Buffered : DiskMode::Mmap);
   const TransformerLimits block_limits{limits.tokens, limits.tokens, limits.positions,
-                                       limits.tokens, false};
+                                       limits.tokens, false,
+                                       adapter_ ? adapter_->embed_rank() : 0};
   transformer_ = std::make_unique<Transformer>(
       *device_, *ops_, config_, table_.spec.linear_transposed, X_, block_limits, adapter_.get());
   x_ = device_->allocate(2 * limits.tokens * config_.C * element_bytes(X_),

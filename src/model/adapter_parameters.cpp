@@ -46,11 +46,7 @@ AdapterParameters::AdapterParameters(const PieceTable& table, const AdapterOptio
     const bool excludes = excluded.matches(site.path);
     const bool names = all_linear ? !site.is_end() : targets.matches(site.path);
     if (!names || excludes) continue;
-    if (site.field == Field::Embed)
-      fail(ErrorCode::Usage,
-           "lora.targets: {} cannot have an adapter; the linears of the blocks and {} can",
-           site.path, sites_.back().path);
-    if (site.field == Field::Head && config_.dora)
+    if (site.is_end() && config_.dora)
       fail(ErrorCode::Usage, "lora.dora: {} cannot have a magnitude; take it out of lora.targets",
            site.path);
     // A path without a block's number is in no chosen layer, as PEFT has it.
@@ -93,6 +89,9 @@ AdapterParameters::AdapterParameters(const PieceTable& table, const Adapter& ada
   };
   for (const auto& [path, module] : adapter.modules) {
     const AdapterSite site = site_of(path);
+    if (module.is_embedding != (site.field == Field::Embed))
+      fail(ErrorCode::BadInput, "{}: {} is {} embedding", place, path,
+           module.is_embedding ? "no" : "an");
     if (module.in != site.in || module.out != site.out)
       fail(ErrorCode::BadInput, "{}: {} maps {} to {} numbers; the model's maps {} to {}", place,
            path, module.in, module.out, site.in, site.out);
@@ -157,6 +156,44 @@ void AdapterParameters::allocate(Device& device, bool trainable) {
   values_ = device.allocate(parameter_count_ * 4, "adapter");
   if (trainable) gradients_ = device.allocate(parameter_count_ * 4, "adapter gradients");
   if (norm_count_ > 0) norms_ = device.allocate(norm_count_ * 4, "adapted row norms");
+  if (identity_bytes() == 0) return;
+  const int64_t R = std::max(head_rank(), embed_rank()), zeros = R * sites_.front().width();
+  std::vector<float> values(static_cast<size_t>(identity_bytes() / 4), 0.0f);
+  for (const auto& [rank, at] : {std::pair(head_rank(), zeros), {embed_rank(), zeros + R * R}})
+    for (int64_t r = 0; r < rank; ++r) values[static_cast<size_t>(at + r * rank + r)] = 1;
+  identity_ = device.allocate(identity_bytes(), "identities of the ends' adapters");
+  device.copy_async(Queue::Compute, identity_.data(), values.data(), identity_bytes());
+  device.synchronize(Queue::Compute);
+}
+
+// Zeros, the head's identity, the embedding's, and the gradient of either.
+int64_t AdapterParameters::identity_bytes() const {
+  const int64_t R = std::max(head_rank(), embed_rank());
+  return (R * sites_.front().width() + 3 * R * R) * 4;
+}
+
+LoraView AdapterParameters::head_half(int64_t first_row) const {
+  LoraView half = view(-1, Field::Head);
+  const int64_t R = head_rank(), largest = std::max(R, embed_rank());
+  const int64_t identity = largest * sites_.front().width();
+  half.b = at(identity_, identity, {R, R});
+  if (half.da) half.db = at(identity_, identity + 2 * largest * largest, {R, R});
+  half.first_row = first_row;
+  return half;
+}
+
+LoraView AdapterParameters::embed_half() const {
+  LoraView half = view(-1, Field::Embed);
+  const int64_t R = embed_rank(), largest = std::max(R, head_rank());
+  const int64_t identity = largest * sites_.front().width() + largest * largest;
+  half.a = at(identity_, identity, {R, R});
+  if (half.db) half.da = at(identity_, identity + largest * largest, {R, R});
+  half.dropout = 0;  // ids have none
+  return half;
+}
+
+LinearPart AdapterParameters::end_linear(const LoraView& half) const {
+  return {at(identity_, 0, {half.b.shape[0], half.a.shape[1]}), false, {}, &half};
 }
 
 void AdapterParameters::values_changed() {
@@ -204,8 +241,8 @@ LoraView AdapterParameters::head_rows(Ops& ops, const TensorView& weight, int64_
   return lora;
 }
 
-int64_t AdapterParameters::head_rank() const {
-  const AdapterSlot* slot = slot_of(-1, Field::Head);
+int64_t AdapterParameters::rank_of(Field end) const {
+  const AdapterSlot* slot = slot_of(-1, end);
   return slot ? slot->rank : 0;
 }
 
@@ -235,9 +272,10 @@ LoraView AdapterParameters::view(int64_t block, Field field) const {
   const AdapterSlot& slot = *found;
   const int64_t in = slot.site.in, out = slot.site.out;
   LoraView view;
-  view.a = at(values_, slot.a_offset, {slot.rank, in});
+  const bool by_token = field == Field::Embed;
+  view.a = at(values_, slot.a_offset, by_token ? Shape{in, slot.rank} : Shape{slot.rank, in});
   view.b = at(values_, slot.b_offset, {out, slot.rank});
-  view.da = at(gradients_, slot.a_offset, {slot.rank, in});
+  view.da = at(gradients_, slot.a_offset, view.a.shape);
   view.db = at(gradients_, slot.b_offset, {out, slot.rank});
   view.magnitude = at(values_, slot.magnitude_offset, {out});
   view.d_magnitude = at(gradients_, slot.magnitude_offset, {out});
@@ -267,7 +305,7 @@ int64_t AdapterParameters::largest_rank() const {
 }
 
 int64_t AdapterParameters::lowest_block() const {
-  if (is_full(Field::Embed)) return -1;
+  if (is_full(Field::Embed) || embed_rank() > 0) return -1;
   int64_t lowest = block_count_;
   for (const AdapterSlot& slot : slots_)
     if (!slot.site.is_end()) lowest = std::min(lowest, slot.site.block);
@@ -280,7 +318,8 @@ std::vector<ParameterRun> AdapterParameters::runs(double plus_ratio) const {
   for (const AdapterSlot& slot : slots_) {
     runs.push_back({slot.a_offset, slot.rank * slot.site.in, 1});
     const int64_t magnitudes = slot.magnitude_offset < 0 ? 0 : slot.site.out;
-    runs.push_back({slot.b_offset, slot.rank * slot.site.out + magnitudes, plus_ratio});
+    runs.push_back({slot.b_offset, slot.rank * slot.site.out + magnitudes,
+                    slot.site.field == Field::Embed ? 1 : plus_ratio});
   }
   for (const FullSlot& slot : full_)
     runs.push_back({slot.offset, slot.site.in * slot.site.out, 1});

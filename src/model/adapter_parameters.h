@@ -24,7 +24,8 @@ struct AdapterOptions {
   std::vector<std::string> layers = {"all"};          // as chosen_blocks takes them
 };
 
-// One adapted linear: A (rank, in), B (out, rank), with DoRA a magnitude (out), in this order.
+// One adapted linear: A (rank, in), B (out, rank), with DoRA a magnitude (out), in this order. Of the
+// embedding A lies as (in, rank), a row for each token.
 struct AdapterSlot {
   AdapterSite site;
   int64_t rank = 0;
@@ -61,8 +62,8 @@ class AdapterParameters {
   // this.
   void allocate(Device& device, bool trainable);
 
-  // A uniform in +-1/sqrt(in) (Kaiming, a = sqrt 5), B zero, from the seed alone. Magnitudes follow
-  // by take_magnitudes, full matrices by take_base.
+  // A uniform in +-1/sqrt(in) (Kaiming, a = sqrt 5), B zero, from the seed alone; of the embedding A
+  // zero, B normal. Magnitudes follow by take_magnitudes, full matrices by take_base.
   void initialise(uint64_t seed);
   // Takes a PEFT adapter's values; BadInput when its modules or shapes are not exactly these, Usage
   // when it is scaled otherwise.
@@ -86,12 +87,21 @@ class AdapterParameters {
   TensorView full_gradient(Field field) const { return full_part(gradients_, field); }
   bool is_full(Field field) const;
 
-  // The view for one linear of a block (-1: the head), with a null `a` where it is not adapted.
+  // The view for one linear of a block (-1: the ends), with a null `a` where it is not adapted. The
+  // embedding's a is (V, R).
   LoraView view(int64_t block, Field field) const;
   // The head's view for some of its rows, `weight` (rows, C) from row v_begin on; norms as
   // update_norms, for chunks in ascending order.
   LoraView head_rows(Ops& ops, const TensorView& weight, int64_t v_begin);
-  int64_t head_rank() const;  // 0: not adapted
+  // Halves of an end's pair as linears of Ops (end_linear), whose other half is an identity: the
+  // head's first, h = scale drop(x) A^T for rows from first_row on, and the embedding's second,
+  // scale h B^T.
+  LoraView head_half(int64_t first_row) const;
+  LoraView embed_half() const;
+  // A linear of zeros that carries such a half.
+  LinearPart end_linear(const LoraView& half) const;
+  int64_t head_rank() const { return rank_of(Field::Head); }  // 0: not adapted
+  int64_t embed_rank() const { return rank_of(Field::Embed); }
   // Dropout of the coming passes: masks are a function of (seed, step, module); training off drops
   // nothing.
   void set_step(uint64_t seed, int64_t step, bool training);
@@ -99,13 +109,14 @@ class AdapterParameters {
   const std::vector<AdapterSlot>& slots() const { return slots_; }
   int64_t parameter_count() const { return parameter_count_; }
   int64_t norm_count() const { return norm_count_; }  // rows of all slots with magnitudes
+  int64_t identity_bytes() const;                     // of what makes halves linears
   int64_t largest_rank() const;
   // The lowest block with an adapted linear: backward ends there; -1 when the embedding is trained,
   // the number of blocks where nothing before the head is.
   int64_t lowest_block() const;
   // LoRA+ (arXiv:2402.12354) as peft's create_loraplus_optimizer groups the parameters: B and
-  // magnitudes at plus_ratio times the rate, A and full matrices at the rate itself. One run for
-  // all where plus_ratio is 1.
+  // magnitudes at plus_ratio times the rate, A, full matrices and the embedding's pair at the rate
+  // itself. One run for all where plus_ratio is 1.
   std::vector<ParameterRun> runs(double plus_ratio) const;
 
   TensorView values() const;     // (parameter_count) f32
@@ -114,6 +125,7 @@ class AdapterParameters {
 
  private:
   void set_sites(const PieceTable& table);
+  int64_t rank_of(Field end) const;
   const AdapterSlot* slot_of(int64_t block, Field field) const;
   void check_norms(const AdapterSlot& slot, const TensorView& norms, int64_t first_row) const;
   void add_slot(const AdapterSite& site, int64_t rank, double scale);
@@ -134,6 +146,7 @@ class AdapterParameters {
   std::vector<std::vector<int32_t>> index_;  // [block][field] -> slot, -1; the head's last
   int64_t parameter_count_ = 0, norm_count_ = 0;
   Buffer values_, gradients_, norms_;
+  Buffer identity_;  // zeros (width * rank), an identity (rank, rank) and its gradient, of no use
   std::vector<bool> normed_;   // per block: its norms are those of the values
   int64_t normed_head_rows_ = 0;
   bool norms_checked_ = false;  // all of them have been seen once

@@ -176,9 +176,8 @@ std::string AdapterRules::unmatched() const {
 void check_supported(const Adapter& adapter, const std::string& place) {
   constexpr const char* kWayOut = "is not supported; merge it with PEFT (merge_and_unload)";
   for (const auto& [path, module] : adapter.modules)
-    if (module.is_embedding)
-      fail(ErrorCode::BadInput, "{}: an adapter of the embedding {} {}", place, escaped(path),
-           kWayOut);
+    if (module.is_embedding && adapter.config.dora)
+      fail(ErrorCode::BadInput, "{}: DoRA of the embedding {} {}", place, escaped(path), kWayOut);
 }
 
 void check_ranks(const Adapter& adapter, const AdapterRules& rules, const std::string& place) {

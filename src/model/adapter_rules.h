@@ -120,8 +120,8 @@ class AdapterRules {
   mutable int64_t steps_left_ = kMatchSteps;
 };
 
-// BadInput, by name, for what an adapter from disk may have and lema does not apply: adapters of
-// the embedding.
+// BadInput, by name, for what an adapter from disk may have and lema does not apply: DoRA of the
+// embedding.
 void check_supported(const Adapter& adapter, const std::string& place);
 
 // BadInput when a module's matrices have another rank than the adapter's own config gives it.

@@ -1,6 +1,7 @@
 // Values of an adapter: fresh, from a PEFT adapter, and back into one. Layout and views are in
 // adapter_parameters.cpp.
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <set>
@@ -13,6 +14,21 @@ namespace {
 
 std::string last_name(const std::string& path) { return path.substr(path.rfind('.') + 1); }
 
+// One of the two standard normals that four random words give (Box-Muller).
+float normal(const std::array<uint32_t, 4>& words, int64_t which) {
+  const float u = 1 - uniform(words[0]), angle = 6.2831853f * uniform(words[1]);
+  return std::sqrt(-2 * std::log(u)) * (which == 0 ? std::cos(angle) : std::sin(angle));
+}
+
+// (rows, cols) becomes (cols, rows).
+std::vector<float> turned(const std::vector<float>& x, int64_t rows, int64_t cols) {
+  std::vector<float> out(x.size());
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t c = 0; c < cols; ++c)
+      out[static_cast<size_t>(c * rows + r)] = x[static_cast<size_t>(r * cols + c)];
+  return out;
+}
+
 }  // namespace
 
 void AdapterParameters::initialise(uint64_t seed) {
@@ -23,6 +39,11 @@ void AdapterParameters::initialise(uint64_t seed) {
       return philox(seed, RngStream::AdapterInit, static_cast<uint64_t>(counter),
                     static_cast<uint32_t>(s));
     };
+    if (slot.site.field == Field::Embed) {
+      float* b = values.data() + slot.b_offset;
+      for (int64_t i = 0; i < slot.rank * slot.site.out; ++i) b[i] = normal(words(i / 2), i % 2);
+      continue;
+    }
     float* a = values.data() + slot.a_offset;
     const float bound = 1.0f / std::sqrt(static_cast<float>(slot.site.in));
     for (int64_t i = 0; i < slot.rank * slot.site.in; ++i)
@@ -49,6 +70,9 @@ void AdapterParameters::load(const Adapter& adapter) {
       fail(ErrorCode::BadInput, "the adapter has no {}; its targets do not match this run's",
            slot.site.path);
     const AdapterModule& m = found->second;
+    if (m.is_embedding != (slot.site.field == Field::Embed))
+      fail(ErrorCode::BadInput, "{}: the adapter is {} embedding's", slot.site.path,
+           m.is_embedding ? "an" : "no");
     if (m.rank != slot.rank || m.in != slot.site.in || m.out != slot.site.out)
       fail(ErrorCode::BadInput,
            "{}: the adapter is rank {}, {} -> {}; this run needs rank {}, {} -> {}", slot.site.path,
@@ -62,7 +86,7 @@ void AdapterParameters::load(const Adapter& adapter) {
     if (m.magnitude.empty() != (slot.magnitude_offset < 0))
       fail(ErrorCode::Usage, "{}: the adapter is {}; set lora.dora to {}", slot.site.path,
            m.magnitude.empty() ? "LoRA's, without a magnitude" : "DoRA's", !m.magnitude.empty());
-    put(slot.a_offset, m.a);
+    put(slot.a_offset, m.is_embedding ? turned(m.a, m.rank, m.in) : m.a);
     put(slot.b_offset, m.b);
     put(slot.magnitude_offset, m.magnitude);
   }
@@ -169,7 +193,9 @@ Adapter AdapterParameters::to_adapter(const std::string& base_model) const {
     m.rank = slot.rank;
     m.in = slot.site.in;
     m.out = slot.site.out;
+    m.is_embedding = slot.site.field == Field::Embed;
     m.a = part(slot.a_offset, m.rank * m.in);
+    if (m.is_embedding) m.a = turned(m.a, m.in, m.rank);
     m.b = part(slot.b_offset, m.out * m.rank);
     if (slot.magnitude_offset >= 0) m.magnitude = part(slot.magnitude_offset, m.out);
   }

@@ -21,9 +21,6 @@ int64_t HeadLoss::carve(const ModelConfig& c, DType X, const HeadLimits& limits,
   if (R > 0) {
     r.chunk = carver.take(limits.chunk_rows * W * x);
     r.row_ids = carver.take(limits.chunk_rows * 4);
-    r.zeros = carver.take(R * c.C * x);
-    r.identity = carver.take(R * R * 4);
-    r.d_identity = carver.take(R * R * 4);
   }
   if (!limits.gradient) return carver.used();
   r.acc = carver.take(G * W * 4);
@@ -45,18 +42,13 @@ HeadLoss::HeadLoss(Device& device, Ops& ops, Transformer& transformer, const Hea
   const DType X = transformer.activation_dtype();
   buffer_ = device.allocate(workspace_bytes(config, X, limits), "head workspace");
   carve(config, X, limits, buffer_.data(), r_);
-  const int64_t R = limits.rank;
-  if (R == 0) return;
+  if (limits.rank == 0) return;
   if (transformer.adapter()->view(-1, Field::Head).magnitude)
     fail(ErrorCode::BadInput,
          "the adapter has DoRA on the head, whose loss is not computed; merge it with lema merge");
   std::vector<int32_t> ids(static_cast<size_t>(limits.chunk_rows));
   std::iota(ids.begin(), ids.end(), 0);
-  std::vector<float> identity(static_cast<size_t>(R * R), 0.0f);
-  for (int64_t r = 0; r < R; ++r) identity[static_cast<size_t>(r * R + r)] = 1;
-  ops_.fill({r_.zeros, X, {R, config.C}}, 0);
   device.copy_async(Queue::Compute, r_.row_ids, ids.data(), limits.chunk_rows * 4);
-  device.copy_async(Queue::Compute, r_.identity, identity.data(), R * R * 4);
   device.synchronize(Queue::Compute);
 }
 
@@ -70,20 +62,6 @@ TensorView HeadLoss::widened(const TensorView& weight, const LoraView& lora,
   ops_.embedding(chunk.col_range(C, width), ids, lora.b.rows(v_begin, v_begin + rows),
                  Write::Overwrite);
   return {chunk.data, chunk.dtype, {rows, width}};
-}
-
-// h = scale drop(n) A^T: the adapter of a linear of zeros, with an identity for B. Dropout numbers
-// the rows with a target.
-LoraView HeadLoss::low_rank(const LoraView& lora, int64_t first_row) const {
-  LoraView view = lora;
-  view.b = {r_.identity, DType::F32, {limits_.rank, limits_.rank}};
-  view.db = lora.da ? TensorView(r_.d_identity, DType::F32, view.b.shape) : TensorView();
-  view.first_row = first_row;
-  return view;
-}
-
-LinearPart HeadLoss::projection(const LoraView& low_rank) const {
-  return {{r_.zeros, transformer_.activation_dtype(), low_rank.a.shape}, false, {}, &low_rank};
 }
 
 // Selected rows are an embedding lookup in the matrix of activations.
@@ -139,8 +117,8 @@ void HeadLoss::run(TensorView loss, MatrixView dx, MatrixView x, TensorView rows
       const MatrixView n = part(r_.n, X, begin, end, width);
       transformer_.norm(n.col_range(0, C), x_rows, norm_weight, norm_bias);
       if (R > 0) {
-        const LoraView h = low_rank(lora, begin);
-        const LinearPart to_h = projection(h);
+        const LoraView half = transformer_.adapter()->head_half(begin);
+        const LinearPart to_h = transformer_.adapter()->end_linear(half);
         ops_.linear(n.col_range(C, width), n.col_range(0, C), {&to_h, 1}, Write::Overwrite);
       }
       ops_.head_begin(state(begin, end));
@@ -168,8 +146,8 @@ void HeadLoss::run(TensorView loss, MatrixView dx, MatrixView x, TensorView rows
       const MatrixView x_rows(r_.x_rows, X, end - begin, C), d_rows(r_.d_rows, X, end - begin, C);
       gather(x_rows, x, rows.rows(begin, end));
       if (R > 0) {
-        const LoraView h = low_rank(lora, begin);
-        const LinearPart to_h = projection(h);
+        const LoraView half = transformer_.adapter()->head_half(begin);
+        const LinearPart to_h = transformer_.adapter()->end_linear(half);
         transformer_.norm(d_rows, x_rows, norm_weight, norm_bias);
         ops_.linear_backward(dn.col_range(0, C), dn.col_range(C, width), d_rows, {&to_h, 1},
                              Write::Accumulate);

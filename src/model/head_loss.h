@@ -50,21 +50,17 @@ class HeadLoss {
  private:
   void gather(MatrixView to, MatrixView x, TensorView rows) const;
   TensorView widened(const TensorView& weight, const LoraView& lora, int64_t v_begin) const;
-  LoraView low_rank(const LoraView& lora, int64_t first_row) const;
-  LinearPart projection(const LoraView& low_rank) const;
 
   Ops& ops_;
   Transformer& transformer_;
   HeadLimits limits_;
   Buffer buffer_;
   // Regions of the buffer: a group's rows for the first six, a tile's for the next two. Then, for an
-  // adapter: a chunk [W | B], the numbers of its rows, and what makes h a linear of Ops: zeros (R, C)
-  // for a weight, an identity (R, R) for B, and its gradient, which nobody reads.
+  // adapter: a chunk [W | B] and the numbers of its rows.
   struct Regions {
     std::byte *n = nullptr, *max = nullptr, *sum = nullptr, *target_logit = nullptr, *acc = nullptr;
     std::byte *target_rows = nullptr, *x_rows = nullptr, *d_rows = nullptr;
-    std::byte *chunk = nullptr, *row_ids = nullptr, *zeros = nullptr, *identity = nullptr,
-              *d_identity = nullptr;
+    std::byte *chunk = nullptr, *row_ids = nullptr;
   } r_;
   static int64_t carve(const ModelConfig& config, DType X, const HeadLimits& limits,
                        std::byte* base, Regions& r);

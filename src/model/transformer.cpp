@@ -22,6 +22,7 @@ int64_t carve(const ModelConfig& c, DType X, const TransformerLimits& limits, st
   r.norm = carver.take(T * c.C * x);
   r.mlp_in = carver.take(T * c.mlp_in_cols() * x);
   r.act = carver.take(T * c.F * x);
+  if (limits.embed_rank > 0) r.embed_h = carver.take(T * limits.embed_rank * x);
   if (!limits.training) return carver.used();
   r.lse = carver.take(M * c.H * 4);
   if (c.qk_norm) r.qk = carver.take(M * c.qk_cols() * x);
@@ -29,6 +30,7 @@ int64_t carve(const ModelConfig& c, DType X, const TransformerLimits& limits, st
   r.d_o = carver.take(M * c.H * c.D * x);
   r.d_act = carver.take(T * c.F * x);
   r.d_norm = carver.take(T * c.C * x);
+  if (limits.embed_rank > 0) r.d_embed_h = carver.take(T * limits.embed_rank * x);
   return carver.used();
 }
 
@@ -198,6 +200,33 @@ void Transformer::embed(MatrixView x, const TokenBatch& batch, TensorView table,
                         TensorView positions) {
   ops_.embedding(x, batch.ids, table, Write::Overwrite);
   if (positions) ops_.embedding(x, batch.positions, positions, Write::Accumulate);
+  if (limits_.embed_rank == 0) return;
+  const LoraView half = adapter_->embed_half();
+  const LinearPart part = adapter_->end_linear(half);
+  for_each_tile(batch.tokens, limits_.token_tile, [&](int64_t begin, int64_t end) {
+    ops_.linear(x.row_range(begin, end), embed_h(batch, begin, end), {&part, 1},
+                Write::Accumulate);
+  });
+}
+
+// The tokens' rows of A^T.
+MatrixView Transformer::embed_h(const TokenBatch& batch, int64_t begin, int64_t end) {
+  const MatrixView h = matrix(r_.embed_h, end - begin, limits_.embed_rank);
+  ops_.embedding(h, batch.ids.rows(begin, end), adapter_->view(-1, Field::Embed).a,
+                 Write::Overwrite);
+  return h;
+}
+
+void Transformer::embed_backward(MatrixView dx, const TokenBatch& batch) {
+  if (limits_.embed_rank == 0) return;
+  const LoraView half = adapter_->embed_half();
+  const LinearPart part = adapter_->end_linear(half);
+  for_each_tile(batch.tokens, limits_.token_tile, [&](int64_t begin, int64_t end) {
+    const MatrixView dh = matrix(r_.d_embed_h, end - begin, limits_.embed_rank);
+    ops_.linear_backward(dh, dx.row_range(begin, end), embed_h(batch, begin, end), {&part, 1},
+                         Write::Overwrite);
+    ops_.embedding_backward(adapter_->view(-1, Field::Embed).da, batch.ids.rows(begin, end), dh);
+  });
 }
 
 void Transformer::attention_forward(const WeightViews& w, MatrixView x, int64_t block,

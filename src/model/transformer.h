@@ -57,6 +57,7 @@ struct TransformerLimits {
   int64_t positions = 0;    // of the rotary table: the longest row
   int64_t pass_tokens = 0;  // of all micro-batches of a pass
   bool training = true;     // backward workspace too
+  int64_t embed_rank = 0;   // of the embedding's adapter; 0: none
 };
 
 class Transformer {
@@ -65,8 +66,11 @@ class Transformer {
   Transformer(Device& device, Ops& ops, const ModelConfig& config, bool linear_transposed, DType X,
               const TransformerLimits& limits, const AdapterParameters* adapter);
 
-  // x (N, C) = embedding rows of the batch (plus learned positions). Tables may lie in host memory.
+  // x (N, C) = embedding rows of the batch (plus learned positions), and what the embedding's
+  // adapter adds. Tables may lie in host memory.
   void embed(MatrixView x, const TokenBatch& batch, TensorView table, TensorView positions);
+  // Adds to the gradients of the embedding's adapter, where it has one; dx (N, C) = dLoss/dx.
+  void embed_backward(MatrixView dx, const TokenBatch& batch);
 
   // x_next (N, C) from x (N, C). `kept` views are filled when given. With `cache`, keys and values
   // go there and attention reads them there.
@@ -98,6 +102,7 @@ class Transformer {
               *d_qkv = nullptr, *d_o = nullptr;
     std::byte *norm = nullptr, *mlp_in = nullptr, *act = nullptr, *d_act = nullptr,
               *d_norm = nullptr;
+    std::byte *embed_h = nullptr, *d_embed_h = nullptr;  // (T, R) of the embedding's adapter
   };
 
  private:
@@ -128,6 +133,7 @@ class Transformer {
   void activate_backward(MatrixView d_mlp_in, MatrixView dy, MatrixView mlp_in);
   void copy(MatrixView to, MatrixView from);
   KeptActivations scratch_activations(int64_t tokens) const;
+  MatrixView embed_h(const TokenBatch& batch, int64_t begin, int64_t end);
   MatrixView matrix(std::byte* data, int64_t rows, int64_t cols) const {
     return {data, X_, rows, cols};
   }

@@ -2,10 +2,10 @@
 #include "train/init_adapter.h"
 
 #include <algorithm>
-#include <cmath>
 #include <string>
 #include <vector>
 
+#include "core/log.h"
 #include "formats/json.h"
 #include "model/opened_adapter.h"
 
@@ -116,6 +116,9 @@ std::optional<Adapter> open_init_adapter(RunConfig& config, const ModelFolder& f
   check_choice(taken, stated, table, adapter);
   config.lora = taken.lora;
   adapter.config.dropout = config.lora.dropout;
+  log::info("{}: {} of rank {}, alpha {}, dropout {}: the run goes on with it", source,
+            config.lora.dora ? "DoRA" : "LoRA", config.lora.rank, config.lora.alpha,
+            config.lora.dropout);
   return adapter;
 }
 

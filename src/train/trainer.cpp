@@ -76,6 +76,9 @@ Trainer::Trainer(const RunConfig& config, const ModelFolder& folder, std::unique
       adapter_(start ? AdapterParameters(table_, *start, config.lora.init_from)
                      : AdapterParameters(table_, adapter_options(config.lora))) {
   if (adapter_.is_full(Field::Head)) base_head_ = std::exchange(table_.head_chunks, {});
+  if (adapter_.embed_rank() > 0 && device_->name() != "cpu")
+    fail(ErrorCode::Usage,
+         "lora.targets: adapters of the embedding are trained on the CPU only; set device to cpu");
   numeric_ = {activation_dtype(config.compute, table_.embed.dtype, *device_), bounds.micro_rows,
               config.train.token_tile, table_.head_chunk_rows, device_->name()};
   loss_scale_ = LossScale(numeric_.compute == DType::F16);
@@ -85,7 +88,7 @@ Trainer::Trainer(const RunConfig& config, const ModelFolder& folder, std::unique
          "data.too_long",
          bounds.row_tokens, config_.max_positions);
   block_limits_ = {bounds.micro_tokens, run_.train.token_tile, bounds.row_tokens, bounds.tokens,
-                   true};
+                   true, adapter_.embed_rank()};
   OpsLimits limits;
   limits.rows = std::min(run_.train.token_tile, std::max(bounds.micro_tokens, bounds.target_rows));
   limits.tokens = bounds.micro_tokens;
@@ -161,6 +164,7 @@ PlanRequest Trainer::plan_request(const HeadLimits& head) const {
   request.fixed = {
       {Tier::Device, "adapter, gradients, two moments", 4 * parameters},
       {Tier::Device, "adapted row norms", adapter_.norm_count() * 4},
+      {Tier::Device, "identities of the ends' adapters", adapter_.identity_bytes()},
       {Tier::Device, "block workspace",
        Transformer::workspace_bytes(config_, numeric_.compute, block_limits_)},
       {Tier::Device, "rotary table", RopeTable::bytes(config_.rope, rope)},
@@ -282,6 +286,8 @@ void Trainer::backward() {
       transformer_->block_backward(rows_of(dx, micro), rows_of(x, micro), w.weights(), block, micro,
                                    kept(block, micro), block > lowest);
   }
+  for (const TokenBatch& micro : inputs_->micro())
+    transformer_->embed_backward(rows_of(dx, micro), micro);
   if (adapter_.is_full(Field::Embed))
     for (const TokenBatch& micro : inputs_->micro())
       ops_->embedding_backward(adapter_.full_gradient(Field::Embed), micro.ids,

@@ -52,6 +52,13 @@ class AdapterTemplate(RunCase):
         self.assertEqual(json.loads(out)["tokens"], len("yes") + 2)
         self.assertIn("the chat template is the adapter's", log)
 
+    def test_eval_reads_data_under_other_names(self):
+        self.data.write_text(json.dumps({"turns": [{**turn, "role": turn["role"].upper()} for turn in TURNS]}) + "\n")
+        names = ("messages=turns", "user=USER", "assistant=ASSISTANT")
+        options = [part for name in names for part in ("--map", name)]
+        out, _ = self.output("eval", "--model", self.model, "--data", self.data, "--task", "loss", "--json", *options)
+        self.assertEqual(json.loads(out)["tokens"], len("yes") + 1)
+
     def test_merge_writes_it_and_it_alone(self):
         (self.model / "additional_chat_templates").mkdir()
         (self.model / "additional_chat_templates" / "tool_use.jinja").write_text("tools")
@@ -59,6 +66,9 @@ class AdapterTemplate(RunCase):
         merged = self.folder / "merged"
         self.output("merge", "--model", self.model, "--adapter", self.folder / "run" / "last", "--output", merged)
         self.assertEqual(self.rendered(merged), CHATML)
+        tokens = json.loads((merged / "tokenizer.json").read_text())["added_tokens"]
+        end = next(token["id"] for token in tokens if token["content"] == "<|im_end|>")
+        self.assertIn(end, json.loads((merged / "generation_config.json").read_text())["eos_token_id"])
         self.assertEqual(self.rendered(merged, tools=[{"type": "function"}]), CHATML)
 
     def test_variables_become_the_template_s_defaults(self):

@@ -223,6 +223,14 @@ class Inspect(Case):
             f"{module}.lora_A.weight": ("F32", [2, 8]), f"{module}.lora_B.weight": ("F32", [8, 2])}, {"format": "pt"})
         facts = self.facts(folder, "--tensors")
         self.assertEqual((facts["kind"], facts["rank"], facts["modules"], facts["parameters"]), ("adapter", 2, 1, 32))
+        self.assertEqual((facts["method"], facts["alpha"], facts["targets"]), ("LoRA", 4, ["q_proj"]))
+        config = json.loads((folder / "adapter_config.json").read_text())
+        more = {"use_rslora": True, "rank_pattern": {"self_attn.q_proj": 2, "x": 9}, "modules_to_save": []}
+        (folder / "adapter_config.json").write_text(json.dumps({**config, **more, "r": 5}))
+        facts = self.facts(folder)
+        self.assertEqual((facts["method"], facts["rank"], facts["rank_pattern"]),
+                         ("LoRA, alpha / sqrt(rank)", 5, {"self_attn.q_proj": 2, "x": 9}))
+        (folder / "adapter_config.json").write_text(json.dumps(config))
         files = {path.name: {"bytes": path.stat().st_size, "crc32c": f"{crc32c(path.read_bytes()):08x}"}
                  for path in folder.iterdir()}
         (folder / "manifest.json").write_text(json.dumps({"format": 1, "step": 3, "run_id": "r", "files": files}))

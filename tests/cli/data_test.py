@@ -48,6 +48,7 @@ WRONG_ROWS = {
     "completion": [({"prompt": "x"}, 'no field "completion"'), ({"completion": "x"}, 'no field "prompt"'),
                    ({"prompt": "x", "completion": ""}, "completion: the text is empty"),
                    ({"prompt": 1, "completion": "x"}, "prompt: found integer"),
+                   ({"prompt": "x", "completion": "y", "system": "z"}, "system: beside a prompt"),
                    ({"prompt": "x", "completion": 1}, "completion: found integer"),
                    ({"prompt": [USER], "completion": "x"}, "completion: found string, expected array"),
                    ({"prompt": [USER], "completion": []}, "completion: the array is empty"),
@@ -59,6 +60,7 @@ WRONG_ROWS = {
              (chat({"role": "user"}), 'messages[0]: no field "content"'),
              (chat(USER, {"role": "assistant", "content": ["x"]}), "messages[1].content: found array"),
              (chat(USER), "no trained token: no message of the assistant"),
+             (chat(USER, {**ANSWER, "content": ""}), "messages[1].content: the text is empty"),
              (chat(USER, ANSWER, tools=3), "tools: found integer, expected array"),
              (chat(USER, ANSWER, tools="[3"), "tools: not JSON"), (chat(USER, ANSWER, tools=[3]), "tools[0]: found integer"),
              (chat(USER, ANSWER, chat_template_kwargs=[]), "chat_template_kwargs: found array"),
@@ -97,7 +99,8 @@ WRONG_ROWS = {
     "tokens": [({"tokens": []}, "no trained token among 0"), ({"tokens": [1]}, "no trained token among 1"),
                ({"tokens": [1, "2"]}, "tokens[1]: found string"), ({"tokens": [1, 2.0]}, "tokens[1]: found number"),
                ({"tokens": [1, -1]}, "tokens[1]: found -1"), ({"tokens": [1, 10 ** 6]}, "tokens[1]: found 1000000"),
-               ({"tokens": [1, True]}, "tokens[1]: found -1"), ({"tokens": [1], "input_ids": [1]}, 'both "tokens"'),
+               ({"tokens": [1, True]}, "tokens[1]: found -1"),
+               ({"input_ids": [1, 2], "attention_mask": [1, 0]}, "attention_mask[1]: found 0, expected 1"), ({"tokens": [1], "input_ids": [1]}, 'both "tokens"'),
                ({"tokens": [1, 2], "labels": [1]}, "labels: found 1 elements"),
                ({"tokens": [1, 2], "labels": [1, 3]}, "labels[1]: found 3"),
                ({"tokens": [1, 2], "mask": [1, 2]}, "mask[1]: found 2"),
@@ -164,6 +167,13 @@ class Data(unittest.TestCase):
         run = self.lema(data, *settings)
         self.assertEqual(run.returncode, 0, run.stderr)
         return json.loads(run.stdout)
+
+    def rows(self, data, *settings):
+        """Ids, mask and place of every row."""
+        out = self.folder / "ids"
+        run = self.lema(data, *settings, flags=("--json", "--rows", str(out)))
+        self.assertEqual(run.returncode, 0, run.stderr)
+        return [json.loads(line) for line in out.read_text().splitlines()]
 
     def refused(self, data, *settings, code=3, parts=()):
         run = self.lema(data, *settings)
@@ -273,6 +283,43 @@ class Data(unittest.TestCase):
                 seen.add(tuple(tuple(json.loads(line)["ids"]) for line in out.read_text().splitlines()))
         self.assertEqual(len(seen), 1)
         self.assertEqual(list(seen.pop()[3][:-1]), list(rows[3]["text"].encode()))  # this tokenizer's ids are the bytes
+
+    def test_each_answer_is_a_row_of_its_own(self):
+        more = {"role": "user", "content": "and"}, {"role": "assistant", "content": "no"}
+        path = self.write([chat(USER, ANSWER, *more), chat(USER, {**ANSWER, "weight": 0}, *more)])
+        whole, each = self.rows(path), self.rows(path, "data.train_on=each")
+        self.assertEqual([len(r["ids"]) for r in each][1:], [len(r["ids"]) for r in whole])
+        self.assertEqual(each[0]["ids"], whole[0]["ids"][:len(each[0]["ids"])])
+        self.assertEqual([r["line"] for r in each], [1, 1, 2])
+        self.assertEqual(sum(sum(r["trained"]) for r in each[:2]), sum(whole[0]["trained"]))
+        self.assertEqual(self.summary(path, "data.train_on=each")["train"]["repeated_rows"], 0)
+
+    def test_what_is_not_read_or_not_written_is_said(self):
+        path = self.write([{**GOOD["chat"], "id": 3, "source": "x"}, chat({"role": "system", "content": "gone"}, USER, ANSWER)])
+        template = self.folder / "brief.jinja"
+        template.write_text("{% for m in messages %}{% if m.role != 'system' %}{{ m.role + m.content + eos_token }}{% endif %}"
+                            "{% endfor %}{% if add_generation_prompt %}assistant{% endif %}")
+        said = self.lema(path, f"data.chat_template={template}").stderr
+        self.assertIn("not used: id, source", said)
+        self.assertIn("1 rows: the chat template leaves the system prompt out", said)
+        self.assertIn("without the chat template", self.lema(self.write([GOOD["text"]], "t.jsonl")).stderr)
+
+    def test_a_text_that_begins_with_bos_has_it_once(self):
+        (self.model / "tokenizer.json").rename(self.model / "kept.json")
+        tokenizer = json.loads((self.model / "kept.json").read_text())
+        bos = tokenizer["added_tokens"][0]
+        tokenizer["post_processor"] = {"type": "TemplateProcessing", "single": [
+            {"SpecialToken": {"id": bos["content"], "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}], "pair": [],
+            "special_tokens": {bos["content"]: {"id": bos["content"], "ids": [bos["id"]], "tokens": [bos["content"]]}}}
+        (self.model / "tokenizer.json").write_text(json.dumps(tokenizer))
+        try:
+            rows = self.rows(self.write([{"text": "hi"}, {"text": bos["content"] + "hi"}]))
+            self.assertEqual(rows[0]["ids"], rows[1]["ids"])
+            self.assertEqual(rows[0]["ids"][0], bos["id"])
+            row, = self.rows(self.write([{"prompt": bos["content"] + "a", "completion": "b"}], "p.jsonl"))
+            self.assertEqual(row["ids"][:3], [bos["id"], 97, 98])
+        finally:
+            (self.model / "kept.json").replace(self.model / "tokenizer.json")
 
     def test_map_renames_fields_and_roles(self):
         path = self.write([{"dialog": [{"who": "Bob", "says": "hi"}, {"who": "Eve", "says": "yes"}]}])

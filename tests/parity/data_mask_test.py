@@ -195,7 +195,7 @@ class Oracle:
         if self.rules.get("too_long") == "drop" and len(ids) > MAX_TOKENS:
             return ids, [0] * len(ids)
         turns = {}
-        for i in wanted if train_on == "last" else answers:
+        for i in wanted:
             prompt = render(self.tokenizer, messages[:i], tools, True)
             if len(prompt) >= self.limit:
                 break

@@ -250,6 +250,8 @@ def check_prompts(tokenizer, messages, template, text, whole, starts, blocks):
 def expected_blocks(tokenizer, row, template):
     """As expected(), by transformers' own spans of the {% generation %} blocks."""
     text, blocks = rendered_blocks(row["messages"], template)
+    if any(message["content"].strip() not in text for message in row["messages"]):
+        raise Refused("the template leaves a message out")
     whole = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     starts = [begin for begin, _ in whole["offset_mapping"]]
     blocks = [(begin, end) for begin, end in blocks if begin < end]

@@ -104,12 +104,12 @@ TEST_CASE("magnitudes and matrices in full change no bit with placement either")
   }
 }
 
-TEST_CASE("an adapter of the head changes no bit with placement either") {
+TEST_CASE("adapters of embedding and head change no bit with placement either") {
   const auto dtype = GENERATE(DType::F32, DType::BF16);
   const Bench bench({Family::Llama, 3, dtype, false}, 23);
   const auto run = [&](std::vector<std::string> settings) {
     settings.push_back(dtype == DType::BF16 ? "compute=bf16" : "compute=f32");
-    settings.push_back("lora.targets=[\"q_proj\",\"lm_head\"]");
+    settings.push_back("lora.targets=[\"embed_tokens\",\"q_proj\",\"lm_head\"]");
     return bench.run(bench.config(settings));
   };
   const Outcome reference = run({"memory.residency=resident", "memory.activations=keep"});

@@ -138,7 +138,7 @@ TEST_CASE("templates with generation blocks are checked against their own prompt
   for (const char* answer : {"hello", "x"}) {
     const Value turn = Value::Array{message("user", "a"), message("assistant", answer)};
     const ChatEncoding chat = encode_chat({turn, Value()}, false, "completions", thinks);
-    CHECK(chat.unprompted == (answer == std::string("x")));
+    CHECK(chat.remarks.has(Remark::Unprompted) == (answer == std::string("x")));
     CHECK(chat.trained[chat.ids.size() - 1] == 1);
   }
   const Value turns = Value::Array{message("user", "a"), message("assistant", "x"),
@@ -151,10 +151,111 @@ TEST_CASE("templates with generation blocks are checked against their own prompt
       "{% else %}{{ m.content }}<|im_end|>{% endif %}{% endfor %}"
       "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n<t>' }}{% endif %}";
   const ModelText text(tiny_sources(reasoning));
-  CHECK(encode_chat({kTwoTurns, Value()}, false, "completions", text).unprompted);
+  CHECK(encode_chat({kTwoTurns, Value()}, false, "completions", text)
+            .remarks.has(Remark::Unprompted));
   const ChatEncoding last = encode_chat({kTwoTurns, Value()}, false, "last", text);
-  CHECK_FALSE(last.unprompted);
+  CHECK_FALSE(last.remarks.has(Remark::Unprompted));
   CHECK(trained_text(last, text) == "<|im_end|>|");
+}
+
+TEST_CASE("a tail that the template writes after the last message belongs to no other turn") {
+  const auto with_tail = [](const char* tail) {
+    return fmt::format("{}{{% if not add_generation_prompt %}}{}{{% endif %}}", kChatMl, tail);
+  };
+  CHECK(trained(kTwoTurns, with_tail("<|endoftext|>")) ==
+        "hello \xc3\xa4\xf0\x9f\x98\x80<|im_end|>\n|<|im_end|>\n<|endoftext|>|");
+  // Words are no tail.
+  expect_failure([&] { trained(kTwoTurns, with_tail("bye")); },
+                 "messages[2]: the template writes this turn differently once others follow");
+}
+
+TEST_CASE("a block that covers the question is refused") {
+  const char* all =
+      "{% generation %}{% for m in messages %}{{ m.role + m.content + '<|im_end|>' }}{% endfor %}"
+      "{% endgeneration %}";
+  expect_failure([&] { trained(kTwoTurns, all); }, "block begins before the answer, at byte 0");
+}
+
+TEST_CASE("what the template leaves out of a conversation is refused or remarked") {
+  const auto encode = [](const Value& messages, const Value& tools, const char* chat_template) {
+    const ModelText text(tiny_sources(chat_template));
+    return encode_chat({messages, tools}, false, "completions", text).remarks;
+  };
+  const Value call = Value::Array{Value::Object{
+      {"function", Value::Object{{"name", "get"}, {"arguments", Value::Object{{"a", 1}}}}}}};
+  Value caller = message("assistant", "");
+  caller.set("tool_calls", call);
+  Value thinker = message("assistant", "so");
+  thinker.set("reasoning_content", "because");
+  const Value question = message("user", "why");
+  expect_failure(
+      [&] {
+        encode(Value::Array{question, caller}, Value(), kChatMl);
+      },
+      "messages[1]: the chat template does not write the tool calls of this answer");
+  const char* deaf =
+      "{% for m in messages %}{% if m.role == 'assistant' %}{{ m.content + '<|im_end|>' }}"
+      "{% endif %}{% endfor %}";
+  expect_failure(
+      [&] {
+        encode(Value::Array{question, thinker}, Value(), deaf);
+      },
+      "messages[0]: the chat template does not write this message");
+  const char* dumb =
+      "{% for m in messages %}{{ m.role }}: {% if m.role == 'user' %}{{ m.content }}{% endif %}"
+      "<|im_end|>{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}";
+  expect_failure(
+      [&] {
+        encode(Value::Array{question, thinker}, Value(), dumb);
+      },
+      "messages[1]: the chat template does not write this answer");
+  const char* brief =
+      "{% for m in messages %}{% if m.role != 'system' and m.role != 'tool' %}{{ '<|im_start|>' + "
+      "m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endif %}{% endfor %}"
+      "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
+  const Remarks lost =
+      encode(Value::Array{message("system", "be brief"), question, thinker, message("tool", "42")},
+             Value::Array{Value::Object{{"name", "get"}}}, brief);
+  for (const Remark remark :
+       {Remark::SystemLost, Remark::ToolsLost, Remark::ReasoningLost, Remark::TurnLost})
+    CHECK(lost.has(remark));
+  CHECK_FALSE(lost.has(Remark::EndUntrained));
+  const Remarks whole = encode(kTwoTurns, Value(), kChatMl);
+  for (size_t remark = 0; remark < kRemarkTexts.size(); ++remark) CHECK_FALSE(whole.has(remark));
+}
+
+TEST_CASE("an answer without a trained end is remarked") {
+  const char* late =
+      "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}"
+      "{% if loop.last %}<|im_end|>{% endif %}{% endgeneration %}{% else %}{{ m.content }} "
+      "{% endif %}{% endfor %}";
+  const ModelText text(tiny_sources(late));
+  const ChatEncoding chat = encode_chat({kTwoTurns, Value()}, false, "completions", text);
+  CHECK(chat.remarks.has(Remark::EndUntrained));
+  CHECK(chat.first_stop > 0);
+}
+
+TEST_CASE("a template that wants the arguments of a call as text gets them as text") {
+  const Value row = Value::Object{
+      {"messages",
+       Value::Array{
+           message("user", "x"),
+           Value::Object{
+               {"role", "assistant"},
+               {"content", Value()},
+               {"tool_calls", Value::Array{Value::Object{
+                                  {"function", Value::Object{{"name", "get"},
+                                                             {"arguments", "{\"a\": 1}"}}}}}}}}}};
+  const auto rendered = [&](const char* arguments) {
+    const ModelText text(tiny_sources(
+        std::string("{% for m in messages %}{% if m.tool_calls %}{% generation %}{{ "
+                    "m.tool_calls[0].function.name + ' ' + ") +
+        arguments +
+        " }}<|im_end|>{% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endfor %}"));
+    return encode_chat(chat_dialogue(row), false, "completions", text).text;
+  };
+  CHECK(rendered("m.tool_calls[0].function.arguments") == "xget {\"a\": 1}<|im_end|>");
+  CHECK(rendered("(m.tool_calls[0].function.arguments | tojson)") == "xget {\"a\": 1}<|im_end|>");
 }
 
 TEST_CASE("a generation prompt at the end is not trained") {

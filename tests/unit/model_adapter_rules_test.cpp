@@ -165,8 +165,11 @@ TEST_CASE("what the settings of a run choose") {
                    o.targets = {"q_proj", "wq"};
                  }),
                  "lora.targets: \"wq\" is no module of this model"));
-  CHECK(contains(message([](AdapterOptions& o) { o.targets = {"embed_tokens"}; }),
-                 "lora.targets: model.embed_tokens cannot have an adapter"));
+  CHECK(contains(message([](AdapterOptions& o) {
+                   o.targets = {"embed_tokens"};
+                   o.config.dora = true;
+                 }),
+                 "lora.dora: model.embed_tokens cannot have a magnitude"));
   CHECK(contains(message([](AdapterOptions& o) {
                    o.targets = {"lm_head"};
                    o.config.dora = true;
