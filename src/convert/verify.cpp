@@ -34,7 +34,7 @@ class LogitsRun {
         tokens_(tokens),
         table_(make_piece_table(folder)),
         device_(make_cpu_device()),
-        store_(folder, *device_, DiskMode::Mmap),
+        store_(folder, table_, *device_, {}),
         stream_(*device_, table_, store_,
                 {false, std::vector<bool>(static_cast<size_t>(table_.unit_count())), 2}),
         ops_(make_cpu_ops(0, ops_limits())) {
@@ -119,6 +119,7 @@ class LogitsRun {
       use(w[Field::Head], chunk * table_.head_chunk_rows);
     }
     device_->synchronize(Queue::Compute);
+    store_.check_files();
     return logits;
   }
 

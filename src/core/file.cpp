@@ -2,15 +2,16 @@
 #include "core/file.h"
 
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <fstream>
 #include <random>
+#include <thread>
 
 #include "core/error.h"
 
@@ -20,6 +21,10 @@ namespace {
 [[noreturn]] void io_failure(const char* action, const fs::path& path) {
   const int code = errno;
   fail(ErrorCode::Io, "{}: cannot {}: {}", path.string(), action, std::strerror(code));
+}
+
+int64_t mtime_ns(const struct stat& st) {
+  return int64_t{st.st_mtim.tv_sec} * 1'000'000'000 + st.st_mtim.tv_nsec;
 }
 
 }  // namespace
@@ -35,7 +40,17 @@ File File::open(const fs::path& path) {
   struct stat st {};
   if (::fstat(fd, &st) != 0) io_failure("stat", path);
   if (!S_ISREG(st.st_mode)) fail(ErrorCode::BadInput, "{}: not a regular file", path.string());
+  file.opened_size_ = st.st_size;
+  file.opened_mtime_ns_ = mtime_ns(st);
   return file;
+}
+
+std::optional<File> File::open_direct() const {
+  // By way of the descriptor: the path may name another file meanwhile.
+  const std::string self = fmt::format("/proc/self/fd/{}", fd_);
+  const int fd = ::open(self.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECT);
+  if (fd < 0) return std::nullopt;
+  return File(fd, path_);
 }
 
 File File::create(const fs::path& path) {
@@ -51,11 +66,16 @@ File File::append(const fs::path& path) {
 }
 
 File::File(File&& other) noexcept
-    : fd_(std::exchange(other.fd_, -1)), path_(std::move(other.path_)) {}
+    : fd_(std::exchange(other.fd_, -1)),
+      path_(std::move(other.path_)),
+      opened_size_(other.opened_size_),
+      opened_mtime_ns_(other.opened_mtime_ns_) {}
 
 File& File::operator=(File&& other) noexcept {
   std::swap(fd_, other.fd_);
   std::swap(path_, other.path_);
+  std::swap(opened_size_, other.opened_size_);
+  std::swap(opened_mtime_ns_, other.opened_mtime_ns_);
   return *this;
 }
 
@@ -70,18 +90,46 @@ int64_t File::size() const {
 }
 
 void File::read_at(void* out, int64_t bytes, int64_t offset) const {
+  const int64_t got = read_up_to(out, bytes, offset);
+  if (got < bytes)
+    fail(ErrorCode::BadInput, "{}: ends at byte {}, {} more bytes expected", path_.string(),
+         offset + got, bytes - got);
+}
+
+int64_t File::read_up_to(void* out, int64_t bytes, int64_t offset) const {
   auto* p = static_cast<char*>(out);
-  while (bytes > 0) {
-    const ssize_t n = ::pread(fd_, p, static_cast<size_t>(bytes), offset);
+  int64_t done = 0;
+  for (int failures = 0; done < bytes;) {
+    const ssize_t n = ::pread(fd_, p + done, static_cast<size_t>(bytes - done), offset + done);
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0) io_failure("read", path_);
-    if (n == 0)
-      fail(ErrorCode::BadInput, "{}: ends at byte {}, {} more bytes expected", path_.string(),
-           offset, bytes);
-    p += n;
-    offset += n;
-    bytes -= n;
+    // Past the page cache the file's end leaves an offset at which the next read is refused.
+    if (n == 0 || (n < 0 && errno == EINVAL && done % kDiskBlock != 0)) break;
+    if (n < 0 && errno == EIO && ++failures <= 3) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(20 << failures));
+      continue;
+    }
+    if (n < 0) io_failure(fmt::format("read at byte {}", offset + done).c_str(), path_);
+    done += n;
   }
+  return done;
+}
+
+void File::will_read(int64_t bytes, int64_t offset) const {
+  ::posix_fadvise(fd_, offset, bytes, POSIX_FADV_WILLNEED);
+}
+
+void File::forget_cached(int64_t bytes, int64_t offset) const {
+  ::posix_fadvise(fd_, offset, bytes, POSIX_FADV_DONTNEED);
+}
+
+void File::check_unchanged() const {
+  struct stat st {};
+  if (::fstat(fd_, &st) != 0) io_failure("stat", path_);
+  if (st.st_size != opened_size_)
+    fail(ErrorCode::BadInput, "{}: has {} bytes and had {} when it was opened", path_.string(),
+         st.st_size, opened_size_);
+  if (mtime_ns(st) != opened_mtime_ns_)
+    fail(ErrorCode::BadInput, "{}: was written to since it was opened", path_.string());
 }
 
 void File::write(const void* data, int64_t bytes) {
@@ -102,29 +150,6 @@ void File::sync() {
 void File::close() {
   const int fd = std::exchange(fd_, -1);
   if (fd >= 0 && ::close(fd) != 0) io_failure("close", path_);
-}
-
-MappedFile::MappedFile(const fs::path& path) {
-  const File file = File::open(path);
-  size_ = file.size();
-  if (size_ == 0) return;
-  void* p =
-      ::mmap(nullptr, static_cast<size_t>(size_), PROT_READ, MAP_PRIVATE, file.descriptor(), 0);
-  if (p == MAP_FAILED) io_failure("map", path);
-  data_ = static_cast<std::byte*>(p);
-}
-
-MappedFile::MappedFile(MappedFile&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
-
-MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
-  std::swap(data_, other.data_);
-  std::swap(size_, other.size_);
-  return *this;
-}
-
-MappedFile::~MappedFile() {
-  if (data_) ::munmap(data_, static_cast<size_t>(size_));
 }
 
 std::string read_text(const fs::path& path, int64_t max_bytes) {

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -18,6 +19,9 @@ class File {
  public:
   // Existing regular file for reading; BadInput when missing or not a regular file.
   static File open(const fs::path& path);
+  // The same open file past the page cache (O_DIRECT): reads need addresses, offsets and lengths of
+  // whole kDiskBlocks. None where the file system cannot.
+  std::optional<File> open_direct() const;
   // New file for writing, exclusive and never through a symlink; mode 0666 less the umask.
   static File create(const fs::path& path);
   // Existing or new file, writes go to its end.
@@ -33,6 +37,15 @@ class File {
   int64_t size() const;
   // Reads exactly `bytes` at `offset`; BadInput when the file ends before. Threads: concurrent.
   void read_at(void* out, int64_t bytes, int64_t offset) const;
+  // Reads `bytes`, or up to the end of the file; returns how many. Errors of the medium are tried
+  // again for a moment, then Io. Threads: concurrent.
+  int64_t read_up_to(void* out, int64_t bytes, int64_t offset) const;
+  // Starts to read into the page cache; a hint.
+  void will_read(int64_t bytes, int64_t offset) const;
+  // Has the page cache forget the range; a hint, pages in use stay.
+  void forget_cached(int64_t bytes, int64_t offset) const;
+  // BadInput when the file was written to or cut since it was opened.
+  void check_unchanged() const;
   // Appends all of it. Threads: one.
   void write(const void* data, int64_t bytes);
   // To the disk (fsync). After a failure the file must be abandoned: a second try would lie.
@@ -45,23 +58,11 @@ class File {
   File(int fd, fs::path path) : fd_(fd), path_(std::move(path)) {}
   int fd_ = -1;
   fs::path path_;
+  int64_t opened_size_ = 0, opened_mtime_ns_ = 0;  // by open()
 };
 
-// A read-only private mapping of a whole file. Move-only.
-class MappedFile {
- public:
-  MappedFile() = default;
-  explicit MappedFile(const fs::path& path);
-  MappedFile(MappedFile&& other) noexcept;
-  MappedFile& operator=(MappedFile&& other) noexcept;
-  ~MappedFile();
-  const std::byte* data() const { return data_; }
-  int64_t size() const { return size_; }
-
- private:
-  std::byte* data_ = nullptr;
-  int64_t size_ = 0;
-};
+// What reads past the page cache are aligned to: the largest logical block of common disks.
+inline constexpr int64_t kDiskBlock = 4096;
 
 // A file that is being written beside its final name: moved there by commit(), replacing what was
 // there, removed by the destructor when commit() was not reached. Readers see the old or the new

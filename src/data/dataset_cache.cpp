@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "core/hash.h"
 #include "core/log.h"
+#include "core/mapped_file.h"
 #include "formats/json.h"
 
 namespace lema {
@@ -177,6 +178,7 @@ std::optional<Dataset> read_cached(const fs::path& folder, const std::string& ke
       fail(ErrorCode::BadInput, "its checksum or version is wrong");
     const std::vector<std::string> files = data_files(paths);
     Dataset dataset = decode(body, files);
+    if (file.has_fault()) fail(ErrorCode::BadInput, "it was cut while it was read");
     dataset.path = files.front();
     if (files.size() > 1) dataset.path += fmt::format(" and {} more", files.size() - 1);
     return dataset;

@@ -92,7 +92,7 @@ struct RunConfig {
     std::string residency = "auto";    // auto | stream | resident
     int64_t slots = 0;                 // 0: auto; blocks in the ring
     std::string activations = "auto";  // auto | keep | recompute | offload
-    std::string disk = "auto";         // auto | buffered | mmap
+    std::string disk = "auto";         // auto | direct | buffered | mmap
   } memory;
 
   struct Checkpoint {

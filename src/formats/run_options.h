@@ -253,7 +253,7 @@ void visit_options(Config& c, Visit&& visit) {
         c.memory.activations);
   visit(Option{.key = "memory.disk",
                .help = "how the model file is read",
-               .choices = {"auto", "buffered", "mmap"}},
+               .choices = {"auto", "direct", "buffered", "mmap"}},
         c.memory.disk);
 
   visit(Option{.key = "checkpoint.every_steps",

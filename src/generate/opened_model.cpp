@@ -34,8 +34,9 @@ OpenedModel::OpenedModel(const ModelFolder& folder, Backend backend, const OpenO
     if (adapter_->is_full(Field::Head)) table_.head_chunks.clear();
   }
   ops_ = backend.make_ops(*device_, static_cast<int>(options.threads), ops_limits());
-  store_ = std::make_unique<HostStore>(
-      folder, *device_, device_->needs_pinned_weights() ? DiskMode::Buffered : DiskMode::Mmap);
+  HostPlacement host;
+  if (device_->needs_pinned_weights()) host.disk = DiskMode::Buffered;
+  store_ = std::make_unique<HostStore>(folder, table_, *device_, host);
   const TransformerLimits block_limits{limits.tokens, limits.tokens, limits.positions,
                                        limits.tokens, false,
                                        adapter_ ? adapter_->embed_rank() : 0};
@@ -103,6 +104,7 @@ MatrixView OpenedModel::forward(const TokenBatch& batch, const KvCache* cache,
     transformer_->block_forward(x_next, x, w.weights(), block, batch, {}, cache ? &view : nullptr);
     std::swap(x, x_next);
   }
+  store_->check_files();
   return x;
 }
 
@@ -113,6 +115,7 @@ void OpenedModel::visit_head(const std::function<void(TensorView, int64_t)>& use
     const Lease w = stream_->acquire(config_.L + chunk);
     use(w[Field::Head], chunk * table_.head_chunk_rows);
   }
+  store_->check_files();
 }
 
 void OpenedModel::logits(MatrixView logits, MatrixView x) {

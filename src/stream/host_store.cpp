@@ -1,32 +1,126 @@
-// Mapping or reading of a model's files.
+// Mapping, holding, and the executor of the ring's program.
 #include "stream/host_store.h"
 
 #include <algorithm>
+#include <chrono>
+
+#include "core/error.h"
 
 namespace lema {
 
-HostStore::HostStore(const ModelFolder& folder, Device& device, DiskMode mode, Trace* trace) {
-  constexpr int64_t kReadBytes = 16 << 20;
-  for (const SafetensorsFile& file : folder.files()) {
-    if (mode == DiskMode::Mmap) {
-      maps_.emplace_back(file.file().path());
-      base_.push_back(maps_.back().data());
-      continue;
-    }
-    const int64_t size = file.file().size();
-    buffers_.push_back(device.allocate_pinned(size, "model in host memory"));
-    for (int64_t offset = 0; offset < size; offset += kReadBytes) {
-      const int64_t bytes = std::min(kReadBytes, size - offset);
-      const Trace::DiskSpan span(trace, "read", bytes);
-      file.file().read_at(buffers_.back().data() + offset, bytes, offset);
-    }
-    base_.push_back(buffers_.back().data());
+HostStore::HostStore(const ModelFolder& folder, const PieceTable& table, Device& device,
+                     const HostPlacement& placement, Trace* trace)
+    : folder_(folder), device_(device), placement_(placement), trace_(trace) {
+  if (placement_.disk == DiskMode::Mmap) {
+    placement_.holds_all = true;
+    for (const SafetensorsFile& file : folder.files()) maps_.emplace_back(file.file());
+    return;
+  }
+  const auto units = static_cast<size_t>(table.unit_count());
+  small_ = HostImage(placement_.holds_all ? all_extents(table) : small_extents(table));
+  if (!placement_.holds_all) {
+    check(placement_.held.size() == units, "placement of {} units for {}", placement_.held.size(),
+          units);
+    for (size_t u = 0; u < units; ++u)
+      images_.emplace_back(unit_extents(table.unit(static_cast<int64_t>(u))));
+  }
+  for (size_t u = 0; u < images_.size(); ++u)
+    if (!placement_.held[u]) slot_bytes_ = std::max(slot_bytes_, images_[u].bytes());
+  if (slot_bytes_ > 0) {
+    ring_memory_ = device.allocate_pinned(placement_.slots * slot_bytes_, "weight ring in RAM");
+    ring_.assign(static_cast<size_t>(placement_.slots), -1);
+    slots_.resize(ring_.size());
+    for (Slot& slot : slots_) slot.released = device.create_event();
+  }
+  files_.emplace(folder, placement_.disk == DiskMode::Direct);
+  reader_ = std::make_unique<DiskReader>(*files_);
+  hold();
+  for (const SafetensorsFile& file : folder.files()) file.file().check_unchanged();
+}
+
+// Allocates and reads what stays.
+void HostStore::hold() {
+  int64_t held_bytes = 0;
+  for (size_t u = 0; u < images_.size(); ++u)
+    if (placement_.held[u]) held_bytes += images_[u].bytes();
+  if (held_bytes > 0) held_memory_ = device_.allocate_pinned(held_bytes, "weights held in RAM");
+  small_memory_ = device_.allocate_pinned(
+      small_.bytes(), placement_.holds_all ? "weights in RAM" : "final norm and positions");
+  DiskJob job;
+  reader_->start(small_, small_memory_.data(), job);
+  std::byte* at = held_memory_.data();
+  held_at_.resize(images_.size());
+  for (size_t u = 0; u < images_.size(); ++u) {
+    if (!placement_.held[u]) continue;
+    held_at_[u] = at;
+    reader_->start(images_[u], at, job);
+    at += images_[u].bytes();
+  }
+  wait(job, "read", held_bytes + small_.bytes());
+  stall_ms_ = 0;
+}
+
+void HostStore::wait(DiskJob& job, const std::string& what, int64_t bytes) {
+  const auto start = std::chrono::steady_clock::now();
+  reader_->wait(job);
+  const std::chrono::duration<double, std::milli> waited = std::chrono::steady_clock::now() - start;
+  stall_ms_ += waited.count();
+  if (trace_) trace_->disk_span(what, bytes, job.begin(), job.end());
+}
+
+void HostStore::begin_pass(std::span<const int64_t> units) {
+  check_files();
+  if (slots_.empty()) return;
+  // A pass that was cut short leaves the ring as its instructions so far have made it.
+  program_ = make_program(units, placement_.held, ring_);
+  check_program(program_, units, placement_.held, ring_);
+  next_ = 0;
+  run_until_visit();
+}
+
+void HostStore::run_until_visit() {
+  for (; next_ < program_.instructions.size(); ++next_) {
+    const Instruction& instruction = program_.instructions[next_];
+    if (instruction.kind == Instruction::Kind::Visit) return;
+    if (instruction.kind == Instruction::Kind::Release) continue;  // release() has recorded it
+    const auto s = static_cast<size_t>(instruction.slot);
+    Slot& slot = slots_[s];
+    if (slot.was_released) device_.synchronize(slot.released);
+    reader_->wait(slot.job);  // of a pass that was cut short
+    reader_->start(images_[static_cast<size_t>(instruction.unit)],
+                   ring_memory_.data() + instruction.slot * slot_bytes_, slot.job);
+    ring_[s] = instruction.unit;
   }
 }
 
-TensorView HostStore::view(const PlacedField& field) const {
-  // Weights are never written through a view; kernels take one view type for inputs and outputs.
-  return {const_cast<std::byte*>(at(field.file, field.file_offset)), field.dtype, field.shape};
+HostBytes HostStore::acquire(int64_t unit) {
+  if (placement_.holds_all) return small();
+  const auto u = static_cast<size_t>(unit);
+  if (slots_.empty()) return {&images_[u], held_at_[u]};
+  run_until_visit();
+  check(next_ < program_.instructions.size(), "unit {} is acquired after the end of the pass",
+        unit);
+  const Instruction& visit = program_.instructions[next_];
+  check(visit.unit == unit, "unit {} is acquired where the pass visits {}", unit, visit.unit);
+  ++next_;
+  if (visit.slot < 0) return {&images_[u], held_at_[u]};
+  DiskJob& job = slots_[static_cast<size_t>(visit.slot)].job;
+  if (job.is_open()) wait(job, fmt::format("unit {}", unit), images_[u].bytes());
+  return {&images_[u], ring_memory_.data() + visit.slot * slot_bytes_};
+}
+
+void HostStore::release(Queue queue) {
+  if (slots_.empty()) return;
+  const int64_t s = program_.instructions[next_ - 1].slot;
+  if (s < 0) return;
+  Slot& slot = slots_[static_cast<size_t>(s)];
+  device_.record(slot.released, queue);
+  slot.was_released = true;
+}
+
+HostBytes HostStore::small() const {
+  if (!maps_.empty()) return HostBytes(&maps_);
+  return {&small_, small_memory_.data()};
 }
 
 bool HostStore::can_view(const PieceTable& table) {
@@ -37,10 +131,13 @@ bool HostStore::can_view(const PieceTable& table) {
   return true;
 }
 
-int64_t HostStore::pinned_bytes() const {
-  int64_t bytes = 0;
-  for (const Buffer& buffer : buffers_) bytes += buffer.bytes();
-  return bytes;
+void HostStore::check_files() const {
+  if (placement_.holds_all && maps_.empty()) return;  // no file is read any more
+  for (const SafetensorsFile& file : folder_.files()) file.file().check_unchanged();
+  for (size_t i = 0; i < maps_.size(); ++i)
+    if (maps_[i].has_fault())
+      fail(ErrorCode::Io, "{}: a part of it cannot be read from disk",
+           folder_.files()[i].file().path().string());
 }
 
 }  // namespace lema

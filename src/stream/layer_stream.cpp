@@ -9,7 +9,7 @@ Lease::~Lease() {
   if (stream_) stream_->release();
 }
 
-LayerStream::LayerStream(Device& device, const PieceTable& table, const HostStore& store,
+LayerStream::LayerStream(Device& device, const PieceTable& table, HostStore& store,
                          const StreamPlacement& placement, Trace* trace)
     : device_(device), table_(table), store_(store), placement_(placement), trace_(trace) {
   const auto units = static_cast<size_t>(table.unit_count());
@@ -37,24 +37,22 @@ LayerStream::LayerStream(Device& device, const PieceTable& table, const HostStor
     }
   }
 
+  std::vector<int64_t> residents;
+  for (size_t u = 0; u < units; ++u)
+    if (placement_.resident[u] && !placement_.in_place)
+      residents.push_back(static_cast<int64_t>(u));
+  store.begin_pass(residents);
   std::byte* at = resident_buffer_.data();
-  for (size_t u = 0; u < units; ++u) {
-    const Unit& unit = table.unit(static_cast<int64_t>(u));
-    if (placement_.in_place) {
-      for (const Piece& piece : unit.pieces)
-        for (const PlacedField& field : piece.fields)
-          unit_weights_[u][field.field] = store.view(field);
-    } else if (placement_.resident[u]) {
-      copy_unit(static_cast<int64_t>(u), at);
-      place_fields(unit_weights_[u], unit, at);
-      at += unit.bytes;
-    }
+  for (const int64_t u : residents) {
+    copy_unit(u, at);
+    place_fields(unit_weights_[static_cast<size_t>(u)], table.unit(u), at);
+    at += table.unit(u).bytes;
   }
 
   always_buffer_ = device.allocate(always_bytes(table), "final norm");
   at = always_buffer_.data();
   for (const PlacedField& field : table.final_norm) {
-    device.copy_async(Queue::H2D, at, store.at(field.file, field.file_offset), field.bytes);
+    device.copy_async(Queue::H2D, at, store.small().at(field.file, field.file_offset), field.bytes);
     always_[field.field] = {at, field.dtype, field.shape};
     at += (field.bytes + 63) / 64 * 64;
   }
@@ -73,10 +71,10 @@ int64_t LayerStream::device_bytes() const {
 }
 
 TensorView LayerStream::table(Field field) const {
-  if (field == Field::Embed) return store_.view(table_.embed);
+  if (field == Field::Embed) return store_.small().view(table_.embed);
   check(field == Field::Positions && !table_.positions.empty(), "no gathered table {}",
         name(field));
-  return store_.view(table_.positions[0]);
+  return store_.small().view(table_.positions[0]);
 }
 
 void LayerStream::place_fields(WeightViews& weights, const Unit& unit, std::byte* base) const {
@@ -88,14 +86,16 @@ void LayerStream::place_fields(WeightViews& weights, const Unit& unit, std::byte
 
 void LayerStream::copy_unit(int64_t index, std::byte* base) {
   const Unit& unit = table_.unit(index);
+  const HostBytes bytes = store_.acquire(index);
   const Trace::Span span(trace_, Queue::H2D, fmt::format("unit {}", index), unit.bytes);
   for (const Piece& piece : unit.pieces) {
     for (const Extent& extent : piece.extents) {
       device_.copy_async(Queue::H2D, base + extent.slot_offset,
-                         store_.at(extent.file, extent.file_offset), extent.bytes);
+                         bytes.at(extent.file, extent.file_offset), extent.bytes);
       h2d_bytes_ += extent.bytes;
     }
   }
+  store_.release(Queue::H2D);
 }
 
 void LayerStream::begin_pass(std::vector<int64_t> visits) {
@@ -106,6 +106,7 @@ void LayerStream::begin_pass(std::vector<int64_t> visits) {
   program_ = make_program(visits_, placement_.resident, ring_);
   check_program(program_, visits_, placement_.resident, ring_);
   next_ = 0;
+  store_.begin_pass(placement_.in_place ? visits_ : loaded_units(program_));
   run_until_visit();
 }
 
@@ -120,12 +121,11 @@ void LayerStream::run_until_visit() {
       was_released_[s] = true;
       continue;
     }
-    const Unit& unit = table_.unit(instruction.unit);
     std::byte* base = ring_buffer_.data() + instruction.slot * slot_bytes_;
     if (was_released_[s]) device_.wait(Queue::H2D, released_[s]);
     copy_unit(instruction.unit, base);
     device_.record(copied_[s], Queue::H2D);
-    place_fields(slot_weights_[s], unit, base);
+    place_fields(slot_weights_[s], table_.unit(instruction.unit), base);
     ring_[s] = instruction.unit;
   }
 }
@@ -137,10 +137,21 @@ Lease LayerStream::acquire(int64_t unit) {
         unit);
   const Instruction& visit = program_.instructions[next_++];
   check(visit.unit == unit, "unit {} is acquired where the pass visits {}", unit, visit.unit);
+  if (placement_.in_place) return lease_in_place(unit);
   leased_ = true;
   if (visit.slot < 0) return {this, &unit_weights_[static_cast<size_t>(unit)]};
   device_.wait(Queue::Compute, copied_[static_cast<size_t>(visit.slot)]);
   return {this, &slot_weights_[static_cast<size_t>(visit.slot)]};
+}
+
+Lease LayerStream::lease_in_place(int64_t unit) {
+  const HostBytes bytes = store_.acquire(unit);
+  in_place_weights_ = {};
+  for (const Piece& piece : table_.unit(unit).pieces)
+    for (const PlacedField& field : piece.fields)
+      in_place_weights_[field.field] = bytes.view(field);
+  leased_ = true;
+  return {this, &in_place_weights_};
 }
 
 // Called by a destructor: an error waits for the next acquire, and while another one ends the pass
@@ -149,6 +160,7 @@ void LayerStream::release() {
   leased_ = false;
   if (std::uncaught_exceptions() > 0) return;
   try {
+    if (placement_.in_place) store_.release(Queue::Compute);
     run_until_visit();
   } catch (...) {
     error_ = std::current_exception();

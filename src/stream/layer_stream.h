@@ -5,8 +5,9 @@
 //   for each visit: { Lease w = stream.acquire(unit); ... w[Field::Wq] ... }   // dropping the
 //   lease frees the slot
 //
-// acquire() returns at once: the compute queue, not the host, waits for the copy. Dropping a lease
-// records an event that the next copy into those bytes waits for.
+// The compute queue, not the host, waits for copies; the host waits in acquire(), or where a lease
+// is dropped, for bytes that are still on their way from disk. Dropping a lease records an event
+// that the next copy into those bytes waits for.
 #pragma once
 
 #include <exception>
@@ -42,8 +43,7 @@ class [[nodiscard]] Lease {
 
 // Where each unit lives; decided by the plan.
 struct StreamPlacement {
-  bool in_place =
-      false;  // weights are read where the host store has them; only where the device can
+  bool in_place = false;  // weights are read where the host store has them, if the device can
   std::vector<bool> resident;  // per unit: copied to the device once
   int64_t slots = 0;           // of the ring, each as large as the largest streamed unit
 };
@@ -52,7 +52,7 @@ class LayerStream {
  public:
   // Allocates the resident arena and the ring, and fills the arena. All references outlive the
   // stream. `trace` may be null.
-  LayerStream(Device& device, const PieceTable& table, const HostStore& store,
+  LayerStream(Device& device, const PieceTable& table, HostStore& store,
               const StreamPlacement& placement, Trace* trace = nullptr);
   LayerStream(const LayerStream&) = delete;
 
@@ -64,7 +64,7 @@ class LayerStream {
 
   // The small weights that are always on the device: final norm.
   const TensorView& resident(Field field) const { return always_[field]; }
-  // Gathered tables, in host memory: embed, positions.
+  // Gathered tables, in host memory: positions, and embed where the store has it.
   TensorView table(Field field) const;
 
   // Of the small weights that are always on the device.
@@ -78,19 +78,21 @@ class LayerStream {
   friend class Lease;
   void place_fields(WeightViews& weights, const Unit& unit, std::byte* base) const;
   void copy_unit(int64_t index, std::byte* base);
+  Lease lease_in_place(int64_t unit);
   void run_until_visit();
   void rethrow();
   void release();
 
   Device& device_;
   const PieceTable& table_;
-  const HostStore& store_;
+  HostStore& store_;
   StreamPlacement placement_;
   Trace* trace_;
   Buffer resident_buffer_, ring_buffer_, always_buffer_;
   int64_t slot_bytes_ = 0;
   WeightViews always_;
-  std::vector<WeightViews> unit_weights_;  // of resident and in-place units
+  std::vector<WeightViews> unit_weights_;  // of resident units
+  WeightViews in_place_weights_;           // of the unit that is leased
   std::vector<WeightViews> slot_weights_;  // of what each slot holds
   std::vector<Event> copied_, released_;   // per slot
   std::vector<bool> was_released_;         // per slot: released_ has been recorded

@@ -88,10 +88,11 @@ class Placer {
     if (request_.weights_in_place && !has_budget() && residency != "stream") {
       weights.in_place = true;
       weights.resident.assign(static_cast<size_t>(units), true);
-      add(Tier::Mapped, "weights, read in place", sum(request_.unit_bytes));
-      return;
+      if (request_.pinned_weights == 0)
+        add(Tier::Mapped, "weights, read in place", sum(request_.unit_bytes));
     }
-    add(Tier::Pinned, "model files in host memory", request_.pinned_weights);
+    add(Tier::Pinned, "weights in RAM", request_.pinned_weights);
+    if (weights.in_place) return;
     const bool all_fit = !has_budget() || sum(request_.unit_bytes) <= left();
     if (residency == "resident" || (residency == "auto" && all_fit)) {
       weights.resident.assign(static_cast<size_t>(units), true);
@@ -192,6 +193,7 @@ Value Plan::to_value() const {
   for (Tier tier : {Tier::Device, Tier::Pinned, Tier::Mapped})
     value.set(fmt::format("{}_bytes", tier_name(tier)), bytes(tier));
   value.set("in_place", weights.in_place);
+  value.set("disk", name(host.disk));
   Value::Array resident;
   for (size_t u = 0; u < weights.resident.size(); ++u)
     if (weights.resident[u] && !weights.in_place) resident.emplace_back(static_cast<int64_t>(u));

@@ -28,7 +28,7 @@ struct PlanRequest {
   int64_t boundary_bytes = 0;   // of one, for all tokens of a step
   int64_t kept_bytes_per_block = 0;  // what a block saves when it is not recomputed
   int64_t device_budget = 0;         // bytes; 0: none
-  int64_t pinned_weights = 0;    // host copy of weights that are not in place; 0: mapped files
+  int64_t pinned_weights = 0;        // all weights in host memory; 0: the files are mapped
   bool weights_in_place = false;     // the device reads the host's copy, so nothing need be copied
   std::string residency = "auto";    // auto | stream | resident
   int64_t slots = 0;                 // 0: auto
@@ -37,6 +37,7 @@ struct PlanRequest {
 
 struct Plan {
   StreamPlacement weights;
+  HostPlacement host;
   bool offload_boundaries = false;
   int64_t kept_blocks = 0;  // the last blocks, whose backward comes first
   std::vector<PlanLine> lines;

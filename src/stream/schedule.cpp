@@ -92,6 +92,13 @@ Program make_program(std::span<const int64_t> visits, const std::vector<bool>& r
   return Planner(visits, resident, state).plan();
 }
 
+std::vector<int64_t> loaded_units(const Program& program) {
+  std::vector<int64_t> units;
+  for (const Instruction& instruction : program.instructions)
+    if (instruction.kind == Instruction::Kind::Load) units.push_back(instruction.unit);
+  return units;
+}
+
 int64_t check_program(const Program& program, std::span<const int64_t> visits,
                       const std::vector<bool>& resident, const RingState& state) {
   RingState slots = state;

@@ -36,6 +36,9 @@ struct Program {
 Program make_program(std::span<const int64_t> visits, const std::vector<bool>& resident,
                      const RingState& state);
 
+// The units of its loads, in order.
+std::vector<int64_t> loaded_units(const Program& program);
+
 // Replays a program and throws Internal at the first hazard: a visit to a unit that is not in its
 // slot, a load into a slot that is being visited or still holds a unit that is loaded and not
 // visited. Returns the number of loads.

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <exception>
 #include <utility>
 
@@ -29,7 +30,7 @@ Trace::Trace(Device& device, const fs::path& path)
         lane == 0 ? "\n" : ",\n", lane, kLanes[lane]);
   device_.synchronize(Queue::Compute);
   device_.record(base_, Queue::Compute);
-  start_ = std::chrono::steady_clock::now();
+  start_ = disk_end_ = Clock::now();
 }
 
 Trace::~Trace() {
@@ -60,16 +61,14 @@ Trace::Span::~Span() {
   trace_->device_.record(mark.end, mark.queue);
 }
 
-Trace::DiskSpan::DiskSpan(Trace* trace, std::string name, int64_t bytes)
-    : trace_(trace), name_(std::move(name)), bytes_(bytes) {}
-
-Trace::DiskSpan::~DiskSpan() {
-  if (!trace_) return;
+void Trace::disk_span(const std::string& name, int64_t bytes, Clock::time_point begin,
+                      Clock::time_point end) {
   const auto us = [](auto duration) {
     return std::chrono::duration<double, std::micro>(duration).count();
   };
-  trace_->write_event(kDiskLane, name_, us(begin_ - trace_->start_), us(Clock::now() - begin_),
-                      bytes_, 0);
+  begin = std::max(begin, disk_end_);
+  disk_end_ = std::max(begin, end);
+  write_event(kDiskLane, name, us(begin - start_), us(disk_end_ - begin), bytes, 0);
 }
 
 void Trace::write_event(int lane, const std::string& name, double begin_us, double length_us,

@@ -35,20 +35,11 @@ class Trace {
     Trace* trace_;
     size_t index_ = 0;
   };
-  // Of the host, on the disk's lane.
-  class DiskSpan {
-   public:
-    DiskSpan(Trace* trace, std::string name, int64_t bytes);
-    DiskSpan(const DiskSpan&) = delete;
-    ~DiskSpan();
-
-   private:
-    using Clock = std::chrono::steady_clock;
-    Trace* trace_;
-    std::string name_;
-    int64_t bytes_;
-    Clock::time_point begin_ = Clock::now();
-  };
+  using Clock = std::chrono::steady_clock;
+  // What the disk did meanwhile. One read after the other: the part of a span that lies before the
+  // end of the last one is left out.
+  void disk_span(const std::string& name, int64_t bytes, Clock::time_point begin,
+                 Clock::time_point end);
 
   // Waits for all queues and writes the spans since the last call. Io when that fails.
   void flush(int64_t step);
@@ -66,7 +57,7 @@ class Trace {
   Device& device_;
   File file_;
   std::string lines_;  // not written yet
-  std::chrono::steady_clock::time_point start_;
+  Clock::time_point start_, disk_end_;
   Event base_, next_base_;  // of the times of `marks_`
   double base_us_ = 0;      // from the start to base_
   std::vector<Mark> marks_;  // since the last flush; their timers are used again

@@ -53,6 +53,8 @@ void Metrics::step(const StepMetrics& m, bool show) {
   value.set("ram_peak_bytes", memory.peak);
   value.set("h2d_bytes", m.h2d_bytes);
   value.set("d2h_bytes", m.d2h_bytes);
+  value.set("disk_bytes", m.disk_bytes);
+  value.set("stall_ms", m.stall_ms);
   append(dump_json(value) + "\n");
   if (m.result.skipped)
     log::info("step {}: f16 gradients overflowed at a loss scale of {}: no update", m.step,

@@ -14,7 +14,8 @@ struct StepMetrics {
   StepResult result;
   double step_ms = 0;
   double loss_scale = 1;  // that the step's gradients had
-  int64_t h2d_bytes = 0, d2h_bytes = 0;  // of this step
+  int64_t h2d_bytes = 0, d2h_bytes = 0, disk_bytes = 0;  // of this step
+  double stall_ms = 0;                                   // of it: waiting for the disk
 };
 
 class Metrics {

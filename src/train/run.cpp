@@ -124,6 +124,8 @@ class Run {
     while (state_.step < total) {
       const auto start = Clock::now();
       const int64_t h2d = trainer_->h2d_bytes(), d2h = trainer_->d2h_bytes();
+      const int64_t disk = trainer_->disk_bytes();
+      const double stall = trainer_->stall_ms();
       const std::vector<int64_t> rows = batcher_.next(state_.cursor);
       const StepBatch batch =
           make_step_batch(train_, rows, trainer_->bounds().micro_rows, config_.data.packing);
@@ -141,6 +143,8 @@ class Run {
       m.step_ms = milliseconds_since(start);
       m.h2d_bytes = trainer_->h2d_bytes() - h2d;
       m.d2h_bytes = trainer_->d2h_bytes() - d2h;
+      m.disk_bytes = trainer_->disk_bytes() - disk;
+      m.stall_ms = trainer_->stall_ms() - stall;
       metrics.step(m, state_.step % config_.log.every_steps == 0 || state_.step == total);
       after_step(metrics);
     }

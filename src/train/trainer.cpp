@@ -17,6 +17,9 @@ namespace {
 // these.
 constexpr int64_t kAutoMicroTokens = 8192;
 
+// Of a base matrix that is read to start from.
+constexpr int64_t kBaseChunkBytes = int64_t{4} << 20;
+
 // The sum of the n largest values.
 int64_t largest(std::vector<int64_t> values, int64_t n) {
   std::sort(values.begin(), values.end(), std::greater<>());
@@ -123,16 +126,19 @@ Trainer::Trainer(const RunConfig& config, const ModelFolder& folder, std::unique
     }
   }
   log::info("memory plan\n{}", plan_.table());
-  if (plan_.weights.in_place && (run_.memory.slots > 0 || run_.memory.disk == "buffered"))
-    log::warn(
-        "weights are used in place in the mapped file: memory.slots and memory.disk have no "
-        "effect without memory.vram or memory.residency stream");
+  if (plan_.weights.in_place && run_.memory.slots > 0)
+    log::warn("weights are used in place: memory.slots has no effect");
   if (!run_.log.trace.empty()) trace_ = std::make_unique<Trace>(*device_, run_.log.trace);
-  const bool mapped = plan_.weights.in_place || !reads_into_memory();
-  store_ =
-      std::make_unique<HostStore>(folder, *device_, mapped ? DiskMode::Mmap : DiskMode::Buffered,
-                                  trace_.get());
+  plan_.host.disk = disk_mode();
+  store_ = std::make_unique<HostStore>(folder, table_, *device_, plan_.host, trace_.get());
   allocate();
+}
+
+DiskMode Trainer::disk_mode() const {
+  if (!reads_into_memory()) return DiskMode::Mmap;
+  if (run_.memory.disk == "direct") return DiskMode::Direct;
+  if (run_.memory.disk == "buffered") return DiskMode::Buffered;
+  return faster_disk_mode(folder_, INT64_MAX);
 }
 
 // Full matrices begin as the base's. Magnitudes begin as the lengths of the weights' rows, which
@@ -140,17 +146,30 @@ Trainer::Trainer(const RunConfig& config, const ModelFolder& folder, std::unique
 void Trainer::initialise_adapter() {
   if (start_) return adapter_.load(*start_);
   adapter_.initialise(static_cast<uint64_t>(run_.seed));
-  if (adapter_.is_full(Field::Embed))
-    adapter_.take_base(Field::Embed, stream_->table(Field::Embed), 0);
+  if (adapter_.is_full(Field::Embed)) take_base(table_.embed, Field::Embed, 0);
   for (size_t chunk = 0; chunk < base_head_.size(); ++chunk)
-    adapter_.take_base(Field::Head, store_->view(base_head_[chunk].pieces[0].fields[0]),
-                       static_cast<int64_t>(chunk) * table_.head_chunk_rows);
+    take_base(base_head_[chunk].pieces[0].fields[0], Field::Head,
+              static_cast<int64_t>(chunk) * table_.head_chunk_rows);
   if (!run_.lora.dora) return;
   stream_->begin_pass(forward_visits(config_.L, 0));
   for (int64_t block = 0; block < config_.L; ++block) {
     const Lease w = stream_->acquire(block);
     adapter_.update_norms(*ops_, w.weights(), block);
     adapter_.take_magnitudes(block);
+  }
+}
+
+// Reads the rows of a base matrix from its file into those of the adapter's from `first_row` on, a
+// chunk at a time: the host store need not hold it.
+void Trainer::take_base(const PlacedField& base, Field field, int64_t first_row) {
+  const int64_t rows = base.shape[0], row_bytes = base.bytes / rows;
+  const int64_t step = std::max<int64_t>(1, kBaseChunkBytes / row_bytes);
+  std::vector<std::byte> chunk(static_cast<size_t>(std::min(rows, step) * row_bytes));
+  for (int64_t row = 0; row < rows; row += step) {
+    const int64_t count = std::min(step, rows - row);
+    folder_.files()[base.file].file().read_at(chunk.data(), count * row_bytes,
+                                              base.file_offset + row * row_bytes);
+    adapter_.take_base(field, {chunk.data(), base.dtype, {count, base.shape[1]}}, first_row + row);
   }
 }
 
@@ -182,9 +201,7 @@ PlanRequest Trainer::plan_request(const HeadLimits& head) const {
   request.kept_bytes_per_block = kept_block_bytes();
   request.device_budget = device_budget_;
   request.weights_in_place = device_->reads_host_memory() && HostStore::can_view(table_);
-  if (reads_into_memory())
-    for (const SafetensorsFile& file : folder_.files())
-      request.pinned_weights += file.file().size();
+  if (reads_into_memory()) request.pinned_weights = HostImage(all_extents(table_)).bytes();
   request.residency = run_.memory.residency;
   request.slots = run_.memory.slots;
   request.activations = run_.memory.activations;
@@ -304,6 +321,7 @@ double Trainer::read_gradient_norm() {
 
 // False where the gradients overflowed, which leaves everything as it is.
 bool Trainer::update(double lr, int64_t step) {
+  store_->check_files();  // a gradient of weights that have changed is not applied
   const TensorView norm(norm_.data(), DType::F32, {1});
   const Trace::Span span(trace_.get(), Queue::Compute, "update");
   ops_->squared_norm(norm, adapter_.gradients());
@@ -332,6 +350,7 @@ double Trainer::evaluate(const StepBatch& batch, std::vector<float>* losses) {
   stream_->begin_pass(visits(false));
   forward(false);
   head(false, 0);
+  store_->check_files();
   return sum_of_losses(losses);
 }
 

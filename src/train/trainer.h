@@ -77,17 +77,22 @@ class Trainer {
   const StepBounds& bounds() const { return bounds_; }
   int64_t h2d_bytes() const { return stream_->h2d_bytes() + saved_->h2d_bytes(); }
   int64_t d2h_bytes() const { return saved_->d2h_bytes(); }
+  int64_t disk_bytes() const { return store_->read_bytes(); }
+  double stall_ms() const { return store_->stall_ms(); }  // that compute has waited for the disk
   int64_t kernel_scratch_bytes() const { return ops_->scratch_bytes(); }
   std::string backend_name() const { return device_->name(); }
 
  private:
   // Whether weights are read into pinned host memory, not mapped.
   bool reads_into_memory() const {
-    return run_.memory.disk == "buffered" || device_->needs_pinned_weights();
+    return run_.memory.disk == "buffered" || run_.memory.disk == "direct" ||
+           device_->needs_pinned_weights();
   }
+  DiskMode disk_mode() const;
   PlanRequest plan_request(const HeadLimits& head) const;
   int64_t kept_block_bytes() const;
   void allocate();
+  void take_base(const PlacedField& base, Field field, int64_t first_row);
 
   void forward(bool keep);
   void head(bool gradient, float grad_scale);

@@ -52,6 +52,7 @@ TEST_CASE("placement, slots, recompute, offload and threads change no bit") {
       {"memory.residency=stream", "memory.slots=3", "memory.activations=recompute", "threads=3"},
       {"memory.residency=stream", "memory.slots=7", "memory.activations=offload"},
       {"memory.residency=stream", "memory.disk=buffered"},
+      {"memory.residency=stream", "memory.disk=direct"},
   };
   for (const auto& variant : variants) {
     std::vector<std::string> settings = {compute};
@@ -63,7 +64,12 @@ TEST_CASE("placement, slots, recompute, offload and threads change no bit") {
     CHECK((outcome.h2d_bytes > 0) ==
           (settings[1] == "memory.residency=stream" || settings[2].ends_with("offload")));
   }
-  CHECK(bench.run(bench.config({compute}), true) == reference);  // weights where they are mapped
+  // Weights where they are mapped, or where they were read to.
+  for (const char* disk : {"auto", "mmap", "buffered", "direct"}) {
+    INFO(disk);
+    CHECK(bench.run(bench.config({compute, fmt::format("memory.disk={}", disk)}), true) ==
+          reference);
+  }
 }
 
 TEST_CASE("norms of heads, windows, fused matrices and rows of two rotations change no bit") {

@@ -1,0 +1,95 @@
+// Opening of files past the page cache, and the measurement that chooses.
+#include "stream/disk_files.h"
+
+#include <algorithm>
+#include <chrono>
+#include <optional>
+
+#include "core/error.h"
+#include "core/log.h"
+#include "core/units.h"
+#include "stream/disk_reader.h"
+
+namespace lema {
+
+std::string_view name(DiskMode mode) {
+  return mode == DiskMode::Mmap ? "mmap" : mode == DiskMode::Direct ? "direct" : "buffered";
+}
+
+DiskFiles::DiskFiles(const ModelFolder& folder, bool direct) : folder_(folder) {
+  for (const SafetensorsFile& file : folder.files()) {
+    if (!direct) return;
+    std::optional<File> opened = file.file().open_direct();
+    if (!opened)
+      fail(ErrorCode::Usage,
+           "{}: its file system cannot read past the page cache; set memory.disk to buffered",
+           file.file().path().string());
+    direct_.push_back(std::move(*opened));
+  }
+}
+
+void DiskFiles::read(size_t file, int64_t offset, int64_t bytes, int64_t needed,
+                     std::byte* out) const {
+  if (opened(file).read_up_to(out, bytes, offset) < needed)
+    fail(ErrorCode::BadInput, "{}: ends at byte {}; it was longer when it was opened",
+         opened(file).path().string(), opened(file).size());
+}
+
+bool DiskFiles::can_be_direct(const ModelFolder& folder) {
+  return std::all_of(folder.files().begin(), folder.files().end(),
+                     [](const SafetensorsFile& file) { return file.file().open_direct(); });
+}
+
+namespace {
+
+constexpr int64_t kSamples = 8, kSampleBytes = int64_t{4} << 20;
+
+// Bytes per second over every other of 2 kSamples places, spread over the file: the even ones or
+// the odd ones.
+double read_rate(const ModelFolder& folder, size_t index, bool direct, bool cold) {
+  const File& file = folder.files()[index].file();
+  const int64_t stride = file.size() / (2 * kSamples) / kDiskBlock * kDiskBlock;  // >= a sample
+  std::vector<Extent> extents;
+  for (int64_t i = 0; i < kSamples; ++i)
+    extents.push_back({index, (2 * i + direct) * stride, 0, kSampleBytes});
+  for (const Extent& extent : extents)
+    if (cold && !direct) file.forget_cached(extent.bytes, extent.file_offset);
+  const HostImage image(extents);
+  std::vector<std::byte> memory(static_cast<size_t>(image.bytes() + kDiskBlock));
+  const size_t past = reinterpret_cast<uintptr_t>(memory.data()) % kDiskBlock;
+  const DiskFiles files(folder, direct);
+  DiskReader reader(files);
+  DiskJob job;
+  const auto start = std::chrono::steady_clock::now();
+  reader.start(image, memory.data() + (kDiskBlock - past), job);
+  reader.wait(job);
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+  return static_cast<double>(image.bytes()) / seconds.count();
+}
+
+}  // namespace
+
+DiskMode faster_disk_mode(const ModelFolder& folder, int64_t cache_bytes) {
+  if (!DiskFiles::can_be_direct(folder)) {
+    log::info("disk: the file system cannot read past the page cache: buffered");
+    return DiskMode::Buffered;
+  }
+  size_t largest = 0;
+  int64_t bytes = 0;
+  for (size_t i = 0; i < folder.files().size(); ++i) {
+    bytes += folder.files()[i].file().size();
+    if (folder.files()[i].file().size() > folder.files()[largest].file().size()) largest = i;
+  }
+  const int64_t measured = 2 * kSamples * kSampleBytes;
+  if (folder.files()[largest].file().size() < measured) return DiskMode::Buffered;
+  const bool cold = bytes > cache_bytes;
+  const double direct = read_rate(folder, largest, true, cold);
+  const double buffered = read_rate(folder, largest, false, cold);
+  const DiskMode mode = direct >= buffered ? DiskMode::Direct : DiskMode::Buffered;
+  log::info("disk: direct reads {}/s, buffered {}/s{}: {}",
+            format_bytes(static_cast<int64_t>(direct)), format_bytes(static_cast<int64_t>(buffered)),
+            cold ? " from disk" : "", name(mode));
+  return mode;
+}
+
+}  // namespace lema
