@@ -325,6 +325,25 @@ ChatEncoding encode(const Dialogue& dialogue, bool add_generation_prompt,
   return encoding;
 }
 
+// encode(conversation) with the arguments of calls as objects, as most templates want them, else as
+// the text that OpenAI's format has.
+template <typename Encode>
+auto in_either_form(const Dialogue& dialogue, const Encode& encode) {
+  if (dialogue.as_given.is_null()) return encode(dialogue);
+  try {
+    return encode(dialogue);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::BadInput) throw;
+    Dialogue given = dialogue;
+    given.messages = std::exchange(given.as_given, Value());
+    try {
+      return encode(given);
+    } catch (const Error&) {
+    }
+    throw;
+  }
+}
+
 }  // namespace
 
 bool is_token_prefix(const Tokenizer::Encoding& alone, const Tokenizer::Encoding& whole,
@@ -343,22 +362,18 @@ bool is_token_prefix(const Tokenizer::Encoding& alone, const Tokenizer::Encoding
 ChatEncoding encode_chat(const Dialogue& dialogue, bool add_generation_prompt,
                          const std::string& train_on, const ModelText& text,
                          const LengthRule& rule) {
-  if (dialogue.as_given.is_null())
-    return encode(dialogue, add_generation_prompt, train_on, text, rule);
-  // Most templates want the arguments of a call as an object, some as the text that they are in
-  // OpenAI's format.
-  try {
-    return encode(dialogue, add_generation_prompt, train_on, text, rule);
-  } catch (const Error& error) {
-    if (error.code() != ErrorCode::BadInput) throw;
-    Dialogue given = dialogue;
-    given.messages = std::exchange(given.as_given, Value());
-    try {
-      return encode(given, add_generation_prompt, train_on, text, rule);
-    } catch (const Error&) {
-    }
-    throw;
-  }
+  return in_either_form(dialogue, [&](const Dialogue& form) {
+    return encode(form, add_generation_prompt, train_on, text, rule);
+  });
+}
+
+std::vector<int32_t> encode_prompt(const Dialogue& dialogue, const ModelText& text) {
+  return in_either_form(dialogue, [&](const Dialogue& form) {
+    const std::string rendered = text.render_chat(form.messages, form.tools, true, form.variables);
+    Remarks unsaid;
+    check_written(form, trained_messages(form, "completions"), rendered, unsaid);
+    return text.encode(rendered, false).ids;
+  });
 }
 
 }  // namespace lema

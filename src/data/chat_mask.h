@@ -45,6 +45,10 @@ ChatEncoding encode_chat(const Dialogue& dialogue, bool add_generation_prompt,
                          const std::string& train_on, const ModelText& text,
                          const LengthRule& rule = {});
 
+// The tokens that a reply to the conversation continues, as training has them before an answer.
+// BadInput as encode_chat for what the template leaves out.
+std::vector<int32_t> encode_prompt(const Dialogue& dialogue, const ModelText& text);
+
 // `alone` holds the first tokens of `whole` up to byte `bytes`, and a token of `whole` begins
 // there: what is written after a prompt does not change the prompt's tokens.
 bool is_token_prefix(const Tokenizer::Encoding& alone, const Tokenizer::Encoding& whole,

@@ -251,6 +251,13 @@ const Value& field(const Value& object, std::string_view key, Value::Kind kind) 
   return *value;
 }
 
+std::string_view reasoning_of(const Value& message) {
+  for (const char* key : {"reasoning_content", "thinking", "reasoning"})
+    if (const Value* found = message.find(key); found && found->is_string())
+      return found->as_string();
+  return "";
+}
+
 void check_messages(const Value& messages) {
   if (!messages.is_array())
     fail(ErrorCode::BadInput, "messages: found {}, expected array", name(messages.kind()));

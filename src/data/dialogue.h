@@ -37,6 +37,9 @@ Dialogue alpaca_dialogue(const Value& row);
 Dialogue sharegpt_dialogue(const Value& row);
 Dialogue completion_dialogue(const Value& row);
 
+// The reasoning of an answer by any of the names that data sets give it; "" when it has none.
+std::string_view reasoning_of(const Value& message);
+
 // The member `key` of a row. BadInput when it is absent or of another kind.
 const Value& field(const Value& object, std::string_view key, Value::Kind kind);
 

@@ -177,12 +177,14 @@ Row completion_row(const Value& object, const RunConfig::Data& options, const Mo
 bool is_answer(const Value& message) { return message.find("role")->as_string() == "assistant"; }
 
 // An answer that would teach to say nothing.
-void refuse_empty_answers(const Dialogue& dialogue) {
+void refuse_empty_answers(const Dialogue& dialogue, bool last_only) {
   const Value::Array& messages = dialogue.messages.as_array();
-  for (size_t i = 0; i < messages.size(); ++i) {
+  const auto later = std::find_if(messages.rbegin(), messages.rend(), is_answer);
+  const size_t last = static_cast<size_t>(messages.rend() - later);  // 1 + the last answer's place
+  for (size_t i = last_only && last > 0 ? last - 1 : 0; i < messages.size(); ++i) {
     const Value* content = messages[i].find("content");
     const Value* calls = messages[i].find("tool_calls");
-    if (!is_answer(messages[i]) || dialogue.untrained[i] || messages[i].find("reasoning_content"))
+    if (!is_answer(messages[i]) || dialogue.untrained[i] || !reasoning_of(messages[i]).empty())
       continue;
     if (calls && calls->is_array() && !calls->as_array().empty()) continue;
     if (!content || content->is_null() || content->as_string().empty())
@@ -220,7 +222,7 @@ Row dialogue_row(const Dialogue& dialogue, const std::string& train_on,
 // Under train_on "each" every trained answer ends a row of its own: the conversation up to it.
 std::vector<Row> dialogue_rows(const Dialogue& dialogue, const RunConfig::Data& options,
                                const ModelText& text) {
-  refuse_empty_answers(dialogue);
+  refuse_empty_answers(dialogue, options.train_on == "last");
   if (options.train_on != "each") return {dialogue_row(dialogue, options.train_on, options, text)};
   std::vector<Row> rows;
   const Value::Array& messages = dialogue.messages.as_array();

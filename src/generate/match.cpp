@@ -6,6 +6,7 @@
 
 #include "core/file.h"
 #include "data/chat_mask.h"
+#include "data/row_shapes.h"
 #include "formats/json.h"
 
 namespace lema {
@@ -14,12 +15,12 @@ namespace {
 constexpr int64_t kMaxFileBytes = int64_t{4} << 30;
 
 MatchRow row_of(const Value& object, const std::string& place, const ModelText& text) {
-  const Value* messages = object.find("messages");
-  if (!messages || !messages->is_array()) fail(ErrorCode::BadInput, "no array \"messages\"");
-  check_messages(*messages);
-  const Value* role =
-      messages->as_array().empty() ? nullptr : messages->as_array().back().find("role");
-  if (role && role->is_string() && role->as_string() == "assistant")
+  const auto shape = detect_shape(object);
+  const auto dialogue = shape && (shape->format == "chat" || shape->format == "sharegpt")
+                            ? dialogue_of(shape->format, object)
+                            : std::nullopt;
+  if (!dialogue) fail(ErrorCode::BadInput, "no array \"messages\" or \"conversations\"");
+  if (dialogue->messages.as_array().back().find("role")->as_string() == "assistant")
     fail(ErrorCode::BadInput,
          "the last message is the assistant's; the conversation must end before the reply");
   MatchRow row;
@@ -28,8 +29,7 @@ MatchRow row_of(const Value& object, const std::string& place, const ModelText& 
       fail(ErrorCode::BadInput, "match: found {}, expected string", name(match->kind()));
     row.pattern.emplace(match->as_string(), place);
   }
-  const Value* tools = object.find("tools");
-  row.prompt = text.encode(text.render_chat(*messages, tools ? *tools : Value(), true), false).ids;
+  row.prompt = encode_prompt(*dialogue, text);
   return row;
 }
 

@@ -11,6 +11,7 @@
 #include "data/model_text.h"
 #include "data/prepare_data.h"
 #include "formats/json.h"
+#include "formats/peft_adapter.h"
 #include "model/backend.h"
 #include "train/checkpoint.h"
 #include "train/init_adapter.h"
@@ -45,6 +46,22 @@ fs::path first_checkpoint(const RunConfig& config, const RunOptions& options) {
   return "";
 }
 
+// The template that the run's conversations are written by, "" for the model's own: the one that is
+// set, else what the adapter brings along that the run goes on from.
+std::string run_template(const RunConfig& config, const fs::path& checkpoint) {
+  const fs::path adapter = checkpoint.empty() ? fs::path(config.lora.init_from) : checkpoint;
+  const auto brought = adapter.empty() ? std::nullopt : adapter_template(adapter);
+  if (!brought) return config.data.chat_template;
+  if (config.data.chat_template.empty()) {
+    log::info("{}: the run's chat template", brought->string());
+    return brought->string();
+  }
+  if (checkpoint.empty())
+    log::warn("{} was trained with {}; this run takes data.chat_template {}",
+              config.lora.init_from, brought->string(), config.data.chat_template);
+  return config.data.chat_template;
+}
+
 class Run {
  public:
   Run(const RunConfig& config, const RunOptions& options)
@@ -53,7 +70,7 @@ class Run {
         output_(config.output_dir),
         saved_(first_checkpoint(config, options)),
         folder_(config.model),
-        text_(load_model_text(folder_, config.data.chat_template,
+        text_(load_model_text(folder_, run_template(config, saved_),
                               Value(Value::Object(config.data.chat_template_kwargs)))),
         chat_template_(text_.adapter_template()),
         data_(prepare_data(config.data, cache_folder(config.data, output_), text_)),

@@ -52,6 +52,19 @@ class AdapterTemplate(RunCase):
         self.assertEqual(json.loads(out)["tokens"], len("yes") + 2)
         self.assertIn("the chat template is the adapter's", log)
 
+    def test_a_run_that_goes_on_from_an_adapter_keeps_its_template(self):
+        self.train(chat_template="chatml")
+        first = self.folder / "run" / "last"
+        more = ("--set", f"output_dir={self.folder / 'two'}", "--set", f"lora.init_from={first}")
+        log = self.train(*more)
+        self.assertIn("chat_template.jinja: the run's chat template", log)
+        self.assertEqual((self.folder / "two" / "last" / "chat_template.jinja").read_text(),
+                         (first / "chat_template.jinja").read_text())
+        self.train(*more, resume=True)
+        own = str(self.model / "chat_template.jinja")
+        log = self.train("--set", f"output_dir={self.folder / 'three'}", *more[2:], chat_template=own)
+        self.assertIn(f"this run takes data.chat_template {own}", log)
+
     def test_eval_reads_data_under_other_names(self):
         self.data.write_text(json.dumps({"turns": [{**turn, "role": turn["role"].upper()} for turn in TURNS]}) + "\n")
         names = ("messages=turns", "user=USER", "assistant=ASSISTANT")

@@ -220,6 +220,15 @@ TEST_CASE("what the template leaves out of a conversation is refused or remarked
        {Remark::SystemLost, Remark::ToolsLost, Remark::ReasoningLost, Remark::TurnLost})
     CHECK(lost.has(remark));
   CHECK_FALSE(lost.has(Remark::EndUntrained));
+  Value other_name = message("assistant", "so");
+  other_name.set("thinking", "because");
+  CHECK(encode(Value::Array{question, other_name}, Value(), kChatMl).has(Remark::ReasoningLost));
+  // An answer is sought behind its question, which may say the same.
+  expect_failure(
+      [&] {
+        encode(Value::Array{question, message("assistant", "why")}, Value(), dumb);
+      },
+      "messages[1]: the chat template does not write this answer");
   const Remarks whole = encode(kTwoTurns, Value(), kChatMl);
   for (size_t remark = 0; remark < kRemarkTexts.size(); ++remark) CHECK_FALSE(whole.has(remark));
 }
@@ -256,6 +265,9 @@ TEST_CASE("a template that wants the arguments of a call as text gets them as te
   };
   CHECK(rendered("m.tool_calls[0].function.arguments") == "xget {\"a\": 1}<|im_end|>");
   CHECK(rendered("(m.tool_calls[0].function.arguments | tojson)") == "xget {\"a\": 1}<|im_end|>");
+  // Printed as Python prints an object, it would be no JSON.
+  CHECK(rendered("(m.tool_calls[0].function.arguments | string)") == "xget {\"a\": 1}<|im_end|>");
+  expect_failure([&] { rendered("'nothing'"); }, "does not write the tool calls of this answer");
 }
 
 TEST_CASE("a generation prompt at the end is not trained") {

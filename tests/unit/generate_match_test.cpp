@@ -16,8 +16,7 @@ constexpr const char* kStrict =
 std::vector<MatchRow> rows_of(const TempFolder& folder, std::string_view text,
                               bool has_common = true, int64_t positions = 1000) {
   const ModelText model(testing::tiny_sources());
-  return read_match_rows(folder.file("rows.jsonl", text).string(), model, has_common,
-                         positions);
+  return read_match_rows(folder.file("rows.jsonl", text).string(), model, has_common, positions);
 }
 
 }  // namespace
@@ -61,10 +60,33 @@ TEST_CASE("match rows: prompts end with the generation prompt; other keys are le
         "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n");
 }
 
+TEST_CASE("match rows: prompts are those that training has before an answer") {
+  const TempFolder folder("match_prompts");
+  const fs::path path = folder.file(
+      "rows.jsonl",
+      R"({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": null, )"
+      R"("tool_calls": [{"function": {"name": "get", "arguments": "{\"a\": 1}"}}]}, )"
+      R"({"role": "tool", "content": "7"}], "system": "brief", "chat_template_kwargs": {"x": "y"}, )"
+      R"("tools": "[{\"name\": \"get\"}]"})"
+      "\n"
+      R"({"conversations": [{"from": "human", "value": "hi"}], "system": "brief"})"
+      "\n");
+  const ModelText text(testing::tiny_sources(
+      "{{ x }}{% for t in tools or [] %}<{{ t.name }}>{% endfor %}{% for m in messages %}[{{ m.role }}]"
+      "{{ m.content }}{% for c in m.tool_calls %}{{ c.function.name + (c.function.arguments | "
+      "tojson) }}{% endfor %}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"));
+  const auto rows = read_match_rows(path.string(), text, true, 1000);
+  REQUIRE(rows.size() == 2);
+  CHECK(text.tokenizer().decode(rows[0].prompt, false) ==
+        "y<get>[system]brief[user]hi[assistant]get{\"a\": 1}[tool]7[assistant]");
+  CHECK(text.tokenizer().decode(rows[1].prompt, false) == "[system]brief[user]hi[assistant]");
+}
+
 TEST_CASE("match rows: a bad row is named by its line") {
   const TempFolder folder("match_bad_rows");
   const std::string good = "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}]}\n";
-  CHECK_BAD_INPUT(rows_of(folder, good + "{\"text\": 1}"), "rows.jsonl:2: no array \"messages\"");
+  CHECK_BAD_INPUT(rows_of(folder, good + "{\"text\": 1}"),
+                  "rows.jsonl:2: no array \"messages\" or");
   CHECK_BAD_INPUT(rows_of(folder, good + "{"), "rows.jsonl:2");
   CHECK_BAD_INPUT(
       rows_of(folder, "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}], \"match\": 1}"),
