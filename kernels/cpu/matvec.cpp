@@ -3,6 +3,7 @@
 #include "cpu/matvec.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "core/error.h"
 #include "cpu/simd.h"
@@ -12,7 +13,6 @@
 namespace lema::cpu {
 namespace {
 
-constexpr int kRowsX = 4;  // rows of x at a time: 4 x 4 sums fill half of the AVX-512 registers
 constexpr int64_t kChunk = 64;  // output columns of one task
 
 // One chunk: columns [begin, begin + n) of y.
@@ -38,26 +38,65 @@ template <int W, bool kRound, typename T, typename Count>
   return kRound ? rounded_to<W, bf16>(v) : v;
 }
 
-// w (O, I): four weight rows against kRows rows of x; rows past the end repeat the last one.
-template <int W, bool kRound, int kRows, typename T>
+// One level of sums(): lanes of `a` and `b` in groups of 2 kHalf, the halves of each group added;
+// the groups of `a` come first.
+template <int W, int kHalf>
+[[gnu::always_inline]] inline Floats<W> add_halves(Floats<W> a, Floats<W> b) {
+  Ints<W> first{};
+  for (int j = 0; j < W; ++j) first[j] = j / kHalf * 2 * kHalf + j % kHalf;
+  return __builtin_shuffle(a, b, first) + __builtin_shuffle(a, b, first + kHalf);
+}
+
+// out[i] = sum<W>(v[i]), halves added in the same order; v is used up. At level kHalf the vectors
+// that are left hold W / (2 kHalf) sums each.
+template <int W, int kHalf, int kLeft, int kCount>
+[[gnu::always_inline]] inline void sums(Floats<W> (&v)[kCount], float* out) {
+  if constexpr (kHalf > 0) {
+    constexpr int kPairs = (kLeft + 1) / 2;
+#pragma GCC unroll 16
+    for (int i = 0; i < kPairs; ++i)
+      v[i] = add_halves<W, kHalf>(v[2 * i], v[2 * i + 1 < kLeft ? 2 * i + 1 : 2 * i]);
+    sums<W, kHalf / 2, kPairs>(v, out);
+  } else {
+    float all[kLeft * W];
+#pragma GCC unroll 16
+    for (int i = 0; i < kLeft; ++i) store<W>(all + i * W, v[i]);
+    std::memcpy(out, all, kCount * sizeof(float));
+  }
+}
+
+// w (O, I): kWeights rows of it against kRows rows of x; rows of w past the end repeat the last
+// one. The first rows of x ask for the weights that come next: they lie in pages that nobody has
+// touched, where the CPU does not look ahead.
+template <int W, bool kRound, int kWeights, int kRows, typename T>
 [[gnu::always_inline]] inline void dot_rows(const Few<T>& p, int64_t n0, int64_t o0) {
-  Floats<W> acc[4][kRows] = {};
-  const T* w[4];
-  for (int o = 0; o < 4; ++o) w[o] = p.w + std::min(o0 + o, p.n - 1) * p.ldw;
+  Floats<W> acc[kWeights * kRows] = {};
+  const T* w[kWeights];
+  for (int o = 0; o < kWeights; ++o) w[o] = p.w + std::min(o0 + o, p.n - 1) * p.ldw;
   const float* x = p.x + n0 * p.ldx;
+  const int64_t ahead = n0 == 0 ? kWeights * p.ldw : 0;
   for_columns<W>(p.I, [&](int64_t i, auto count) {
-    Floats<W> xv[kRows];
-#pragma GCC unroll 4
-    for (int n = 0; n < kRows; ++n) xv[n] = load<W>(x + n * p.ldx + i, count);
-#pragma GCC unroll 4
-    for (int o = 0; o < 4; ++o) {
+#pragma GCC unroll 8
+    for (int o = 0; o < kWeights; ++o) {
+      if (ahead != 0) __builtin_prefetch(w[o] + ahead + i);
       const Floats<W> wv = weight<W, kRound>(w[o] + i, count);
-#pragma GCC unroll 4
-      for (int n = 0; n < kRows; ++n) acc[o][n] += wv * xv[n];
+#pragma GCC unroll 8
+      for (int n = 0; n < kRows; ++n) acc[o * kRows + n] += wv * load<W>(x + n * p.ldx + i, count);
     }
   });
-  for (int o = 0; o < 4 && o0 + o < p.n; ++o)
-    for (int n = 0; n < kRows; ++n) p.put(n0 + n, p.begin + o0 + o, sum<W>(acc[o][n]));
+  float dots[kWeights * kRows];
+  sums<W, W / 2, kWeights * kRows>(acc, dots);
+  for (int o = 0; o < kWeights && o0 + o < p.n; ++o)
+    for (int n = 0; n < kRows; ++n) p.put(n0 + n, p.begin + o0 + o, dots[o * kRows + n]);
+}
+
+// All rows of x, kRows at a time, against the chunk.
+template <int W, bool kRound, int kWeights, int kRows, typename T>
+[[gnu::always_inline]] inline int64_t dot_blocks(const Few<T>& p, int64_t row) {
+  const int64_t end = row + (p.N - row) / kRows * kRows;
+  for (int64_t o = 0; o < p.n && row < end; o += kWeights)
+    for (int64_t n = row; n < end; n += kRows) dot_rows<W, kRound, kWeights, kRows>(p, n, o);
+  return end;
 }
 
 // w (I, O): one row of x against the chunk, a weight row at a time; the chunk of w stays in the
@@ -87,11 +126,11 @@ template <int W, bool kRound, typename T>
     for (int64_t row = 0; row < p.N; ++row) add_rows<W, kRound>(p, row);
     return;
   }
-  for (int64_t o = 0; o < p.n; o += 4) {
-    int64_t row = 0;
-    for (; row + kRowsX <= p.N; row += kRowsX) dot_rows<W, kRound, kRowsX>(p, row, o);
-    for (; row < p.N; ++row) dot_rows<W, kRound, 1>(p, row, o);
-  }
+  // Sixteen sums at a time fill half of the AVX-512 registers; a weight is widened once for all
+  // rows of a block.
+  int64_t row = dot_blocks<W, kRound, 2, 8>(p, 0);
+  row = dot_blocks<W, kRound, 4, 4>(p, row);
+  dot_blocks<W, kRound, 8, 1>(p, row);
 }
 
 }  // namespace
