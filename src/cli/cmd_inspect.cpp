@@ -156,7 +156,8 @@ void add_method(Report& report, const AdapterConfig& config) {
 }
 
 void add_adapter(Report& report, const fs::path& path) {
-  const Adapter adapter = read_adapter(path);
+  Adapter adapter = read_adapter(path);
+  resolve_targets(adapter, path.string());
   const AdapterRules rules(adapter.config, path.string());
   check_ranks(adapter, rules, path.string());
   for (const auto& [module, pair] : adapter.modules) rules.alpha(module);

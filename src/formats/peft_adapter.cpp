@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <utility>
 
 #include "formats/confined_path.h"
 #include "formats/json.h"
@@ -44,10 +45,14 @@ std::vector<float> widen(const std::vector<std::byte>& raw, int64_t count) {
   return values;
 }
 
-std::vector<float> read_as_f32(const SafetensorsFile& file, const TensorEntry& entry,
-                               const std::string& place) {
+void check_dtype(const TensorEntry& entry, const std::string& place) {
   if (entry.dtype != DType::F32 && entry.dtype != DType::BF16 && entry.dtype != DType::F16)
     fail(ErrorCode::BadInput, "{} is {}, expected F32, BF16 or F16", place, name(entry.dtype));
+}
+
+std::vector<float> read_as_f32(const SafetensorsFile& file, const TensorEntry& entry,
+                               const std::string& place) {
+  check_dtype(entry, place);
   const int64_t count = entry.shape.elements();
   std::vector<std::byte> raw(static_cast<size_t>(entry.bytes));
   file.read(entry, raw.data());
@@ -96,11 +101,11 @@ class TensorReader {
         return;
       case Part::BaseCopy:
         return add_base_copy(entry, place, module, *suffix);
-      case Part::Magnitude:
-        add_magnitude(entry, place, adapter_.modules[module]);
-        return;
       default:
-        add_low_rank(entry, suffix->part, place, adapter_.modules[module]);
+        if (is_saved(adapter_.config, path))
+          fail(ErrorCode::BadInput, "{} belongs to a module that modules_to_save of {} names too",
+               place, kConfigFile);
+        add_to_module(entry, suffix->part, place, adapter_.modules[module]);
     }
   }
 
@@ -123,9 +128,18 @@ class TensorReader {
                      const Suffix& suffix) {
     if (module.ends_with(".lora_A") || module.ends_with(".lora_B")) unsupported(place);
     const std::string_view kind = suffix.text.substr(suffix.text.rfind('.'));
-    adapter_.base_copies.push_back({place, module + std::string(kind),
-                                    suffix.part == Part::BaseCopy, entry.dtype, entry.shape,
-                                    read_as_f32(file_, entry, place)});
+    check_dtype(entry, place);
+    adapter_.base_copies.push_back(
+        {place, module + std::string(kind), suffix.part == Part::BaseCopy, entry});
+  }
+
+  void add_to_module(const TensorEntry& entry, Part part, const std::string& place,
+                     AdapterModule& module) const {
+    if (module.place.empty()) module.place = place;
+    if (part == Part::Magnitude)
+      add_magnitude(entry, place, module);
+    else
+      add_low_rank(entry, part, place, module);
   }
 
   void add_low_rank(const TensorEntry& entry, Part part, const std::string& place,
@@ -235,6 +249,8 @@ void write_tensors(const fs::path& path, const Adapter& adapter) {
 
 Adapter read_adapter(const fs::path& folder) {
   const std::string source = folder.string();
+  if (!fs::exists(folder))
+    fail(ErrorCode::BadInput, "{}: no such folder; expected a PEFT adapter folder", source);
   const auto config_path = confined_path(folder, kConfigFile, source);
   if (!config_path)
     fail(ErrorCode::BadInput, "{}: no {}; expected a PEFT adapter folder", source, kConfigFile);
@@ -248,21 +264,21 @@ Adapter read_adapter(const fs::path& folder) {
   const Value json =
       parse_json(read_text(*config_path, JsonLimits{}.max_bytes), config_path->string());
   Adapter adapter;
-  bool selects = false;
-  adapter.config = parse_adapter_config(json, config_path->string(), selects);
-  const SafetensorsFile file(*weights_path);
+  adapter.config = parse_adapter_config(json, config_path->string());
+  SafetensorsFile file(*weights_path);
   TensorReader reader(file, adapter);
   for (const TensorEntry& entry : file.tensors()) reader.add(entry);
   check_complete(adapter, weights_path->string());
-
-  // AdapterConfig knows no layer ranges or exclusions: the exact module paths say the same.
-  if (selects || (adapter.config.target_modules.empty() && adapter.config.target_regex.empty())) {
-    adapter.config.target_regex.clear();
-    adapter.config.target_modules.clear();
+  if (!adapter.base_copies.empty()) adapter.file = std::move(file);
+  const Value* targets = json.find("target_modules");
+  if (!targets || targets->is_null())
     for (const auto& [path, module] : adapter.modules)
       adapter.config.target_modules.push_back(path);
-  }
   return adapter;
+}
+
+FullModule read_base_copy(const SafetensorsFile& file, const BaseCopy& copy) {
+  return {read_as_f32(file, copy.entry, copy.place), copy.entry.shape};
 }
 
 std::optional<fs::path> adapter_template(const fs::path& folder) {

@@ -18,6 +18,9 @@ namespace lema {
 // largest published models.
 inline constexpr int64_t kMaxEntries = 4096;
 
+// Instead of names: every linear of the blocks.
+inline constexpr const char* kAllLinear = "all-linear";
+
 // adapter_config.json of a LoRA adapter. Options that change the arithmetic and are not listed here
 // (trained biases, expert parameters, ...) make reading fail by name.
 struct AdapterConfig {
@@ -32,14 +35,21 @@ struct AdapterConfig {
   // module's rank or alpha.
   std::vector<std::pair<std::string, int64_t>> rank_pattern;
   std::vector<std::pair<std::string, double>> alpha_pattern;
+  // Which modules have pairs, names or paths; resolve_targets (model/adapter_rules.h) holds them
+  // against the tensors and turns exclusions and layers into exact paths.
   std::string target_regex;                  // target_modules as one string, "" when a list
-  std::vector<std::string> target_modules;   // list form
+  std::vector<std::string> target_modules;   // list form; without one, the modules of the file
+  std::string exclude_regex;                 // exclude_modules likewise
+  std::vector<std::string> exclude_modules;
+  std::vector<int64_t> layers;               // layers_to_transform, of a list of names
+  std::vector<std::string> layers_patterns;  // expressions for what stands before a layer's number
   std::vector<std::string> modules_to_save;  // names or paths of modules trained in full
 };
 
 // One module's pair, f32. Of a linear: A (rank, in), B (out, rank). Of an embedding the same with
 // the vocabulary as `in`.
 struct AdapterModule {
+  std::string place;  // for messages: file and tensor; empty in an adapter that is not from disk
   std::vector<float> a, b;
   std::vector<float> magnitude;  // (out), DoRA's; else empty
   int64_t rank = 0, in = 0, out = 0;
@@ -52,14 +62,13 @@ struct FullModule {
   Shape shape;
 };
 
-// A base weight as PEFT stores it beside an adapted or resized embedding or head, f32.
+// A base weight as PEFT stores it beside an adapted or resized embedding or head. Its values stay
+// in the file.
 struct BaseCopy {
-  std::string place;   // for messages: file and tensor
-  std::string weight;  // the base model's name of it, "lm_head.weight"
-  bool is_wrapped = false;     // the base layer of an adapted module
-  DType stored = DType::F32;   // in the adapter's file
-  Shape shape;
-  std::vector<float> values;
+  std::string place;        // for messages: file and tensor
+  std::string weight;       // the base model's name of it, "lm_head.weight"
+  bool is_wrapped = false;  // the base layer of an adapted module
+  TensorEntry entry;        // F32, BF16 or F16
 };
 
 struct Adapter {
@@ -71,12 +80,17 @@ struct Adapter {
   // applied to and which are not trained. Set by open_adapter (model/opened_adapter.h).
   std::vector<std::string> own_base;
   std::vector<BaseCopy> base_copies;
+  std::optional<SafetensorsFile> file;  // of the base copies, while there are any
 };
 
 // Reads a folder; F16, BF16 and F32 tensors become f32. BadInput for what is missing, left over,
-// non-finite or of shapes that contradict each other. Whether each rank is what the config's
+// non-finite or of shapes that contradict each other, and for a pair of a module of
+// modules_to_save. Whether each rank is what the config's
 // patterns say, its reader checks (model/adapter_rules.h).
 Adapter read_adapter(const fs::path& folder);
+
+// The values of a copy that is a matrix; BadInput for one that is not finite.
+FullModule read_base_copy(const SafetensorsFile& file, const BaseCopy& copy);
 
 // The chat template that an adapter was trained with, where that is not the base model's: a file
 // under the name that transformers gives it. nullopt when the folder has none.
@@ -88,8 +102,7 @@ std::optional<fs::path> adapter_template(const fs::path& folder);
 void write_adapter(const fs::path& folder, const Adapter& adapter);
 
 // The two directions of adapter_config.json; keys that are absent take LoraConfig's defaults.
-// `selects` becomes true when keys that AdapterConfig does not hold chose among the targets.
-AdapterConfig parse_adapter_config(const Value& json, const std::string& source, bool& selects);
+AdapterConfig parse_adapter_config(const Value& json, const std::string& source);
 Value adapter_config_json(const AdapterConfig& config);
 
 }  // namespace lema

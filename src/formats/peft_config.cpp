@@ -35,12 +35,8 @@ constexpr std::array<Refused, 14> kMustBeUnset = {
      {"velora_config", kMerge},
      {"kasa_config", kMerge}}};
 
-// Keys that only choose modules; the tensors of the file say which they were.
-constexpr std::array<std::string_view, 3> kSelection = {"exclude_modules", "layers_to_transform",
-                                                        "layers_pattern"};
-
 // Keys that are read below, or that act only on training's start or inside a refused option.
-constexpr std::array<std::string_view, 24> kOther = {"peft_type",
+constexpr std::array<std::string_view, 27> kOther = {"peft_type",
                                                      "task_type",
                                                      "base_model_name_or_path",
                                                      "revision",
@@ -52,6 +48,9 @@ constexpr std::array<std::string_view, 24> kOther = {"peft_type",
                                                      "lora_dropout",
                                                      "fan_in_fan_out",
                                                      "target_modules",
+                                                     "exclude_modules",
+                                                     "layers_to_transform",
+                                                     "layers_pattern",
                                                      "use_rslora",
                                                      "use_dora",
                                                      "rank_pattern",
@@ -96,7 +95,7 @@ void check_keys(const Value& json, const JsonFields& fields) {
       if (!is_unset(value))
         fail(ErrorCode::BadInput, "{} = {} is not supported; {}", fields.place(key),
              escaped(dump_json(value)), refused->way_out);
-    } else if (!contains(kSelection, key) && !contains(kOther, key)) {
+    } else if (!contains(kOther, key)) {
       log::warn("{}: unknown key, ignored", fields.place(escaped(key)));
     }
   }
@@ -115,15 +114,54 @@ void check_initialisation(const JsonFields& fields) {
          fields.place("init_lora_weights"), escaped(init->as_string()), fmt::join(kHarmless, ", "));
 }
 
-std::vector<std::string> strings(const JsonFields& fields, std::string_view key,
-                                 const Value& value) {
-  std::vector<std::string> list;
+void check_count(const JsonFields& fields, std::string_view key, const Value& value) {
   if (std::cmp_greater(value.as_array().size(), kMaxEntries))
     fail(ErrorCode::BadInput, "{}: found {} entries, at most {} are allowed", fields.place(key),
          value.as_array().size(), kMaxEntries);
+}
+
+std::vector<std::string> strings(const JsonFields& fields, std::string_view key,
+                                 const Value& value) {
+  std::vector<std::string> list;
+  check_count(fields, key, value);
   for (const Value& item : value.as_array()) {
     if (!item.is_string()) fields.wrong(key, item, "string");
     list.push_back(item.as_string());
+  }
+  return list;
+}
+
+std::string lower(std::string text) {
+  for (char& c : text)
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+  return text;
+}
+
+// One string (an expression) or a list of them (names).
+void read_choice(const JsonFields& fields, std::string_view key, std::string& one,
+                 std::vector<std::string>& list) {
+  const Value* value = fields.find(key);
+  if (!value) return;
+  if (value->is_string())
+    one = value->as_string();
+  else if (value->is_array())
+    list = strings(fields, key, *value);
+  else
+    fields.wrong(key, *value, "string or list of strings");
+}
+
+// One layer or a list of them.
+std::vector<int64_t> layers(const JsonFields& fields) {
+  constexpr std::string_view kKey = "layers_to_transform";
+  const Value* value = fields.find(kKey);
+  if (!value) return {};
+  if (value->is_int()) return {value->as_int()};
+  if (!value->is_array()) fields.wrong(kKey, *value, "integer or list of integers");
+  check_count(fields, kKey, *value);
+  std::vector<int64_t> list;
+  for (const Value& item : value->as_array()) {
+    if (!item.is_int()) fields.wrong(kKey, item, "integer");
+    list.push_back(item.as_int());
   }
   return list;
 }
@@ -144,7 +182,7 @@ std::vector<std::pair<std::string, T>> pattern(const JsonFields& fields, std::st
 
 }  // namespace
 
-AdapterConfig parse_adapter_config(const Value& json, const std::string& source, bool& selects) {
+AdapterConfig parse_adapter_config(const Value& json, const std::string& source) {
   constexpr int64_t kMaxRank = int64_t{1} << 16;
   const JsonFields fields(json, source);
   if (const std::string type = fields.text("peft_type", ""); type != "LORA")
@@ -161,6 +199,9 @@ AdapterConfig parse_adapter_config(const Value& json, const std::string& source,
   config.rank = fields.integer("r", 8, 1, kMaxRank);
   config.alpha = fields.number("lora_alpha", 8, 0, 1e9);
   config.dropout = fields.number("lora_dropout", 0, 0, 1);
+  if (config.dropout == 1)
+    fail(ErrorCode::BadInput, "{}: found 1, expected a number below 1: nothing would be left",
+         fields.place("lora_dropout"));
   config.fan_in_fan_out = fields.boolean("fan_in_fan_out", false);
   config.rslora = fields.boolean("use_rslora", false);
   config.dora = fields.boolean("use_dora", false);
@@ -175,18 +216,17 @@ AdapterConfig parse_adapter_config(const Value& json, const std::string& source,
     if (!saved->is_array()) fields.wrong("modules_to_save", *saved, "list of strings");
     config.modules_to_save = strings(fields, "modules_to_save", *saved);
   }
-  if (const Value* targets = fields.find("target_modules")) {
-    if (targets->is_string())
-      config.target_regex = targets->as_string();
-    else if (targets->is_array())
-      config.target_modules = strings(fields, "target_modules", *targets);
-    else
-      fields.wrong("target_modules", *targets, "string or list of strings");
-  }
-  selects = std::any_of(kSelection.begin(), kSelection.end(), [&](std::string_view key) {
-    const Value* value = json.find(key);
-    return value && !is_unset(*value);
-  });
+  read_choice(fields, "target_modules", config.target_regex, config.target_modules);
+  if (lower(config.target_regex) == kAllLinear) config.target_regex = kAllLinear;
+  read_choice(fields, "exclude_modules", config.exclude_regex, config.exclude_modules);
+  config.layers = layers(fields);
+  std::string pattern_alone;
+  read_choice(fields, "layers_pattern", pattern_alone, config.layers_patterns);
+  if (!pattern_alone.empty()) config.layers_patterns = {pattern_alone};
+  if (!config.layers.empty() && !config.target_regex.empty())
+    fail(ErrorCode::BadInput,
+         "{}: stands beside target_modules that are one string; expected a list of names",
+         fields.place("layers_to_transform"));
   return config;
 }
 

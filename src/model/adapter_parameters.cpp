@@ -10,8 +10,6 @@
 namespace lema {
 namespace {
 
-std::string last_name(const std::string& path) { return path.substr(path.rfind('.') + 1); }
-
 std::set<std::string> last_names(const std::vector<AdapterSite>& sites) {
   std::set<std::string> names;
   for (const AdapterSite& site : sites) names.insert(last_name(site.path));
@@ -33,7 +31,7 @@ AdapterParameters::AdapterParameters(const PieceTable& table, const AdapterOptio
   set_sites(table);
   ModuleChoice targets(options.targets, "lora.targets"),
       excluded(options.exclude_modules, "lora.exclude_modules");
-  const bool all_linear = options.targets == std::vector<std::string>{"all-linear"};
+  const bool all_linear = options.targets == std::vector<std::string>{kAllLinear};
   const std::vector<bool> blocks = chosen_blocks(options.layers, block_count_);
   const bool all_layers = options.layers == std::vector<std::string>{"all"};
   ModuleChoice saved(config_.modules_to_save, "lora.modules_to_save");
@@ -53,11 +51,17 @@ AdapterParameters::AdapterParameters(const PieceTable& table, const AdapterOptio
     if (site.is_end() ? all_layers : blocks[static_cast<size_t>(site.block)])
       add_slot(site, rules.rank(site.path), rules.scale(site.path));
   }
+  const auto names_saved = [&](const std::string& entry) {
+    const ModuleChoice choice({entry}, "lora.targets");
+    return std::any_of(full_.begin(), full_.end(),
+                       [&](const FullSlot& slot) { return choice.matches(slot.site.path); });
+  };
   const auto known = [&] { return fmt::format("{}", fmt::join(last_names(sites_), ", ")); };
   if (const std::string* name = all_linear ? nullptr : targets.unmatched())
-    fail(ErrorCode::Usage,
-         "lora.targets: \"{}\" is no module of this model; it has {}, or all-linear",
-         escaped(*name), known());
+    fail(ErrorCode::Usage, "lora.targets: \"{}\" {}", escaped(*name),
+         names_saved(*name)
+             ? "is named by lora.modules_to_save too, which trains it in full; take it out of one"
+             : fmt::format("is no module of this model; it has {}, or all-linear", known()));
   if (const std::string* name = excluded.unmatched())
     fail(ErrorCode::Usage, "lora.exclude_modules: \"{}\" is no module of this model; it has {}",
          escaped(*name), known());

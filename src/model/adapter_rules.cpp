@@ -4,12 +4,15 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <set>
 #include <utility>
 
 #include "core/error.h"
 
 namespace lema {
 namespace {
+
+constexpr const char* kHeadModule = "lm_head";  // in every family
 
 // Python's letters of an attribute name, and the dot between names.
 bool is_path(std::string_view text) {
@@ -41,7 +44,53 @@ std::optional<int64_t> whole_number(std::string_view text) {
   return n;
 }
 
+// The layers of an adapter's config, and which a path is of.
+class LayerChoice {
+ public:
+  LayerChoice(const AdapterConfig& config, const std::string& place) : layers_(config.layers) {
+    for (const std::string& pattern : config.layers_patterns)
+      patterns_.emplace_back("(.*\\.)?(" + pattern + ")", place, ErrorCode::BadInput);
+  }
+
+  bool has(const std::string& path) const {
+    const int64_t layer = layer_of(path);
+    return layers_.empty() || std::find(layers_.begin(), layers_.end(), layer) != layers_.end();
+  }
+
+ private:
+  // The first number between dots that has two names before it or, with patterns, the first of
+  // them that matches; -1: of no layer.
+  int64_t layer_of(const std::string& path) const {
+    if (patterns_.empty())
+      return first_number(
+          path, [](const std::string& front) { return front.find('.') != std::string::npos; });
+    int64_t layer = -1;
+    for (size_t i = 0; i < patterns_.size() && layer < 0; ++i)
+      layer = first_number(
+          path, [&](const std::string& front) { return patterns_[i].matches(front, steps_left_); });
+    return layer;
+  }
+
+  template <typename Fits>
+  static int64_t first_number(const std::string& path, const Fits& fits) {
+    for (size_t dot = path.find('.'); dot != std::string::npos;) {
+      const size_t next = path.find('.', dot + 1);
+      if (next == std::string::npos) break;
+      const auto n = whole_number(std::string_view(path).substr(dot + 1, next - dot - 1));
+      if (n && fits(path.substr(0, dot))) return *n;
+      dot = next;
+    }
+    return -1;
+  }
+
+  std::vector<int64_t> layers_;
+  std::vector<PathPattern> patterns_;
+  mutable int64_t steps_left_ = kMatchSteps;
+};
+
 }  // namespace
+
+std::string last_name(const std::string& path) { return path.substr(path.rfind('.') + 1); }
 
 std::vector<AdapterSite> adapter_sites(const ModelSpec& spec) {
   const Shape& table = spec.embed.shape;
@@ -67,9 +116,9 @@ bool PathPattern::matches(const std::string& path, int64_t& steps_left) const {
   return with_code(code_, [&] { return regex_.matches_whole(path, steps_left); });
 }
 
-ModuleChoice::ModuleChoice(const std::vector<std::string>& entries, const std::string& place)
-    : names_(entries), used_(entries.size(), false) {
+ModuleChoice::ModuleChoice(const std::vector<std::string>& entries, const std::string& place) {
   check_count(entries.size(), place, ErrorCode::Usage);
+  for (const std::string& entry : entries) used_[entry] = false;
   if (entries.size() == 1 && !is_path(entries[0])) {
     regex_.emplace(entries[0], place, ErrorCode::Usage);
     return;
@@ -81,23 +130,35 @@ ModuleChoice::ModuleChoice(const std::vector<std::string>& entries, const std::s
            place, escaped(entry));
 }
 
+ModuleChoice::ModuleChoice(const std::string& regex, const std::vector<std::string>& names,
+                           const std::string& place) {
+  for (const std::string& entry : names) used_[entry] = false;
+  if (regex.empty()) return;
+  used_[regex] = false;
+  regex_.emplace(regex, place, ErrorCode::BadInput);
+}
+
 bool ModuleChoice::matches(const std::string& path) const {
-  bool found = false;
   if (regex_) {
-    found = regex_->matches(path, steps_left_);
-    used_[0] = used_[0] || found;
+    const bool found = regex_->matches(path, steps_left_);
+    if (found) used_.begin()->second = true;
     return found;
   }
-  for (size_t i = 0; i < names_.size(); ++i) {
-    if (path != names_[i] && !path.ends_with("." + names_[i])) continue;
-    found = used_[i] = true;
+  bool found = false;
+  for (size_t begin = 0; begin <= path.size();) {
+    const auto name = used_.find(std::string_view(path).substr(begin));
+    if (name != used_.end()) found = name->second = true;
+    const size_t dot = path.find('.', begin);
+    if (dot == std::string::npos) break;
+    begin = dot + 1;
   }
   return found;
 }
 
 const std::string* ModuleChoice::unmatched() const {
-  const auto unused = std::find(used_.begin(), used_.end(), false);
-  return unused == used_.end() ? nullptr : &names_[static_cast<size_t>(unused - used_.begin())];
+  const auto unused =
+      std::find_if(used_.begin(), used_.end(), [](const auto& entry) { return !entry.second; });
+  return unused == used_.end() ? nullptr : &unused->first;
 }
 
 std::vector<bool> chosen_blocks(const std::vector<std::string>& layers, int64_t blocks) {
@@ -178,6 +239,39 @@ void check_supported(const Adapter& adapter, const std::string& place) {
   for (const auto& [path, module] : adapter.modules)
     if (module.is_embedding && adapter.config.dora)
       fail(ErrorCode::BadInput, "{}: DoRA of the embedding {} {}", place, escaped(path), kWayOut);
+}
+
+void resolve_targets(Adapter& adapter, const std::string& place) {
+  AdapterConfig& config = adapter.config;
+  const ModuleChoice targets(config.target_regex, config.target_modules,
+                             place + ": target_modules");
+  const ModuleChoice excluded(config.exclude_regex, config.exclude_modules,
+                              place + ": exclude_modules");
+  const LayerChoice layers(config, place + ": layers_pattern");
+  const bool all_linear = config.target_regex == kAllLinear;
+  const std::set<std::string> exact(config.target_modules.begin(), config.target_modules.end());
+  for (const auto& [path, module] : adapter.modules) {
+    const bool is_end = module.is_embedding || path == kHeadModule;
+    const bool is_named = all_linear ? !is_end : targets.matches(path);
+    const char* reason = excluded.matches(path) ? "exclude_modules takes its module out"
+                         : !is_named            ? "target_modules does not name its module"
+                         : !exact.contains(path) && !layers.has(path)
+                             ? "layers_to_transform leaves its layer out"
+                             : nullptr;
+    if (reason)
+      fail(ErrorCode::BadInput, "{}: {} in the adapter's own config, and PEFT would not apply it",
+           module.place, reason);
+  }
+  const bool names_all =
+      config.exclude_regex.empty() && config.exclude_modules.empty() && config.layers.empty();
+  if (names_all) return;
+  config.target_regex.clear();
+  config.target_modules.clear();
+  for (const auto& [path, module] : adapter.modules) config.target_modules.push_back(path);
+  config.exclude_regex.clear();
+  config.exclude_modules.clear();
+  config.layers.clear();
+  config.layers_patterns.clear();
 }
 
 void check_ranks(const Adapter& adapter, const AdapterRules& rules, const std::string& place) {

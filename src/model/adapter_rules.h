@@ -6,6 +6,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <unordered_map>
@@ -34,6 +36,9 @@ struct AdapterSite {
   int64_t width() const { return field == Field::Embed ? out : in; }
 };
 
+// "q_proj" of "model.layers.0.self_attn.q_proj".
+std::string last_name(const std::string& path);
+
 // Embedding, linears block by block in execution order, head.
 std::vector<AdapterSite> adapter_sites(const ModelSpec& spec);
 
@@ -61,14 +66,17 @@ class ModuleChoice {
   // `place` names the setting in errors, which are Usage: a bad expression, one in a list, more
   // than kMaxEntries.
   ModuleChoice(const std::vector<std::string>& entries, const std::string& place);
+  // As an adapter's config has it: an expression unless `regex` is empty. Errors are BadInput.
+  ModuleChoice(const std::string& regex, const std::vector<std::string>& names,
+               const std::string& place);
   bool matches(const std::string& path) const;
-  // The first entry that has matched nothing so far; nullptr when all have.
+  // An entry that has matched nothing so far; nullptr when all have.
   const std::string* unmatched() const;
 
  private:
-  std::vector<std::string> names_;  // or the expression's text
+  // By name, or by the expression's text: whether it has matched.
+  mutable std::map<std::string, bool, std::less<>> used_;
   std::optional<PathPattern> regex_;
-  mutable std::vector<bool> used_;
   mutable int64_t steps_left_ = kMatchSteps;
 };
 
@@ -123,6 +131,13 @@ class AdapterRules {
 // BadInput, by name, for what an adapter from disk may have and lema does not apply: DoRA of the
 // embedding.
 void check_supported(const Adapter& adapter, const std::string& place);
+
+// Holds the pairs of an adapter from disk against target_modules, exclude_modules,
+// layers_to_transform and layers_pattern of its config, and leaves in the config targets alone that
+// choose the same. BadInput, naming the tensor, for a pair that they do not choose: PEFT loads the
+// rest and says nothing. "all-linear" is all but embedding and head.
+// Ref: peft.tuners.tuners_utils.check_target_module_exists, _maybe_include_all_linear_layers.
+void resolve_targets(Adapter& adapter, const std::string& place);
 
 // BadInput when a module's matrices have another rank than the adapter's own config gives it.
 void check_ranks(const Adapter& adapter, const AdapterRules& rules, const std::string& place);

@@ -12,8 +12,6 @@
 namespace lema {
 namespace {
 
-std::string last_name(const std::string& path) { return path.substr(path.rfind('.') + 1); }
-
 // One of the two standard normals that four random words give (Box-Muller).
 float normal(const std::array<uint32_t, 4>& words, int64_t which) {
   const float u = 1 - uniform(words[0]), angle = 6.2831853f * uniform(words[1]);

@@ -13,7 +13,7 @@ namespace lema {
 // rounded to the copy's type, is forgotten. An embedding or a head of the model's shape with other
 // values takes the base's place, as PEFT loads it: it is in `full` and named in `own_base`; in a
 // model that ties them it is both. BadInput, naming file and tensor, for a copy of another shape
-// (both are said), for any other copy that differs, and for one of no weight of this model.
+// (both are said), for any other copy that differs, and for one of no weight that is read.
 // Ref: peft.utils.save_and_load.get_peft_model_state_dict, save_embedding_layers.
 Adapter open_adapter(const fs::path& path, const ModelFolder& folder, const ModelSpec& spec);
 

@@ -14,6 +14,7 @@ import tiny_folder
 LEMA = os.environ["LEMA"]
 FRONT = "base_model.model."
 Q = FRONT + "model.layers.0.self_attn.q_proj"
+V = FRONT + "model.layers.0.self_attn.v_proj"
 HEAD, EMBED = FRONT + "lm_head", FRONT + "model.embed_tokens"
 CONFIG = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}
 PAIR = {Q + ".lora_A.weight": ("F32", [2, 8]), Q + ".lora_B.weight": ("F32", [8, 2])}
@@ -38,6 +39,7 @@ CONFIGS = {
     "rank beyond reason": ({"r": 10**9}, "r: found 1000000000"),
     "alpha below zero": ({"lora_alpha": -1}, "lora_alpha: found -1"),
     "dropout above one": ({"lora_dropout": 2}, "lora_dropout: found 2"),
+    "dropout of everything": ({"lora_dropout": 1.0}, "lora_dropout: found 1, expected a number below 1"),
     "fan_in_fan_out as text": ({"fan_in_fan_out": "yes"}, "fan_in_fan_out: found"),
     "trained biases": ({"bias": "all"}, 'bias = "all" is not supported'),
     "biases of LoRA": ({"bias": "lora_only"}, "bias = "),
@@ -63,6 +65,12 @@ CONFIGS = {
     "a rank of a pattern as text": ({"rank_pattern": {"q_proj": "2"}}, "rank_pattern"),
     "a rank that the matrices have not": ({"rank_pattern": {"q_proj": 3}}, "q_proj is of rank 2; r and rank_pattern"),
     "patterns as a list": ({"alpha_pattern": [1]}, "alpha_pattern: found"),
+    "targets that are not there": ({"target_modules": ["zzz"]}, Q + ".lora_A.weight: target_modules does not name"),
+    "targets that no expression matches": ({"target_modules": ".*_projection"}, "target_modules does not name"),
+    "an excluded module": ({"exclude_modules": ["self_attn.q_proj"]}, Q + ".lora_A.weight: exclude_modules takes"),
+    "another layer": ({"layers_to_transform": [1, 2]}, Q + ".lora_A.weight: layers_to_transform leaves"),
+    "layers of another name": ({"layers_to_transform": 0, "layers_pattern": "h"}, "layers_to_transform leaves"),
+    "layers beside an expression": ({"target_modules": ".*", "layers_to_transform": [0]}, "expected a list of names"),
     "modules_to_save as text": ({"modules_to_save": "lm_head"}, "modules_to_save: found"),
     "modules_to_save without a tensor": ({"modules_to_save": ["lm_head"]}, "no tensor of lm_head"),
 }
@@ -75,6 +83,8 @@ TENSORS = {
     "whole numbers": ({**PAIR, Q + ".lora_A.weight": ("I64", [2, 8])}, "is I64, expected F32, BF16 or F16"),
     "not finite": ({**PAIR, Q + ".lora_A.weight": ("F32", [2, 8], 5 * bytes(4) + NAN + 10 * bytes(4))}, "element 5 is nan"),
     "DoRA's without DoRA": ({**PAIR, Q + ".lora_magnitude_vector": ("F32", [8])}, "use_dora of adapter_config.json is false"),
+    "beyond the targets": ({**PAIR, V + ".lora_A.weight": ("F32", [2, 8]), V + ".lora_B.weight": ("F32", [4, 2])},
+                           V + ".lora_A.weight: target_modules does not name"),
     "another prefix": ({"model.q_proj.lora_A.weight": ("F32", [2, 8]), **PAIR}, "is not supported"),
     "a bias of B": ({**PAIR, Q + ".lora_B.bias": ("F32", [8])}, "lora_B.bias is not supported"),
     "another method's": ({**PAIR, Q + ".ia3_l": ("F32", [8])}, "ia3_l is not supported"),
@@ -83,21 +93,34 @@ TENSORS = {
 MODEL = {
     "another width": ({}, {Q + ".lora_A.weight": ("F32", [2, 9]), Q + ".lora_B.weight": ("F32", [8, 2])},
                       "maps 9 to 8 numbers; the model's maps 8 to 8"),
-    "another model's module": ({}, {FRONT + "transformer.h.0.attn.c_attn.lora_A.weight": ("F32", [2, 8]),
+    "another model's module": ({"target_modules": ["c_attn"]}, {FRONT + "transformer.h.0.attn.c_attn.lora_A.weight": ("F32", [2, 8]),
                                     FRONT + "transformer.h.0.attn.c_attn.lora_B.weight": ("F32", [24, 2])}, "c_attn is no"),
-    "DoRA of the embedding": ({"use_dora": True}, {EMBED + ".lora_embedding_A": ("F32", [2, 259]),
+    "DoRA of the embedding": ({"use_dora": True, "target_modules": ["embed_tokens"]}, {EMBED + ".lora_embedding_A": ("F32", [2, 259]),
                                                    EMBED + ".lora_embedding_B": ("F32", [8, 2]),
                                                    EMBED + ".lora_magnitude_vector": ("F32", [8])},
                               "DoRA of the embedding model.embed_tokens"),
     "an embedding's pair at a linear": ({}, {Q + ".lora_embedding_A": ("F32", [2, 8]),
                                              Q + ".lora_embedding_B": ("F32", [8, 2])}, "q_proj is no embedding"),
-    "a linear's pair at the embedding": ({}, {EMBED + ".lora_A.weight": ("F32", [2, 259]),
+    "a linear's pair at the embedding": ({"target_modules": ["embed_tokens"]}, {EMBED + ".lora_A.weight": ("F32", [2, 259]),
                                               EMBED + ".lora_B.weight": ("F32", [8, 2])}, "model.embed_tokens is "),
     "modules_to_save of a linear": ({"modules_to_save": ["k_proj"]},
                                     {**PAIR, FRONT + "model.layers.0.self_attn.k_proj.weight": ("F32", [4, 8])},
                                     "k_proj"),
     "a resized vocabulary": ({}, {**PAIR, EMBED + ".weight": ("F32", [264, 8])},
-                             "is [264, 8], "),
+                             "of that size; resize the model's vocabulary first"),
+    "an embedding of another width": ({}, {**PAIR, EMBED + ".weight": ("F32", [259, 9])},
+                                      "is [259, 8]: the adapter belongs to a model of that size\n"),
+    "a norm of another width": ({}, {**PAIR, FRONT + "model.norm.weight": ("F32", [9])},
+                                "is [8]: the adapter belongs to a model of that size\n"),
+    "in full and with a pair": ({"target_modules": ["lm_head"], "modules_to_save": ["lm_head"]},
+                                {HEAD + ".lora_A.weight": ("F32", [2, 8]), HEAD + ".lora_B.weight": ("F32", [259, 2]),
+                                 HEAD + ".weight": ("F32", [259, 8])},
+                                HEAD + ".lora_A.weight belongs to a module that modules_to_save"),
+    "an embedding of its own with a pair": ({"target_modules": ["embed_tokens"]},
+                                            {EMBED + ".lora_embedding_A": ("F32", [2, 259]),
+                                             EMBED + ".lora_embedding_B": ("F32", [8, 2]),
+                                             EMBED + ".weight": ("F32", [259, 8], ones(259 * 8))},
+                                            "embed_tokens.weight differs from "),
     "a base layer of another model": ({}, {**PAIR, HEAD + ".base_layer.weight": ("F32", [259, 8], ones(259 * 8))},
                                       "lm_head.base_layer.weight differs from "),
     "a norm of another model": ({}, {**PAIR, FRONT + "model.norm.weight": ("F32", [8], ones(8))},
@@ -140,7 +163,7 @@ class Refusals(unittest.TestCase):
         for command in commands:
             done = self.run_lema(command)
             self.assertEqual(done.returncode, 3, (command, done.stderr))
-            lines = [line for line in done.stderr.splitlines() if "error" in line]
+            lines = [line for line in done.stderr.splitlines(keepends=True) if "error" in line]
             self.assertEqual(len(lines), 1, done.stderr)
             self.assertIn(said, lines[0], command)
             self.assertIn(str(self.folder), lines[0], command)

@@ -228,6 +228,22 @@ class Rules(unittest.TestCase):
                 self.assertIn("adapter_model.safetensors: tensor base_model.model.lm_head.base_layer.weight differs from",
                               done.stderr)
 
+    def test_a_copy_of_a_buffer(self):
+        """Published GPT-2 files carry masks, which no computation reads: nothing can be a copy of one."""
+        with tempfile.TemporaryDirectory() as path:
+            folder = pathlib.Path(path)
+            self.prepare(folder, "gpt2", {"target_modules": ["c_attn"]})
+            for file, name, mask in (("model/model.safetensors", "transformer.h.0.attn.bias", torch.uint8),
+                                     ("adapter/adapter_model.safetensors", "base_model.model.transformer.h.0.attn.bias",
+                                      torch.float32)):
+                tensors = load_file(folder / file)
+                save_file({**tensors, name: torch.zeros(1, 1, 64, 64, dtype=mask)}, folder / file, {"format": "pt"})
+            for command in (("merge", "--output", folder / "merged"),
+                            ("eval", "--data", folder / "rows.jsonl", "--format", "tokens", "--task", "loss")):
+                done = lema(*command, "--model", folder / "model", "--adapter", folder / "adapter", check=False)
+                self.assertEqual(done.returncode, 3, done.stderr)
+                self.assertIn("transformer.h.0.attn.bias is a copy of no weight of ", done.stderr)
+
     def test_a_resized_vocabulary(self):
         for name, saved in (("llama_gqa", None), ("llama_tied", None), ("llama_gqa", ["embed_tokens", "lm_head"])):
             with self.subTest(model=name, saved=saved), tempfile.TemporaryDirectory() as path:

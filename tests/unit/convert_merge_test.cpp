@@ -210,6 +210,7 @@ TEST_CASE("adapters that do not fit the model are refused") {
   const auto refused = [&](const std::string& path, int64_t in, int64_t out, const char* part) {
     Adapter adapter = adapter_for(model, {"q_proj"});
     adapter.modules[path] = random_pair(in, out, 1);
+    adapter.config.target_modules.push_back(path);
     fs::remove_all(folder.path() / "adapter");
     save_adapter(folder.path() / "adapter", adapter);
     const std::string message = message_of(ErrorCode::BadInput, [&] {

@@ -131,9 +131,9 @@ TEST_CASE("half-precision tensors become f32") {
   CHECK(adapter.modules.at("m").b == std::vector<float>{0.25f, 3});
 }
 
-TEST_CASE("keys that are absent take LoraConfig's defaults; selections become module paths") {
+TEST_CASE("keys that are absent take LoraConfig's defaults; selections are read") {
   const TempFolder folder("peft_defaults");
-  make(folder, R"({"peft_type": "LORA", "target_modules": "all-linear"})",
+  make(folder, R"({"peft_type": "LORA", "target_modules": "All-Linear"})",
        {{"base_model.model.m.q.lora_A.weight", DType::F32, {8, 2}},
         {"base_model.model.m.q.lora_B.weight", DType::F32, {2, 8}}});
   Adapter adapter = read_adapter(folder.path());
@@ -143,7 +143,14 @@ TEST_CASE("keys that are absent take LoraConfig's defaults; selections become mo
        kConfig +
            R"(, "layers_to_transform": [0], "lora_bias": false, "kasa_config": null, "shiny": 1})");
   adapter = read_adapter(folder.path());
-  CHECK(adapter.config.target_modules == std::vector<std::string>{"m.q"});
+  CHECK(adapter.config.target_modules == std::vector<std::string>{"q"});
+  CHECK((adapter.config.layers == std::vector<int64_t>{0} && adapter.config.exclude_regex.empty()));
+  make(folder, kConfig + R"(, "layers_to_transform": 3, "layers_pattern": "h",
+                             "exclude_modules": "x.*"})");
+  adapter = read_adapter(folder.path());
+  CHECK(
+      (adapter.config.layers == std::vector<int64_t>{3} && adapter.config.exclude_regex == "x.*"));
+  CHECK(adapter.config.layers_patterns == std::vector<std::string>{"h"});
   make(folder, R"({"peft_type": "LORA", "r": 1, "target_modules": null})");
   CHECK(read_adapter(folder.path()).config.target_modules == std::vector<std::string>{"m.q"});
 }
@@ -169,6 +176,12 @@ TEST_CASE("options that change the arithmetic are refused by name") {
   CHECK_BAD_INPUT(read_adapter(folder.path()), "SEQ_CLS");
   make(folder, R"({"peft_type": "LORA", "r": 0})");
   CHECK_BAD_INPUT(read_adapter(folder.path()), "r: found 0");
+  make(folder, kConfig + R"(, "lora_dropout": 1})");
+  CHECK_BAD_INPUT(read_adapter(folder.path()), "lora_dropout: found 1, expected a number below 1");
+  make(folder, R"({"peft_type": "LORA", "r": 1, "target_modules": "q", "layers_to_transform": 0})");
+  CHECK_BAD_INPUT(read_adapter(folder.path()), "expected a list of names");
+  make(folder, kConfig + R"(, "layers_to_transform": ["0"]})");
+  CHECK_BAD_INPUT(read_adapter(folder.path()), "layers_to_transform: found string");
   make(folder, R"({"peft_type": "LORA", "target_modules": [1]})");
   CHECK_BAD_INPUT(read_adapter(folder.path()), "target_modules: found integer");
 }
@@ -230,6 +243,7 @@ TEST_CASE("tensors that contradict the config or each other are refused") {
 
 TEST_CASE("missing files are named") {
   const TempFolder folder("peft_missing");
+  CHECK_BAD_INPUT(read_adapter(folder.path() / "gone"), "gone: no such folder");
   CHECK_BAD_INPUT(read_adapter(folder.path()), "no adapter_config.json");
   folder.file("adapter_config.json", kConfig + "}");
   CHECK_BAD_INPUT(read_adapter(folder.path()), "no adapter_model.safetensors");

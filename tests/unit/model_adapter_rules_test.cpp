@@ -105,6 +105,55 @@ TEST_CASE("many entries and slow expressions are refused, as the setting's kind 
   refused(ErrorCode::Usage, [&] { slow.matches(kQ0); }, "lora.targets: the pattern gave up");
 }
 
+TEST_CASE("an adapter's own config chooses each of its pairs, as PEFT would") {
+  const auto resolved = [](const auto& change) {
+    Adapter adapter;
+    for (const std::string& path : {kQ0, kV1, kDown2})
+      adapter.modules[path].place = "tensor " + path;
+    change(adapter.config);
+    resolve_targets(adapter, "test");
+    return adapter.config;
+  };
+  const auto refused = [&](const auto& change, const std::string& path, std::string_view reason) {
+    const std::string message = message_of(ErrorCode::BadInput, [&] { resolved(change); });
+    CHECK(contains(message, "tensor " + path + ": "));
+    CHECK(contains(message, reason));
+  };
+  using Names = std::vector<std::string>;
+  const Names all = {"q_proj", "v_proj", "mlp.down_proj"}, exact = {kQ0, kV1, kDown2};
+  CHECK(resolved([&](AdapterConfig& c) { c.target_modules = all; }).target_modules == all);
+  CHECK(resolved([](AdapterConfig& c) { c.target_regex = kAllLinear; }).target_regex == kAllLinear);
+  refused([](AdapterConfig& c) { c.target_modules = {"q_proj", "zzz"}; }, kV1, "target_modules");
+  refused([](AdapterConfig& c) { c.target_modules = {}; }, kQ0, "target_modules does not name");
+  refused([](AdapterConfig& c) { c.target_regex = ".*[qv]_proj"; }, kDown2, "target_modules");
+  refused([](AdapterConfig& c) { c.target_regex = "down_proj"; }, kQ0, "target_modules");
+  // A list has names, not expressions.
+  refused([](AdapterConfig& c) { c.target_modules = {".*"}; }, kQ0, "target_modules");
+
+  const auto excluding = [&](AdapterConfig& c) {
+    c.target_modules = all;
+    c.exclude_modules = {"k_proj"};
+  };
+  CHECK(resolved(excluding).target_modules == exact);
+  CHECK(resolved(excluding).exclude_modules.empty());
+  refused([&](AdapterConfig& c) { excluding(c), c.exclude_modules = {"v_proj"}; }, kV1, "exclude_");
+  refused([&](AdapterConfig& c) { c.target_modules = all, c.exclude_regex = ".*mlp.*"; }, kDown2,
+          "exclude_modules takes its module out");
+
+  const auto in_layers = [&](AdapterConfig& c) { c.target_modules = all, c.layers = {0, 1, 2}; };
+  CHECK(resolved(in_layers).target_modules == exact);
+  const auto patterned = [&](AdapterConfig& c) {
+    in_layers(c);
+    c.layers_patterns = {"h", "layers"};
+  };
+  CHECK((resolved(patterned).target_modules == exact && resolved(patterned).layers.empty()));
+  refused([&](AdapterConfig& c) { in_layers(c), c.layers = {0, 2}; }, kV1, "layers_to_transform");
+  refused([&](AdapterConfig& c) { patterned(c), c.layers_patterns = {"layer"}; }, kQ0,
+          "layers_to_transform leaves");
+  // A whole path is chosen whatever the layers.
+  CHECK_NOTHROW(resolved([&](AdapterConfig& c) { c.target_modules = exact, c.layers = {7}; }));
+}
+
 TEST_CASE("what the settings of a run choose") {
   const TempFolder folder("adapter_choice");
   test::write_tiny_model(folder.path());
@@ -165,6 +214,11 @@ TEST_CASE("what the settings of a run choose") {
                    o.targets = {"q_proj", "wq"};
                  }),
                  "lora.targets: \"wq\" is no module of this model"));
+  CHECK(contains(message([](AdapterOptions& o) {
+                   o.targets = {"q_proj", "lm_head"};
+                   o.config.modules_to_save = {"lm_head"};
+                 }),
+                 "lora.targets: \"lm_head\" is named by lora.modules_to_save too"));
   CHECK(contains(message([](AdapterOptions& o) {
                    o.targets = {"embed_tokens"};
                    o.config.dora = true;
