@@ -61,6 +61,7 @@ struct RunConfig {
     bool dora = false;
     std::vector<std::string> modules_to_save;  // trained in full
     double plus_ratio = 1;  // LoRA+: the rate of B over that of A
+    double plus_embedding_lr = 1e-6;  // with it: the highest rate of the embedding's pair
     std::string init_from;  // adapter folder
   } lora;
 

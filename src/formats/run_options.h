@@ -178,6 +178,12 @@ void visit_options(Config& c, Visit&& visit) {
                .min = 1,
                .max = 1e6},
         c.lora.plus_ratio);
+  visit(Option{.key = "lora.plus_embedding_lr",
+               .help = "LoRA+, where plus_ratio is not 1: highest learning rate of the embedding's "
+                       "adapter, as in PEFT",
+               .max = 100,
+               .above_min = true},
+        c.lora.plus_embedding_lr);
   visit(Option{.key = "lora.init_from",
                .help = "adapter folder to start from, with its settings; empty: a fresh adapter"},
         c.lora.init_from);

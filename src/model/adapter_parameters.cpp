@@ -316,14 +316,17 @@ int64_t AdapterParameters::lowest_block() const {
   return lowest;
 }
 
-std::vector<ParameterRun> AdapterParameters::runs(double plus_ratio) const {
+std::vector<ParameterRun> AdapterParameters::runs(double plus_ratio,
+                                                  double embedding_factor) const {
   if (plus_ratio == 1) return {{0, parameter_count_, 1}};
   std::vector<ParameterRun> runs;
   for (const AdapterSlot& slot : slots_) {
-    runs.push_back({slot.a_offset, slot.rank * slot.site.in, 1});
+    const bool is_embedding = slot.site.field == Field::Embed;
+    runs.push_back(
+        {slot.a_offset, slot.rank * slot.site.in, is_embedding ? embedding_factor : 1});
     const int64_t magnitudes = slot.magnitude_offset < 0 ? 0 : slot.site.out;
     runs.push_back({slot.b_offset, slot.rank * slot.site.out + magnitudes,
-                    slot.site.field == Field::Embed ? 1 : plus_ratio});
+                    is_embedding ? embedding_factor : plus_ratio});
   }
   for (const FullSlot& slot : full_)
     runs.push_back({slot.offset, slot.site.in * slot.site.out, 1});

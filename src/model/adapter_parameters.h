@@ -24,8 +24,8 @@ struct AdapterOptions {
   std::vector<std::string> layers = {"all"};          // as chosen_blocks takes them
 };
 
-// One adapted linear: A (rank, in), B (out, rank), with DoRA a magnitude (out), in this order. Of the
-// embedding A lies as (in, rank), a row for each token.
+// One adapted linear: A (rank, in), B (out, rank), with DoRA a magnitude (out), in this order. Of
+// the embedding A lies as (in, rank), a row for each token.
 struct AdapterSlot {
   AdapterSite site;
   int64_t rank = 0;
@@ -62,8 +62,8 @@ class AdapterParameters {
   // this.
   void allocate(Device& device, bool trainable);
 
-  // A uniform in +-1/sqrt(in) (Kaiming, a = sqrt 5), B zero, from the seed alone; of the embedding A
-  // zero, B normal. Magnitudes follow by take_magnitudes, full matrices by take_base.
+  // A uniform in +-1/sqrt(in) (Kaiming, a = sqrt 5), B zero, from the seed alone; of the embedding
+  // A zero, B normal. Magnitudes follow by take_magnitudes, full matrices by take_base.
   void initialise(uint64_t seed);
   // Takes a PEFT adapter's values; BadInput when its modules or shapes are not exactly these, Usage
   // when it is scaled otherwise.
@@ -115,9 +115,9 @@ class AdapterParameters {
   // the number of blocks where nothing before the head is.
   int64_t lowest_block() const;
   // LoRA+ (arXiv:2402.12354) as peft's create_loraplus_optimizer groups the parameters: B and
-  // magnitudes at plus_ratio times the rate, A, full matrices and the embedding's pair at the rate
-  // itself. One run for all where plus_ratio is 1.
-  std::vector<ParameterRun> runs(double plus_ratio) const;
+  // magnitudes at plus_ratio times the rate, the embedding's pair at embedding_factor times it, A
+  // and full matrices at the rate itself. One run for all where plus_ratio is 1.
+  std::vector<ParameterRun> runs(double plus_ratio, double embedding_factor) const;
 
   TensorView values() const;     // (parameter_count) f32
   TensorView gradients() const;  // likewise; null when not trainable

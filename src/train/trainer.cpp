@@ -335,7 +335,8 @@ bool Trainer::update(double lr, int64_t step) {
   s.weight_decay = static_cast<float>(run_.optimizer.weight_decay);
   s.step = step + 1 - loss_scale_.skipped();
   s.clip = static_cast<float>(run_.optimizer.clip);
-  for (const ParameterRun& run : adapter_.runs(run_.lora.plus_ratio)) {
+  const double embedding_factor = run_.lora.plus_embedding_lr / run_.optimizer.lr;
+  for (const ParameterRun& run : adapter_.runs(run_.lora.plus_ratio, embedding_factor)) {
     s.lr = static_cast<float>(lr * run.lr_factor);
     ops_->adamw(part_of(adapter_.values(), run), part_of(adapter_.gradients(), run),
                 part_of(moment1(), run), part_of(moment2(), run), norm, s);

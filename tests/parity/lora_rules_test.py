@@ -277,12 +277,16 @@ class Rules(unittest.TestCase):
                 self.assertIn(f"is [{V}, 48]", done.stderr)
 
     def test_loraplus(self):
-        with tempfile.TemporaryDirectory() as path:
-            folder = pathlib.Path(path)
-            peft, rows = self.prepare(folder, "llama_gqa", {"target_modules": ["q_proj", "up_proj"], "use_dora": True})
-            checkpoint = self.run_lema(folder, "run", init_from=str(folder / "adapter"), plus_ratio=8)
-            optimizer = create_loraplus_optimizer(peft, torch.optim.AdamW, lr=LR, loraplus_lr_ratio=8)
-            self.compare(folder, "run", checkpoint, peft, self.losses_of(peft, rows, optimizer))
+        for options, lora, more in (({"target_modules": ["q_proj", "up_proj"], "use_dora": True}, {}, {}),
+                                    ({"target_modules": ["q_proj", "embed_tokens"]}, {}, {}),
+                                    ({"target_modules": ["embed_tokens", "lm_head"]}, {"plus_embedding_lr": 5e-4},
+                                     {"loraplus_lr_embedding": 5e-4})):
+            with self.subTest(options=options), tempfile.TemporaryDirectory() as path:
+                folder = pathlib.Path(path)
+                peft, rows = self.prepare(folder, "llama_gqa", options)
+                checkpoint = self.run_lema(folder, "run", init_from=str(folder / "adapter"), plus_ratio=8, **lora)
+                optimizer = create_loraplus_optimizer(peft, torch.optim.AdamW, lr=LR, loraplus_lr_ratio=8, **more)
+                self.compare(folder, "run", checkpoint, peft, self.losses_of(peft, rows, optimizer))
 
     def test_patterns_whose_order_decides(self):
         """PEFT sorts the keys of what it saves, so that the general ones would come first here: what lema saves says the

@@ -176,14 +176,14 @@ TEST_CASE("what the settings of a run choose") {
   }
   // LoRA+: every parameter once, B at the multiple.
   int64_t end = 0, count_b = 0;
-  for (const ParameterRun& run : parameters.runs(16)) {
+  for (const ParameterRun& run : parameters.runs(16, 0.5)) {
     CHECK(run.offset == end);
     end += run.count;
     if (run.lr_factor == 16) count_b += run.count;
   }
   CHECK(end == parameters.parameter_count());
   CHECK(count_b == 32 * 4 + 16 * 4 + 16 * 2 + 32 * 4);
-  CHECK(parameters.runs(1).size() == 1);
+  CHECK(parameters.runs(1, 0.5).size() == 1);
 
   // Matrices in full lie where the model has them, and both ends of backward move.
   options.config.modules_to_save = {"embed_tokens", "lm_head"};
