@@ -1,8 +1,8 @@
 // HeadLoss: final norm, linear cross-entropy and their gradient for the rows of a step that have a
-// target. Logits are never stored. An adapter of the head is R more columns: logits = [n | h] [W | B]^T with
-// h = scale drop(n) A^T. Where head chunks are streamed, all rows pass each chunk before
-// the next one; else a tile of rows passes all chunks, and the running state is a tile's. Both give
-// the same bits.
+// target. Logits are never stored. An adapter of the head is R more columns: logits = [n | h]
+// [W | B]^T with h = scale drop(n) A^T. Where head chunks are streamed, all rows pass each chunk
+// before the next one; else a tile of rows passes all chunks, and the running state is a tile's.
+// Both give the same bits.
 #pragma once
 
 #include <functional>
@@ -55,8 +55,8 @@ class HeadLoss {
   Transformer& transformer_;
   HeadLimits limits_;
   Buffer buffer_;
-  // Regions of the buffer: a group's rows for the first six, a tile's for the next two. Then, for an
-  // adapter: a chunk [W | B] and the numbers of its rows.
+  // Regions of the buffer: a group's rows for the first six, a tile's for the next two. Then, for
+  // an adapter: a chunk [W | B] and the numbers of its rows.
   struct Regions {
     std::byte *n = nullptr, *max = nullptr, *sum = nullptr, *target_logit = nullptr, *acc = nullptr;
     std::byte *target_rows = nullptr, *x_rows = nullptr, *d_rows = nullptr;

@@ -192,7 +192,8 @@ void Bpe::load_user_defined(const Value::Array& ids, const Vocabulary& vocabular
     const auto token = vocabulary.token(id.as_int());
     if (!token || token->empty())
       fail(ErrorCode::BadInput, "{}.user_defined: no token has id {}", kPlace, id.as_int());
-    user_defined_.add(*token, {.content = std::string(*token), .id = static_cast<int32_t>(id.as_int())});
+    user_defined_.add(
+        *token, {.content = std::string(*token), .id = static_cast<int32_t>(id.as_int())});
   }
 }
 

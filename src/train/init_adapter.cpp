@@ -92,7 +92,9 @@ std::optional<Adapter> open_init_adapter(RunConfig& config, const ModelFolder& f
   RunConfig taken = config;
   taken.lora = settings_of(adapter.config, config.lora);
   const Value mine = to_value(config), its = to_value(taken);
-  const auto is_stated = [&](const std::string& key) { return config.given.contains("lora." + key); };
+  const auto is_stated = [&](const std::string& key) {
+    return config.given.contains("lora." + key);
+  };
   for (const char* key : {"rank", "alpha", "rslora", "dora"})
     if (is_stated(key) && !(setting(mine, key) == setting(its, key)))
       fail(ErrorCode::Usage,
