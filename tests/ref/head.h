@@ -37,37 +37,35 @@ struct Head {
   }
   // dx[n] = g[n] (sum_v softmax_v w_v - w_target).
   std::vector<T> dx(const std::vector<T>& g) const {
-    using std::exp;
     std::vector<T> out(at(N * C), T(0));
-    const std::vector<T> losses = loss();
-    for (int64_t n = 0; n < N; ++n) {
-      const std::vector<T> z = logits(n);
-      const T lse = losses[at(n)] + z[at(targets[at(n)])];
-      for (int64_t v = 0; v < V; ++v) {
-        const T weight = exp(z[at(v)] - lse) - (v == targets[at(n)] ? 1.0 : 0.0);
-        for (int64_t c = 0; c < C; ++c) out[at(n * C + c)] += g[at(n)] * weight * w[at(v * C + c)];
-      }
-    }
+    each_logit_gradient(g, [&](int64_t n, int64_t v, const T& dz) {
+      for (int64_t c = 0; c < C; ++c) out[at(n * C + c)] += dz * w[at(v * C + c)];
+    });
     return out;
   }
 
   // dw[v] = sum over n of g[n] (softmax_v - [v is the target]) x_n.
   std::vector<T> dw(const std::vector<T>& g) const {
-    using std::exp;
     std::vector<T> out(at(V * C), T(0));
-    const std::vector<T> losses = loss();
-    for (int64_t n = 0; n < N; ++n) {
-      const std::vector<T> z = logits(n);
-      const T lse = losses[at(n)] + z[at(targets[at(n)])];
-      for (int64_t v = 0; v < V; ++v) {
-        const T weight = exp(z[at(v)] - lse) - (v == targets[at(n)] ? 1.0 : 0.0);
-        for (int64_t c = 0; c < C; ++c) out[at(v * C + c)] += g[at(n)] * weight * x[at(n * C + c)];
-      }
-    }
+    each_logit_gradient(g, [&](int64_t n, int64_t v, const T& dz) {
+      for (int64_t c = 0; c < C; ++c) out[at(v * C + c)] += dz * x[at(n * C + c)];
+    });
     return out;
   }
 
  private:
+  // fn(n, v, g[n] (softmax_v - [v is the target])).
+  template <typename Fn>
+  void each_logit_gradient(const std::vector<T>& g, const Fn& fn) const {
+    using std::exp;
+    const std::vector<T> losses = loss();
+    for (int64_t n = 0; n < N; ++n) {
+      const std::vector<T> z = logits(n);
+      const T lse = losses[at(n)] + z[at(targets[at(n)])];
+      for (int64_t v = 0; v < V; ++v)
+        fn(n, v, g[at(n)] * (exp(z[at(v)] - lse) - (v == targets[at(n)] ? 1.0 : 0.0)));
+    }
+  }
   static size_t at(int64_t i) { return static_cast<size_t>(i); }
 };
 
