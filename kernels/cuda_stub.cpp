@@ -13,6 +13,10 @@ std::unique_ptr<Ops> make_cuda_ops(Device&, const OpsLimits&) {
   fail(ErrorCode::Usage, "this lema was built without CUDA");
 }
 
+int64_t cuda_scratch_bytes(const OpsLimits&) {
+  fail(ErrorCode::Usage, "this lema was built without CUDA");
+}
+
 int cuda_device_count() { return 0; }
 
 bool cuda_is_built() { return false; }

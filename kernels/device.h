@@ -56,6 +56,10 @@ class Device {
   // The activation dtype that suits the device, for weights stored as `stored`.
   virtual DType preferred_activation(DType stored) const = 0;
 
+  // Allocations from here on take their memory at once, not page by page at its first use: what a
+  // plan has counted is held before work starts. Devices that always do need not know.
+  virtual void commit_allocations() {}
+
   // Memory of the device, or page-locked memory of the host; 4096-byte aligned, contents undefined.
   // DoesNotFit names `label` and the bytes.
   virtual Buffer allocate(int64_t bytes, std::string_view label) = 0;

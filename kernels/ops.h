@@ -232,10 +232,13 @@ class Ops {
 
 // threads: 0 for all CPUs of this process. Results do not depend on it.
 std::unique_ptr<Ops> make_cpu_ops(int threads, const OpsLimits& limits);
+// Bytes of scratch that they hold, without allocating it.
+int64_t cpu_scratch_bytes(int threads, const OpsLimits& limits);
 // Whether bf16 products run faster than f32 on this CPU (AMX or AVX512-BF16).
 bool cpu_prefers_bf16();
 // Kernels of a device that make_cuda_device made, which outlives them; scratch is allocated on it.
 // Usage error where the CUDA backend is not built.
 std::unique_ptr<Ops> make_cuda_ops(Device& device, const OpsLimits& limits);
+int64_t cuda_scratch_bytes(const OpsLimits& limits);
 
 }  // namespace lema

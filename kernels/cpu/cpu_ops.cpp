@@ -19,14 +19,21 @@
 
 namespace lema {
 namespace cpu {
+namespace {
+
+int64_t attention_bytes(const OpsLimits& limits, int threads) {
+  return attention_scratch_floats(limits, threads) * static_cast<int64_t>(sizeof(float));
+}
+
+int thread_count(int threads) { return threads > 0 ? threads : available_cpus(); }
+
+}  // namespace
 
 CpuOps::CpuOps(int threads, const OpsLimits& limits)
     : limits_(limits),
-      pool_(threads > 0 ? threads : available_cpus()),
+      pool_(thread_count(threads)),
       workspace_(limits, pool_.threads()),
-      attention_memory_(
-          attention_scratch_floats(limits, pool_.threads()) * static_cast<int64_t>(sizeof(float)),
-          "CPU attention's scratch") {}
+      attention_memory_(attention_bytes(limits, pool_.threads()), "CPU attention's scratch") {}
 
 int64_t CpuOps::scratch_bytes() const { return workspace_.bytes() + attention_memory_.bytes(); }
 
@@ -178,6 +185,11 @@ void CpuOps::fill(TensorView x, float value) {
 std::unique_ptr<Ops> make_cpu_ops(int threads, const OpsLimits& limits) {
   check(threads >= 0, "{} CPU threads", threads);
   return std::make_unique<cpu::CpuOps>(threads, limits);
+}
+
+int64_t cpu_scratch_bytes(int threads, const OpsLimits& limits) {
+  const int count = cpu::thread_count(threads);
+  return cpu::Workspace::bytes_for(limits, count) + cpu::attention_bytes(limits, count);
 }
 
 bool cpu_prefers_bf16() { return cpu::bf16_products() != cpu::Bf16Products::Widened; }

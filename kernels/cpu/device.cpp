@@ -24,6 +24,7 @@ class CpuDevice final : public Device {
     return stored == DType::BF16 && cpu_prefers_bf16() ? DType::BF16 : DType::F32;
   }
 
+  void commit_allocations() override { commit_ = true; }
   Buffer allocate(int64_t bytes, std::string_view label) override {
     return map(bytes, label, false);
   }
@@ -55,7 +56,7 @@ class CpuDevice final : public Device {
 
  private:
   Buffer map(int64_t bytes, std::string_view label, bool pinned) {
-    void* data = cpu::map_memory(bytes, label);
+    void* data = cpu::map_memory(bytes, label, commit_);
     const std::lock_guard lock(mutex_);
     bytes_of_[data] = bytes;
     ++allocation_count_;
@@ -75,6 +76,7 @@ class CpuDevice final : public Device {
   std::mutex mutex_;
   std::map<void*, int64_t> bytes_of_;
   std::atomic<int32_t> event_count_ = 0;
+  bool commit_ = false;
   std::map<int32_t, std::chrono::steady_clock::time_point> times_;  // of timers
 };
 

@@ -7,16 +7,16 @@
 
 namespace lema::cpu {
 
-// Anonymous mapping of `bytes` (rounded up to pages), zero until written and resident only where
-// touched; never null. DoesNotFit names `label` and the bytes.
-void* map_memory(int64_t bytes, std::string_view label);
+// Anonymous mapping of `bytes` (rounded up to pages), zero until written; never null. Resident at
+// once with `commit`, else only where it is touched. DoesNotFit names `label` and the bytes.
+void* map_memory(int64_t bytes, std::string_view label, bool commit);
 void unmap_memory(void* data, int64_t bytes) noexcept;
 
 // Scratch that lives as long as its owner; neither copied nor moved.
 class HostMemory {
  public:
   HostMemory(int64_t bytes, std::string_view label)
-      : data_(map_memory(bytes, label)), bytes_(bytes) {}
+      : data_(map_memory(bytes, label, true)), bytes_(bytes) {}
   HostMemory(const HostMemory&) = delete;
   HostMemory& operator=(const HostMemory&) = delete;
   ~HostMemory() { unmap_memory(data_, bytes_); }

@@ -25,16 +25,22 @@ int64_t arena_floats(const OpsLimits& limits) {
          1024;  // 1,024: each piece is rounded up to a cache line
 }
 
-constexpr int64_t kSlotFloats =
-    kMultiplyScratch + (kBlockRows + kTileRows + kPanelRows) * kTileCols + kTileRows * kMaskCols;
+int64_t slot_floats(const OpsLimits& limits) {
+  return kMultiplyScratch + (kBlockRows + kTileRows + kPanelRows) * kTileCols +
+         kTileRows * kMaskCols + kMaxAdapters * limits.rank * kTileCols;
+}
 
 }  // namespace
 
 Workspace::Workspace(const OpsLimits& limits, int threads)
-    : slot_floats_(kSlotFloats + kMaxAdapters * limits.rank * kTileCols),
+    : slot_floats_(slot_floats(limits)),
       arena_(arena_floats(limits) * kFloatBytes, "CPU kernels' panels"),
       slots_(threads * slot_floats_ * kFloatBytes, "CPU kernels' tiles") {
   for (int i = 0; i < threads; ++i) free_.push_back(i);
+}
+
+int64_t Workspace::bytes_for(const OpsLimits& limits, int threads) {
+  return (arena_floats(limits) + threads * slot_floats(limits)) * kFloatBytes;
 }
 
 float* Workspace::take(int64_t floats) {

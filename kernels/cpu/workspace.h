@@ -26,6 +26,7 @@ class Workspace {
   Workspace(const OpsLimits& limits, int threads);
 
   int64_t bytes() const { return arena_.bytes() + slots_.bytes(); }
+  static int64_t bytes_for(const OpsLimits& limits, int threads);
 
   // Bump allocation from the shared arena; release_to() forgets what was taken since. Threads: the
   // submitting one.

@@ -172,4 +172,8 @@ std::unique_ptr<Ops> make_cuda_ops(Device& device, const OpsLimits& limits) {
   return std::make_unique<cuda::CudaOps>(*gpu, limits);
 }
 
+int64_t cuda_scratch_bytes(const OpsLimits& limits) {
+  return cuda::Gemm::kWorkspaceBytes + cuda::Workspace::bytes_for(limits);
+}
+
 }  // namespace lema

@@ -45,11 +45,14 @@ int64_t attention_bytes(const OpsLimits& limits) {
 
 }  // namespace
 
+int64_t Workspace::bytes_for(const OpsLimits& limits) {
+  return converted_bytes(limits) + kPadding +
+         std::max(
+             {linear_bytes(limits), head_bytes(limits), attention_bytes(limits), int64_t{4096}});
+}
+
 Workspace::Workspace(Device& device, const OpsLimits& limits)
-    : buffer_(device.allocate(converted_bytes(limits) + kPadding +
-                                  std::max({linear_bytes(limits), head_bytes(limits),
-                                            attention_bytes(limits), int64_t{4096}}),
-                              "kernel scratch")) {}
+    : buffer_(device.allocate(bytes_for(limits), "kernel scratch")) {}
 
 MatrixView Workspace::take(DType dtype, int64_t rows, int64_t cols) {
   const int64_t item = element_bytes(dtype), stride = round_up(cols * item, 16) / item;

@@ -25,6 +25,7 @@ class Workspace {
  public:
   Workspace(Device& device, const OpsLimits& limits);
   int64_t bytes() const { return buffer_.bytes(); }
+  static int64_t bytes_for(const OpsLimits& limits);
 
   // The next `rows` x `cols` elements, rows 16-byte aligned (their distance is rounded up).
   MatrixView take(DType dtype, int64_t rows, int64_t cols);

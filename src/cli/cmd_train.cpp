@@ -6,6 +6,7 @@
 #include "core/log.h"
 #include "formats/json.h"
 #include "formats/run_config.h"
+#include "train/plan_training.h"
 #include "train/run.h"
 
 namespace lema {
@@ -27,11 +28,13 @@ void train(const TrainOptions& options, bool resume) {
     fmt::print("{}\n", dump_json(to_value(config), 2));
     return;
   }
+  if (options.dry_run) {
+    log::info("memory plan\n{}", PlannedRun(config).forecast(0).text());
+    return;
+  }
   RunOptions run;
-  run.dry_run = options.dry_run;
   if (resume) run.resume = options.resume;
   const RunSummary summary = run_training(config, run);
-  if (options.dry_run) return;
   if (summary.last_loss)
     log::info("done: {} steps, last loss {:.4f}, {}", summary.steps, *summary.last_loss,
               summary.checkpoint);

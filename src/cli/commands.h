@@ -15,5 +15,7 @@ void add_eval(CLI::App& app);
 void add_data(CLI::App& app);
 void add_tokenize(CLI::App& app);
 void add_inspect(CLI::App& app);
+void add_plan(CLI::App& app);
+void add_bench(CLI::App& app);
 
 }  // namespace lema

@@ -51,6 +51,8 @@ void add_commands(CLI::App& app) {
   lema::add_data(app);
   lema::add_tokenize(app);
   lema::add_inspect(app);
+  lema::add_plan(app);
+  lema::add_bench(app);
 }
 
 }  // namespace

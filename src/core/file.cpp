@@ -7,9 +7,7 @@
 
 #include <cerrno>
 #include <chrono>
-#include <cstdio>
 #include <cstring>
-#include <fstream>
 #include <random>
 #include <thread>
 
@@ -245,18 +243,6 @@ void StagedFolder::commit() {
   rename_new(staged_, final_);
   committed_ = true;
   sync_folder(final_.has_parent_path() ? final_.parent_path() : fs::path("."));
-}
-
-ResidentMemory resident_memory() {
-  std::ifstream status("/proc/self/status");
-  ResidentMemory memory;
-  for (std::string line; std::getline(status, line);) {
-    long long kib = 0;
-    if (std::sscanf(line.c_str(), "VmRSS: %lld", &kib) == 1) memory.total = kib * 1024;
-    if (std::sscanf(line.c_str(), "RssFile: %lld", &kib) == 1) memory.file_mapped = kib * 1024;
-    if (std::sscanf(line.c_str(), "VmHWM: %lld", &kib) == 1) memory.peak = kib * 1024;
-  }
-  return memory;
 }
 
 }  // namespace lema

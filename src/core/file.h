@@ -111,10 +111,4 @@ class StagedFolder {
   bool committed_ = false;
 };
 
-// Bytes of memory this process holds: all resident pages, and those of mapped files among them.
-struct ResidentMemory {
-  int64_t total = 0, file_mapped = 0, peak = 0;
-};
-ResidentMemory resident_memory();
-
 }  // namespace lema

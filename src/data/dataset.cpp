@@ -11,6 +11,7 @@
 
 #include "core/error.h"
 #include "core/log.h"
+#include "core/memory.h"
 #include "data/record_reader.h"
 
 namespace lema {
@@ -295,6 +296,21 @@ void recount(Dataset& dataset) {
     dataset.longest_row_tokens = std::max<int64_t>(dataset.longest_row_tokens, std::ssize(row.ids));
     dataset.repeated_rows += !same_record && !seen.insert(row.content).second;
   }
+}
+
+int64_t memory_bytes(const Dataset& dataset) {
+  int64_t bytes = heap_bytes(std::ssize(dataset.rows) * static_cast<int64_t>(sizeof(Row)));
+  for (const Row& row : dataset.rows)
+    bytes += heap_bytes(std::ssize(row.ids) * 4) + heap_bytes(std::ssize(row.trained));
+  return bytes;
+}
+
+void compact(Dataset& dataset) {
+  for (Row& row : dataset.rows) {
+    row.ids.shrink_to_fit();
+    row.trained.shrink_to_fit();
+  }
+  dataset.rows.shrink_to_fit();
 }
 
 void report(const Dataset& dataset, int64_t max_tokens) {

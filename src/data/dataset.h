@@ -63,6 +63,11 @@ Dataset load_dataset(const std::vector<std::string>& paths, const RunConfig::Dat
 // repeated: after reading (load_dataset does it itself), and from the cache.
 void report(const Dataset& dataset, int64_t max_tokens);
 
+// Bytes that the rows take in memory, once they are compact.
+int64_t memory_bytes(const Dataset& dataset);
+// Gives back what the rows hold beyond their tokens.
+void compact(Dataset& dataset);
+
 // Counts tokens, lengths and repeats anew, after rows were taken out.
 void recount(Dataset& dataset);
 

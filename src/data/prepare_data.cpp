@@ -116,6 +116,8 @@ PreparedData prepare_data(const RunConfig::Data& options, const fs::path& cache,
     data.eval = load(options.eval, options, cache, text);
     warn_of_common_rows(data);
   }
+  compact(data.train);
+  if (data.eval) compact(*data.eval);
   return data;
 }
 

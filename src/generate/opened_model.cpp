@@ -33,7 +33,7 @@ OpenedModel::OpenedModel(const ModelFolder& folder, Backend backend, const OpenO
     adapter_->set_step(0, 0, false);
     if (adapter_->is_full(Field::Head)) table_.head_chunks.clear();
   }
-  ops_ = backend.make_ops(*device_, static_cast<int>(options.threads), ops_limits());
+  ops_ = backend.ops.make(*device_, static_cast<int>(options.threads), ops_limits());
   HostPlacement host;
   if (device_->needs_pinned_weights()) host.disk = DiskMode::Buffered;
   store_ = std::make_unique<HostStore>(folder, table_, *device_, host);

@@ -170,12 +170,10 @@ void AdapterParameters::set_patterns(AdapterConfig& config) const {
 }
 
 Adapter AdapterParameters::to_adapter(const std::string& base_model) const {
-  std::vector<float> values(static_cast<size_t>(parameter_count_));
-  device_->copy_async(Queue::Compute, values.data(), values_.data(), parameter_count_ * 4);
-  device_->synchronize(Queue::Compute);
   const auto part = [&](int64_t offset, int64_t count) {
-    const float* begin = values.data() + offset;
-    return std::vector<float>(begin, begin + count);
+    std::vector<float> values(static_cast<size_t>(count));
+    device_->copy_async(Queue::Compute, values.data(), values_.data() + offset * 4, count * 4);
+    return values;
   };
   Adapter adapter;
   adapter.config = config_;
@@ -200,6 +198,7 @@ Adapter AdapterParameters::to_adapter(const std::string& base_model) const {
   for (const FullSlot& slot : full_)
     adapter.full[slot.site.path] = {part(slot.offset, slot.site.in * slot.site.out),
                                     {slot.site.vocabulary(), slot.site.width()}};
+  device_->synchronize(Queue::Compute);
   return adapter;
 }
 

@@ -6,19 +6,23 @@
 namespace lema {
 namespace {
 
-Backend open_gpu() {
-  return {make_cuda_device(0), [](Device& device, int, const OpsLimits& limits) {
-            return make_cuda_ops(device, limits);
-          }};
-}
+Backend open_gpu() { return {make_cuda_device(0), cuda_ops()}; }
 
-Backend open_cpu() {
-  return {make_cpu_device(), [](Device&, int threads, const OpsLimits& limits) {
-            return make_cpu_ops(threads, limits);
-          }};
-}
+Backend open_cpu() { return {make_cpu_device(), cpu_ops()}; }
 
 }  // namespace
+
+OpsFactory cpu_ops() {
+  return {
+      [](Device&, int threads, const OpsLimits& limits) { return make_cpu_ops(threads, limits); },
+      cpu_scratch_bytes};
+}
+
+OpsFactory cuda_ops() {
+  return {
+      [](Device& device, int, const OpsLimits& limits) { return make_cuda_ops(device, limits); },
+      [](int, const OpsLimits& limits) { return cuda_scratch_bytes(limits); }};
+}
 
 Backend open_backend(const std::string& device) {
   if (device == "cuda") return open_gpu();

@@ -10,11 +10,18 @@
 
 namespace lema {
 
-struct Backend {
+// How the kernels of one kind of device are made, and how large their scratch will be.
+struct OpsFactory {
   // threads: of the CPU's kernels, 0 for all.
-  using OpsFactory = std::unique_ptr<Ops> (*)(Device& device, int threads, const OpsLimits& limits);
+  std::unique_ptr<Ops> (*make)(Device& device, int threads, const OpsLimits& limits);
+  int64_t (*scratch_bytes)(int threads, const OpsLimits& limits);
+};
+OpsFactory cpu_ops();
+OpsFactory cuda_ops();
+
+struct Backend {
   std::unique_ptr<Device> device;
-  OpsFactory make_ops;
+  OpsFactory ops;
 };
 
 // `device`: cpu, cuda (Usage error where there is no GPU that can be used), or auto: the GPU where

@@ -3,6 +3,7 @@
 #include "stream/plan.h"
 
 #include <algorithm>
+#include <array>
 #include <numeric>
 
 #include "core/error.h"
@@ -29,7 +30,21 @@ class Placer {
  public:
   explicit Placer(const PlanRequest& request) : request_(request) {}
 
+  // Fixed buffers, the staging of boundaries where they may be offloaded, what is kept where it
+  // must be, and the least of weights.
+  int64_t least() const {
+    int64_t bytes = smallest_weights() + kept_wish();
+    for (const PlanLine& line : request_.fixed)
+      if (line.tier == Tier::Device) bytes += line.bytes;
+    const bool may_offload = request_.activations == "auto" || request_.activations == "offload";
+    return bytes + (may_offload ? staged_boundaries() : all_boundaries());
+  }
+
   Plan place() {
+    if (has_budget() && least() > request_.device_budget)
+      fail(ErrorCode::DoesNotFit,
+           "the run needs {} on the device and memory.vram is {}; set it to at least {}",
+           format_bytes(least()), format_bytes(request_.device_budget), least());
     for (const PlanLine& line : request_.fixed) add(line.tier, line.label, line.bytes);
     place_boundaries();
     place_weights();
@@ -39,7 +54,16 @@ class Placer {
 
  private:
   bool has_budget() const { return request_.device_budget > 0; }
-  int64_t left() const { return request_.device_budget - plan_.bytes(Tier::Device); }
+  int64_t left() const { return request_.device_budget - plan_.bytes(Tier::Device) - kept_wish(); }
+  // Activations that are to be kept whatever else must go.
+  int64_t kept_wish() const {
+    return request_.activations == "keep" ? request_.block_count * request_.kept_bytes_per_block
+                                          : 0;
+  }
+  int64_t all_boundaries() const { return request_.boundary_count * request_.boundary_bytes; }
+  int64_t staged_boundaries() const {
+    return std::min(request_.boundary_count, SavedStore::kStaging) * request_.boundary_bytes;
+  }
 
   void add(Tier tier, std::string label, int64_t bytes) {
     if (bytes > 0) plan_.lines.push_back({tier, std::move(label), bytes});
@@ -57,28 +81,15 @@ class Placer {
   }
 
   void place_boundaries() {
-    const int64_t all = request_.boundary_count * request_.boundary_bytes;
-    const int64_t staged =
-        std::min(request_.boundary_count, SavedStore::kStaging) * request_.boundary_bytes;
+    const int64_t all = all_boundaries(), staged = staged_boundaries();
     const bool must = has_budget() && all + smallest_weights() > left();
-    plan_.offload_boundaries =
-        staged < all && (request_.activations == "offload" ||
-                         (request_.activations == "auto" && must));
+    plan_.offload_boundaries = staged < all && (request_.activations == "offload" ||
+                                                (request_.activations == "auto" && must));
     add(Tier::Device,
         plan_.offload_boundaries ? "boundary activations (staging)" : "boundary activations",
         plan_.offload_boundaries ? staged : all);
     if (plan_.offload_boundaries)
       add(Tier::Pinned, "boundary activations (offloaded)", all - staged);
-    if (has_budget() && smallest_weights() > left()) {
-      const int64_t need = plan_.bytes(Tier::Device) + smallest_weights();
-      fail(ErrorCode::DoesNotFit, "the run needs {} on the device and memory.vram is {}; {}",
-           format_bytes(need), format_bytes(request_.device_budget),
-           plan_.offload_boundaries || staged >= all
-               ? fmt::format(
-                     "set memory.vram to at least {} or lower train.batch_size or data.max_tokens",
-                     need)
-               : "set memory.activations to offload or auto");
-    }
   }
 
   void place_weights() {
@@ -93,6 +104,8 @@ class Placer {
     }
     add(Tier::Pinned, "weights in RAM", request_.pinned_weights);
     if (weights.in_place) return;
+    if (request_.pinned_weights == 0)
+      add(Tier::Mapped, "weights, copied from the mapped file", sum(request_.unit_bytes));
     const bool all_fit = !has_budget() || sum(request_.unit_bytes) <= left();
     if (residency == "resident" || (residency == "auto" && all_fit)) {
       weights.resident.assign(static_cast<size_t>(units), true);
@@ -138,17 +151,9 @@ class Placer {
     if (request_.activations == "recompute" || request_.activations == "offload") return;
     const int64_t each = request_.kept_bytes_per_block;
     int64_t count = request_.block_count;
-    if (request_.activations == "auto") {
-      if (!has_budget())
-        count = each > 0 ? std::min(count, kAutoKeptBytes / each) : 0;
-      else
-        count = each > 0 ? std::min(count, std::max<int64_t>(0, left()) / each) : 0;
-    } else if (has_budget() && count * each > left()) {
-      fail(ErrorCode::DoesNotFit,
-           "memory.activations keep needs {} more on the device; set memory.vram to at least {} or "
-           "use auto",
-           format_bytes(count * each - left()), request_.device_budget + count * each - left());
-    }
+    if (request_.activations == "auto" && each > 0)
+      count =
+          std::min(count, (has_budget() ? std::max<int64_t>(0, left()) : kAutoKeptBytes) / each);
     plan_.kept_blocks = count;
     add(Tier::Device, fmt::format("kept activations of {} blocks", count), count * each);
   }
@@ -158,12 +163,16 @@ class Placer {
   Plan plan_;
 };
 
+constexpr std::array kTiers = {Tier::Device, Tier::Pinned, Tier::Host, Tier::Mapped};
+
 std::string_view tier_name(Tier tier) {
   switch (tier) {
     case Tier::Device:
       return "device";
     case Tier::Pinned:
       return "pinned";
+    case Tier::Host:
+      return "host";
     case Tier::Mapped:
       return "mapped";
   }
@@ -190,8 +199,7 @@ Value Plan::to_value() const {
     buffers.push_back(std::move(row));
   }
   value.set("buffers", std::move(buffers));
-  for (Tier tier : {Tier::Device, Tier::Pinned, Tier::Mapped})
-    value.set(fmt::format("{}_bytes", tier_name(tier)), bytes(tier));
+  for (Tier tier : kTiers) value.set(fmt::format("{}_bytes", tier_name(tier)), bytes(tier));
   value.set("in_place", weights.in_place);
   value.set("disk", name(host.disk));
   Value::Array resident;
@@ -206,14 +214,18 @@ Value Plan::to_value() const {
 
 std::string Plan::table() const {
   std::string out;
-  for (const PlanLine& line : lines)
-    out += fmt::format("  {:<7} {:>11}  {}\n", tier_name(line.tier), format_bytes(line.bytes),
-                       line.label);
-  for (Tier tier : {Tier::Device, Tier::Pinned, Tier::Mapped})
-    if (bytes(tier) > 0)
-      out += fmt::format("  {:<7} {:>11}  in all\n", tier_name(tier), format_bytes(bytes(tier)));
+  const auto row = [&](Tier tier, int64_t size, std::string_view label) {
+    out += fmt::format("  {:<7} {:>11}  {}\n", tier_name(tier), format_bytes(size), label);
+  };
+  for (const Tier tier : kTiers) {
+    for (const PlanLine& line : lines)
+      if (line.tier == tier) row(tier, line.bytes, line.label);
+    if (bytes(tier) > 0) row(tier, bytes(tier), "in all");
+  }
   return out;
 }
+
+int64_t least_device_bytes(const PlanRequest& request) { return Placer(request).least(); }
 
 Plan make_plan(const PlanRequest& request) { return Placer(request).place(); }
 

@@ -11,7 +11,8 @@
 
 namespace lema {
 
-enum class Tier { Device, Pinned, Mapped };
+// Device; page-locked, or ordinary memory of the host; pages of mapped files.
+enum class Tier { Device, Pinned, Host, Mapped };
 
 // One buffer of the table.
 struct PlanLine {
@@ -47,7 +48,10 @@ struct Plan {
   std::string table() const;
 };
 
-// DoesNotFit, naming the smallest budget that would do, when the request cannot be met.
+// The smallest device budget that the request can be met with.
+int64_t least_device_bytes(const PlanRequest& request);
+
+// DoesNotFit, naming that number, when the budget is smaller.
 Plan make_plan(const PlanRequest& request);
 
 }  // namespace lema

@@ -136,12 +136,15 @@ void write_state_tensors(const fs::path& path, Trainer& trainer) {
   const int64_t count = trainer.moment1().elements();
   SafetensorsWriter writer(
       path, {{"moment1", DType::F32, {count}}, {"moment2", DType::F32, {count}}}, {});
-  std::vector<float> values(static_cast<size_t>(count));
-  for (const TensorView& moment : {trainer.moment1(), trainer.moment2()}) {
-    trainer.device().copy_async(Queue::Compute, values.data(), moment.data, count * 4);
-    trainer.device().synchronize(Queue::Compute);
-    writer.write(values.data(), count * 4);
-  }
+  constexpr int64_t kAtOnce = 1 << 20;
+  std::vector<float> values(static_cast<size_t>(std::min(count, kAtOnce)));
+  for (const TensorView& moment : {trainer.moment1(), trainer.moment2()})
+    for (int64_t begin = 0; begin < count; begin += kAtOnce) {
+      const int64_t n = std::min(kAtOnce, count - begin);
+      trainer.device().copy_async(Queue::Compute, values.data(), moment.as<float>() + begin, n * 4);
+      trainer.device().synchronize(Queue::Compute);
+      writer.write(values.data(), n * 4);
+    }
   writer.finish();
 }
 
@@ -162,8 +165,8 @@ void read_state_tensors(const fs::path& path, Trainer& trainer) {
 
 }  // namespace
 
-RunIdentity run_identity(const RunConfig& config, const ModelFolder& folder, const ModelText& text,
-                         const NumericPlan& numeric) {
+RunIdentity run_identity(const RunConfig& config, const ModelFolder& folder,
+                         const std::string& text_fingerprint, const NumericPlan& numeric) {
   std::string model = dump_json(folder.config_json());
   for (const auto& [tensor, stored] : folder.tensors())
     model += fmt::format("{} {} {} {}\n", tensor, name(stored.entry.dtype),
@@ -183,7 +186,7 @@ RunIdentity run_identity(const RunConfig& config, const ModelFolder& folder, con
   steering.checkpoint = {};
   steering.eval = {};
   steering.log = {};
-  return {numeric.to_value(), sha256(model), digest_of(config.data.train), text.fingerprint(),
+  return {numeric.to_value(), sha256(model), digest_of(config.data.train), text_fingerprint,
           lema::to_value(steering)};
 }
 

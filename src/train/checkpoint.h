@@ -27,7 +27,7 @@ struct TrainState {
   int64_t tokens_seen = 0;
   std::optional<double> best_eval_loss;  // lowest at a checkpoint
   int64_t best_step = 0;                 // that checkpoint's
-  std::string run_id;  // random, of the run's first start
+  std::string run_id;                    // random, of the run's first start
 };
 
 // What must not change between the runs that a checkpoint joins.
@@ -38,8 +38,8 @@ struct RunIdentity {
   std::string text_sha256;   // ModelText::fingerprint(): tokenizer, templates, stop ids
   Value config;              // settings that steer the result; of other files their contents' hash
 };
-RunIdentity run_identity(const RunConfig& config, const ModelFolder& folder, const ModelText& text,
-                         const NumericPlan& numeric);
+RunIdentity run_identity(const RunConfig& config, const ModelFolder& folder,
+                         const std::string& text_fingerprint, const NumericPlan& numeric);
 
 // Writes checkpoint-STEP below output_dir and returns its folder: staged, synced, renamed, read
 // back. chat_template: what ModelText::adapter_template() says, "" for none. Io on failure, with

@@ -2,6 +2,7 @@
 #include "train/metrics.h"
 
 #include "core/log.h"
+#include "core/memory.h"
 #include "core/units.h"
 #include "formats/json.h"
 

@@ -8,15 +8,11 @@
 #include "core/log.h"
 #include "core/signals.h"
 #include "core/units.h"
-#include "data/model_text.h"
-#include "data/prepare_data.h"
 #include "formats/json.h"
-#include "formats/peft_adapter.h"
-#include "model/backend.h"
 #include "train/checkpoint.h"
-#include "train/init_adapter.h"
 #include "train/lr_schedule.h"
 #include "train/metrics.h"
+#include "train/plan_training.h"
 
 namespace lema {
 namespace {
@@ -35,7 +31,6 @@ std::string make_run_id() {
 // The checkpoint to go on from, "" for a fresh run. Looked for before any work, which a used folder
 // would make vain.
 fs::path first_checkpoint(const RunConfig& config, const RunOptions& options) {
-  if (options.dry_run) return "";
   if (options.resume)
     return options.resume->empty() ? newest_checkpoint(config.output_dir)
                                    : fs::path(*options.resume);
@@ -46,36 +41,16 @@ fs::path first_checkpoint(const RunConfig& config, const RunOptions& options) {
   return "";
 }
 
-// The template that the run's conversations are written by, "" for the model's own: the one that is
-// set, else what the adapter brings along that the run goes on from.
-std::string run_template(const RunConfig& config, const fs::path& checkpoint) {
-  const fs::path adapter = checkpoint.empty() ? fs::path(config.lora.init_from) : checkpoint;
-  const auto brought = adapter.empty() ? std::nullopt : adapter_template(adapter);
-  if (!brought) return config.data.chat_template;
-  if (config.data.chat_template.empty()) {
-    log::info("{}: the run's chat template", brought->string());
-    return brought->string();
-  }
-  if (checkpoint.empty())
-    log::warn("{} was trained with {}; this run takes data.chat_template {}",
-              config.lora.init_from, brought->string(), config.data.chat_template);
-  return config.data.chat_template;
-}
-
 class Run {
  public:
   Run(const RunConfig& config, const RunOptions& options)
-      : config_(config),
-        options_(options),
+      : options_(options),
         output_(config.output_dir),
         saved_(first_checkpoint(config, options)),
-        folder_(config.model),
-        text_(load_model_text(folder_, run_template(config, saved_),
-                              Value(Value::Object(config.data.chat_template_kwargs)))),
-        chat_template_(text_.adapter_template()),
-        data_(prepare_data(config.data, cache_folder(config.data, output_), text_)),
-        train_(data_.train),
-        eval_(data_.eval),
+        planned_(config, saved_),
+        config_(planned_.config()),
+        train_(planned_.inputs().data.train),
+        eval_(planned_.inputs().data.eval),
         batcher_(static_cast<int64_t>(train_.rows.size()), config.train.batch_size,
                  static_cast<uint64_t>(config.seed), config.data.shuffle) {
     schedule_ = {config.schedule.name, config.optimizer.lr, 0,
@@ -87,23 +62,25 @@ class Run {
 
   RunSummary run() {
     const StopSignals signals;
-    start_ = open_init_adapter(config_, folder_);
-    Backend backend = open_backend(config_.device);
-    trainer_ =
-        std::make_unique<Trainer>(config_, folder_, std::move(backend.device), backend.make_ops,
-                                  step_bounds(config_, &train_, eval_ ? &*eval_ : nullptr),
-                                  start_ ? &*start_ : nullptr);
-    log::info("{} trained parameters on {}, compute {}", trainer_->adapter().parameter_count(),
-              trainer_->backend_name(), name(trainer_->numeric_plan().compute));
-    if (options_.dry_run) return {schedule_.total_steps, {}, ""};
-    identity_ = run_identity(config_, folder_, text_, trainer_->numeric_plan());
+    const Forecast forecast = planned_.forecast(0);
+    const RunPlan& plan = forecast.plan;
+    log::info("memory plan\n{}", forecast.text());
+    if (plan.placement.weights.in_place && config_.memory.slots > 0)
+      log::warn("weights are used in place: memory.slots has no effect");
+    log::info("{} trained parameters on {}, compute {}", forecast.parameters, plan.numeric.backend,
+              name(plan.numeric.compute));
+    const RunInputs& inputs = planned_.inputs();
+    trainer_ = std::make_unique<Trainer>(config_, inputs.folder, open_backend(config_.device),
+                                         planned_.data(), planned_.start());
+    identity_ = run_identity(config_, inputs.folder, inputs.text_fingerprint, plan.numeric);
     if (saved_.empty())
       trainer_->initialise_adapter();
     else
       state_ = load_checkpoint(saved_, *trainer_, identity_);
+    planned_.forget_start();
     if (StopSignals::requested())
       fail(ErrorCode::InterruptedEmpty, "stopped before the first step");
-    open_output();
+    open_output(forecast);
     Metrics metrics(output_, state_.step);
     loop(metrics);
     return {state_.step, last_loss_, saved_.string()};
@@ -117,7 +94,7 @@ class Run {
   }
 
   // The run folder: fresh, or continued from a checkpoint.
-  void open_output() {
+  void open_output(const Forecast& forecast) {
     std::error_code error;
     fs::create_directories(output_, error);
     if (error)
@@ -129,10 +106,8 @@ class Run {
       log::info("resumed from {} at step {}", saved_.string(), state_.step);
     }
     write_file(output_ / "run.json", dump_json(to_value(config_), 2) + "\n");
-    Value plan = trainer_->plan().to_value();
-    plan.set("numeric", trainer_->numeric_plan().to_value());
-    write_bad_rows(data_, output_ / "bad_rows.jsonl");
-    write_file(output_ / "plan.json", dump_json(plan, 2) + "\n");
+    write_bad_rows(planned_.inputs().data, output_ / "bad_rows.jsonl");
+    write_file(output_ / "plan.json", dump_json(forecast.to_value(), 2) + "\n");
     log::add_file(output_ / "train.log");
   }
 
@@ -145,7 +120,7 @@ class Run {
       const double stall = trainer_->stall_ms();
       const std::vector<int64_t> rows = batcher_.next(state_.cursor);
       const StepBatch batch =
-          make_step_batch(train_, rows, trainer_->bounds().micro_rows, config_.data.packing);
+          make_step_batch(train_, rows, trainer_->plan().bounds.micro_rows, config_.data.packing);
       StepMetrics m;
       m.lr = schedule_.at(state_.step);
       m.loss_scale = static_cast<double>(trainer_->loss_scale().scale());
@@ -197,7 +172,8 @@ class Run {
       state_.best_eval_loss = loss;
       state_.best_step = state_.step;
     }
-    saved_ = save_checkpoint(output_, *trainer_, state_, identity_, config_.model, chat_template_);
+    saved_ = save_checkpoint(output_, *trainer_, state_, identity_, config_.model,
+                             planned_.inputs().chat_template);
     if (improved) mark_best(output_, saved_);
     prune_checkpoints(output_, config_.checkpoint.keep);
     log::info("saved {}", saved_.string());
@@ -211,8 +187,8 @@ class Run {
     BatchCursor cursor;
     for (int64_t step = 0; step < order.steps_per_epoch(); ++step) {
       if (StopSignals::requested()) return std::nullopt;
-      const StepBatch batch = make_step_batch(*eval_, order.next(cursor),
-                                              trainer_->bounds().micro_rows, config_.data.packing);
+      const StepBatch batch = make_step_batch(
+          *eval_, order.next(cursor), trainer_->plan().bounds.micro_rows, config_.data.packing);
       sum += trainer_->evaluate(batch);
       targets += batch.trained_tokens;
     }
@@ -225,19 +201,15 @@ class Run {
     return loss;
   }
 
-  RunConfig config_;  // with the settings of the adapter that it starts from
   const RunOptions& options_;
   fs::path output_;
   fs::path saved_;  // the last checkpoint
-  ModelFolder folder_;
-  ModelText text_;
-  std::string chat_template_;  // that the adapter brings along, "" for the model's own
-  PreparedData data_;
+  PlannedRun planned_;
+  const RunConfig& config_;  // with the settings of the adapter that it starts from
   const Dataset& train_;
   const std::optional<Dataset>& eval_;
   Batcher batcher_;
   LrSchedule schedule_;
-  std::optional<Adapter> start_;
   std::unique_ptr<Trainer> trainer_;
   RunIdentity identity_;
   TrainState state_;

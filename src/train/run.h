@@ -13,13 +13,12 @@ struct RunOptions {
   // nullopt: a fresh run, whose output_dir must hold no checkpoints; "": resume from the newest in
   // output_dir; else from this checkpoint folder.
   std::optional<std::string> resume;
-  bool dry_run = false;  // plan and data check only
 };
 
 struct RunSummary {
   int64_t steps = 0;
   std::optional<double> last_loss;  // absent where no step was left to do
-  std::string checkpoint;           // the last one; "" in a dry run
+  std::string checkpoint;           // the last one
 };
 
 // Usage error when output_dir holds checkpoints and `resume` is absent. After a signal Interrupted

@@ -5,39 +5,13 @@
 #include <memory>
 #include <vector>
 
-#include "data/batcher.h"
-#include "formats/run_config.h"
-#include "model/backend.h"
-#include "model/head_loss.h"
 #include "stream/layer_stream.h"
-#include "stream/plan.h"
 #include "stream/saved_store.h"
 #include "train/loss_scale.h"
+#include "train/run_plan.h"
 #include "train/step_inputs.h"
 
 namespace lema {
-
-// The largest step to come, in every measure that sizes a buffer. A function of config and data
-// alone.
-struct StepBounds {
-  int64_t rows = 0;          // sequences in a step
-  int64_t tokens = 0;        // tokens in a step
-  int64_t micro_rows = 0;    // rows per micro-batch, resolved from `auto`
-  int64_t micro_tokens = 0;  // tokens in a micro-batch
-  int64_t target_rows = 0;   // trained tokens in a step
-  int64_t row_tokens = 0;    // the longest row
-};
-
-// Over the data sets of a run (training and evaluation); a null one is skipped.
-StepBounds step_bounds(const RunConfig& config, const Dataset* train, const Dataset* eval);
-
-// The numeric plan: what may change bits. Fixed by model, config and data; saved in checkpoints.
-struct NumericPlan {
-  DType compute = DType::F32;
-  int64_t micro_rows = 0, token_tile = 0, head_chunk_rows = 0;
-  std::string backend;
-  Value to_value() const;
-};
 
 struct StepResult {
   double loss = 0;       // mean over the step's trained tokens
@@ -48,12 +22,11 @@ struct StepResult {
 
 class Trainer {
  public:
-  // Plans and allocates. `device` and `make_ops` come from outside so that tests can pass other
-  // devices; `start`: the adapter of lora.init_from (open_init_adapter), null for a fresh one. All
+  // Plans and allocates. The backend comes from outside so that tests can pass other devices;
+  // `start`: the adapter of lora.init_from (open_init_adapter), null for a fresh one. All
   // references outlive the trainer.
-  using OpsFactory = Backend::OpsFactory;
-  Trainer(const RunConfig& config, const ModelFolder& folder, std::unique_ptr<Device> device,
-          OpsFactory make_ops, const StepBounds& bounds, const Adapter* start = nullptr);
+  Trainer(const RunConfig& config, const ModelFolder& folder, Backend backend,
+          const DataFacts& data, const Adapter* start = nullptr);
 
   // The adapter's first values: those of `start`, else from the seed and the base. Before the first
   // step, unless a checkpoint is loaded.
@@ -66,15 +39,13 @@ class Trainer {
   // order) in `losses` when it is not null.
   double evaluate(const StepBatch& batch, std::vector<float>* losses = nullptr);
 
-  const Plan& plan() const { return plan_; }
-  const NumericPlan& numeric_plan() const { return numeric_; }
-  AdapterParameters& adapter() { return adapter_; }
+  const RunPlan& plan() const { return plan_; }
+  AdapterParameters& adapter() { return model_.adapter; }
   // First and second moments, (parameter_count) f32.
   TensorView moment1() const;
   TensorView moment2() const;
   Device& device() { return *device_; }
   LossScale& loss_scale() { return loss_scale_; }
-  const StepBounds& bounds() const { return bounds_; }
   int64_t h2d_bytes() const { return stream_->h2d_bytes() + saved_->h2d_bytes(); }
   int64_t d2h_bytes() const { return saved_->d2h_bytes(); }
   int64_t disk_bytes() const { return store_->read_bytes(); }
@@ -83,14 +54,6 @@ class Trainer {
   std::string backend_name() const { return device_->name(); }
 
  private:
-  // Whether weights are read into pinned host memory, not mapped.
-  bool reads_into_memory() const {
-    return run_.memory.disk == "buffered" || run_.memory.disk == "direct" ||
-           device_->needs_pinned_weights();
-  }
-  DiskMode disk_mode() const;
-  PlanRequest plan_request(const HeadLimits& head) const;
-  int64_t kept_block_bytes() const;
   void allocate();
   void take_base(const PlacedField& base, Field field, int64_t first_row);
 
@@ -108,32 +71,24 @@ class Trainer {
   KeptActivations kept(int64_t block, const TokenBatch& micro) const;
   // A whole step's activations at `data`, and a micro-batch's rows of them.
   MatrixView boundary(std::byte* data) const {
-    return {data, numeric_.compute, inputs_->tokens(), config_.C};
+    return {data, plan_.numeric.compute, inputs_->tokens(), config_.C};
   }
   MatrixView rows_of(MatrixView x, const TokenBatch& micro) const {
     return x.row_range(micro.first_row, micro.first_row + micro.tokens);
   }
   int64_t boundary_bytes() const {
-    return inputs_->tokens() * config_.C * element_bytes(numeric_.compute);
+    return inputs_->tokens() * config_.C * element_bytes(plan_.numeric.compute);
   }
   TensorView losses() const { return {losses_.data(), DType::F32, {inputs_->targets().shape[0]}}; }
 
   const RunConfig& run_;
   const Adapter* start_;
-  const ModelFolder& folder_;
   const ModelConfig& config_;
-  StepBounds bounds_;
   std::unique_ptr<Device> device_;
-  PieceTable table_;             // without the head where the adapter has one in full
-  std::vector<Unit> base_head_;  // which then starts from this
-  NumericPlan numeric_;
+  RunModel model_;
+  RunPlan plan_;
   LossScale loss_scale_{false};
-  AdapterParameters adapter_;
   std::unique_ptr<Ops> ops_;
-  HeadLimits head_limits_;
-  TransformerLimits block_limits_;
-  int64_t device_budget_ = 0;  // bytes; 0: none
-  Plan plan_;
   std::unique_ptr<Trace> trace_;  // null without log.trace
   std::unique_ptr<HostStore> store_;
   std::unique_ptr<LayerStream> stream_;

@@ -15,16 +15,10 @@ class Bench : public TrainBench {
 
   Outcome run(const RunConfig& config, int64_t steps = 4, const Look& before = {},
               const Look& after = {}) const {
-    const auto make_ops = [](Device& device, int, const OpsLimits& limits) {
-      return make_cuda_ops(device, limits);
-    };
-    return TrainBench::run(config, make_cuda_device(0), make_ops, steps, before, after);
+    return TrainBench::run(config, {make_cuda_device(0), cuda_ops()}, steps, before, after);
   }
   Outcome run_on_cpu(const RunConfig& config, int64_t steps = 4) const {
-    const auto make_ops = [](Device&, int threads, const OpsLimits& limits) {
-      return make_cpu_ops(threads, limits);
-    };
-    return TrainBench::run(config, make_cpu_device(), make_ops, steps);
+    return TrainBench::run(config, {make_cpu_device(), cpu_ops()}, steps);
   }
 };
 

@@ -60,24 +60,25 @@ class TrainBench {
 
   // `steps` updates and an evaluation; before_steps(trainer) and after_steps(trainer).
   using Look = std::function<void(Trainer&)>;
-  Outcome run(const RunConfig& config, std::unique_ptr<Device> own_device,
-              Trainer::OpsFactory make_ops, int64_t steps, const Look& before_steps = {},
-              const Look& after_steps = {}) const {
+  Outcome run(const RunConfig& config, Backend backend, int64_t steps,
+              const Look& before_steps = {}, const Look& after_steps = {}) const {
     const ModelFolder model(config.model);
     const Dataset data = load_dataset(config.data.train, config.data, load_model_text(model));
-    Trainer trainer(config, model, std::move(own_device), make_ops,
-                    step_bounds(config, &data, nullptr));
+    RunConfig with_evaluation = config;  // of the batch after the steps
+    with_evaluation.train.max_steps = steps + 1;
+    Trainer trainer(with_evaluation, model, std::move(backend), data_facts(data, nullptr));
     trainer.initialise_adapter();
     if (before_steps) before_steps(trainer);
     Device& device = trainer.device();
-    Batcher batcher(static_cast<int64_t>(data.rows.size()), config.train.batch_size, 1, true);
+    Batcher batcher(static_cast<int64_t>(data.rows.size()), config.train.batch_size,
+                    static_cast<uint64_t>(config.seed), true);
     BatchCursor cursor;
     grow_b(trainer);
     Outcome out;
     const int64_t before = device.allocation_count();
     for (int64_t step = 0; step < steps; ++step) {
-      const StepBatch batch = make_step_batch(data, batcher.next(cursor),
-                                              trainer.bounds().micro_rows, config.data.packing);
+      const StepBatch batch = make_step_batch(
+          data, batcher.next(cursor), trainer.plan().bounds.micro_rows, config.data.packing);
       const StepResult result = trainer.train_step(batch, config.optimizer.lr, step);
       check(std::isfinite(result.loss), "loss {}", result.loss);
       out.losses.push_back(result.loss);
@@ -85,7 +86,7 @@ class TrainBench {
     }
     if (after_steps) after_steps(trainer);
     out.losses.push_back(trainer.evaluate(
-        make_step_batch(data, batcher.next(cursor), trainer.bounds().micro_rows, true)));
+        make_step_batch(data, batcher.next(cursor), trainer.plan().bounds.micro_rows, true)));
     out.allocations_in_steps = device.allocation_count() - before;
     out.adapter = floats(device, trainer.adapter().values());
     out.gradients = floats(device, trainer.adapter().gradients());
@@ -94,7 +95,7 @@ class TrainBench {
     const std::vector<float> second = floats(device, trainer.moment2());
     out.moments.insert(out.moments.end(), second.begin(), second.end());
     out.h2d_bytes = trainer.h2d_bytes();
-    out.device_bytes = trainer.plan().bytes(Tier::Device);
+    out.device_bytes = trainer.plan().placement.bytes(Tier::Device);
     return out;
   }
 

@@ -18,17 +18,15 @@ class Bench : public TrainBench {
 
   Outcome run(const RunConfig& config, bool in_place = false, int64_t steps = 4,
               std::optional<WaitsOf> forgotten = {}) const {
-    const auto make_ops = [](Device&, int threads, const OpsLimits& limits) {
-      return make_cpu_ops(threads, limits);
-    };
-    return TrainBench::run(config, std::make_unique<LateDevice>(in_place, forgotten), make_ops,
-                           steps, [](Trainer& trainer) {
-                             auto& device = dynamic_cast<LateDevice&>(trainer.device());
-                             // The CPU's kernel scratch is no device buffer.
-                             CHECK(device.allocated_bytes() + trainer.kernel_scratch_bytes() ==
-                                   trainer.plan().bytes(Tier::Device));
-                             CHECK(device.pinned_bytes() == trainer.plan().bytes(Tier::Pinned));
-                           });
+    return TrainBench::run(
+        config, {std::make_unique<LateDevice>(in_place, forgotten), cpu_ops()}, steps,
+        [](Trainer& trainer) {
+          auto& device = dynamic_cast<LateDevice&>(trainer.device());
+          // The CPU's kernel scratch is no device buffer.
+          CHECK(device.allocated_bytes() + trainer.kernel_scratch_bytes() ==
+                trainer.plan().placement.bytes(Tier::Device));
+          CHECK(device.pinned_bytes() == trainer.plan().placement.bytes(Tier::Pinned));
+        });
   }
 };
 

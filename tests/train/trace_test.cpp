@@ -14,13 +14,10 @@ TEST_CASE("trace: lanes of disk, both copy queues and compute") {
   const TrainBench bench({Family::Llama, kBlocks, DType::F32, false}, 11);
   const TempFolder folder("lema_trace");
   const fs::path path = folder.path() / "trace.json";
-  const auto make_ops = [](Device&, int threads, const OpsLimits& limits) {
-    return make_cpu_ops(threads, limits);
-  };
   const auto run = [&](std::vector<std::string> settings) {
     settings.insert(settings.end(), {"compute=f32", "memory.residency=stream", "memory.slots=2",
                                      "memory.disk=buffered", "memory.activations=offload"});
-    return bench.run(bench.config(settings), std::make_unique<LateDevice>(), make_ops, kSteps);
+    return bench.run(bench.config(settings), {std::make_unique<LateDevice>(), cpu_ops()}, kSteps);
   };
   CHECK(run({"log.trace=" + path.string()}) == run({}));
 

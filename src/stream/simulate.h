@@ -1,0 +1,50 @@
+// The time of a pass from the times of its parts: replays what is submitted to the queues, in the
+// order of submission. Each queue works in its own order; a wait holds its queue until the event
+// was recorded. Fed by the step's trace (train/step_trace.h) and by a Program with times of its
+// units.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "stream/schedule.h"
+
+namespace lema {
+
+enum class Lane { Compute, H2D, D2H, Disk };
+inline constexpr size_t kLanes = 4;
+
+struct TraceItem {
+  enum class Kind { Work, Record, Wait } kind = Kind::Work;
+  Lane lane = Lane::Compute;
+  double seconds = 0;  // of Work
+  int64_t event = 0;   // of Record and Wait; from 0
+};
+
+struct PassTime {
+  double seconds = 0;  // until every lane is done
+  double stall = 0;    // of which Compute stood waiting, between two of its items
+  std::array<double, kLanes> busy = {};
+};
+
+// in_line: every lane's work is done by the one that submits it, as on the CPU device. A wait on an
+// event that was not recorded is none, as on a device.
+PassTime simulate(std::span<const TraceItem> trace, bool in_line);
+
+// Seconds of one unit: to bring it from disk to the host (0: it lies there) and to the device, and
+// to compute one visit.
+struct UnitTime {
+  double disk = 0, copy = 0, compute = 0;
+};
+// What LayerStream submits for a program.
+std::vector<TraceItem> trace_of(const Program& program, std::span<const UnitTime> units,
+                                int64_t slots);
+
+// The number of slots with which a repeated pass takes least time, of those from 2 to `most`; the
+// fewest where it makes no difference.
+int64_t best_slot_count(std::span<const int64_t> visits, std::span<const UnitTime> units,
+                        int64_t most);
+
+}  // namespace lema

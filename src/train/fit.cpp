@@ -1,0 +1,253 @@
+// A search over few knobs, each a list of values from the config's own on outwards.
+#include "train/fit.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+
+#include "core/error.h"
+#include "core/units.h"
+
+namespace lema {
+namespace {
+
+using Changes = std::vector<std::pair<std::string, std::string>>;
+
+// One setting: the values it may take, nearest first; the amount falls along them.
+struct Knob {
+  std::string key;
+  std::vector<std::string> values;
+  std::function<void(RunConfig&, const std::string&)> set;
+};
+
+int64_t number(const std::string& text) { return std::stoll(text); }
+
+Knob choice(std::string key, bool applies, std::string value,
+            std::string RunConfig::Memory::*field) {
+  return {std::move(key), applies ? std::vector<std::string>{value} : std::vector<std::string>(),
+          [field](RunConfig& c, const std::string& v) { c.memory.*field = v; }};
+}
+
+std::vector<std::string> downward(int64_t from, int64_t to) {
+  std::vector<std::string> values;
+  for (int64_t value = from; value >= to; --value) values.push_back(std::to_string(value));
+  return values;
+}
+
+Knob slots(const RunConfig& config) {
+  return {"memory.slots",
+          config.memory.slots > 2 ? std::vector<std::string>{"auto"} : std::vector<std::string>(),
+          [](RunConfig& c, const std::string&) { c.memory.slots = 0; }};
+}
+
+Knob micro_batch(const RunConfig& config, const DataFacts& data) {
+  const int64_t rows = step_bounds(config, data).micro_rows;
+  return {"train.micro_batch_size", downward(rows - 1, 1),
+          [](RunConfig& c, const std::string& v) { c.train.micro_batch_size = number(v); }};
+}
+
+Knob token_tile(const RunConfig& config) {
+  constexpr int64_t kSmallest = 64;
+  Knob knob{"train.token_tile", {}, [](RunConfig& c, const std::string& v) {
+              c.train.token_tile = number(v);
+            }};
+  for (int64_t tile = config.train.token_tile / 2; tile >= kSmallest; tile /= 2)
+    knob.values.push_back(std::to_string(tile));
+  return knob;
+}
+
+Knob batch_size(const RunConfig& config, const DataFacts& data) {
+  const int64_t rows = step_bounds(config, data).rows;
+  return {"train.batch_size", downward(rows - 1, 1),
+          [](RunConfig& c, const std::string& v) { c.train.batch_size = number(v); }};
+}
+
+// Rows above it are left out: their lengths are the steps of this knob. Not where the rows that are
+// evaluated are drawn from all: that draw would change too.
+Knob max_tokens(const RunConfig& config, const DataFacts& data) {
+  Knob knob{"data.max_tokens", {}, [](RunConfig& c, const std::string& v) {
+              c.data.max_tokens = number(v);
+              c.data.too_long = "drop";
+            }};
+  if (config.data.eval_fraction > 0) return knob;
+  std::vector<int64_t> lengths;
+  int64_t floor = 1;  // every set keeps a row
+  for (const std::vector<RowShape>* rows : {&data.train, &data.eval}) {
+    int64_t shortest = INT64_MAX;
+    for (const RowShape& row : *rows) {
+      lengths.push_back(row.tokens);
+      shortest = std::min(shortest, row.tokens);
+    }
+    if (!rows->empty()) floor = std::max(floor, shortest);
+  }
+  std::sort(lengths.begin(), lengths.end(), std::greater<>());
+  lengths.erase(std::unique(lengths.begin(), lengths.end()), lengths.end());
+  for (const int64_t length : lengths)
+    if (length >= floor && length < config.data.max_tokens)
+      knob.values.push_back(std::to_string(length));
+  return knob;
+}
+
+std::vector<Knob> knobs(const RunConfig& config, const DataFacts& data, FitGoal::Kind kind) {
+  const RunConfig::Memory& m = config.memory;
+  std::vector<Knob> list;
+  switch (kind) {
+    case FitGoal::Kind::Vram:
+      list = {slots(config),
+              choice("memory.residency", m.residency == "resident", "auto",
+                     &RunConfig::Memory::residency),
+              choice("memory.activations", m.activations == "keep", "auto",
+                     &RunConfig::Memory::activations),
+              choice("memory.activations", m.activations == "recompute", "offload",
+                     &RunConfig::Memory::activations),
+              micro_batch(config, data),
+              token_tile(config)};
+      break;
+    case FitGoal::Kind::Ram:
+      list = {choice("memory.activations", m.activations != "recompute", "recompute",
+                     &RunConfig::Memory::activations),
+              choice("memory.disk", m.disk == "buffered" || m.disk == "direct", "mmap",
+                     &RunConfig::Memory::disk),
+              micro_batch(config, data), token_tile(config)};
+      break;
+    case FitGoal::Kind::StepMs:
+      list = {choice("memory.activations", m.activations != "keep", "keep",
+                     &RunConfig::Memory::activations)};
+      break;
+  }
+  list.push_back(batch_size(config, data));
+  list.push_back(max_tokens(config, data));
+  std::erase_if(list, [](const Knob& knob) { return knob.values.empty(); });
+  return list;
+}
+
+class Search {
+ public:
+  Search(const RunConfig& config, const DataFacts& data, const FitGoal& goal, const Amount& amount)
+      : config_(config), data_(data), goal_(goal), amount_(amount) {}
+
+  FitResult run() {
+    if (const FitResult same = result({}); same.fits) return same;
+    const std::vector<Knob> list = knobs(config_, data_, goal_.kind);
+    for (const Knob& knob : list)
+      if (const FitResult one = nearest({}, knob); one.fits) return one;
+    std::vector<Setting> settings;
+    double least = result({}).amount;
+    for (const Knob& knob : list) {
+      if (const FitResult found = nearest(settings, knob); found.fits)
+        return without_needless(settings, knob);
+      settings.emplace_back(&knob, knob.values.back());
+      const double with = result(settings).amount;
+      if (with < least)
+        least = with;
+      else
+        settings.pop_back();
+    }
+    return result(settings);
+  }
+
+ private:
+  using Setting = std::pair<const Knob*, std::string>;
+
+  FitResult result(const std::vector<Setting>& settings) const {
+    FitResult r;
+    r.config = config_;
+    for (const auto& [knob, value] : settings) {
+      knob->set(r.config, value);
+      r.changes.emplace_back(knob->key, value);
+    }
+    if (r.config.data.too_long != config_.data.too_long)
+      r.changes.emplace_back("data.too_long", r.config.data.too_long);
+    r.amount = amount_(r.config, rows_of(r.config));
+    r.fits = r.amount <= goal_.limit;
+    return r;
+  }
+
+  // The rows that the config lets through.
+  DataFacts rows_of(const RunConfig& config) const {
+    DataFacts facts = data_;
+    for (std::vector<RowShape>* rows : {&facts.train, &facts.eval})
+      std::erase_if(*rows,
+                    [&](const RowShape& row) { return row.tokens > config.data.max_tokens; });
+    return facts;
+  }
+
+  // The first value of the knob that does, beside what is set; the last one where none does.
+  FitResult nearest(std::vector<Setting> settings, const Knob& knob) const {
+    settings.emplace_back(&knob, knob.values.back());
+    FitResult best = result(settings);
+    if (!best.fits) return best;
+    size_t low = 0, high = knob.values.size() - 1;  // the answer lies in [low, high]
+    while (low < high) {
+      const size_t middle = (low + high) / 2;
+      settings.back().second = knob.values[middle];
+      FitResult r = result(settings);
+      if (r.fits) {
+        best = std::move(r);
+        high = middle;
+      } else {
+        low = middle + 1;
+      }
+    }
+    return best;
+  }
+
+  // Takes back what turns out to be unneeded beside the last knob.
+  FitResult without_needless(std::vector<Setting> settings, const Knob& last) const {
+    const FitResult all = nearest(settings, last);
+    for (size_t i = 0; i < settings.size();) {
+      std::vector<Setting> fewer = settings;
+      fewer.erase(fewer.begin() + static_cast<std::ptrdiff_t>(i));
+      const FitResult r = nearest(fewer, last);
+      if (r.fits && r.changes.back() == all.changes.back())
+        settings = std::move(fewer);
+      else
+        ++i;
+    }
+    return nearest(settings, last);
+  }
+
+  const RunConfig& config_;
+  const DataFacts& data_;
+  const FitGoal& goal_;
+  const Amount& amount_;
+};
+
+}  // namespace
+
+FitGoal parse_fit_goal(const std::string& text) {
+  const size_t equals = text.find('=');
+  const std::string key = text.substr(0, equals),
+                    value = equals == std::string::npos ? "" : text.substr(equals + 1);
+  if (key == "vram" || key == "ram") {
+    if (const auto bytes = parse_bytes(value))
+      return {key == "vram" ? FitGoal::Kind::Vram : FitGoal::Kind::Ram,
+              static_cast<double>(*bytes)};
+  } else if (key == "step_ms") {
+    double ms = 0;
+    const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), ms);
+    if (error == std::errc() && end == value.data() + value.size() && ms > 0)
+      return {FitGoal::Kind::StepMs, ms};
+  }
+  fail(ErrorCode::Usage, "--fit {}: expected vram=SIZE, ram=SIZE or step_ms=NUMBER", text);
+}
+
+std::string describe(const FitGoal& goal, double amount) {
+  if (goal.kind == FitGoal::Kind::StepMs) return fmt::format("{:.0f} ms a step", amount);
+  return fmt::format("{} of {} memory", format_bytes(std::llround(amount)),
+                     goal.kind == FitGoal::Kind::Vram ? "device" : "the process's own");
+}
+
+FitResult fit(const RunConfig& config, const DataFacts& data, const FitGoal& goal,
+              const Amount& amount) {
+  return Search(config, data, goal, amount).run();
+}
+
+std::string to_string(const Changes& changes) {
+  std::string text;
+  for (const auto& [key, value] : changes)
+    text += fmt::format("{}{}={}", text.empty() ? "" : " ", key, value);
+  return text;
+}
+
+}  // namespace lema

@@ -1,0 +1,122 @@
+// The cache of measurements and what to do without one.
+#include "train/machine_rates.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <fstream>
+
+#include "core/error.h"
+#include "core/hash.h"
+#include "core/log.h"
+#include "core/thread_pool.h"
+#include "formats/json.h"
+
+namespace lema {
+namespace {
+
+constexpr int64_t kMaxCacheBytes = int64_t{16} << 20;
+constexpr const char* kCopy = "copy to the device";
+
+std::string cpu_name() {
+  std::ifstream info("/proc/cpuinfo");
+  for (std::string line; std::getline(info, line);)
+    if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
+  return "unknown CPU";
+}
+
+fs::path cache_folder() {
+  if (const char* cache = std::getenv("XDG_CACHE_HOME"); cache && *cache)
+    return fs::path(cache) / "lema";
+  const char* home = std::getenv("HOME");
+  return home && *home ? fs::path(home) / ".cache" / "lema" : fs::path();
+}
+
+// What the time of two calls of a kernel is in proportion to.
+double work_of(const KernelCall& call) { return call.flops() > 0 ? call.flops() : call.bytes(); }
+
+// Of calls that one stands in for another.
+std::string kind_of(const std::string& key) {
+  return key.substr(0, key.find_first_of("0123456789"));
+}
+
+}  // namespace
+
+MachineRates::MachineRates(const Backend& backend, int threads)
+    : bench_(backend, threads),
+      machine_(fmt::format("{} {}, {} threads, build {}", backend.device->name(), cpu_name(),
+                           threads > 0 ? threads : available_cpus(),
+                           sha256_file("/proc/self/exe").substr(0, 16))) {
+  const fs::path folder = cache_folder();
+  if (folder.empty()) return;
+  path_ = folder / fmt::format("rates-{}.json", sha256(machine_).substr(0, 16));
+  if (!fs::is_regular_file(path_)) return;
+  try {
+    const Value cached = parse_json(read_text(path_, kMaxCacheBytes), path_.string());
+    for (const auto& [key, entry] : cached.find("calls")->as_object())
+      known_[key] = {entry.as_array().at(0).as_number(), entry.as_array().at(1).as_number()};
+  } catch (const std::exception& error) {
+    log::warn("{}: not a cache of rates, measured anew: {}", path_.string(), error.what());
+    known_.clear();
+  }
+}
+
+std::optional<double> MachineRates::seconds(const KernelCall& call, double budget) {
+  if (const auto found = known_.find(call.key()); found != known_.end())
+    return found->second.seconds;
+  if (budget <= 0) return std::nullopt;
+  if (spent_ >= budget)
+    if (const std::optional<double> guess = by_work(call)) return guess;
+  const auto start = std::chrono::steady_clock::now();
+  const double seconds = bench_.seconds(call);
+  spent_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  known_[call.key()] = {seconds, work_of(call)};
+  is_new_ = true;
+  return seconds;
+}
+
+std::optional<double> MachineRates::by_work(const KernelCall& call) const {
+  const std::string kind = kind_of(call.key());
+  const double work = work_of(call);
+  std::optional<double> seconds;
+  double nearest = 0;
+  for (auto it = known_.lower_bound(kind); it != known_.end() && it->first.starts_with(kind);
+       ++it) {
+    const Known& known = it->second;
+    if (kind_of(it->first) != kind || known.work <= 0 || work <= 0) continue;
+    const double likeness = std::min(work, known.work) / std::max(work, known.work);
+    if (likeness <= nearest) continue;
+    nearest = likeness;
+    seconds = known.seconds * work / known.work;
+  }
+  return seconds;
+}
+
+double MachineRates::copy_rate() {
+  Known& known = known_[kCopy];
+  if (known.seconds == 0) {
+    known = {1 / bench_.copy_rate(), 1};
+    is_new_ = true;
+  }
+  return 1 / known.seconds;
+}
+
+void MachineRates::save() const {
+  if (!is_new_ || path_.empty()) return;
+  Value calls = Value::Object();
+  for (const auto& [key, known] : known_)
+    calls.set(key, Value::Array{Value(known.seconds), Value(known.work)});
+  const Value cache =
+      Value::Object{{"machine", machine_},
+                    {"calls_are", "seconds, and the flops or bytes that they are in proportion to"},
+                    {"calls", std::move(calls)}};
+  try {
+    std::error_code error;
+    fs::create_directories(path_.parent_path(), error);
+    write_file(path_, dump_json(cache, 1) + "\n");
+  } catch (const Error& error) {
+    log::warn("rates are not kept: {}", error.what());
+  }
+}
+
+}  // namespace lema

@@ -1,0 +1,49 @@
+// MachineRates: how long kernel calls and copies take on this machine. Measured once and kept in
+// $XDG_CACHE_HOME/lema (else ~/.cache/lema), a file for each device, number of threads and build of
+// lema. Read by the plan's prediction of step times; `lema bench` measures anew.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+
+#include "core/file.h"
+#include "train/kernel_bench.h"
+
+namespace lema {
+
+class MachineRates {
+ public:
+  // Reads what is cached; a cache that is missing or malformed is an empty one. `backend` outlives
+  // the object.
+  MachineRates(const Backend& backend, int threads);
+
+  // Seconds of a call: cached, else measured. Once `budget` seconds have gone into measuring, by
+  // its work from a known call of the same kernel where there is one. nullopt for what is not
+  // cached when there is no budget.
+  std::optional<double> seconds(const KernelCall& call, double budget);
+  // Bytes a second of copies to the device, likewise cached.
+  double copy_rate();
+  // Forgets what is known, so that it is measured again.
+  void forget() { known_.clear(); }
+  // Writes the cache where something was measured. A cache that cannot be written is warned of.
+  void save() const;
+
+  const std::string& machine() const { return machine_; }
+  const fs::path& path() const { return path_; }
+
+ private:
+  struct Known {
+    double seconds = 0, work = 0;
+  };
+  std::optional<double> by_work(const KernelCall& call) const;
+
+  KernelBench bench_;
+  std::string machine_;  // "cpu Intel(R) Xeon(R) ..., 2 threads, build 0123456789abcdef"
+  fs::path path_;
+  std::map<std::string, Known> known_;
+  double spent_ = 0;  // seconds, measuring
+  bool is_new_ = false;
+};
+
+}  // namespace lema

@@ -1,0 +1,131 @@
+// Ties inputs, plan, rates and fit together. Called by cli/cmd_plan and the Trainer.
+#include "train/plan_training.h"
+
+#include <cmath>
+#include <limits>
+
+#include "core/memory.h"
+#include "core/units.h"
+#include "train/init_adapter.h"
+
+namespace lema {
+namespace {
+
+// What a config needs of memory; infinite where it cannot be placed at all.
+Amount memory_amount(FitGoal::Kind kind, const RunModel& model, const Device& device,
+                     const OpsFactory& ops) {
+  return [&model, &device, &ops, kind](const RunConfig& config, const DataFacts& data) {
+    if (kind == FitGoal::Kind::Vram)
+      return static_cast<double>(least_device_bytes(config, model, device, ops, data));
+    try {
+      return static_cast<double>(make_run_plan(config, model, device, ops, data).anonymous_bytes());
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::DoesNotFit) throw;
+      return std::numeric_limits<double>::infinity();
+    }
+  };
+}
+
+DiskMode disk_mode(const RunConfig& config, const ModelFolder& folder, bool reads_into_memory) {
+  if (!reads_into_memory) return DiskMode::Mmap;
+  if (config.memory.disk == "direct") return DiskMode::Direct;
+  if (config.memory.disk == "buffered") return DiskMode::Buffered;
+  return faster_disk_mode(folder, INT64_MAX);
+}
+
+// The end of a refusal: what would fit.
+std::string nearest(const RunConfig& config, const DataFacts& data, const FitGoal& goal,
+                    const Amount& amount) {
+  const FitResult found = fit(config, data, goal, amount);
+  if (found.fits) return fmt::format("; fits with {}", to_string(found.changes));
+  return fmt::format("; no smaller batch fits: the least is {}{}{}", describe(goal, found.amount),
+                     found.changes.empty() ? "" : ", with ", to_string(found.changes));
+}
+
+}  // namespace
+
+RunPlan plan_or_refuse(const RunConfig& config, const RunModel& model, const Device& device,
+                       const OpsFactory& ops, const DataFacts& data) {
+  const auto refuse = [&](const std::string& what, FitGoal::Kind kind, int64_t limit) {
+    const FitGoal goal{kind, static_cast<double>(limit)};
+    fail(ErrorCode::DoesNotFit, "{}{}", what,
+         nearest(config, data, goal, memory_amount(kind, model, device, ops)));
+  };
+  RunPlan plan;
+  try {
+    plan = make_run_plan(config, model, device, ops, data);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::DoesNotFit) throw;
+    refuse(error.what(), FitGoal::Kind::Vram,
+           config.memory.vram_bytes > 0 ? config.memory.vram_bytes : device.free_bytes());
+  }
+  const int64_t available = available_memory() + resident_memory().anonymous;
+  if (plan.anonymous_bytes() > available)
+    refuse(fmt::format("the run needs {} of memory and {} are available",
+                       format_bytes(plan.anonymous_bytes()), format_bytes(available)),
+           FitGoal::Kind::Ram, available);
+  plan.placement.host.disk = disk_mode(config, model.folder, plan.reads_into_memory);
+  return plan;
+}
+
+std::string Forecast::text() const {
+  const std::string table = plan.table();
+  if (!time) return table + "  step    not predicted: measure this machine with lema plan\n";
+  return table + fmt::format("  step    {:>8.0f} ms  predicted; {} for {} steps\n",
+                             1000 * time->seconds,
+                             format_duration(time->seconds * static_cast<double>(steps)), steps);
+}
+
+Value Forecast::to_value() const {
+  Value value = plan.to_value();
+  value.set("parameters", parameters);
+  value.set("steps", steps);
+  value.set("step_ms", time ? Value(1000 * time->seconds) : Value());
+  value.set("stall_ms", time ? Value(1000 * time->stall) : Value());
+  return value;
+}
+
+PlannedRun::PlannedRun(const RunConfig& config, const fs::path& checkpoint)
+    : config_(config),
+      inputs_(config, checkpoint),
+      start_(open_init_adapter(config_, inputs_.folder)),
+      data_(data_facts(inputs_.data.train, inputs_.data.eval ? &*inputs_.data.eval : nullptr)),
+      model_(inputs_.folder, config_, start()),
+      backend_(open_backend(config.device)) {}
+
+Forecast PlannedRun::forecast(double budget) {
+  Forecast f;
+  f.plan = plan_or_refuse(config_, model_, *backend_.device, backend_.ops, data_);
+  f.parameters = model_.adapter.parameter_count();
+  const Batcher batches(std::ssize(data_.train), config_.train.batch_size, 0, false);
+  f.steps = batches.total_steps(config_.train.epochs, config_.train.max_steps);
+  MachineRates known = rates();
+  f.time = time_of(config_, data_, known, budget);
+  known.save();
+  return f;
+}
+
+FitResult PlannedRun::fit(const FitGoal& goal, double budget) {
+  if (goal.kind != FitGoal::Kind::StepMs)
+    return lema::fit(config_, data_, goal,
+                     memory_amount(goal.kind, model_, *backend_.device, backend_.ops));
+  MachineRates known = rates();
+  const Amount milliseconds = [&](const RunConfig& config, const DataFacts& data) {
+    const std::optional<StepTime> time = time_of(config, data, known, budget);
+    return time ? 1000 * time->seconds : std::numeric_limits<double>::infinity();
+  };
+  FitResult found = lema::fit(config_, data_, goal, milliseconds);
+  known.save();
+  return found;
+}
+
+StepTrace PlannedRun::trace_of(const RunConfig& config, const DataFacts& data) const {
+  return trace_step(config, inputs_.folder, *backend_.device, backend_.ops, data, start());
+}
+
+std::optional<StepTime> PlannedRun::time_of(const RunConfig& config, const DataFacts& data,
+                                            MachineRates& rates, double budget) const {
+  return predict_step(trace_of(config, data), rates, budget, backend_.device->reads_host_memory());
+}
+
+}  // namespace lema

@@ -1,0 +1,64 @@
+// What a run will take and how long its steps will, without running it: `lema plan` and `lema train
+// --dry-run`. And the settings with which it takes less.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "train/fit.h"
+#include "train/run_inputs.h"
+#include "train/run_plan.h"
+#include "train/step_time.h"
+
+namespace lema {
+
+// make_run_plan, for this machine: DoesNotFit also where the host's memory is too small, and always
+// with the nearest settings that fit.
+RunPlan plan_or_refuse(const RunConfig& config, const RunModel& model, const Device& device,
+                       const OpsFactory& ops, const DataFacts& data);
+
+// What is known of a run before it starts.
+struct Forecast {
+  RunPlan plan;
+  int64_t parameters = 0, steps = 0;
+  std::optional<StepTime> time;  // of a step; unknown where its kernels were not measured
+
+  std::string text() const;  // the table, for people
+  Value to_value() const;    // the same, as plan.json
+};
+
+class PlannedRun {
+ public:
+  // Reads model and data; checkpoint: that the run goes on from. Errors as of RunInputs,
+  // open_init_adapter and open_backend.
+  explicit PlannedRun(const RunConfig& config, const fs::path& checkpoint = {});
+
+  // DoesNotFit as plan_or_refuse. What is not known of the machine is measured while less than
+  // `budget` seconds have gone into it; 0: not at all.
+  Forecast forecast(double budget);
+  FitResult fit(const FitGoal& goal, double budget);
+  StepTrace trace() const { return trace_of(config_, data_); }
+
+  // With the settings of the adapter that the run starts from.
+  const RunConfig& config() const { return config_; }
+  const RunInputs& inputs() const { return inputs_; }
+  const DataFacts& data() const { return data_; }
+  // null for a fresh one, and once it was forgotten.
+  const Adapter* start() const { return start_ ? &*start_ : nullptr; }
+  void forget_start() { start_.reset(); }
+
+ private:
+  StepTrace trace_of(const RunConfig& config, const DataFacts& data) const;
+  std::optional<StepTime> time_of(const RunConfig& config, const DataFacts& data,
+                                  MachineRates& rates, double budget) const;
+  MachineRates rates() const { return {backend_, static_cast<int>(config_.threads)}; }
+
+  RunConfig config_;
+  RunInputs inputs_;
+  std::optional<Adapter> start_;
+  DataFacts data_;
+  RunModel model_;
+  Backend backend_;
+};
+
+}  // namespace lema

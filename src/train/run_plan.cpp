@@ -1,0 +1,224 @@
+// Limits first, then every buffer, then where it goes.
+#include "train/run_plan.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "core/units.h"
+#include "train/init_adapter.h"
+#include "train/step_inputs.h"
+
+namespace lema {
+namespace {
+
+// What the process takes beside the buffers, measured: heap, stacks and tables of a run that has
+// loaded its model and data (less the rows), and the pages of the program and its libraries.
+constexpr int64_t kProgramBytes = 5'000'000;
+constexpr int64_t kProgramPages = 12'000'000;
+
+// Pages of the embedding that gathering these ids brings in: the kernel maps what it has of 64 KiB
+// around a page that is touched.
+int64_t embedding_pages(const PlacedField& embed, const std::vector<bool>& used_ids) {
+  constexpr int64_t kAround = 64 << 10;
+  const int64_t row = embed.bytes / embed.shape[0];
+  int64_t windows = 0, next = 0;
+  for (size_t id = 0; id < used_ids.size(); ++id) {
+    if (!used_ids[id]) continue;
+    const int64_t begin = embed.file_offset + static_cast<int64_t>(id) * row;
+    const int64_t first = std::max(next, begin / kAround), end = (begin + row - 1) / kAround + 1;
+    windows += std::max<int64_t>(0, end - first);
+    next = std::max(next, end);
+  }
+  return windows * kAround;
+}
+
+std::vector<PlanLine> host_lines(const RunPlan& plan, const RunModel& model,
+                                 const DataFacts& data) {
+  const StepBounds& b = plan.bounds;
+  const auto rows = std::ssize(data.train) + std::ssize(data.eval);
+  std::vector<PlanLine> lines = {
+      {Tier::Host, "program, tables of the model", kProgramBytes},
+      {Tier::Host, "rows of the data, their order", data.bytes + rows * 8},
+      {Tier::Host, "batch of a step", b.tokens * 20 + b.target_rows * 20},
+      {Tier::Host, "adapter values on their way (start, checkpoints)",
+       model.adapter.parameter_count() * 4},
+      {Tier::Mapped, "program and libraries", kProgramPages}};
+  // Where the embedding is no part of the units, which are counted whole.
+  const bool is_apart = !model.folder.config().tied_head || !model.base_head.empty();
+  if (!plan.reads_into_memory && is_apart && !model.adapter.is_full(Field::Embed))
+    lines.push_back({Tier::Mapped, "embedding rows of the data",
+                     embedding_pages(model.table.embed, data.used_ids)});
+  return lines;
+}
+
+// The buffers that are needed whatever is placed where.
+std::vector<PlanLine> fixed_lines(const RunPlan& plan, const RunModel& model, int64_t scratch) {
+  const ModelConfig& c = model.folder.config();
+  const StepBounds& b = plan.bounds;
+  const DType X = plan.numeric.compute;
+  const int64_t inputs = StepInputs::bytes(b.tokens, b.rows);
+  const RopeLimits rope{plan.blocks.positions, plan.blocks.pass_tokens};
+  return {{Tier::Device, "adapter, gradients, two moments", 16 * model.adapter.parameter_count()},
+          {Tier::Device, "adapted row norms", model.adapter.norm_count() * 4},
+          {Tier::Device, "identities of the ends' adapters", model.adapter.identity_bytes()},
+          {Tier::Device, "block workspace", Transformer::workspace_bytes(c, X, plan.blocks)},
+          {Tier::Device, "rotary table", RopeTable::bytes(c.rope, rope)},
+          {Tier::Device, "head workspace", HeadLoss::workspace_bytes(c, X, plan.head)},
+          {Tier::Device, "gradient of the block output", b.tokens * c.C * element_bytes(X)},
+          {Tier::Device, "kernel scratch", scratch},
+          {Tier::Device, "step inputs, losses, gradient norm",
+           inputs + std::max<int64_t>(1, b.target_rows) * 4 + 4},
+          {Tier::Device, "final norm", LayerStream::always_bytes(model.table)},
+          {Tier::Pinned, "step inputs (host)", inputs},
+          {Tier::Pinned, "rotary table (host)", RopeTable::pinned_bytes(c.rope, rope)}};
+}
+
+PlanRequest plan_request(const RunConfig& config, const RunPlan& plan, const RunModel& model,
+                         const Device& device, const DataFacts& data, int64_t scratch) {
+  const ModelConfig& c = model.folder.config();
+  const DType X = plan.numeric.compute;
+  PlanRequest request;
+  for (int64_t u = 0; u < model.table.unit_count(); ++u)
+    request.unit_bytes.push_back(model.table.unit(u).bytes);
+  request.block_count = c.L;
+  request.fixed = fixed_lines(plan, model, scratch);
+  for (PlanLine& line : host_lines(plan, model, data)) request.fixed.push_back(std::move(line));
+  request.boundary_count = c.L + 1;
+  request.boundary_bytes = plan.bounds.tokens * c.C * element_bytes(X);
+  request.kept_bytes_per_block = kept_block_bytes(c, X, plan.bounds.tokens);
+  request.device_budget =
+      config.memory.vram_bytes > 0 ? config.memory.vram_bytes : device.free_bytes();
+  request.weights_in_place = device.reads_host_memory() && HostStore::can_view(model.table);
+  if (plan.reads_into_memory) request.pinned_weights = HostImage(all_extents(model.table)).bytes();
+  request.residency = config.memory.residency;
+  request.slots = config.memory.slots;
+  request.activations = config.memory.activations;
+  return request;
+}
+
+OpsLimits ops_limits(const RunConfig& config, const RunModel& model, const StepBounds& bounds) {
+  OpsLimits limits;
+  limits.rows = std::min(config.train.token_tile, bounds.scratch_rows);
+  limits.tokens = bounds.micro_tokens;
+  limits.width = std::max(widest_linear(model.table.spec),
+                          model.folder.config().C + model.adapter.head_rank());
+  limits.rank = model.adapter.largest_rank();
+  limits.dora = model.adapter.config().dora;
+  limits.vocab_chunk = model.table.head_chunk_rows;
+  limits.heads = model.folder.config().H;
+  limits.head_size = model.folder.config().D;
+  return limits;
+}
+
+}  // namespace
+
+Value NumericPlan::to_value() const {
+  Value value;
+  value.set("backend", backend);
+  value.set("compute", name(compute));
+  value.set("micro_rows", micro_rows);
+  value.set("token_tile", token_tile);
+  value.set("head_chunk_rows", head_chunk_rows);
+  return value;
+}
+
+int64_t RunPlan::anonymous_bytes() const {
+  return placement.bytes(Tier::Pinned) + placement.bytes(Tier::Host) +
+         (shares_memory ? placement.bytes(Tier::Device) : 0);
+}
+
+std::string RunPlan::table() const {
+  return fmt::format("{}  process {:>11}  of its own at the peak, and {} of mapped files\n",
+                     placement.table(), format_bytes(anonymous_bytes()),
+                     format_bytes(placement.bytes(Tier::Mapped)));
+}
+
+Value RunPlan::to_value() const {
+  Value value = placement.to_value();
+  value.set("process_bytes", anonymous_bytes());
+  value.set("numeric", numeric.to_value());
+  return value;
+}
+
+RunModel::RunModel(const ModelFolder& folder_, const RunConfig& config, const Adapter* start)
+    : folder(folder_),
+      table(make_piece_table(folder)),
+      adapter(start ? AdapterParameters(table, *start, config.lora.init_from)
+                    : AdapterParameters(table, adapter_options(config.lora))) {
+  if (adapter.is_full(Field::Head)) base_head = std::exchange(table.head_chunks, {});
+}
+
+int64_t kept_block_bytes(const ModelConfig& config, DType X, int64_t tokens) {
+  const int64_t columns = config.qkv_cols() + (config.qk_norm ? config.qk_cols() : 0) +
+                          config.H * config.D + config.C + config.mlp_in_cols();
+  return (tokens * (columns * element_bytes(X) + config.H * 4) + 63) / 64 * 64;
+}
+
+namespace {
+
+// All but the placement, for a head whose chunks are streamed past all rows.
+RunPlan make_limits(const RunConfig& config, const RunModel& model, const Device& device,
+                    const DataFacts& data) {
+  const ModelConfig& c = model.folder.config();
+  const int64_t tile = config.train.token_tile;
+  RunPlan plan;
+  plan.bounds = step_bounds(config, data);
+  const StepBounds& b = plan.bounds;
+  if (b.row_tokens > c.max_positions)
+    fail(ErrorCode::Usage,
+         "a row of {} tokens; the model has {} positions: set data.max_tokens to it, and "
+         "data.too_long",
+         b.row_tokens, c.max_positions);
+  plan.numeric = {activation_dtype(config.compute, model.table.embed.dtype, device), b.micro_rows,
+                  tile, model.table.head_chunk_rows, device.name()};
+  plan.blocks = {b.micro_tokens, tile, b.row_tokens, b.tokens, true, model.adapter.embed_rank()};
+  plan.head = {b.target_rows,
+               tile,
+               b.target_rows,
+               true,
+               model.adapter.head_rank(),
+               model.table.head_chunk_rows};
+  if (model.adapter.embed_rank() > 0 && device.name() != "cpu")
+    fail(ErrorCode::Usage,
+         "lora.targets: adapters of the embedding are trained on the CPU only; set device to cpu");
+  plan.ops = ops_limits(config, model, b);
+  plan.shares_memory = device.reads_host_memory();
+  plan.reads_into_memory = config.memory.disk == "buffered" || config.memory.disk == "direct" ||
+                           device.needs_pinned_weights();
+  return plan;
+}
+
+int64_t scratch_bytes(const RunConfig& config, const OpsFactory& ops, const RunPlan& plan) {
+  return ops.scratch_bytes(static_cast<int>(config.threads), plan.ops);
+}
+
+}  // namespace
+
+RunPlan make_run_plan(const RunConfig& config, const RunModel& model, const Device& device,
+                      const OpsFactory& ops, const DataFacts& data) {
+  RunPlan plan = make_limits(config, model, device, data);
+  const int64_t scratch = scratch_bytes(config, ops, plan);
+  // Where all head chunks are at hand a tile of rows passes them together; streamed chunks are
+  // passed by all rows.
+  const auto place = [&](RunPlan& p) {
+    p.placement = make_plan(plan_request(config, p, model, device, data, scratch));
+    const std::vector<bool>& resident = p.placement.weights.resident;
+    return std::all_of(resident.begin() + model.folder.config().L, resident.end(),
+                       [](bool is_resident) { return is_resident; });
+  };
+  if (!place(plan)) return plan;  // a budget that does must do for a streamed head
+  RunPlan in_tiles = plan;
+  in_tiles.head.group_rows = std::min(plan.numeric.token_tile, plan.bounds.target_rows);
+  return place(in_tiles) ? in_tiles : plan;
+}
+
+int64_t least_device_bytes(const RunConfig& config, const RunModel& model, const Device& device,
+                           const OpsFactory& ops, const DataFacts& data) {
+  const RunPlan plan = make_limits(config, model, device, data);
+  PlanRequest request =
+      plan_request(config, plan, model, device, data, scratch_bytes(config, ops, plan));
+  request.device_budget = std::max<int64_t>(1, request.device_budget);
+  return least_device_bytes(request);
+}
+
+}  // namespace lema

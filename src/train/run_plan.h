@@ -1,0 +1,68 @@
+// RunPlan: everything that a training run decides before it allocates: what may change bits (the
+// numeric plan), the limits of its parts, and every buffer on every tier (the placement). A value
+// made from config, model, data and device; `lema plan` and --dry-run print it, the Trainer carries
+// it out, a checkpoint keeps its numeric part.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "model/adapter_parameters.h"
+#include "model/backend.h"
+#include "model/head_loss.h"
+#include "stream/plan.h"
+#include "train/step_bounds.h"
+
+namespace lema {
+
+// What may change bits. Fixed by model, config and data; saved in checkpoints.
+struct NumericPlan {
+  DType compute = DType::F32;
+  int64_t micro_rows = 0, token_tile = 0, head_chunk_rows = 0;
+  std::string backend;
+  Value to_value() const;
+};
+
+// A model and what is trained of it.
+struct RunModel {
+  // `folder` outlives the object. Usage, BadInput as of make_piece_table and AdapterParameters.
+  // start: the adapter of lora.init_from, null for a fresh one.
+  RunModel(const ModelFolder& folder, const RunConfig& config, const Adapter* start);
+
+  const ModelFolder& folder;
+  PieceTable table;             // without the head where the adapter has one in full
+  std::vector<Unit> base_head;  // which then starts from this
+  AdapterParameters adapter;
+};
+
+struct RunPlan {
+  NumericPlan numeric;
+  StepBounds bounds;
+  OpsLimits ops;
+  TransformerLimits blocks;
+  HeadLimits head;
+  bool reads_into_memory = false;  // weights are read into pinned host memory, not mapped
+  Plan placement;
+  bool shares_memory = false;  // the device's memory is the host's: the CPU
+
+  // Bytes of the process's own (anonymous) memory at the peak: every tier but the mapped files, the
+  // device's where it is the host's.
+  int64_t anonymous_bytes() const;
+  // The table for people, with the sums.
+  std::string table() const;
+  Value to_value() const;  // plan.json
+};
+
+// Usage for rows beyond the model's positions; DoesNotFit as of make_plan. Nothing is allocated on
+// the device.
+RunPlan make_run_plan(const RunConfig& config, const RunModel& model, const Device& device,
+                      const OpsFactory& ops, const DataFacts& data);
+
+// The smallest device budget that the run could be placed in.
+int64_t least_device_bytes(const RunConfig& config, const RunModel& model, const Device& device,
+                           const OpsFactory& ops, const DataFacts& data);
+
+// What a block keeps of a step's activations from forward for backward, instead of recomputing it.
+int64_t kept_block_bytes(const ModelConfig& config, DType X, int64_t tokens);
+
+}  // namespace lema

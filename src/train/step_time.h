@@ -1,0 +1,29 @@
+// The predicted time of a training step: its trace, with measured times of its parts, through the
+// simulator.
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "train/machine_rates.h"
+#include "train/step_trace.h"
+
+namespace lema {
+
+struct StepTime {
+  double seconds = 0;
+  double stall = 0;  // compute waits for copies
+  struct Share {
+    KernelCall call;
+    int64_t count = 0;
+    double seconds = 0;  // of one
+  };
+  std::vector<Share> shares;  // longest in all first
+};
+
+// nullopt where the rate of one of its calls is not cached and `budget` is 0, see MachineRates.
+// in_line: the device does copies where they are submitted (the CPU).
+std::optional<StepTime> predict_step(const StepTrace& trace, MachineRates& rates, double budget,
+                                     bool in_line);
+
+}  // namespace lema

@@ -1,0 +1,301 @@
+// A device without work, kernels without arithmetic, and one step over them.
+#include "train/step_trace.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+
+#include "train/trainer.h"
+
+namespace lema {
+namespace {
+
+// Collects what device and kernels are told.
+class Recorder {
+ public:
+  void kernel(KernelCall call) {
+    const auto [found, is_new] =
+        index_.try_emplace(call.key(), static_cast<int64_t>(trace.calls.size()));
+    if (is_new) trace.calls.push_back(std::move(call));
+    trace.items.push_back({{TraceItem::Kind::Work, Lane::Compute}, found->second, 0});
+  }
+  void copy(Queue queue, int64_t bytes) {
+    trace.items.push_back({{TraceItem::Kind::Work, lane(queue)}, -1, bytes});
+  }
+  void event(TraceItem::Kind kind, Event event, Queue queue) {
+    trace.items.push_back({{kind, lane(queue), 0, event.id}, -1, 0});
+  }
+  void clear() {
+    trace = {};
+    index_.clear();
+  }
+  StepTrace trace;
+
+ private:
+  static Lane lane(Queue queue) {
+    switch (queue) {
+      case Queue::Compute:
+        return Lane::Compute;
+      case Queue::H2D:
+        return Lane::H2D;
+      case Queue::D2H:
+        return Lane::D2H;
+    }
+    return Lane::Compute;
+  }
+  std::map<std::string, int64_t> index_;
+};
+
+// Says of itself what the run's device says. Its memory is addresses that nobody reads or writes;
+// what the host reads back from there are ones. Page-locked memory, which the host writes to, is
+// there.
+class HollowDevice final : public Device {
+ public:
+  HollowDevice(const Device& like, Recorder& recorder)
+      : like_(like), memory_(make_cpu_device()), recorder_(recorder) {}
+  std::string name() const override { return like_.name(); }
+  bool reads_host_memory() const override { return like_.reads_host_memory(); }
+  int64_t free_bytes() const override { return like_.free_bytes(); }
+  DType preferred_activation(DType stored) const override {
+    return like_.preferred_activation(stored);
+  }
+  Buffer allocate(int64_t bytes, std::string_view) override {
+    constexpr int64_t kPage = 4096;
+    void* data = reinterpret_cast<void*>(next_);
+    next_ += static_cast<uintptr_t>((bytes + kPage) / kPage * kPage);
+    return {this, data, bytes, false};
+  }
+  Buffer allocate_pinned(int64_t bytes, std::string_view label) override {
+    return memory_->allocate_pinned(bytes, label);
+  }
+  void copy_async(Queue queue, void* to, const void* from, int64_t bytes) override {
+    recorder_.copy(queue, bytes);
+    if (is_hollow(from) && !is_hollow(to))
+      std::fill_n(static_cast<float*>(to), bytes / int64_t{sizeof(float)}, 1.0f);
+  }
+  Event create_event() override { return {events_++}; }
+  Event create_timer() override { return create_event(); }
+  double elapsed_ms(Event, Event) override { return 0; }
+  void record(Event event, Queue queue) override {
+    recorder_.event(TraceItem::Kind::Record, event, queue);
+  }
+  void wait(Queue queue, Event event) override {
+    recorder_.event(TraceItem::Kind::Wait, event, queue);
+  }
+  void synchronize(Event) override {}
+  void synchronize(Queue) override {}
+  Recorder& recorder() { return recorder_; }
+
+ private:
+  void deallocate(void*, bool) noexcept override {}
+  bool is_hollow(const void* data) const {
+    const auto at = reinterpret_cast<uintptr_t>(data);
+    return kFirst <= at && at < next_;
+  }
+  static constexpr uintptr_t kFirst = uintptr_t{1} << 40;  // below what Linux gives to processes
+  const Device& like_;
+  std::unique_ptr<Device> memory_;
+  Recorder& recorder_;
+  int32_t events_ = 0;
+  uintptr_t next_ = kFirst;
+};
+
+class RecordingOps final : public Ops {
+ public:
+  explicit RecordingOps(Recorder& recorder) : recorder_(recorder) {}
+  int64_t scratch_bytes() const override { return 0; }
+
+  void linear(MatrixView, MatrixView x, std::span<const LinearPart> parts, Write) override {
+    KernelCall call = matrix(Kernel::Linear, x);
+    call.parts = shapes(parts);
+    recorder_.kernel(std::move(call));
+  }
+  void linear_backward(MatrixView dx, MatrixView, MatrixView x, std::span<const LinearPart> parts,
+                       Write) override {
+    KernelCall call = matrix(Kernel::LinearBackward, x);
+    call.parts = shapes(parts);
+    call.gradient = static_cast<bool>(dx);
+    recorder_.kernel(std::move(call));
+  }
+  void lora_norm(TensorView, const LinearPart& part) override {
+    KernelCall call{Kernel::LoraNorm, DType::F32, 1, part.in()};
+    call.parts = shapes({&part, 1});
+    recorder_.kernel(std::move(call));
+  }
+  void rmsnorm(MatrixView y, MatrixView, TensorView weight, float) override {
+    norm(Kernel::RmsNorm, y, weight);
+  }
+  void rmsnorm_backward(MatrixView dx, MatrixView, MatrixView, TensorView weight, float,
+                        Write) override {
+    norm(Kernel::RmsNormBackward, dx, weight);
+  }
+  void layernorm(MatrixView y, MatrixView, TensorView weight, TensorView, float) override {
+    norm(Kernel::LayerNorm, y, weight);
+  }
+  void layernorm_backward(MatrixView dx, MatrixView, MatrixView, TensorView weight, float,
+                          Write) override {
+    norm(Kernel::LayerNormBackward, dx, weight);
+  }
+  void rope(MatrixView x, TensorView, TensorView, int64_t head_size, bool) override {
+    KernelCall call = matrix(Kernel::Rope, x);
+    call.inner = head_size;
+    recorder_.kernel(std::move(call));
+  }
+  void attention(MatrixView o, TensorView, MatrixView, MatrixView, MatrixView, TensorView sequences,
+                 const AttentionShape& shape) override {
+    attention(Kernel::Attention, o, sequences, shape);
+  }
+  void attention_backward(MatrixView dq, MatrixView, MatrixView, MatrixView, MatrixView, TensorView,
+                          MatrixView, MatrixView, MatrixView, TensorView sequences,
+                          const AttentionShape& shape) override {
+    attention(Kernel::AttentionBackward, dq, sequences, shape);
+  }
+  void swiglu(MatrixView y, MatrixView) override { recorder_.kernel(matrix(Kernel::Swiglu, y)); }
+  void swiglu_backward(MatrixView, MatrixView dy, MatrixView) override {
+    recorder_.kernel(matrix(Kernel::SwigluBackward, dy));
+  }
+  void gelu(MatrixView y, MatrixView) override { recorder_.kernel(matrix(Kernel::Gelu, y)); }
+  void gelu_backward(MatrixView dx, MatrixView, MatrixView) override {
+    recorder_.kernel(matrix(Kernel::GeluBackward, dx));
+  }
+  void add(MatrixView y, MatrixView, MatrixView) override {
+    recorder_.kernel(matrix(Kernel::Add, y));
+  }
+  void embedding(MatrixView y, TensorView, TensorView table, Write) override {
+    KernelCall call = matrix(Kernel::Embedding, y);
+    call.weight = table.dtype;
+    recorder_.kernel(std::move(call));
+  }
+  void embedding_backward(TensorView, TensorView, MatrixView dy) override {
+    recorder_.kernel(matrix(Kernel::EmbeddingBackward, dy));
+  }
+  void scatter_rows(MatrixView, MatrixView x, TensorView) override {
+    recorder_.kernel(matrix(Kernel::ScatterRows, x));
+  }
+  void head_begin(const HeadState& state) override {
+    KernelCall call{Kernel::HeadBegin, DType::F32, state.max.shape[0]};
+    if (state.acc) call.cols = state.acc.shape[1];
+    if (state.acc) call.X = state.target_rows.dtype;
+    call.gradient = static_cast<bool>(state.acc);
+    recorder_.kernel(std::move(call));
+  }
+  void head_chunk(const HeadState& state, MatrixView x, TensorView weight, int64_t,
+                  TensorView) override {
+    head(Kernel::HeadChunk, x, weight, static_cast<bool>(state.acc));
+  }
+  void head_finish(TensorView loss, MatrixView dx, const HeadState&, float) override {
+    KernelCall call{Kernel::HeadFinish, dx ? dx.dtype : DType::F32, loss.shape[0], dx.cols};
+    call.gradient = static_cast<bool>(dx);
+    recorder_.kernel(std::move(call));
+  }
+  void head_weight_backward(TensorView d_weight, const HeadState&, MatrixView x, TensorView weight,
+                            int64_t, TensorView, float) override {
+    head(Kernel::HeadWeightBackward, x, weight, true, {{d_weight.shape[1]}});
+  }
+  void squared_norm(TensorView, TensorView x) override { flat(Kernel::SquaredNorm, x); }
+  void adamw(TensorView param, TensorView, TensorView, TensorView, TensorView,
+             const AdamWStep&) override {
+    flat(Kernel::AdamW, param);
+  }
+  void fill(TensorView x, float) override { flat(Kernel::Fill, x); }
+
+ private:
+  static KernelCall matrix(Kernel kernel, const MatrixView& m) {
+    return {kernel, m.dtype, m.rows, m.cols};
+  }
+  static std::vector<PartShape> shapes(std::span<const LinearPart> parts) {
+    std::vector<PartShape> list;
+    for (const LinearPart& part : parts) {
+      PartShape shape{part.out(), part.weight.dtype, part.transposed};
+      if (part.lora != nullptr) {
+        shape.rank = part.lora->a.shape[0];
+        shape.dropout = part.lora->dropout > 0;
+        shape.magnitude = static_cast<bool>(part.lora->magnitude);
+      }
+      list.push_back(shape);
+    }
+    return list;
+  }
+  void norm(Kernel kernel, const MatrixView& y, const TensorView& weight) {
+    KernelCall call = matrix(kernel, y);
+    call.inner = weight.shape[0];
+    call.weight = weight.dtype;
+    recorder_.kernel(std::move(call));
+  }
+  void attention(Kernel kernel, const MatrixView& o, const TensorView& sequences,
+                 const AttentionShape& shape) {
+    KernelCall call = matrix(kernel, o);
+    call.inner = sequences.shape[0];
+    call.heads = shape;
+    recorder_.kernel(std::move(call));
+  }
+  void head(Kernel kernel, const MatrixView& x, const TensorView& weight, bool gradient,
+            std::vector<PartShape> parts = {}) {
+    KernelCall call = matrix(kernel, x);
+    call.parts = std::move(parts);
+    call.inner = weight.shape[0];
+    call.weight = weight.dtype;
+    call.gradient = gradient;
+    recorder_.kernel(std::move(call));
+  }
+  void flat(Kernel kernel, const TensorView& x) {
+    recorder_.kernel({kernel, x.dtype, x.elements(), 1});
+  }
+
+  Recorder& recorder_;
+};
+
+// The mean step: its tokens and trained tokens in rows of one length, at most as many as a step has
+// and, as far as that goes, so long that the sum of their squares is the mean one.
+StepBatch mean_step(const StepBounds& bounds) {
+  const auto at_least_one = [](double mean) { return std::max<int64_t>(1, std::llround(mean)); };
+  const StepBounds::Mean& mean = bounds.mean;
+  StepBatch step;
+  step.tokens = at_least_one(mean.tokens);
+  step.trained_tokens = std::min(step.tokens, at_least_one(mean.trained));
+  const int64_t length = at_least_one(mean.squares / mean.tokens), rows = at_least_one(mean.rows);
+  const int64_t sequences = std::min(rows, (step.tokens + length - 1) / length);
+  const int64_t micro_count =
+      std::min(sequences, (rows + bounds.micro_rows - 1) / bounds.micro_rows);
+  int64_t left = step.trained_tokens;
+  for (int64_t i = 0; i < micro_count; ++i) {
+    MicroBatch micro;
+    for (int64_t s = sequences * i / micro_count; s < sequences * (i + 1) / micro_count; ++s) {
+      const auto begin = static_cast<int32_t>(micro.ids.size()),
+                 size = static_cast<int32_t>(step.tokens * (s + 1) / sequences -
+                                             step.tokens * s / sequences);
+      for (int32_t t = 0; t < size; ++t) micro.positions.push_back(t);
+      micro.ids.resize(micro.positions.size(), 0);
+      micro.sequences.insert(micro.sequences.end(), {begin, size, begin, size});
+    }
+    micro.trained_tokens = std::min<int64_t>(left, std::ssize(micro.ids));
+    left -= micro.trained_tokens;
+    micro.targets.assign(micro.ids.size(), -1);
+    std::fill_n(micro.targets.begin(), micro.trained_tokens, 0);
+    step.micro.push_back(std::move(micro));
+  }
+  return step;
+}
+
+}  // namespace
+
+StepTrace trace_step(const RunConfig& config, const ModelFolder& folder, const Device& like,
+                     const OpsFactory& ops, const DataFacts& data, const Adapter* start) {
+  Recorder recorder;
+  RunConfig mapped = config;  // nothing is read into memory
+  mapped.memory.disk = "mmap";
+  mapped.log.trace.clear();
+  const auto make = [](Device& device, int, const OpsLimits&) -> std::unique_ptr<Ops> {
+    return std::make_unique<RecordingOps>(dynamic_cast<HollowDevice&>(device).recorder());
+  };
+  Trainer trainer(mapped, folder,
+                  {std::make_unique<HollowDevice>(like, recorder), {make, ops.scratch_bytes}}, data,
+                  start);
+  const StepBatch batch = mean_step(trainer.plan().bounds);
+  trainer.train_step(batch, config.optimizer.lr, 0);
+  recorder.clear();  // the first step also brings what later ones find in the ring
+  trainer.train_step(batch, config.optimizer.lr, 1);
+  return recorder.trace;
+}
+
+}  // namespace lema

@@ -1,0 +1,31 @@
+// The trace of a training step: what the Trainer would submit, as shapes and bytes, without memory
+// or arithmetic. Made by running the real Trainer over a device that moves nothing and kernels that
+// note their arguments, so it cannot differ from what a step does. The plan predicts times from it.
+#pragma once
+
+#include <vector>
+
+#include "stream/simulate.h"
+#include "train/kernel_call.h"
+#include "train/run_plan.h"
+
+namespace lema {
+
+// An item of a trace: a kernel call (Work on Compute), a copy (Work on its lane), or an event.
+struct StepItem {
+  TraceItem item;     // seconds are not yet known
+  int64_t call = -1;  // index of StepTrace::calls
+  int64_t bytes = 0;  // of a copy
+};
+
+struct StepTrace {
+  std::vector<StepItem> items;
+  std::vector<KernelCall> calls;  // distinct
+};
+
+// Of a step of the size of the run's mean step, with rows whose attention costs what the run's rows
+// cost on average. `like`: the device of the run.
+StepTrace trace_step(const RunConfig& config, const ModelFolder& folder, const Device& like,
+                     const OpsFactory& ops, const DataFacts& data, const Adapter* start);
+
+}  // namespace lema

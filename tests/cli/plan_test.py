@@ -1,0 +1,194 @@
+"""`lema plan`: its table is that of --dry-run and plan.json; what it predicts is what the kernel counts; a refusal and
+--fit name settings that fit. Standard library only; LEMA is the binary."""
+import json
+import os
+import pathlib
+import random
+import re
+import shutil
+import struct
+import subprocess
+import tempfile
+import unittest
+
+import tiny_folder
+from process_memory import run_and_watch
+
+LEMA = os.environ["LEMA"]
+WIDTH, HIDDEN, BLOCKS, HEADS, HEAD = 192, 512, 4, 3, 64
+TOKENS, ROWS = 384, 12
+
+
+def write_model(folder):
+    """Large enough that its buffers outweigh the program: 4 blocks of width 192, the byte tokenizer."""
+    folder = tiny_folder.write_byte_model(folder, hidden_size=WIDTH, intermediate_size=HIDDEN, num_hidden_layers=BLOCKS,
+                                          num_attention_heads=HEADS, num_key_value_heads=HEADS, head_dim=HEAD,
+                                          max_position_embeddings=1024)
+    rng = random.Random(1)
+    some = struct.pack("<1021f", *(rng.uniform(-0.05, 0.05) for _ in range(1021)))
+    tensors = {"model.embed_tokens.weight": ("F32", [259, WIDTH]), "model.norm.weight": ("F32", [WIDTH])}
+    for block in range(BLOCKS):
+        shapes = {"input_layernorm": [WIDTH], "post_attention_layernorm": [WIDTH], "mlp.down_proj": [WIDTH, HIDDEN]}
+        shapes |= {f"self_attn.{name}_proj": [WIDTH, WIDTH] for name in "qkvo"}
+        shapes |= {f"mlp.{name}_proj": [HIDDEN, WIDTH] for name in ("gate", "up")}
+        tensors |= {f"model.layers.{block}.{name}.weight": ("F32", shape) for name, shape in shapes.items()}
+    filled = {}
+    for name, (dtype, shape) in tensors.items():
+        size = 4 * shape[0] * (shape[1] if len(shape) > 1 else 1)
+        filled[name] = (dtype, shape, (some * (size // len(some) + 1))[:size])
+    tiny_folder.write_safetensors(folder / "model.safetensors", filled)
+
+
+class Plan(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = pathlib.Path(tempfile.mkdtemp(prefix="lema_plan_"))
+        cls.addClassCleanup(shutil.rmtree, cls.folder, True)
+        write_model(cls.folder / "model")
+        rng = random.Random(2)
+        rows = [{"tokens": [rng.randrange(256) for _ in range(TOKENS - i % 5)]} for i in range(ROWS)]
+        (cls.folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        os.environ["XDG_CACHE_HOME"] = str(cls.folder / "cache")
+
+    def command(self, name, *settings, flags=()):
+        config = {"output_dir": self.folder / "run", "data.format": "tokens", "data.cache": "off", "train.batch_size": 6,
+                  "train.max_steps": 3, "lora.rank": 8, "threads": 2, "device": "cpu"}
+        command = [LEMA, name, self.folder / "model", self.folder / "rows.jsonl", *flags]
+        for key, value in config.items():
+            command += ["--set", f"{key}={value}"]
+        for setting in settings:
+            command += ["--set", setting]
+        return [str(part) for part in command]
+
+    def lema(self, name, *settings, flags=(), code=0):
+        result = subprocess.run(self.command(name, *settings, flags=flags), capture_output=True, text=True)
+        self.assertEqual(result.returncode, code, result.stderr)
+        return result.stdout if code == 0 and name != "train" else result.stderr
+
+    def plan(self, *settings):
+        return json.loads(self.lema("plan", *settings, flags=["--json"]))
+
+
+class Table(Plan):
+    def test_the_table_is_that_of_the_dry_run_and_of_plan_json(self):
+        table = self.lema("plan")
+        self.assertIn(table, self.lema("train", flags=["--dry-run"]))
+        self.assertFalse((self.folder / "run").exists())
+        plan = self.plan()
+        self.lema("train")
+        self.addCleanup(shutil.rmtree, self.folder / "run")
+        self.assertEqual(json.loads((self.folder / "run" / "plan.json").read_text()), plan)
+        for row in plan["buffers"]:
+            self.assertIn(row["label"], table)
+            self.assertGreater(row["bytes"], 0)
+        for tier in ("device", "pinned", "host", "mapped"):
+            self.assertEqual(plan[f"{tier}_bytes"], sum(row["bytes"] for row in plan["buffers"] if row["tier"] == tier))
+        self.assertEqual(plan["process_bytes"], plan["device_bytes"] + plan["pinned_bytes"] + plan["host_bytes"])
+        self.assertEqual(plan["steps"], 3)
+        self.assertRegex(table, r"step +\d+ ms  predicted; 0:\d\d for 3 steps")
+
+    def test_without_rates_a_dry_run_predicts_no_time(self):
+        log = self.lema("train", "train.batch_size=5", flags=["--dry-run"])
+        self.assertIn("step    not predicted", log)
+
+
+    def test_every_method_is_planned(self):
+        for settings in (["lora.dora=true"], ['lora.targets=["q_proj","lm_head"]'], ["lora.dropout=0.2"],
+                         ['lora.modules_to_save=["embed_tokens","lm_head"]'], ["memory.vram=100MB", "lora.dora=true"],
+                         ["train.micro_batch_size=4", "data.packing=false"]):
+            with self.subTest(settings):
+                self.assertGreater(self.plan(*settings)["step_ms"], 0)
+
+
+class Peak(Plan):
+    SETTINGS = {
+        "keep": ["memory.activations=keep"],
+        "recompute": ["memory.activations=recompute"],
+        "micro": ["train.micro_batch_size=2"],
+        "streamed": ["memory.residency=stream", "memory.activations=offload"],
+        "buffered": ["memory.residency=stream", "memory.disk=buffered"],
+        "embedding": ['lora.modules_to_save=["embed_tokens"]', "memory.activations=recompute"],
+    }
+
+    def test_predicted_and_counted_peaks_agree(self):
+        for name, settings in self.SETTINGS.items():
+            with self.subTest(name):
+                plan = self.plan(*settings)
+                code, errors, peak = run_and_watch(self.command("train", *settings))
+                shutil.rmtree(self.folder / "run", True)
+                self.assertEqual(code, 0, errors)
+                own, total = plan["process_bytes"], plan["process_bytes"] + plan["mapped_bytes"]
+                print(f"{name}: own {peak['RssAnon']} / {own} = {peak['RssAnon'] / own:.4f}, "
+                      f"all {peak['VmHWM']} / {total} = {peak['VmHWM'] / total:.4f}", flush=True)
+                self.assertLess(abs(peak["RssAnon"] / own - 1), 0.02)
+                self.assertLess(abs(peak["VmHWM"] / total - 1), 0.02)
+
+
+class Fit(Plan):
+    def changes(self, text):
+        return re.findall(r"[a-z_.]+=[\w.]+", text.split("with", 1)[1])
+
+    def test_a_refusal_names_settings_that_fit(self):
+        streamed = ["memory.vram=1GB", "memory.residency=stream", "memory.activations=offload"]
+        least = self.plan(*streamed)["device_bytes"]
+        smallest = self.plan(*streamed, "train.micro_batch_size=1", "train.batch_size=1", "train.token_tile=64")["device_bytes"]
+        for settings in ([f"memory.vram={least - 1}"], [f"memory.vram={smallest}"],
+                         [f"memory.vram={least}", "memory.residency=resident"],
+                         [f"memory.vram={least}", "memory.activations=keep"],
+                         [f"memory.vram={least}", "memory.slots=4"]):
+            with self.subTest(settings):
+                log = self.lema("train", *settings, flags=["--dry-run"], code=4)
+                self.assertRegex(log, r"set it to at least \d+; fits with \S")
+                found = self.changes(log)
+                self.lema("train", *settings, *found)
+                shutil.rmtree(self.folder / "run")
+
+    def test_fit_names_the_nearest_settings(self):
+        least = self.plan("memory.vram=1GB", "memory.residency=stream", "memory.activations=offload")["device_bytes"]
+        self.assertRegex(self.lema("plan", flags=["--fit", f"vram={least}"]), "fits as it is")
+        out = self.lema("plan", flags=["--fit", f"vram={least - 1}"])
+        found = self.changes(out)
+        self.assertEqual(found, ["train.micro_batch_size=5"])
+        self.assertLess(self.plan(f"memory.vram={least - 1}", *found)["device_bytes"], least)
+
+        own = self.plan()["process_bytes"]
+        out = json.loads(self.lema("plan", flags=["--fit", f"ram={own * 2 // 3}", "--json"]))
+        changes = [f"{key}={value}" for key, value in out["changes"].items()]
+        plan = self.plan(*changes)
+        self.assertEqual(plan["process_bytes"], out["amount"])
+        self.assertLessEqual(plan["process_bytes"], own * 2 // 3)
+
+        step = self.plan()["step_ms"]
+        out = json.loads(self.lema("plan", flags=["--fit", f"step_ms={step / 2}", "--json"]))
+        self.assertLessEqual(out["amount"], step / 2)
+        self.assertIn("train.batch_size", out["changes"])
+
+    def test_what_cannot_be_reached_says_the_least(self):
+        for goal in ("vram=1MB", "ram=5MB"):
+            log = self.lema("plan", flags=["--fit", goal], code=4)
+            self.assertRegex(log, rf"no smaller batch reaches {goal}: the least is [\d.]+ MiB of .* memory, with .*"
+                                  "train.batch_size=1")
+        self.lema("plan", flags=["--fit", "disk=1GB"], code=2)
+
+
+class Bench(Plan):
+    def test_rates_are_measured_and_kept(self):
+        out = json.loads(self.lema("bench", "train.batch_size=2", flags=["--json"]))
+        kernels = {call["call"].split(" F32")[0] for call in out["calls"]}
+        self.assertLessEqual({"linear", "linear backward", "attention", "attention backward", "head chunk", "swiglu",
+                              "rmsnorm backward", "adamw"}, kernels)
+        self.assertTrue(all(call["seconds"] > 0 and call["count"] > 0 for call in out["calls"]))
+        kept = [json.loads(path.read_text()) for path in (self.folder / "cache" / "lema").glob("rates-*.json")]
+        known = {call for cache in kept for call in cache["calls"]}
+        self.assertLessEqual({call["call"] for call in out["calls"]}, known)
+        self.assertIn("predicted;", self.lema("train", "train.batch_size=2", flags=["--dry-run"]))
+
+    def test_a_damaged_cache_is_measured_anew(self):
+        self.lema("plan", "train.batch_size=3")
+        for path in (self.folder / "cache" / "lema").glob("rates-*.json"):
+            path.write_text('{"calls": {"linear": 3}}')
+        self.assertIn("predicted;", self.lema("plan", "train.batch_size=3"))
+
+
+if __name__ == "__main__":
+    unittest.main()

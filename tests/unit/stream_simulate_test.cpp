@@ -1,0 +1,97 @@
+// The simulator: cases worked out by hand, bounds that every pass keeps, and the choice of slots.
+#include <random>
+
+#include "core/error.h"
+#include "stream/simulate.h"
+#include "support/catch.h"
+
+using namespace lema;
+
+namespace {
+
+constexpr double kDust = 1e-12;
+
+PassTime pass_of(const std::vector<int64_t>& visits, const std::vector<UnitTime>& units,
+                 int64_t slots, bool in_line = false) {
+  const std::vector<bool> none(units.size(), false);
+  const RingState empty(static_cast<size_t>(slots), -1);
+  const Program program = make_program(visits, none, empty);
+  check_program(program, visits, none, empty);
+  return simulate(trace_of(program, units, slots), in_line);
+}
+
+double seconds_of(const std::vector<int64_t>& visits, const std::vector<UnitTime>& units,
+                  int64_t slots) {
+  return pass_of(visits, units, slots).seconds;
+}
+
+}  // namespace
+
+TEST_CASE("copies hide behind compute, and compute behind copies") {
+  const std::vector<int64_t> visits = {0, 1, 2, 3};
+  // The first copy shows, then compute never waits.
+  CHECK(seconds_of(visits, std::vector<UnitTime>(4, {0, 1, 2}), 2) == 1 + 4 * 2.0);
+  // The last compute shows, copies run without a gap.
+  CHECK(seconds_of(visits, std::vector<UnitTime>(4, {0, 2, 1}), 2) == 4 * 2.0 + 1);
+  // With one slot nothing overlaps.
+  CHECK(seconds_of(visits, std::vector<UnitTime>(4, {0, 2, 1}), 1) == 4 * 3.0);
+  // Three stages: the slowest sets the pace.
+  CHECK(seconds_of(visits, std::vector<UnitTime>(4, {3, 2, 1}), 2) == 4 * 3.0 + 2 + 1);
+  const PassTime pass = pass_of(visits, std::vector<UnitTime>(4, {0, 2, 1}), 2);
+  CHECK(pass.stall == 2 + 3 * 1.0);
+  CHECK(pass.busy == std::array<double, kLanes>{4, 8, 0, 0});
+}
+
+TEST_CASE("what a device does in line adds up") {
+  const PassTime pass = pass_of({0, 1, 2}, std::vector<UnitTime>(3, {0.5, 2, 1}), 2, true);
+  CHECK(pass.seconds == 3 * 3.5);
+  CHECK(pass.stall == 0);
+}
+
+TEST_CASE("the turn needs no copies") {
+  const std::vector<UnitTime> units(2, {0, 5, 1});
+  CHECK(seconds_of({0, 1, 1, 0}, units, 2) == 2 * 5 + 3 * 1.0);
+}
+
+TEST_CASE("a wait for what was never recorded is none") {
+  using K = TraceItem::Kind;
+  const std::vector<TraceItem> trace = {{K::Wait, Lane::Compute, 0, 7},
+                                        {K::Work, Lane::Compute, 2},
+                                        {K::Record, Lane::Compute, 0, 7},
+                                        {K::Wait, Lane::H2D, 0, 7},
+                                        {K::Work, Lane::H2D, 1}};
+  CHECK(simulate(trace, false).seconds == 3);
+}
+
+TEST_CASE("every pass keeps its bounds") {
+  std::mt19937 random(11);
+  std::uniform_real_distribution<double> time(0, 2);
+  for (int round = 0; round < 300; ++round) {
+    const auto count = static_cast<int64_t>(2 + random() % 7);
+    std::vector<UnitTime> units;
+    for (int64_t u = 0; u < count; ++u) units.push_back({time(random), time(random), time(random)});
+    const std::vector<int64_t> visits = training_visits(count, 0, 0);
+    double before = 1e9;
+    for (int64_t slots = 1; slots <= count; ++slots) {
+      const PassTime pass = pass_of(visits, units, slots),
+                     in_line = pass_of(visits, units, slots, true);
+      const double busiest = *std::max_element(pass.busy.begin(), pass.busy.end());
+      CHECK(pass.seconds >= busiest - kDust);
+      CHECK(pass.seconds <= in_line.seconds + kDust);
+      CHECK(pass.stall <= pass.seconds - pass.busy[0] + kDust);
+      if (slots == count) CHECK(pass.seconds <= before + kDust);  // one load each
+      before = pass.seconds;
+    }
+    // Twice as slow in all parts, twice as long.
+    std::vector<UnitTime> slower = units;
+    for (UnitTime& unit : slower) unit = {2 * unit.disk, 2 * unit.copy, 2 * unit.compute};
+    const double ratio = seconds_of(visits, slower, 2) / seconds_of(visits, units, 2);
+    CHECK(std::abs(ratio - 2) < 1e-9);
+  }
+}
+
+TEST_CASE("more slots are taken where they save time only") {
+  const std::vector<int64_t> visits = training_visits(8, 0, 0);
+  CHECK(best_slot_count(visits, std::vector<UnitTime>(8, {0, 1, 5}), 6) == 2);  // compute decides
+  CHECK(best_slot_count(visits, std::vector<UnitTime>(8, {0, 5, 1}), 6) == 6);  // loads decide
+}
