@@ -65,6 +65,10 @@ class Device {
   virtual Buffer allocate(int64_t bytes, std::string_view label) = 0;
   virtual Buffer allocate_pinned(int64_t bytes, std::string_view label) = 0;
 
+  // What may be allocated in all, of either kind; more is DoesNotFit. A device whose memory has
+  // bounds of its own need not count: that is the CPU's.
+  virtual void set_limits(int64_t /*bytes*/, int64_t /*pinned_bytes*/) {}
+
   // Asynchronous; both sides stay valid and unchanged until an event recorded after it on `queue`
   // is complete.
   virtual void copy_async(Queue queue, void* to, const void* from, int64_t bytes) = 0;

@@ -3,6 +3,7 @@
 // the tests.
 #include "device.h"
 
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <cstring>
@@ -10,6 +11,7 @@
 #include <mutex>
 
 #include "core/error.h"
+#include "core/units.h"
 #include "cpu/host_memory.h"
 #include "ops.h"
 
@@ -30,6 +32,11 @@ class CpuDevice final : public Device {
   }
   Buffer allocate_pinned(int64_t bytes, std::string_view label) override {
     return map(bytes, label, true);
+  }
+
+  void set_limits(int64_t bytes, int64_t pinned_bytes) override {
+    limit_[false] = bytes;
+    limit_[true] = pinned_bytes;
   }
 
   void copy_async(Queue, void* to, const void* from, int64_t bytes) override {
@@ -56,15 +63,20 @@ class CpuDevice final : public Device {
 
  private:
   Buffer map(int64_t bytes, std::string_view label, bool pinned) {
-    void* data = cpu::map_memory(bytes, label, commit_);
     const std::lock_guard lock(mutex_);
+    if (bytes > limit_[pinned] - used_[pinned])
+      fail(ErrorCode::DoesNotFit, "{}: {} beside {} are more than the {} planned", label,
+           format_bytes(bytes), format_bytes(used_[pinned]), format_bytes(limit_[pinned]));
+    void* data = cpu::map_memory(bytes, label, commit_);
     bytes_of_[data] = bytes;
+    used_[pinned] += bytes;
     ++allocation_count_;
     return Buffer(this, data, bytes, pinned);
   }
-  void deallocate(void* data, bool) noexcept override {
+  void deallocate(void* data, bool pinned) noexcept override {
     const std::lock_guard lock(mutex_);
     const auto it = bytes_of_.find(data);
+    used_[pinned] -= it->second;
     cpu::unmap_memory(data, it->second);
     bytes_of_.erase(it);
   }
@@ -75,6 +87,7 @@ class CpuDevice final : public Device {
 
   std::mutex mutex_;
   std::map<void*, int64_t> bytes_of_;
+  std::array<int64_t, 2> used_ = {}, limit_ = {INT64_MAX, INT64_MAX};  // [pinned]
   std::atomic<int32_t> event_count_ = 0;
   bool commit_ = false;
   std::map<int32_t, std::chrono::steady_clock::time_point> times_;  // of timers

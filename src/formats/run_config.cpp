@@ -264,6 +264,11 @@ class Loader {
            "{}: data.eval_fraction takes from data.train what data.eval gives; "
            "keep one of them",
            place_of("data.eval_fraction"));
+    if (config_.memory.ram_bytes > 0 && config_.memory.disk == "mmap")
+      fail(ErrorCode::Usage,
+           "{}: memory.disk: mapped pages are the kernel's to keep, whatever memory.ram says; "
+           "expected direct, buffered or auto with it",
+           place_of("memory.disk"));
     if (config_.train.micro_batch_size > config_.train.batch_size)
       fail(ErrorCode::Usage,
            "{}: train.micro_batch_size: found {}, expected at most the train.batch_size of {}",

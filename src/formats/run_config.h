@@ -90,6 +90,7 @@ struct RunConfig {
   struct Memory {
     int64_t vram_bytes =
         0;  // key `vram`: auto (0) or bytes with a unit; on the CPU an arena of this size
+    int64_t ram_bytes = 0;             // key `ram`: auto (0) or bytes with a unit
     std::string residency = "auto";    // auto | stream | resident
     int64_t slots = 0;                 // 0: auto; blocks in the ring
     std::string activations = "auto";  // auto | keep | recompute | offload

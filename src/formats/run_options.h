@@ -244,12 +244,18 @@ void visit_options(Config& c, Visit&& visit) {
                .help = "budget on the device; on the CPU the size of an arena",
                .min = 1},
         AutoBytes{c.memory.vram_bytes});
+  visit(Option{.key = "memory.ram",
+               .help = "budget in host memory, on the CPU for everything: weights that it cannot "
+                       "hold are read from disk when they are needed",
+               .min = 1},
+        AutoBytes{c.memory.ram_bytes});
   visit(Option{.key = "memory.residency",
                .help = "whether weights stay on the device or stream through it",
                .choices = {"auto", "stream", "resident"}},
         c.memory.residency);
   visit(Option{.key = "memory.slots",
-               .help = "blocks that the ring of streamed weights holds",
+               .help = "blocks that the ring of streamed weights holds, in RAM where weights are used "
+                       "there",
                .min = 2,
                .max = 4096},
         AutoInt{c.memory.slots});
@@ -258,7 +264,7 @@ void visit_options(Config& c, Visit&& visit) {
                .choices = {"auto", "keep", "recompute", "offload"}},
         c.memory.activations);
   visit(Option{.key = "memory.disk",
-               .help = "how the model file is read",
+               .help = "how the model file is read: past the page cache, through it, or mapped",
                .choices = {"auto", "direct", "buffered", "mmap"}},
         c.memory.disk);
 

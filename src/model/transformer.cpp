@@ -198,7 +198,7 @@ KeptActivations Transformer::scratch_activations(int64_t tokens) const {
 
 void Transformer::embed(MatrixView x, const TokenBatch& batch, TensorView table,
                         TensorView positions) {
-  ops_.embedding(x, batch.ids, table, Write::Overwrite);
+  ops_.embedding(x, batch.table_rows ? batch.table_rows : batch.ids, table, Write::Overwrite);
   if (positions) ops_.embedding(x, batch.positions, positions, Write::Accumulate);
   if (limits_.embed_rank == 0) return;
   const LoraView half = adapter_->embed_half();

@@ -26,6 +26,7 @@ DType activation_dtype(const std::string& compute, DType stored, const Device& d
 // A micro-batch on the device.
 struct TokenBatch {
   TensorView ids;         // (N) I32
+  TensorView table_rows;  // (N) I32 of the embedding's table; null: the ids
   TensorView positions;   // (N) I32: rows of the rotary table (RopeTable::map) or learned positions
   TensorView sequences;   // (S, 4) I32, see Ops::attention
   int64_t tokens = 0;     // N

@@ -1,5 +1,5 @@
 // Placement by need: first what must be on the device, then a ring, then residents, then kept
-// activations.
+// activations. In host memory what is left then holds weights; the others come from disk.
 #include "stream/plan.h"
 
 #include <algorithm>
@@ -47,14 +47,53 @@ class Placer {
            format_bytes(least()), format_bytes(request_.device_budget), least());
     for (const PlanLine& line : request_.fixed) add(line.tier, line.label, line.bytes);
     place_boundaries();
-    place_weights();
+    reserved_ = least_host_weights();
+    check_ram();
+    plan_.weights.in_place = in_place();
+    if (in_place())
+      plan_.weights.resident.assign(request_.unit_bytes.size(), true);
+    else
+      place_on_device();
     place_kept();
+    reserved_ = 0;
+    place_on_host();
     return std::move(plan_);
   }
 
  private:
   bool has_budget() const { return request_.device_budget > 0; }
-  int64_t left() const { return request_.device_budget - plan_.bytes(Tier::Device) - kept_wish(); }
+  bool has_ram_budget() const { return request_.ram.budget > 0; }
+  // Whether a budget bounds what the device holds.
+  bool is_bounded() const {
+    return has_budget() || (has_ram_budget() && request_.ram.holds_device);
+  }
+  bool in_place() const {
+    return request_.weights_in_place && !has_budget() &&
+           (request_.residency != "stream" || has_ram_budget());
+  }
+
+  // What is left of the device's memory.
+  int64_t left() const {
+    int64_t left = INT64_MAX;
+    if (has_budget()) left = request_.device_budget - plan_.bytes(Tier::Device) - kept_wish();
+    return request_.ram.holds_device ? std::min(left, ram_left()) : left;
+  }
+  // What is left of the host's.
+  int64_t ram_left() const {
+    if (!has_ram_budget()) return INT64_MAX;
+    int64_t left = request_.ram.budget - reserved_;
+    for (const PlanLine& line : plan_.lines)
+      if (line.tier != Tier::Device || request_.ram.holds_device) left -= line.bytes;
+    return left - (request_.ram.holds_device && !kept_are_placed_ ? kept_wish() : 0);
+  }
+  void check_ram() const {
+    const int64_t copies = request_.ram.holds_device ? smallest_weights() : 0;
+    if (copies <= ram_left()) return;
+    const int64_t need = request_.ram.budget - ram_left() + copies;
+    fail(ErrorCode::DoesNotFit,
+         "the run needs {} of host memory and memory.ram is {}; set it to at least {}",
+         format_bytes(need), format_bytes(request_.ram.budget), need);
+  }
   // Activations that are to be kept whatever else must go.
   int64_t kept_wish() const {
     return request_.activations == "keep" ? request_.block_count * request_.kept_bytes_per_block
@@ -75,7 +114,7 @@ class Placer {
 
   // The least that weights need on the device.
   int64_t smallest_weights() const {
-    if (request_.weights_in_place && !has_budget() && request_.residency != "stream") return 0;
+    if (in_place()) return 0;
     return request_.residency == "resident" ? sum(request_.unit_bytes)
                                             : ring_bytes(request_.slots ? request_.slots : 2);
   }
@@ -92,21 +131,23 @@ class Placer {
       add(Tier::Pinned, "boundary activations (offloaded)", all - staged);
   }
 
-  void place_weights() {
+  // The least that weights need in host memory.
+  int64_t least_host_weights() const {
+    const RamRequest& ram = request_.ram;
+    if (!has_ram_budget() || (in_place() && request_.residency == "resident"))
+      return request_.pinned_weights;
+    const int64_t ring = ram.small_bytes + ram.row_bytes + host_bytes(no_units(), least_slots());
+    return streams_in_place() ? ring : std::min(ring, request_.pinned_weights);
+  }
+  int64_t least_slots() const { return in_place() && request_.slots ? request_.slots : 2; }
+  // Nothing is held: the ring in RAM is to be seen at work.
+  bool streams_in_place() const { return in_place() && request_.residency == "stream"; }
+
+  void place_on_device() {
     const auto units = static_cast<int64_t>(request_.unit_bytes.size());
     StreamPlacement& weights = plan_.weights;
     const std::string& residency = request_.residency;
-    if (request_.weights_in_place && !has_budget() && residency != "stream") {
-      weights.in_place = true;
-      weights.resident.assign(static_cast<size_t>(units), true);
-      if (request_.pinned_weights == 0)
-        add(Tier::Mapped, "weights, read in place", sum(request_.unit_bytes));
-    }
-    add(Tier::Pinned, "weights in RAM", request_.pinned_weights);
-    if (weights.in_place) return;
-    if (request_.pinned_weights == 0)
-      add(Tier::Mapped, "weights, copied from the mapped file", sum(request_.unit_bytes));
-    const bool all_fit = !has_budget() || sum(request_.unit_bytes) <= left();
+    const bool all_fit = sum(request_.unit_bytes) <= left();
     if (residency == "resident" || (residency == "auto" && all_fit)) {
       weights.resident.assign(static_cast<size_t>(units), true);
     } else {
@@ -153,14 +194,72 @@ class Placer {
     int64_t count = request_.block_count;
     if (request_.activations == "auto" && each > 0)
       count =
-          std::min(count, (has_budget() ? std::max<int64_t>(0, left()) : kAutoKeptBytes) / each);
+          std::min(count, (is_bounded() ? std::max<int64_t>(0, left()) : kAutoKeptBytes) / each);
     plan_.kept_blocks = count;
     add(Tier::Device, fmt::format("kept activations of {} blocks", count), count * each);
+    kept_are_placed_ = true;
+  }
+
+  void place_on_host() {
+    const std::string_view use = in_place() ? "read in place" : "copied from the mapped file";
+    if (request_.pinned_weights == 0)
+      return add(Tier::Mapped, fmt::format("weights, {}", use), sum(request_.unit_bytes));
+    if (!streams_in_place() && request_.pinned_weights <= ram_left())
+      return add(Tier::Pinned, "weights in RAM", request_.pinned_weights);
+    HostPlacement& host = plan_.host;
+    host.holds_all = false;
+    add(Tier::Pinned, "final norm and positions", request_.ram.small_bytes);
+    add(Tier::Pinned, "embedding rows of a step", request_.ram.row_bytes);
+    host.slots = least_slots();
+    // A third slot evens out what a unit's read takes and saves as many reads as a unit held.
+    if (host.slots == 2 && request_.slots != 2 && host_bytes(no_units(), 3) <= ram_left()) host.slots = 3;
+    host.held = most_held();
+    host.slots = std::min(host.slots, others(host.held));
+    if (in_place()) plan_.weights.resident = host.held;
+    add(Tier::Pinned, "weights held in RAM", held_bytes(host.held));
+    add(Tier::Pinned, fmt::format("weight ring of {} slots in RAM", host.slots),
+        host_bytes(host.held, host.slots) - held_bytes(host.held));
+  }
+
+  std::vector<bool> no_units() const {
+    return std::vector<bool>(request_.unit_bytes.size(), false);
+  }
+  int64_t held_bytes(const std::vector<bool>& held) const {
+    int64_t bytes = 0;
+    for (size_t u = 0; u < held.size(); ++u)
+      if (held[u]) bytes += request_.ram.image_bytes[u];
+    return bytes;
+  }
+  // Of the units held and a ring for the others, of at most as many slots as there are others.
+  int64_t host_bytes(const std::vector<bool>& held, int64_t slots) const {
+    int64_t largest = 0;
+    for (size_t u = 0; u < held.size(); ++u)
+      if (!held[u]) largest = std::max(largest, request_.ram.image_bytes[u]);
+    return held_bytes(held) + std::min(slots, others(held)) * largest;
+  }
+  static int64_t others(const std::vector<bool>& held) {
+    return std::count(held.begin(), held.end(), false);
+  }
+  // As many units as fit beside the ring, spread evenly among those that the device reads more than
+  // once.
+  std::vector<bool> most_held() const {
+    std::vector<size_t> units;
+    for (size_t u = 0; u < request_.unit_bytes.size(); ++u)
+      if (in_place() || !plan_.weights.resident[u]) units.push_back(u);
+    for (int64_t count = streams_in_place() ? 0 : std::ssize(units); count > 0; --count) {
+      const std::vector<bool> chosen = spread(count, std::ssize(units));
+      std::vector<bool> held = no_units();
+      for (size_t i = 0; i < units.size(); ++i) held[units[i]] = chosen[i];
+      if (host_bytes(held, plan_.host.slots) <= ram_left()) return held;
+    }
+    return no_units();
   }
 
   static constexpr int64_t kAutoKeptBytes = int64_t{512} << 20;
   const PlanRequest& request_;
   Plan plan_;
+  int64_t reserved_ = 0;  // host memory for weights that are not placed yet
+  bool kept_are_placed_ = false;
 };
 
 constexpr std::array kTiers = {Tier::Device, Tier::Pinned, Tier::Host, Tier::Mapped};
@@ -207,6 +306,11 @@ Value Plan::to_value() const {
     if (weights.resident[u] && !weights.in_place) resident.emplace_back(static_cast<int64_t>(u));
   value.set("resident_units", std::move(resident));
   value.set("ring_slots", weights.slots);
+  Value::Array held;
+  for (size_t u = 0; u < host.held.size(); ++u)
+    if (host.held[u]) held.emplace_back(static_cast<int64_t>(u));
+  value.set("held_units", std::move(held));
+  value.set("ram_slots", host.slots);
   value.set("offload_boundaries", offload_boundaries);
   value.set("kept_blocks", kept_blocks);
   return value;

@@ -21,6 +21,15 @@ struct PlanLine {
   int64_t bytes = 0;
 };
 
+// A budget for host memory: what does not fit comes from disk. Not for mapped files.
+struct RamRequest {
+  int64_t budget = 0;                // bytes of all tiers but a device's own; 0: none
+  bool holds_device = false;         // the device's memory is the host's: the CPU
+  std::vector<int64_t> image_bytes;  // per unit: in host memory
+  int64_t small_bytes = 0;           // likewise: what is always there
+  int64_t row_bytes = 0;             // the embedding's rows of a step, where it is not held
+};
+
 struct PlanRequest {
   std::vector<int64_t> unit_bytes;  // blocks, then head chunks
   int64_t block_count = 0;
@@ -32,8 +41,9 @@ struct PlanRequest {
   int64_t pinned_weights = 0;        // all weights in host memory; 0: the files are mapped
   bool weights_in_place = false;     // the device reads the host's copy, so nothing need be copied
   std::string residency = "auto";    // auto | stream | resident
-  int64_t slots = 0;                 // 0: auto
+  int64_t slots = 0;                 // 0: auto; of the ring on the device, else of that in RAM
   std::string activations = "auto";  // auto | keep | recompute | offload
+  RamRequest ram;
 };
 
 struct Plan {
@@ -51,7 +61,7 @@ struct Plan {
 // The smallest device budget that the request can be met with.
 int64_t least_device_bytes(const PlanRequest& request);
 
-// DoesNotFit, naming that number, when the budget is smaller.
+// DoesNotFit when a budget is smaller than the least that would do, which is named.
 Plan make_plan(const PlanRequest& request);
 
 }  // namespace lema

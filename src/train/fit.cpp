@@ -106,7 +106,8 @@ std::vector<Knob> knobs(const RunConfig& config, const DataFacts& data, FitGoal:
     case FitGoal::Kind::Ram:
       list = {choice("memory.activations", m.activations != "recompute", "recompute",
                      &RunConfig::Memory::activations),
-              choice("memory.disk", m.disk == "buffered" || m.disk == "direct", "mmap",
+              choice("memory.disk",
+                     m.ram_bytes == 0 && (m.disk == "buffered" || m.disk == "direct"), "mmap",
                      &RunConfig::Memory::disk),
               micro_batch(config, data), token_tile(config)};
       break;

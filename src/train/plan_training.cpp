@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "core/log.h"
 #include "core/memory.h"
 #include "core/units.h"
 #include "train/init_adapter.h"
@@ -26,11 +27,15 @@ Amount memory_amount(FitGoal::Kind kind, const RunModel& model, const Device& de
   };
 }
 
-DiskMode disk_mode(const RunConfig& config, const ModelFolder& folder, bool reads_into_memory) {
-  if (!reads_into_memory) return DiskMode::Mmap;
+// How the weights of a plan come from disk; `auto` measures.
+DiskMode disk_mode(const RunConfig& config, const RunPlan& plan, const RunModel& model,
+                   const Device& device) {
+  const bool may_map = !device.needs_pinned_weights();
+  if (!plan.reads_into_memory || (config.memory.disk == "mmap" && may_map)) return DiskMode::Mmap;
   if (config.memory.disk == "direct") return DiskMode::Direct;
   if (config.memory.disk == "buffered") return DiskMode::Buffered;
-  return faster_disk_mode(folder, INT64_MAX);
+  return faster_disk_mode(model.folder,
+                          plan.placement.host.holds_all ? INT64_MAX : available_memory());
 }
 
 // The end of a refusal: what would fit.
@@ -38,6 +43,7 @@ std::string nearest(const RunConfig& config, const DataFacts& data, const FitGoa
                     const Amount& amount) {
   const FitResult found = fit(config, data, goal, amount);
   if (found.fits) return fmt::format("; fits with {}", to_string(found.changes));
+  if (!std::isfinite(found.amount)) return "";  // what is refused has named the least
   return fmt::format("; no smaller batch fits: the least is {}{}{}", describe(goal, found.amount),
                      found.changes.empty() ? "" : ", with ", to_string(found.changes));
 }
@@ -56,15 +62,26 @@ RunPlan plan_or_refuse(const RunConfig& config, const RunModel& model, const Dev
     plan = make_run_plan(config, model, device, ops, data);
   } catch (const Error& error) {
     if (error.code() != ErrorCode::DoesNotFit) throw;
-    refuse(error.what(), FitGoal::Kind::Vram,
-           config.memory.vram_bytes > 0 ? config.memory.vram_bytes : device.free_bytes());
+    const int64_t vram = config.memory.vram_bytes > 0 ? config.memory.vram_bytes
+                                                      : device.free_bytes();
+    if (vram > 0 && least_device_bytes(config, model, device, ops, data) > vram)
+      refuse(error.what(), FitGoal::Kind::Vram, vram);
+    refuse(error.what(), FitGoal::Kind::Ram, config.memory.ram_bytes);
   }
   const int64_t available = available_memory() + resident_memory().anonymous;
+  const bool may_stream = config.memory.ram_bytes == 0 && config.memory.disk == "auto";
+  if (may_stream && plan.memory_bytes() > available) {
+    RunConfig within = config;
+    within.memory.ram_bytes = available - available / 10;
+    log::info("memory of {} is available: weights that it cannot hold are read from disk",
+              format_bytes(available));
+    return plan_or_refuse(within, model, device, ops, data);
+  }
   if (plan.anonymous_bytes() > available)
     refuse(fmt::format("the run needs {} of memory and {} are available",
                        format_bytes(plan.anonymous_bytes()), format_bytes(available)),
            FitGoal::Kind::Ram, available);
-  plan.placement.host.disk = disk_mode(config, model.folder, plan.reads_into_memory);
+  plan.placement.host.disk = disk_mode(config, plan, model, device);
   return plan;
 }
 
@@ -83,6 +100,13 @@ Value Forecast::to_value() const {
   value.set("step_ms", time ? Value(1000 * time->seconds) : Value());
   value.set("stall_ms", time ? Value(1000 * time->stall) : Value());
   return value;
+}
+
+RunConfig settled(const RunConfig& config, const RunPlan& plan) {
+  RunConfig same = config;
+  same.memory.ram_bytes = plan.ram_budget;
+  same.memory.disk = name(plan.placement.host.disk);
+  return same;
 }
 
 PlannedRun::PlannedRun(const RunConfig& config, const fs::path& checkpoint)

@@ -27,6 +27,9 @@ struct Forecast {
   Value to_value() const;    // the same, as plan.json
 };
 
+// The config with what its plan has measured and chosen: the same plan comes of it again.
+RunConfig settled(const RunConfig& config, const RunPlan& plan);
+
 class PlannedRun {
  public:
   // Reads model and data; checkpoint: that the run goes on from. Errors as of RunInputs,

@@ -65,12 +65,13 @@ class Run {
     const Forecast forecast = planned_.forecast(0);
     const RunPlan& plan = forecast.plan;
     log::info("memory plan\n{}", forecast.text());
-    if (plan.placement.weights.in_place && config_.memory.slots > 0)
-      log::warn("weights are used in place: memory.slots has no effect");
+    if (plan.placement.weights.slots + plan.placement.host.slots == 0 && config_.memory.slots > 0)
+      log::warn("all weights are at hand: memory.slots has no effect");
     log::info("{} trained parameters on {}, compute {}", forecast.parameters, plan.numeric.backend,
               name(plan.numeric.compute));
     const RunInputs& inputs = planned_.inputs();
-    trainer_ = std::make_unique<Trainer>(config_, inputs.folder, open_backend(config_.device),
+    settled_ = settled(config_, plan);
+    trainer_ = std::make_unique<Trainer>(settled_, inputs.folder, open_backend(config_.device),
                                          planned_.data(), planned_.start());
     identity_ = run_identity(config_, inputs.folder, inputs.text_fingerprint, plan.numeric);
     if (saved_.empty())
@@ -206,6 +207,7 @@ class Run {
   fs::path saved_;  // the last checkpoint
   PlannedRun planned_;
   const RunConfig& config_;  // with the settings of the adapter that it starts from
+  RunConfig settled_;        // the trainer's
   const Dataset& train_;
   const std::optional<Dataset>& eval_;
   Batcher batcher_;

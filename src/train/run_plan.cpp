@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "core/units.h"
+#include "stream/embedding_rows.h"
 #include "train/init_adapter.h"
 #include "train/step_inputs.h"
 
@@ -15,6 +16,8 @@ namespace {
 // loaded its model and data (less the rows), and the pages of the program and its libraries.
 constexpr int64_t kProgramBytes = 5'000'000;
 constexpr int64_t kProgramPages = 12'000'000;
+// Where weights are read into memory: stacks of the reader's threads, io_uring's rings.
+constexpr int64_t kReaderBytes = 1'000'000;
 
 // Pages of the embedding that gathering these ids brings in: the kernel maps what it has of 64 KiB
 // around a page that is touched.
@@ -43,6 +46,8 @@ std::vector<PlanLine> host_lines(const RunPlan& plan, const RunModel& model,
       {Tier::Host, "adapter values on their way (start, checkpoints)",
        model.adapter.parameter_count() * 4},
       {Tier::Mapped, "program and libraries", kProgramPages}};
+  if (plan.reads_into_memory)
+    lines.push_back({Tier::Host, "disk reader, its threads", kReaderBytes});
   // Where the embedding is no part of the units, which are counted whole.
   const bool is_apart = !model.folder.config().tied_head || !model.base_head.empty();
   if (!plan.reads_into_memory && is_apart && !model.adapter.is_full(Field::Embed))
@@ -73,6 +78,18 @@ std::vector<PlanLine> fixed_lines(const RunPlan& plan, const RunModel& model, in
           {Tier::Pinned, "rotary table (host)", RopeTable::pinned_bytes(c.rope, rope)}};
 }
 
+RamRequest ram_request(const RunPlan& plan, const RunModel& model) {
+  RamRequest ram;
+  ram.budget = plan.ram_budget;
+  ram.holds_device = plan.shares_memory;
+  for (int64_t u = 0; u < model.table.unit_count(); ++u)
+    ram.image_bytes.push_back(HostImage(unit_extents(model.table.unit(u))).bytes());
+  ram.small_bytes = HostImage(small_extents(model.table)).bytes();
+  if (!model.adapter.is_full(Field::Embed))
+    ram.row_bytes = EmbeddingRows::bytes(model.table.embed, plan.bounds.tokens);
+  return ram;
+}
+
 PlanRequest plan_request(const RunConfig& config, const RunPlan& plan, const RunModel& model,
                          const Device& device, const DataFacts& data, int64_t scratch) {
   const ModelConfig& c = model.folder.config();
@@ -90,6 +107,7 @@ PlanRequest plan_request(const RunConfig& config, const RunPlan& plan, const Run
       config.memory.vram_bytes > 0 ? config.memory.vram_bytes : device.free_bytes();
   request.weights_in_place = device.reads_host_memory() && HostStore::can_view(model.table);
   if (plan.reads_into_memory) request.pinned_weights = HostImage(all_extents(model.table)).bytes();
+  request.ram = ram_request(plan, model);
   request.residency = config.memory.residency;
   request.slots = config.memory.slots;
   request.activations = config.memory.activations;
@@ -183,8 +201,9 @@ RunPlan make_limits(const RunConfig& config, const RunModel& model, const Device
          "lora.targets: adapters of the embedding are trained on the CPU only; set device to cpu");
   plan.ops = ops_limits(config, model, b);
   plan.shares_memory = device.reads_host_memory();
+  plan.ram_budget = config.memory.ram_bytes;
   plan.reads_into_memory = config.memory.disk == "buffered" || config.memory.disk == "direct" ||
-                           device.needs_pinned_weights();
+                           plan.ram_budget > 0 || device.needs_pinned_weights();
   return plan;
 }
 

@@ -41,13 +41,16 @@ struct RunPlan {
   OpsLimits ops;
   TransformerLimits blocks;
   HeadLimits head;
-  bool reads_into_memory = false;  // weights are read into pinned host memory, not mapped
+  bool reads_into_memory = false;  // weights are read into host memory, not mapped
+  int64_t ram_budget = 0;          // of all host memory; 0: none
   Plan placement;
   bool shares_memory = false;  // the device's memory is the host's: the CPU
 
   // Bytes of the process's own (anonymous) memory at the peak: every tier but the mapped files, the
   // device's where it is the host's.
   int64_t anonymous_bytes() const;
+  // With the pages of mapped files: what the machine must have free, or else reads again and again.
+  int64_t memory_bytes() const { return anonymous_bytes() + placement.bytes(Tier::Mapped); }
   // The table for people, with the sums.
   std::string table() const;
   Value to_value() const;  // plan.json

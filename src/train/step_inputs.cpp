@@ -3,7 +3,7 @@
 
 namespace lema {
 
-int64_t StepInputs::bytes(int64_t tokens, int64_t rows) { return (4 * tokens + 4 * rows) * 4; }
+int64_t StepInputs::bytes(int64_t tokens, int64_t rows) { return (5 * tokens + 4 * rows) * 4; }
 
 StepInputs::StepInputs(Device& device, int64_t tokens, int64_t rows)
     : device_(device),
@@ -12,7 +12,7 @@ StepInputs::StepInputs(Device& device, int64_t tokens, int64_t rows)
       device_buffer_(device.allocate(bytes(tokens, rows), "step inputs")),
       host_buffer_(device.allocate_pinned(bytes(tokens, rows), "step inputs (host)")) {}
 
-void StepInputs::upload(const StepBatch& batch, RopeTable& rope) {
+void StepInputs::upload(const StepBatch& batch, RopeTable& rope, EmbeddingRows* embedding) {
   auto* host = reinterpret_cast<int32_t*>(host_buffer_.data());
   auto* base = reinterpret_cast<int32_t*>(device_buffer_.data());
   int64_t used = 0;
@@ -26,12 +26,18 @@ void StepInputs::upload(const StepBatch& batch, RopeTable& rope) {
   };
   micro_.clear();
   rope.begin_pass();
+  if (embedding) embedding->begin_pass();
   std::vector<int32_t> rows, targets;
   tokens_ = 0;
   for (const MicroBatch& m : batch.micro) {
     const auto n = static_cast<int64_t>(m.ids.size());
     TokenBatch t;
     t.ids = put(m.ids, {n});
+    if (embedding) {
+      int32_t* rows_of_ids = host + used;
+      t.table_rows = put(m.ids, {n});
+      embedding->map({rows_of_ids, m.ids.size()});
+    }
     int32_t* positions = host + used;
     t.positions = put(m.positions, {n});
     rope.map_sequences({positions, m.positions.size()}, m.sequences);
@@ -50,6 +56,7 @@ void StepInputs::upload(const StepBatch& batch, RopeTable& rope) {
   targets_ = put(targets, {static_cast<int64_t>(targets.size())});
   device_.copy_async(Queue::Compute, base, host, used * 4);
   rope.send();
+  if (embedding) embedding->read();
 }
 
 }  // namespace lema

@@ -6,6 +6,7 @@
 #include "data/batcher.h"
 #include "device.h"
 #include "model/transformer.h"
+#include "stream/embedding_rows.h"
 
 namespace lema {
 
@@ -15,9 +16,9 @@ class StepInputs {
   StepInputs(Device& device, int64_t tokens, int64_t rows);
   static int64_t bytes(int64_t tokens, int64_t rows);
 
-  // Uploads in the compute queue's order, positions as rows of `rope`; the previous step's work
-  // must be complete.
-  void upload(const StepBatch& batch, RopeTable& rope);
+  // Uploads in the compute queue's order, positions as rows of `rope`; reads the ids' rows of
+  // `embedding` unless that is null. The previous step's work must be complete.
+  void upload(const StepBatch& batch, RopeTable& rope, EmbeddingRows* embedding);
 
   const std::vector<TokenBatch>& micro() const { return micro_; }
   // The rows of the step that have a target, ascending, and those targets: (n) I32 each.

@@ -29,10 +29,14 @@ Trainer::Trainer(const RunConfig& config, const ModelFolder& folder, Backend bac
       plan_(plan_or_refuse(config, model_, *device_, backend.ops, data)) {
   loss_scale_ = LossScale(plan_.numeric.compute == DType::F16);
   device_->commit_allocations();
+  device_->set_limits(plan_.placement.bytes(Tier::Device), plan_.placement.bytes(Tier::Pinned));
   ops_ = backend.ops.make(*device_, static_cast<int>(run_.threads), plan_.ops);
   if (!run_.log.trace.empty()) trace_ = std::make_unique<Trace>(*device_, run_.log.trace);
   store_ = std::make_unique<HostStore>(folder, model_.table, *device_, plan_.placement.host,
                                        trace_.get());
+  if (!store_->has_embedding() && !model_.adapter.is_full(Field::Embed))
+    embedding_rows_ = std::make_unique<EmbeddingRows>(folder, model_.table.embed, *device_,
+                                                      plan_.bounds.tokens);
   allocate();
 }
 
@@ -98,7 +102,7 @@ void Trainer::allocate() {
 StepResult Trainer::train_step(const StepBatch& batch, double lr, int64_t step) {
   const float scale = loss_scale_.scale(),
               grad_scale = scale / static_cast<float>(batch.trained_tokens);
-  inputs_->upload(batch, transformer_->rope_table());
+  inputs_->upload(batch, transformer_->rope_table(), embedding_rows_.get());
   model_.adapter.set_step(static_cast<uint64_t>(run_.seed), step, true);
   ops_->fill(model_.adapter.gradients(), 0);
   stream_->begin_pass(visits(true));
@@ -121,6 +125,7 @@ void Trainer::forward(bool keep) {
   MatrixView x = boundary(saved_->begin_write(0));
   const bool learned = config_.rope.kind == RopeConfig::Kind::None;
   const TensorView table = model_.adapter.is_full(Field::Embed) ? model_.adapter.full(Field::Embed)
+                           : embedding_rows_                    ? embedding_rows_->table()
                                                                 : stream_->table(Field::Embed);
   for (const TokenBatch& micro : inputs_->micro())
     transformer_->embed(rows_of(x, micro), micro, table,
@@ -212,7 +217,7 @@ bool Trainer::update(double lr, int64_t step) {
 }
 
 double Trainer::evaluate(const StepBatch& batch, std::vector<float>* losses) {
-  inputs_->upload(batch, transformer_->rope_table());
+  inputs_->upload(batch, transformer_->rope_table(), embedding_rows_.get());
   model_.adapter.set_step(static_cast<uint64_t>(run_.seed), 0, false);
   stream_->begin_pass(visits(false));
   forward(false);

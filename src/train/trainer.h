@@ -48,7 +48,9 @@ class Trainer {
   LossScale& loss_scale() { return loss_scale_; }
   int64_t h2d_bytes() const { return stream_->h2d_bytes() + saved_->h2d_bytes(); }
   int64_t d2h_bytes() const { return saved_->d2h_bytes(); }
-  int64_t disk_bytes() const { return store_->read_bytes(); }
+  int64_t disk_bytes() const {
+    return store_->read_bytes() + (embedding_rows_ ? embedding_rows_->read_bytes() : 0);
+  }
   double stall_ms() const { return store_->stall_ms(); }  // that compute has waited for the disk
   int64_t kernel_scratch_bytes() const { return ops_->scratch_bytes(); }
   std::string backend_name() const { return device_->name(); }
@@ -91,6 +93,7 @@ class Trainer {
   std::unique_ptr<Ops> ops_;
   std::unique_ptr<Trace> trace_;  // null without log.trace
   std::unique_ptr<HostStore> store_;
+  std::unique_ptr<EmbeddingRows> embedding_rows_;  // null where the table is at hand, or trained
   std::unique_ptr<LayerStream> stream_;
   std::unique_ptr<SavedStore> saved_;
   std::unique_ptr<Transformer> transformer_;

@@ -19,6 +19,7 @@ struct Outcome {
   std::vector<float> adapter, gradients, moments;
   std::vector<AdapterSlot> slots;
   int64_t h2d_bytes = 0, allocations_in_steps = 0, device_bytes = 0;
+  int64_t disk_bytes = 0;  // in the steps and the evaluation
   bool operator==(const Outcome& o) const {
     const auto same = [](const std::vector<float>& a, const std::vector<float>& b) {
       return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * 4) == 0;
@@ -75,7 +76,7 @@ class TrainBench {
     BatchCursor cursor;
     grow_b(trainer);
     Outcome out;
-    const int64_t before = device.allocation_count();
+    const int64_t before = device.allocation_count(), read_before = trainer.disk_bytes();
     for (int64_t step = 0; step < steps; ++step) {
       const StepBatch batch = make_step_batch(
           data, batcher.next(cursor), trainer.plan().bounds.micro_rows, config.data.packing);
@@ -88,6 +89,7 @@ class TrainBench {
     out.losses.push_back(trainer.evaluate(
         make_step_batch(data, batcher.next(cursor), trainer.plan().bounds.micro_rows, true)));
     out.allocations_in_steps = device.allocation_count() - before;
+    out.disk_bytes = trainer.disk_bytes() - read_before;
     out.adapter = floats(device, trainer.adapter().values());
     out.gradients = floats(device, trainer.adapter().gradients());
     out.slots = trainer.adapter().slots();

@@ -1,0 +1,185 @@
+#!/usr/bin/env python3
+"""Times lema's training step on the CPU when its weights come from disk in every step, against what compute alone and
+reading alone take; and trains a step of Llama-2-7B's shape in little memory.
+
+    scripts/bench_disk.py --lema build/lema --reader build/tests/bench_disk --folder /tmp/bench
+
+The model (2.5 GB of random bf16 weights) is written once. A round is, for every row count: reading alone (tests/bench
+/disk.cpp, past the page cache), a run that holds all weights, and a run under --ram, which reads them. Figures are
+medians over the rounds of the median step; the ratio is step / max(held step, disk bytes of the step / reading rate).
+--seven-b makes a sparse file of 13 GB that holds zeros and trains one step under memory.ram 2.4 GB instead.
+"""
+import argparse
+import json
+import os
+import pathlib
+import random
+import statistics
+import struct
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests" / "support"))
+import tiny_folder  # noqa: E402
+
+# blocks, hidden, intermediate, heads, vocabulary
+SHAPES = {"2.5 GB": (24, 2048, 5632, 16, 32000), "7B": (32, 4096, 11008, 32, 32000)}
+
+
+def tensors(blocks, C, F, V):
+    """Names and shapes in the order of use, which makes each block one extent of the file."""
+    yield "model.embed_tokens.weight", [V, C]
+    for b in range(blocks):
+        block = f"model.layers.{b}."
+        yield block + "input_layernorm.weight", [C]
+        for name in "qkvo":
+            yield f"{block}self_attn.{name}_proj.weight", [C, C]
+        yield block + "post_attention_layernorm.weight", [C]
+        yield block + "mlp.gate_proj.weight", [F, C]
+        yield block + "mlp.up_proj.weight", [F, C]
+        yield block + "mlp.down_proj.weight", [C, F]
+    yield "model.norm.weight", [C]
+    yield "lm_head.weight", [V, C]
+
+
+def random_weights(count):
+    """bf16 numbers of either sign between 2^-7 and 2^-5."""
+    high = random.randbytes(count).translate(bytes(0x3c + 0x80 * (b & 1) for b in range(256)))
+    values = bytearray(2 * count)
+    values[0::2], values[1::2] = random.randbytes(count), high
+    return values
+
+
+def write_model(folder, shape, sparse):
+    blocks, C, F, H, V = shape
+    if (folder / "model.safetensors").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": C, "intermediate_size": F,
+              "num_hidden_layers": blocks, "num_attention_heads": H, "num_key_value_heads": H, "vocab_size": V,
+              "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "hidden_act": "silu",
+              "tie_word_embeddings": False, "torch_dtype": "bfloat16", "eos_token_id": 256}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer.json").write_text(json.dumps(tiny_folder.byte_tokenizer()))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|endoftext|>"}))
+    header, offset = {}, 0
+    for name, size in tensors(blocks, C, F, V):
+        count = size[0] * (size[1] if len(size) > 1 else 1)
+        header[name] = {"dtype": "BF16", "shape": size, "data_offsets": [offset, offset + 2 * count]}
+        offset += 2 * count
+    text = json.dumps(header).encode()
+    text += b" " * (-(len(text) + 8) % 4096)
+    random.seed(1)
+    with open(folder / "model.part", "wb") as out:
+        out.write(struct.pack("<Q", len(text)) + text)
+        if sparse:
+            out.truncate(out.tell() + offset)
+        for name, size in () if sparse else tensors(blocks, C, F, V):
+            if len(size) == 1:
+                out.write(b"\x80\x3f" * size[0])
+                continue
+            for _ in range(size[0]):
+                out.write(random_weights(size[1]))
+        out.flush()
+        os.fsync(out.fileno())
+    (folder / "model.part").rename(folder / "model.safetensors")
+
+
+def write_rows(path, vocabulary, length):
+    draw = random.Random(7)
+    with open(path, "w") as out:
+        for _ in range(16):
+            ids = [draw.randrange(vocabulary) for _ in range(length)]
+            out.write(json.dumps({"tokens": ids, "mask": [1] * length}) + "\n")
+
+
+def drop_cache(folder):
+    with open(folder / "model.safetensors", "rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def train(options, model, vocabulary, batch, length, steps, settings):
+    """The metrics of a run's steps, its plan, and the most memory that the kernel saw it hold."""
+    rows = options.folder / f"rows_{length}.jsonl"
+    if not rows.exists():
+        write_rows(rows, vocabulary, length)
+    output = options.folder / f"run_{time.time_ns()}"
+    command = [options.lema, "train", "--set", f"model={model}", "--set", f"data.train={rows}", "--set",
+               f"output_dir={output}"]
+    for setting in [f"train.batch_size={batch}", f"train.max_steps={steps}", "data.format=tokens", "device=cpu",
+                    f"data.max_tokens={length}", "lora.rank=16", "compute=bf16", "checkpoint.every_steps=0",
+                    *settings, *options.set]:
+        command += ["--set", setting]
+    drop_cache(model)
+    log = open(options.folder / "log", "w+")
+    process = subprocess.Popen(command, stderr=log, stdout=log)
+    _, status, usage = os.wait4(process.pid, 0)
+    log.seek(0)
+    if status != 0:
+        sys.exit(log.read())
+    metrics = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    plan = json.loads((output / "plan.json").read_text())
+    return metrics, plan, usage.ru_maxrss * 1024
+
+
+def reading_rate(options, model):
+    drop_cache(model)
+    result = subprocess.run([options.reader, model, "direct"], capture_output=True, text=True, check=True)
+    return json.loads(result.stdout)["bytes_per_s"]
+
+
+def bench_tier(options):
+    shape = SHAPES["2.5 GB"]
+    model = options.folder / "model"
+    write_model(model, shape, False)
+    rounds = {rows: [] for rows in options.rows}
+    for _ in range(options.rounds):
+        for rows in options.rows:
+            batch, length = map(int, rows.split("x"))
+            arm = lambda *settings: train(options, model, shape[4], batch, length, options.steps, settings)[0][1:]
+            rate = reading_rate(options, model)
+            held = statistics.median(m["step_ms"] for m in arm("memory.disk=direct"))
+            streamed = arm("memory.disk=direct", f"memory.ram={options.ram}")
+            step = statistics.median(m["step_ms"] for m in streamed)
+            disk, stall = (statistics.median(m[key] for m in streamed) for key in ("disk_bytes", "stall_ms"))
+            floor = max(held, 1000 * disk / rate)
+            rounds[rows].append((rate / 1e9, held, step, disk / 1e9, stall, step / floor))
+    print("| rows x tokens | read alone GB/s | step, all held ms | step from disk ms | read GB a step | stall ms | ratio |")
+    print("|---|---|---|---|---|---|---|")
+    for rows, values in rounds.items():
+        rate, held, step, disk, stall, ratio = (statistics.median(v) for v in zip(*values))
+        print(f"| {rows} | {rate:.2f} | {held:.0f} | {step:.0f} | {disk:.2f} | {stall:.0f} | {ratio:.3f} |")
+
+
+def bench_seven_b(options):
+    shape = SHAPES["7B"]
+    model = options.folder / "seven_b"
+    write_model(model, shape, True)
+    metrics, plan, peak = train(options, model, shape[4], 1, 128, 1, ["memory.ram=2.4GB"])
+    planned = plan["process_bytes"] + plan["mapped_bytes"]
+    print(f"step {metrics[0]['step_ms'] / 1000:.1f} s, read {metrics[0]['disk_bytes'] / 1e9:.1f} GB, peak RSS "
+          f"{peak / 1e9:.3f} GB, planned {planned / 1e9:.3f} GB of 2.4")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lema", required=True)
+    parser.add_argument("--reader", help="build/tests/bench_disk")
+    parser.add_argument("--folder", type=pathlib.Path, required=True)
+    parser.add_argument("--rows", nargs="+", default=["1x16", "2x256", "8x256"])
+    parser.add_argument("--ram", default="1GB")
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seven-b", action="store_true")
+    parser.add_argument("--set", nargs="*", default=[], help="further settings of every run")
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    if options.seven_b:
+        bench_seven_b(options)
+    else:
+        bench_tier(options)
+
+
+if __name__ == "__main__":
+    main()
