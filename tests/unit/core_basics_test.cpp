@@ -2,8 +2,10 @@
 #include <sys/stat.h>
 
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <limits>
+#include <thread>
 
 #include "core/dtype.h"
 #include "core/file.h"
@@ -79,6 +81,23 @@ TEST_CASE("parallel_for runs each index once and passes exceptions on") {
   std::atomic<int> sum = 0;
   pool.parallel_for(4, [&](int64_t i) { sum += static_cast<int>(i); });
   CHECK(sum == 6);
+}
+
+// Ranges so short that workers come late: what a late one finds must not be run twice, nor with
+// the wrong body. More threads than CPUs, too, which sleep where the others look.
+TEST_CASE("parallel_for of ranges that end before every worker has come") {
+  for (int threads : {2, 3, 4 * available_cpus()}) {
+    ThreadPool pool(threads);
+    for (int64_t round = 0; round < 3000; ++round) {
+      const int64_t count = 2 + round % 7;
+      std::vector<std::atomic<int64_t>> hits(static_cast<size_t>(count));
+      pool.parallel_for(count, [&hits, round](int64_t i) {
+        hits[static_cast<size_t>(i)] += round + 1;
+      });
+      for (auto& hit : hits) REQUIRE(hit == round + 1);
+      if (round % 1000 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    }
+  }
 }
 
 TEST_CASE("a staged folder appears whole or not at all") {
