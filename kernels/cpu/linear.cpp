@@ -9,6 +9,7 @@
 #include "cpu/adapters.h"
 #include "cpu/convert.h"
 #include "cpu/dropout.h"
+#include "cpu/linear_few.h"
 #include "cpu/matvec.h"
 #include "cpu/tile.h"
 
@@ -86,36 +87,6 @@ auto scaled(const Workspace::Lease& tiles, const MatrixView& dy, const Adapter& 
 Operand weight_operand(const LinearPart& part, bool as_transpose) {
   const Operand w = operand(part.weight);
   return part.transposed == as_transpose ? w : w.transposed();
-}
-
-// Few rows without dropout: every weight, the adapters' included, is read once and multiplied where
-// it lies.
-void linear_few(ThreadPool& pool, Workspace& workspace, const MatrixView& y, const MatrixView& x,
-                std::span<const LinearPart> parts, Write write) {
-  const DType X = x.dtype;
-  const int64_t N = x.rows, I = x.cols;
-  float* input = workspace.take(N * I);
-  widen_tile(input, I, x);
-  int64_t column = 0;
-  for (const LinearPart& part : parts) {
-    const int64_t O = part.out(), taken = workspace.taken();
-    float* out = workspace.take(N * O);
-    multiply_few(pool, out, O, input, I, weight_operand(part, true), N, O, I, Write::Overwrite, X);
-    if (const LoraView* lora = part.lora) {
-      const int64_t R = lora->a.shape[0];
-      float* h = workspace.take(N * R);
-      multiply_few(pool, h, R, input, I, operand(lora->a).transposed(), N, R, I, Write::Overwrite,
-                   X);
-      scale_tile(h, R, N, R, lora->scale);
-      round_in_place(h, X, N * R);
-      multiply_few(pool, out, O, h, R, operand(lora->b).transposed(), N, O, R, Write::Accumulate,
-                   X);
-      if (lora->magnitude) scale_columns(out, O, N, O, take_gain(workspace, *lora));
-    }
-    store_tile(y.col_range(column, column + O), out, O, part.bias, 0, write);
-    column += O;
-    workspace.release_to(taken);
-  }
 }
 
 bool has_dropout(std::span<const LinearPart> parts) {

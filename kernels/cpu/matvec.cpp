@@ -1,33 +1,27 @@
-// Two layouts: weight rows as long dot products (O, I), or weight rows added up column chunk by
-// column chunk (I, O).
+// Two layouts: weight rows as long dot products (O, I), on AMX where it can, or weight rows added
+// up (I, O).
 #include "cpu/matvec.h"
 
 #include <algorithm>
 #include <cstring>
 
-#include "core/error.h"
+#include "cpu/matvec_amx.h"
 #include "cpu/simd.h"
-#include "cpu/tile.h"
 #include "dispatch.h"
 
 namespace lema::cpu {
 namespace {
 
-constexpr int64_t kChunk = 64;  // output columns of one task
-
-// One chunk: columns [begin, begin + n) of y.
 template <typename T>
 struct Few {
-  float* y;
-  int64_t ldy;
+  float* tile;  // rows kFewCols apart
   const float* x;
-  int64_t ldx;
   const T* w;
-  int64_t ldw, N, I, begin, n;
-  bool accumulate, round;  // round: w to bf16
+  int64_t ldw, N, I, n;
+  bool accumulate;
 
-  void put(int64_t row, int64_t column, float value) const {
-    float& out = y[row * ldy + column];
+  [[gnu::always_inline]] void put(int64_t row, int64_t column, float value) const {
+    float& out = tile[row * kFewCols + column];
     out = accumulate ? out + value : value;
   }
 };
@@ -65,32 +59,42 @@ template <int W, int kHalf, int kLeft, int kCount>
   }
 }
 
-// w (O, I): kWeights rows of it against kRows rows of x; rows of w past the end repeat the last
-// one. The first rows of x ask for the weights that come next: they lie in pages that nobody has
-// touched, where the CPU does not look ahead.
+// w (O, I): kWeights rows of it against kRows rows of x, a cache line of each weight row at a time;
+// rows of w past the end repeat the last one. The first rows of x ask for the weights that come
+// next: they lie in pages that nobody has touched, where the CPU does not look ahead.
 template <int W, bool kRound, int kWeights, int kRows, typename T>
 [[gnu::always_inline]] inline void dot_rows(const Few<T>& p, int64_t n0, int64_t o0) {
   Floats<W> acc[kWeights * kRows] = {};
   const T* w[kWeights];
   for (int o = 0; o < kWeights; ++o) w[o] = p.w + std::min(o0 + o, p.n - 1) * p.ldw;
-  const float* x = p.x + n0 * p.ldx;
-  const int64_t ahead = n0 == 0 ? kWeights * p.ldw : 0;
-  for_columns<W>(p.I, [&](int64_t i, auto count) {
+  const float* x = p.x + n0 * p.I;
+  const int64_t ahead = n0 == 0 ? kWeights * p.ldw : 0, I = p.I;
+  const auto add = [&](int64_t i, auto count) {
 #pragma GCC unroll 8
     for (int o = 0; o < kWeights; ++o) {
-      if (ahead != 0) __builtin_prefetch(w[o] + ahead + i);
       const Floats<W> wv = weight<W, kRound>(w[o] + i, count);
 #pragma GCC unroll 8
-      for (int n = 0; n < kRows; ++n) acc[o * kRows + n] += wv * load<W>(x + n * p.ldx + i, count);
+      for (int n = 0; n < kRows; ++n) acc[o * kRows + n] += wv * load<W>(x + n * I + i, count);
     }
-  });
+  };
+  constexpr int64_t kLine = 64 / sizeof(T), kStep = std::max<int64_t>(W, kLine);
+  int64_t i = 0;
+  for (; i + kStep <= I; i += kStep) {
+#pragma GCC unroll 8
+    for (int o = 0; o < kWeights; ++o)
+      if (ahead != 0) __builtin_prefetch(w[o] + ahead + i);
+#pragma GCC unroll 8
+    for (int64_t j = 0; j < kStep; j += W) add(i + j, Full<W>{});
+  }
+  for (; i + W <= I; i += W) add(i, Full<W>{});
+  if (i < I) add(i, I - i);
   float dots[kWeights * kRows];
   sums<W, W / 2, kWeights * kRows>(acc, dots);
   for (int o = 0; o < kWeights && o0 + o < p.n; ++o)
-    for (int n = 0; n < kRows; ++n) p.put(n0 + n, p.begin + o0 + o, dots[o * kRows + n]);
+    for (int n = 0; n < kRows; ++n) p.put(n0 + n, o0 + o, dots[o * kRows + n]);
 }
 
-// All rows of x, kRows at a time, against the chunk.
+// All rows of x from `row` on, kRows at a time, against w; returns the first row that is left.
 template <int W, bool kRound, int kWeights, int kRows, typename T>
 [[gnu::always_inline]] inline int64_t dot_blocks(const Few<T>& p, int64_t row) {
   const int64_t end = row + (p.N - row) / kRows * kRows;
@@ -99,69 +103,70 @@ template <int W, bool kRound, int kWeights, int kRows, typename T>
   return end;
 }
 
-// w (I, O): one row of x against the chunk, a weight row at a time; the chunk of w stays in the
-// cache for the next.
+// Sixteen sums at a time fill half of the AVX-512 registers; a weight is widened once for all rows
+// of a block.
 template <int W, bool kRound, typename T>
-[[gnu::always_inline]] inline void add_rows(const Few<T>& p, int64_t row) {
-  constexpr int kVectors = static_cast<int>(kChunk) / W;
-  Floats<W> acc[kVectors] = {};
-  const float* x = p.x + row * p.ldx;
-  for (int64_t i = 0; i < p.I; ++i) {
-    const T* w = p.w + i * p.ldw;
-    if (p.n == kChunk) {
-#pragma GCC unroll 16
-      for (int v = 0; v < kVectors; ++v) acc[v] += x[i] * weight<W, kRound>(w + v * W, Full<W>{});
-    } else {
-      for (int v = 0; v * W < p.n; ++v)
-        acc[v] += x[i] * weight<W, kRound>(w + v * W, std::min<int64_t>(W, p.n - v * W));
-    }
-  }
-  for (int v = 0; v * W < p.n; ++v)
-    for (int j = 0; j < W && v * W + j < p.n; ++j) p.put(row, p.begin + v * W + j, acc[v][j]);
-}
-
-template <int W, bool kRound, typename T>
-[[gnu::always_inline]] inline void multiply_chunk(const Few<T>& p, bool dots) {
-  if (!dots) {
-    for (int64_t row = 0; row < p.N; ++row) add_rows<W, kRound>(p, row);
-    return;
-  }
-  // Sixteen sums at a time fill half of the AVX-512 registers; a weight is widened once for all
-  // rows of a block.
+[[gnu::always_inline]] inline void multiply_dots(const Few<T>& p) {
   int64_t row = dot_blocks<W, kRound, 2, 8>(p, 0);
   row = dot_blocks<W, kRound, 4, 4>(p, row);
-  dot_blocks<W, kRound, 8, 1>(p, row);
+  dot_blocks<W, kRound, 4, 1>(p, row);
+}
+
+// w (I, O): kRows rows of x from `row` on against w, a weight row at a time.
+template <int W, bool kRound, int kRows, typename T>
+[[gnu::always_inline]] inline void add_rows(const Few<T>& p, int64_t row) {
+  constexpr int kVectors = static_cast<int>(kFewCols) / W;
+  Floats<W> acc[kRows][kVectors] = {};
+  const float* x = p.x + row * p.I;
+  const int64_t I = p.I;
+  for (int64_t i = 0; i < I; ++i) {
+    const T* w = p.w + i * p.ldw;
+    const auto add = [&](int v, auto count) {
+      const Floats<W> wv = weight<W, kRound>(w + v * W, count);
+#pragma GCC unroll 4
+      for (int n = 0; n < kRows; ++n) acc[n][v] += x[n * I + i] * wv;
+    };
+    if (p.n == kFewCols) {
+#pragma GCC unroll 16
+      for (int v = 0; v < kVectors; ++v) add(v, Full<W>{});
+    } else {
+      for (int v = 0; v * W < p.n; ++v) add(v, std::min<int64_t>(W, p.n - v * W));
+    }
+  }
+  for (int n = 0; n < kRows; ++n)
+    for (int v = 0; v * W < p.n; ++v)
+      for (int j = 0; j < W && v * W + j < p.n; ++j) p.put(row + n, v * W + j, acc[n][v][j]);
+}
+
+// Four rows of x fill half of the AVX-512 registers with sums, one those of the others; the rows
+// after them find w in the cache.
+template <int W, bool kRound, typename T>
+[[gnu::always_inline]] inline void multiply_rows(const Few<T>& p) {
+  constexpr int kRows = W == 16 ? 4 : 1;
+  int64_t row = 0;
+  for (; row + kRows <= p.N; row += kRows) add_rows<W, kRound, kRows>(p, row);
+  for (; row < p.N; ++row) add_rows<W, kRound, 1>(p, row);
 }
 
 }  // namespace
 
-void multiply_few(ThreadPool& pool, float* y, int64_t ldy, const float* x, int64_t ldx,
-                  const Operand& w, int64_t N, int64_t O, int64_t I, Write write, DType X) {
-  check(N <= kFewRows, "{} rows", N);
+void multiply_few(float* tile, const FewRows& x, const Operand& w, int64_t n, Write write,
+                  DType X) {
   const bool dots = w.row_stride == 1;
+  if (dots && x.pairs != nullptr && n == kAmxCols && write == Write::Overwrite &&
+      few_run_on_amx(w.dtype, x.I))
+    return multiply_few_amx(tile, kFewCols, x.pairs, static_cast<const bf16*>(w.data), w.col_stride,
+                            x.N, x.I, X);
+  const int64_t ldw = dots ? w.col_stride : w.row_stride;
+  const bool accumulate = write == Write::Accumulate, round = X == DType::BF16 && w.dtype != X;
   with_storage(w.dtype, [&]<typename T>(Type<T>) {
-    run(pool, tile_count(O, kChunk), [&](int64_t chunk) {
-      const int64_t begin = chunk * kChunk;
-      const auto* first = static_cast<const T*>(w.from(0, begin).data);
-      const Few<T> part = {y,
-                           ldy,
-                           x,
-                           ldx,
-                           first,
-                           dots ? w.col_stride : w.row_stride,
-                           N,
-                           I,
-                           begin,
-                           std::min(kChunk, O - begin),
-                           write == Write::Accumulate,
-                           X == DType::BF16 && w.dtype != X};
-      vectorised([&](auto lanes) {
-        constexpr int W = lanes.kCount;
-        if (part.round)
-          multiply_chunk<W, true>(part, dots);
-        else
-          multiply_chunk<W, false>(part, dots);
-      });
+    const Few<T> part = {tile, x.rows, static_cast<const T*>(w.data), ldw, x.N, x.I, n, accumulate};
+    vectorised([&](auto lanes) {
+      constexpr int W = lanes.kCount;
+      if (round)
+        dots ? multiply_dots<W, true>(part) : multiply_rows<W, true>(part);
+      else
+        dots ? multiply_dots<W, false>(part) : multiply_rows<W, false>(part);
     });
   });
 }

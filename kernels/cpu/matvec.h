@@ -1,19 +1,23 @@
 // Products of a few rows with a weight: decoding. The weight is read once, where it lies, so memory
-// sets the speed. Called by linear.
+// sets the speed. Called by linear_few.
 #pragma once
 
-#include "core/thread_pool.h"
 #include "cpu/gemm.h"
 
 namespace lema::cpu {
 
-// Calls of at most this many rows go this way; more rows pay for packing.
-inline constexpr int64_t kFewRows = 16;
+// Rows of x of a product, and columns of y, at most.
+inline constexpr int64_t kFewRows = 16, kFewCols = 64;
 
-// y (N, O) f32 (=|+=) x (N, I) w (I, O), N <= kFewRows. x f32, already rounded to X; w rounded to X
-// where it is of another type. Output columns are split in fixed chunks; sums are over I in a fixed
-// order.
-void multiply_few(ThreadPool& pool, float* y, int64_t ldy, const float* x, int64_t ldx,
-                  const Operand& w, int64_t N, int64_t O, int64_t I, Write write, DType X);
+// The left operand (N, I).
+struct FewRows {
+  int64_t N = 0, I = 0;
+  const float* rows = nullptr;   // f32, rounded to X
+  const float* pairs = nullptr;  // for AMX, as pack_few_pairs gives them; null: without
+};
+
+// tile (N, n) f32, rows kFewCols apart, (=|+=) x w, w (I, n) in either order. w is rounded to X
+// where it is of another type. Sums are over I in a fixed order. One thread.
+void multiply_few(float* tile, const FewRows& x, const Operand& w, int64_t n, Write write, DType X);
 
 }  // namespace lema::cpu

@@ -11,14 +11,15 @@ namespace lema::cpu {
 namespace {
 
 // What each kernel takes at most: adapters A side by side, its panel, that of B, h and u, with
-// magnitudes the scaled B and the gains; few rows x, y, h and the gains; the head two panels of its
-// sub-chunk, 8 MiB or one sliver each.
+// magnitudes the scaled B and the gains; few rows x in two forms, h and the gains; the head two
+// panels of its sub-chunk, 8 MiB or one sliver each.
 int64_t arena_floats(const OpsLimits& limits) {
   const int64_t width = round_up(limits.width, kSliver),
                 rank = kMaxAdapters * round_up(limits.rank, kLane);
   const int64_t gains = limits.dora ? kMaxAdapters * width : 0;
   const int64_t adapters = rank * ((limits.dora ? 4 : 3) * width + 2 * limits.rows) + gains;
-  const int64_t few_rows = kFewRows * (2 * width + rank) + gains;
+  // x in f32 and as pairs, of which f32 has three parts of half the width.
+  const int64_t few_rows = kFewRows * (5 * width / 2 + rank) + gains;
   const int64_t head =
       limits.vocab_chunk == 0 ? 0 : std::max<int64_t>(int64_t{2} << 20, 2 * kSliver * width);
   return std::max({adapters, few_rows, head}) +

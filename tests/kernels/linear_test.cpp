@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "core/rng.h"
+#include "cpu/gemm_bf16.h"
 #include "support/catch.h"
 #include "support/complex_step.h"
 #include "support/kernel_case.h"
@@ -392,6 +393,34 @@ TEST_CASE("linear: more than one block in every direction") {
         {.N = 1100, .I = 35, .outs = {20, 30}, .R = 3, .X = X, .W = X, .Y = X, .dropout = 0.2f});
     check_case({.N = 1050, .I = 20, .outs = {35}, .R = 3, .X = X, .W = X, .Y = X, .bias = true});
   }
+}
+
+// Up to 16 rows: columns of whole blocks of 32 and of less, weights that AMX takes as they lie and
+// others, with and without it.
+TEST_CASE("linear: few rows") {
+  const auto check_all = [] {
+    for (DType X : activations())
+      for (DType W : {DType::BF16, DType::F32})
+        for (int64_t N : {1, 2, 9, 16})
+          for (bool transposed : {false, true})
+            check_case({.N = N,
+                        .I = 160,
+                        .outs = {96, 33, 32},
+                        .R = 36,
+                        .X = X,
+                        .W = W,
+                        .Y = X,
+                        .transposed = transposed,
+                        .bias = true,
+                        .strided = true,
+                        .write = Write::Accumulate});
+  };
+  check_all();
+  if (!tests_cpu()) return;
+  const cpu::Bf16Products widest = cpu::widest_bf16_products();
+  cpu::use_bf16_products(cpu::Bf16Products::Widened);
+  check_all();
+  cpu::use_bf16_products(widest);
 }
 
 TEST_CASE("linear: rows of whole 16-byte units") {

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "core/file.h"
+#include "core/memory.h"
 #include "generate/generator.h"
 #include "generate/row_logits.h"
 #include "generate/row_losses.h"

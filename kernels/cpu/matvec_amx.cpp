@@ -1,0 +1,124 @@
+// 32 rows of W are two tiles; each is loaded once and multiplied by every part of x.
+#include "cpu/matvec_amx.h"
+
+#include <immintrin.h>
+
+#include <algorithm>
+
+#include "cpu/gemm_bf16.h"
+#include "cpu/simd.h"
+#include "cpu/transpose.h"
+
+namespace lema::cpu {
+namespace {
+
+constexpr int64_t kSide = 16;          // rows of a tile, and its 32-bit columns
+constexpr int64_t kStep = 32;          // columns of W in a tile
+constexpr int64_t kAhead = 8 * kStep;  // columns that the prefetch is ahead of the products
+
+struct alignas(64) TileShapes {
+  uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+constexpr TileShapes kTileShapes;
+
+using Sums = float[kSide][kTransposeCols];  // (rows of W, rows of x)
+constexpr int64_t kSumsBytes = kTransposeCols * sizeof(float);
+
+// sums[0] and sums[1]: the two tiles of W times the first part of x; with three parts sums[2] and
+// sums[3] times the others. Two sums run side by side, with three parts four.
+template <int64_t kParts>
+[[gnu::target("amx-tile,amx-bf16")]] void multiply_tiles(Sums* sums, const float* pairs,
+                                                         const bf16* w, int64_t stride, int64_t I) {
+  const auto w_bytes = static_cast<size_t>(stride) * sizeof(bf16);
+  const bf16* lower = w + kSide * stride;
+  const int64_t part = I / 2 * kSide;
+  _tile_loadconfig(&kTileShapes);
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  for (int64_t i = 0; i < I; i += kStep) {
+    // Past the end of a row lies the beginning of the same row of the next call.
+    const bf16* next = w + (i + kAhead < I ? i + kAhead : i + kAhead - I + kAmxCols * stride);
+#pragma GCC unroll 4
+    for (int64_t row = 0; row < kAmxCols; ++row) __builtin_prefetch(next + row * stride);
+    const float* x = pairs + i / 2 * kSide;
+    _tile_loadd(6, x, 64);
+    _tile_loadd(4, w + i, w_bytes);
+    _tile_loadd(5, lower + i, w_bytes);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 5, 6);
+    if constexpr (kParts == 3) {
+      _tile_loadd(7, x + part, 64);
+      _tile_dpbf16ps(2, 4, 7);
+      _tile_dpbf16ps(3, 5, 7);
+      _tile_loadd(7, x + 2 * part, 64);
+      _tile_dpbf16ps(2, 4, 7);
+      _tile_dpbf16ps(3, 5, 7);
+    }
+  }
+  _tile_stored(0, sums[0], kSumsBytes);
+  _tile_stored(1, sums[1], kSumsBytes);
+  if constexpr (kParts == 3) {
+    _tile_stored(2, sums[2], kSumsBytes);
+    _tile_stored(3, sums[3], kSumsBytes);
+  }
+  _tile_release();
+}
+
+// parts[p][j] = the p-th part of x[j], n a multiple of W: its highest bits that are left, cut off,
+// so that the parts add up to x exactly.
+template <int W>
+[[gnu::always_inline]] inline void cut(bf16* const* parts, int64_t count, const float* x,
+                                       int64_t n) {
+  using U = typename Lanes<W>::U;
+  for (int64_t j = 0; j < n; j += W) {
+    Floats<W> left = load<W>(x + j);
+    for (int64_t p = 0; p < count; ++p) {
+      const auto part = reinterpret_cast<Floats<W>>(reinterpret_cast<U>(left) & 0xffff0000u);
+      store<W>(parts[p] + j, part);
+      left -= part;
+    }
+  }
+}
+
+}  // namespace
+
+bool few_run_on_amx(DType weight, int64_t I) {
+  return weight == DType::BF16 && I % kStep == 0 && bf16_products() == Bf16Products::Amx;
+}
+
+void pack_few_pairs(float* pairs, const float* x, int64_t N, int64_t I, DType X) {
+  const int64_t parts = few_parts(X);
+  Sums rows[3] = {};
+  for (int64_t i = 0; i < I; i += 2 * kTransposeCols) {
+    const int64_t n = std::min(2 * kTransposeCols, I - i);
+    vectorised([&](auto lanes) {
+      for (int64_t row = 0; row < N; ++row) {
+        bf16* to[3];
+        for (int p = 0; p < 3; ++p) to[p] = reinterpret_cast<bf16*>(rows[p][row]);
+        cut<lanes.kCount>(to, parts, x + row * I + i, n);
+      }
+    });
+    for (int64_t p = 0; p < parts; ++p)
+      transpose_lane(pairs + (p * I + i) / 2 * kSide, kSide, rows[p], n / 2);
+  }
+}
+
+void multiply_few_amx(float* tile, int64_t ldt, const float* pairs, const bf16* w, int64_t stride,
+                      int64_t N, int64_t I, DType X) {
+  Sums sums[4];
+  if (X == DType::F32) {
+    multiply_tiles<3>(sums, pairs, w, stride, I);
+    for (int64_t t = 0; t < 2; ++t)
+      for (int64_t o = 0; o < kSide; ++o)
+        for (int64_t n = 0; n < kSide; ++n) sums[t][o][n] += sums[t + 2][o][n];
+  } else {
+    multiply_tiles<1>(sums, pairs, w, stride, I);
+  }
+  for (int64_t t = 0; t < 2; ++t) transpose_lane(tile + t * kSide, ldt, sums[t], N);
+}
+
+}  // namespace lema::cpu
