@@ -176,6 +176,8 @@ void Trainer::backward() {
       transformer_->block_backward(rows_of(dx, micro), rows_of(x, micro), w.weights(), block, micro,
                                    kept(block, micro), block > lowest);
   }
+  for (const TokenBatch& micro : inputs_->micro())
+    transformer_->embed_backward(rows_of(dx, micro), micro);
   if (model_.adapter.is_full(Field::Embed))
     for (const TokenBatch& micro : inputs_->micro())
       ops_->embedding_backward(model_.adapter.full_gradient(Field::Embed), micro.ids,
