@@ -33,7 +33,7 @@ std::optional<DType> parse_dtype(std::string_view name) {
   return std::nullopt;
 }
 
-int64_t element_bytes(DType dtype) {
+int64_t whole_bytes(DType dtype) {
   check(bits(dtype) % 8 == 0, "element_bytes of sub-byte dtype {}", name(dtype));
   return bits(dtype) / 8;
 }

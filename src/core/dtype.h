@@ -40,7 +40,11 @@ int bits(DType dtype);
 std::string_view name(DType dtype);
 std::optional<DType> parse_dtype(std::string_view name);
 // Bytes of one element; Internal error for sub-byte types.
-int64_t element_bytes(DType dtype);
+int64_t whole_bytes(DType dtype);
+inline int64_t element_bytes(DType dtype) {
+  if (dtype == DType::F32) return 4;  // what kernels ask for
+  return dtype == DType::BF16 || dtype == DType::F16 ? 2 : whole_bytes(dtype);
+}
 
 struct bf16 {
   uint16_t bits;
