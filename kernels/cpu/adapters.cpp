@@ -19,8 +19,9 @@ constexpr int64_t kGradientRows = 256;
 constexpr int64_t kThinRows = 64;
 static_assert(kGradientRows * kTileCols <= kTileRows * kMaskCols && kGradientRows <= kPanelRows);
 
-Panel take_panel(Workspace& workspace, int64_t K, int64_t N) {
-  return {workspace.take(panel_floats(K, N)), K};
+// For the f32 matrices of an adapter.
+Panel take_panel(Workspace& workspace, int64_t K, int64_t N, DType X) {
+  return panel_for(workspace.take(panel_floats(K, N)), K, DType::F32, X);
 }
 
 // c (rows, R) = (m x) A^T for rows [row, row + rows) of x.
@@ -53,7 +54,8 @@ void multiply_thin(const Operand& thin, int64_t R, const MatrixView& wide, int64
     drop(tiles->masked, n, block.rows, n, *dropout, row, begin, wide.cols);
     source = operand(tiles->masked, n);
   }
-  const Panel panel = panel_in_place({tiles->panel, block.rows}, source, n, wide.dtype);
+  const Panel panel = panel_in_place(panel_for(tiles->panel, block.rows, source.dtype, wide.dtype), source, n,
+                                     wide.dtype);
   for (int64_t r = 0; r < R; r += kTileRows)
     multiply(tiles->thin + r * kTileCols, kTileCols, thin.from(0, r).transposed(), panel,
              std::min(kTileRows, R - r), n, block.rows, Write::Overwrite, wide.dtype,
@@ -118,7 +120,7 @@ void Adapters::take_stacks(Workspace& workspace, const MatrixView& x, bool with_
     stack.rows = workspace.take(stack.R * x.cols);
     stack.h = workspace.take(x.rows * stack.stride);
     if (with_u) stack.u = workspace.take(x.rows * stack.stride);
-    stack.a_transposed = take_panel(workspace, x.cols, stack.R);
+    stack.a_transposed = take_panel(workspace, x.cols, stack.R, x.dtype);
     for (const Adapter& adapter : all())
       if (adapter.stack == static_cast<int64_t>(s))
         std::copy_n(adapter.lora->a.as<float>(), adapter.R * x.cols,
@@ -175,7 +177,7 @@ void Adapters::backward(ThreadPool& pool, Workspace& workspace, const MatrixView
   take_stacks(workspace, x, true);
   take_gains(workspace);
   for (Adapter& adapter : std::span(adapters_.data(), adapter_count_)) {
-    adapter.b_panel = take_panel(workspace, adapter.O, adapter.R);
+    adapter.b_panel = take_panel(workspace, adapter.O, adapter.R, x.dtype);
     pack_panel(adapter.b_panel, operand(adapter.b, adapter.R), adapter.R, x.dtype);
   }
   for (int64_t row = 0; row < x.rows; row += kGradientRows) {

@@ -21,6 +21,7 @@
 #include "core/error.h"
 #include "core/thread_pool.h"
 #include "cpu/simd.h"
+#include "cpu/transpose.h"
 #include "ops.h"
 
 namespace lema::cpu {
@@ -151,24 +152,6 @@ int64_t whole_vectors(int64_t lanes) {
 
 // Floats of a tile of kTile rows of D elements, or of D rows of kTile.
 inline int64_t tile_floats(int64_t D) { return kTile * whole_vectors<16>(D); }
-
-// v[i] lane j exchanges with v[j] lane i, by exchanging blocks of 1, 2, 4, ... lanes.
-template <int S, int W, size_t... L>
-[[gnu::always_inline]] inline void exchange(Floats<W>& a, Floats<W>& b, std::index_sequence<L...>) {
-  const Floats<W> low = __builtin_shufflevector(a, b, (L & S ? W + L - S : L)...);
-  b = __builtin_shufflevector(a, b, (L & S ? W + L : L + S)...);
-  a = low;
-}
-
-template <int W, int S = 1>
-[[gnu::always_inline]] inline void transpose(Floats<W> (&v)[W]) {
-  if constexpr (S < W) {
-#pragma GCC unroll 16
-    for (int i = 0; i < W; ++i)
-      if (!(i & S)) exchange<S, W>(v[i], v[i + S], std::make_index_sequence<W>{});
-    transpose<W, 2 * S>(v);
-  }
-}
 
 // Lane l of the result is the sum of all lanes of v[l]: each step adds pairs of lanes and halves
 // the vectors.

@@ -179,14 +179,16 @@ void multiply_sliver(float* c, int64_t ldc, const Operand& a, const float* b, in
   }
 }
 
-bool native_bf16(DType X) { return X == DType::BF16 && bf16_products() != Bf16Products::Widened; }
-
 }  // namespace
+
+Panel panel_for(float* data, int64_t K, DType b, DType X) {
+  return {.data = data, .K = K, .pairs = packs_pairs(b, X)};
+}
 
 void pack_panel(const Panel& panel, const Operand& b, int64_t N, DType X) {
   check(b.row_stride == 1 || b.col_stride == 1, "an operand has strides {} and {}", b.row_stride,
         b.col_stride);
-  if (native_bf16(X)) return pack_panel_bf16(panel, b, N);
+  if (panel.pairs) return pack_pairs(panel, b, N);
   for (int64_t j = 0; j < N; j += kSliver) {
     const int64_t n = std::min(kSliver, N - j), width = round_up(n, kLane);
     float* sliver = panel.columns_from(j).data;
@@ -199,7 +201,9 @@ void pack_panel(const Panel& panel, const Operand& b, int64_t N, DType X) {
 
 Panel panel_in_place(const Panel& panel, const Operand& b, int64_t N, DType X) {
   if (b.dtype == DType::F32 && X == DType::F32 && b.col_stride == 1 && N % kLane == 0)
-    return {static_cast<float*>(const_cast<void*>(b.data)), panel.K, 0, b.row_stride};
+    return {.data = static_cast<float*>(const_cast<void*>(b.data)),
+            .K = panel.K,
+            .stride = b.row_stride};
   pack_panel(panel, b, N, X);
   return panel;
 }
@@ -208,7 +212,7 @@ void multiply(float* c, int64_t ldc, const Operand& a, const Panel& panel, int64
               int64_t K, Write write, DType X, float* scratch) {
   check(M <= kTileRows && panel.first + K <= panel.K, "{} rows by {} inner of a panel of {}", M, K,
         panel.K);
-  if (native_bf16(X)) return multiply_bf16(c, ldc, a, panel, M, N, K, write, scratch);
+  if (panel.pairs) return multiply_pairs(c, ldc, a, panel, M, N, K, write, X, scratch);
   for (int64_t k0 = 0; k0 < K; k0 += kInnerBlock) {
     const int64_t kn = std::min(kInnerBlock, K - k0);
     const bool in_place = a.dtype == DType::F32 && X == DType::F32;

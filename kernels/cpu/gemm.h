@@ -43,17 +43,27 @@ inline int64_t panel_floats(int64_t K, int64_t N) {
 }
 struct Panel {
   float* data = nullptr;
-  int64_t K = 0;      // rows it was packed with
-  int64_t first = 0;  // row where a product begins
+  int64_t K = 0;       // rows it was packed with
+  int64_t first = 0;   // row where a product begins
   int64_t stride = 0;  // of the rows where they lie in memory as they are; 0: packed
+  bool pairs = false;  // packed as gemm_bf16.h has it
 
   // Columns from n on, a multiple of kSliver; rows from k on, a multiple of 32. Parts of a panel
   // may be packed and used apart.
   Panel columns_from(int64_t n) const {
-    return {data + (stride > 0 ? n : panel_floats(K, n)), K, first, stride};
+    Panel part = *this;
+    part.data += stride > 0 ? n : panel_floats(K, n);
+    return part;
   }
-  Panel rows_from(int64_t k) const { return {data, K, first + k, stride}; }
+  Panel rows_from(int64_t k) const {
+    Panel part = *this;
+    part.first += k;
+    return part;
+  }
 };
+// An empty panel of K rows in panel_floats(K, N) floats, for a right operand of type b and products
+// in X.
+Panel panel_for(float* data, int64_t K, DType b, DType X);
 
 // panel = B (panel.K, N), rounded to X (F32 or BF16) where it is of another type.
 void pack_panel(const Panel& panel, const Operand& b, int64_t N, DType X);
@@ -62,8 +72,8 @@ Panel panel_in_place(const Panel& panel, const Operand& b, int64_t N, DType X);
 
 // Rows of A taken by one call at most, and floats of scratch it needs.
 inline constexpr int64_t kTileRows = 128;
-inline constexpr int64_t kInnerBlock = 256;
-inline constexpr int64_t kMultiplyScratch = kTileRows * kInnerBlock;
+inline constexpr int64_t kInnerBlock = 128;
+inline constexpr int64_t kMultiplyScratch = kTileRows * 288;
 
 // c (M, N) f32 (=|+=) A (M, K) B (K, N), M <= kTileRows. A is rounded to X where it is of another
 // type; f32 sums, whose order depends on K alone.

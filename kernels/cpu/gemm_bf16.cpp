@@ -1,17 +1,15 @@
-// bf16 kernels: AMX multiplies 16 x 32 by 32 x 16 in one instruction, 32 rows by 48 columns at a
-// time; AVX512-BF16 adds products of pairs to 8 rows by 48 columns. Called by gemm.cpp.
+// Panels of pairs: packing, the left operand's copy, and the products: AMX takes 32 rows by 48
+// columns at a time, AVX512-BF16 adds products of pairs to 8 rows by 48 columns. Called by gemm.cpp.
 #include "cpu/gemm_bf16.h"
 
-#include <cpuid.h>
 #include <immintrin.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cstring>
 
 #include "core/error.h"
+#include "cpu/amx.h"
 #include "cpu/convert.h"
 #include "cpu/simd.h"
 #include "cpu/transpose.h"
@@ -19,38 +17,22 @@
 namespace lema::cpu {
 namespace {
 
-constexpr int64_t kTileSide = 16;  // rows of an AMX tile, and its 32-bit columns
-constexpr int kRows = 8;           // rows of the AVX-512 kernel
-
-bool amx_granted() {
-  unsigned a = 0, b = 0, c = 0, d = 0;
-  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0 || (d & (1u << 22)) == 0 ||
-      (d & (1u << 24)) == 0)
-    return false;
-  constexpr long kRequestPermission = 0x1023,
-                 kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
-}
+constexpr int kRows = 8;  // rows of the AVX-512 kernel
+// Columns of A that meet a sliver at a time, so that both stay in the L1 cache: of A as it is, and in
+// three parts.
+constexpr int64_t kWholeBlock = 256, kSplitBlock = 128;
+// Rows and columns of A that are split at a time: long runs of memory, and the parts fit the L2.
+constexpr int64_t kSplitRows = 2 * kAmxRows, kSplitColumns = 768;
+static_assert(kTileRows * kWholeBlock <= 2 * kMultiplyScratch &&
+              3 * kSplitRows * kSplitColumns <= 2 * kMultiplyScratch);
 
 std::atomic<Bf16Products>& chosen() {
   static std::atomic<Bf16Products> products = widest_bf16_products();
   return products;
 }
 
-// c (m, 16 lanes) (=|+=) a (m, K) times a sliver, K a multiple of kInnerStep; rows of a are lda
-// apart and readable up to the next multiple of 16.
-struct Inner {
-  float* c;
-  int64_t ldc;
-  const bf16* a;
-  int64_t lda;
-  const bf16* b;
-  int64_t K, m;
-  bool accumulate;
-};
-
 template <int kLanes>
-[[gnu::target("avx512f,avx512bf16")]] void inner_avx512(const Inner& p) {
+[[gnu::target("avx512f,avx512bf16")]] void multiply_avx512(const PairBlock& p) {
   const bf16* row[kRows];
   __m512 acc[kRows][kLanes];
 #pragma GCC unroll 8
@@ -85,97 +67,6 @@ template <int kLanes>
   }
 }
 
-// Tiles 0-2 and 3-5 hold the sums of the upper and lower 16 rows, 6 rows of a, 7 a block of b. Full
-// tiles only.
-template <int kLanes, bool kLower>
-[[gnu::target("amx-tile,amx-bf16")]] void inner_amx(const Inner& p) {
-  const auto c_bytes = static_cast<size_t>(p.ldc) * sizeof(float),
-             a_bytes = static_cast<size_t>(p.lda) * sizeof(bf16);
-  constexpr size_t kBBytes = kLanes * 64;
-  float* lower = p.c + kTileSide * p.ldc;
-  _tile_zero(0);
-  if constexpr (kLanes > 1) _tile_zero(1);
-  if constexpr (kLanes > 2) _tile_zero(2);
-  if constexpr (kLower) _tile_zero(3);
-  if constexpr (kLower && kLanes > 1) _tile_zero(4);
-  if constexpr (kLower && kLanes > 2) _tile_zero(5);
-  if (p.accumulate) {
-    _tile_loadd(0, p.c, c_bytes);
-    if constexpr (kLanes > 1) _tile_loadd(1, p.c + 16, c_bytes);
-    if constexpr (kLanes > 2) _tile_loadd(2, p.c + 32, c_bytes);
-    if constexpr (kLower) _tile_loadd(3, lower, c_bytes);
-    if constexpr (kLower && kLanes > 1) _tile_loadd(4, lower + 16, c_bytes);
-    if constexpr (kLower && kLanes > 2) _tile_loadd(5, lower + 32, c_bytes);
-  }
-  for (int64_t k = 0; k < p.K; k += kInnerStep) {
-    const bf16* b = p.b + k * 16 * kLanes;
-    _tile_loadd(6, p.a + k, a_bytes);
-    _tile_loadd(7, b, kBBytes);
-    _tile_dpbf16ps(0, 6, 7);
-    if constexpr (kLanes > 1) {
-      _tile_loadd(7, b + 32, kBBytes);
-      _tile_dpbf16ps(1, 6, 7);
-    }
-    if constexpr (kLanes > 2) {
-      _tile_loadd(7, b + 64, kBBytes);
-      _tile_dpbf16ps(2, 6, 7);
-    }
-    if constexpr (!kLower) continue;
-    _tile_loadd(6, p.a + kTileSide * p.lda + k, a_bytes);
-    _tile_loadd(7, b, kBBytes);
-    _tile_dpbf16ps(3, 6, 7);
-    if constexpr (kLanes > 1) {
-      _tile_loadd(7, b + 32, kBBytes);
-      _tile_dpbf16ps(4, 6, 7);
-    }
-    if constexpr (kLanes > 2) {
-      _tile_loadd(7, b + 64, kBBytes);
-      _tile_dpbf16ps(5, 6, 7);
-    }
-  }
-  _tile_stored(0, p.c, c_bytes);
-  if constexpr (kLanes > 1) _tile_stored(1, p.c + 16, c_bytes);
-  if constexpr (kLanes > 2) _tile_stored(2, p.c + 32, c_bytes);
-  if constexpr (kLower) _tile_stored(3, lower, c_bytes);
-  if constexpr (kLower && kLanes > 1) _tile_stored(4, lower + 16, c_bytes);
-  if constexpr (kLower && kLanes > 2) _tile_stored(5, lower + 32, c_bytes);
-}
-
-struct alignas(64) TileShapes {
-  uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-static_assert(sizeof(TileShapes) == 64);
-// Not a local variable: GCC's intrinsic does not say that it reads all of it.
-constexpr TileShapes kTileShapes;
-
-// The tile registers of this thread, all 16 rows of 64 bytes, for the lifetime of the object.
-class TileRegisters {
- public:
-  [[gnu::target("amx-tile")]] explicit TileRegisters(bool used) : used_(used) {
-    if (used_) _tile_loadconfig(&kTileShapes);
-  }
-  [[gnu::target("amx-tile")]] ~TileRegisters() {
-    if (used_) _tile_release();
-  }
-  TileRegisters(const TileRegisters&) = delete;
-
- private:
-  bool used_;
-};
-
-using InnerKernel = void (*)(const Inner&);
-// By rows: 8 (AVX-512), 16 or 32 (AMX); by lanes.
-InnerKernel inner_kernel(int64_t rows, int64_t lanes) {
-  static constexpr InnerKernel kAvx512[] = {inner_avx512<1>, inner_avx512<2>, inner_avx512<3>};
-  static constexpr InnerKernel kAmx16[] = {inner_amx<1, false>, inner_amx<2, false>,
-                                           inner_amx<3, false>};
-  static constexpr InnerKernel kAmx32[] = {inner_amx<1, true>, inner_amx<2, true>,
-                                           inner_amx<3, true>};
-  return (rows == kRows ? kAvx512 : rows == kTileSide ? kAmx16 : kAmx32)[lanes - 1];
-}
-
 // in[i] as bf16.
 void narrow_operand(bf16* out, const void* in, DType dtype, int64_t n) {
   if (dtype == DType::BF16) {
@@ -187,6 +78,28 @@ void narrow_operand(bf16* out, const void* in, DType dtype, int64_t n) {
     const int64_t count = std::min<int64_t>(256, n - i);
     widen(wide, static_cast<const char*>(in) + i * element_bytes(dtype), dtype, count);
     narrow(out + i, DType::BF16, wide, count);
+  }
+}
+
+// in[i] = out[i] + out[part + i] + out[2 part + i], 8 bits of its 24 each; n is a multiple of 32.
+[[gnu::target("avx512f,avx512bw")]] void split(bf16* out, int64_t part, const float* in,
+                                               int64_t n) {
+  alignas(64) static constexpr uint16_t kUpper[32] = {
+      1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
+      33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
+  const __m512i upper = _mm512_load_si512(kUpper), mask = _mm512_set1_epi32(~0xffff);
+  for (int64_t i = 0; i < n; i += 32) {
+    __m512 rest[2] = {_mm512_loadu_ps(in + i), _mm512_loadu_ps(in + i + 16)};
+#pragma GCC unroll 3
+    for (int64_t p = 0; p < 3; ++p) {
+      __m512i top[2];
+#pragma GCC unroll 2
+      for (int v = 0; v < 2; ++v) {
+        top[v] = _mm512_and_si512(_mm512_castps_si512(rest[v]), mask);
+        rest[v] -= _mm512_castsi512_ps(top[v]);
+      }
+      _mm512_storeu_si512(out + p * part + i, _mm512_permutex2var_epi16(top[0], upper, top[1]));
+    }
   }
 }
 
@@ -210,32 +123,31 @@ void pack_columns(bf16* sliver, int64_t width, const Operand& b, int64_t K, int6
     }
 }
 
-// out[2 j] = even[j], out[2 j + 1] = odd[j]; n is rounded up to 8.
-void interleave(bf16* out, const bf16* even, const bf16* odd, int64_t n) {
-  for (int64_t j = 0; j < n; j += 8) {
-    const __m128i e = _mm_loadu_si128(reinterpret_cast<const __m128i*>(even + j));
-    const __m128i o = _mm_loadu_si128(reinterpret_cast<const __m128i*>(odd + j));
-    auto* to = reinterpret_cast<__m128i*>(out + 2 * j);
-    _mm_storeu_si128(to, _mm_unpacklo_epi16(e, o));
-    _mm_storeu_si128(to + 1, _mm_unpackhi_epi16(e, o));
+// out[2 j] = even[j], out[2 j + 1] = odd[j]; n is rounded up to 16.
+[[gnu::target("avx512f,avx512bw")]] void interleave(bf16* out, const bf16* even, const bf16* odd,
+                                                    int64_t n) {
+  alignas(64) static constexpr uint16_t kOrder[32] = {
+      0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
+      8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
+  const __m512i order = _mm512_load_si512(kOrder);
+  for (int64_t j = 0; j < n; j += 16) {
+    const __m256i e = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(even + j));
+    const __m256i o = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(odd + j));
+    _mm512_storeu_si512(out + 2 * j, _mm512_permutex2var_epi16(_mm512_castsi256_si512(e), order,
+                                                               _mm512_castsi256_si512(o)));
   }
 }
 
 // Rows k and k + 1 of m (K, n), n <= 64, interleaved and zero beyond m, up to `width` columns.
 void interleave_rows(bf16* out, const Operand& m, int64_t k, int64_t K, int64_t n, int64_t width) {
-  if (m.dtype == DType::BF16 && n == width && n % 8 == 0 && k + 1 < K)
+  if (m.dtype == DType::BF16 && n == width && n % 16 == 0 && k + 1 < K)
     return interleave(out, static_cast<const bf16*>(m.from(k, 0).data),
                       static_cast<const bf16*>(m.from(k + 1, 0).data), n);
-  bf16 rows[2][kTransposeCols] = {};
+  bf16 rows[2][kTransposeCols] = {}, both[2 * kTransposeCols];
   for (int64_t i = 0; i < 2 && k + i < K; ++i)
     narrow_operand(rows[i], m.from(k + i, 0).data, m.dtype, n);
-  interleave(out, rows[0], rows[1], width);
-}
-
-// Rows contiguous in memory: two rows are interleaved.
-void pack_rows(bf16* sliver, int64_t width, const Operand& b, int64_t K, int64_t n) {
-  for (int64_t k = 0; k < round_up(K, kInnerStep); k += 2)
-    interleave_rows(sliver + k * width, b, k, K, n, width);
+  interleave(both, rows[0], rows[1], width);
+  std::copy_n(both, 2 * width, out);
 }
 
 // A (M, K) as contiguous rows of bf16, zero up to a multiple of kInnerStep columns.
@@ -260,17 +172,41 @@ void copy_rows(bf16* out, const Operand& a, int64_t M, int64_t K) {
     }
 }
 
-// One block of rows against one sliver; `n` of its columns and m of the kernel's rows exist in c.
-void multiply_block(const Inner& p, int64_t n, int64_t rows) {
+// A (M, K), K <= kSplitColumns, as split rows, a part `padded` elements long, zero past K.
+void split_rows(bf16* out, const Operand& a, int64_t M, int64_t K, int64_t padded) {
+  float wide[kSplitColumns] = {};
+  for (int64_t i = 0; i < M; ++i, out += 3 * padded) {
+    if (a.dtype == DType::F32 && a.col_stride == 1 && K == padded) {
+      split(out, padded, static_cast<const float*>(a.from(i, 0).data), K);
+      continue;
+    }
+    if (a.col_stride == 1)
+      widen(wide, a.from(i, 0).data, a.dtype, K);
+    else
+      for (int64_t k = 0; k < K; ++k) widen(wide + k, a.from(i, k).data, a.dtype, 1);
+    split(out, padded, wide, padded);
+  }
+}
+
+// For the rows that a block has: 8 in AVX-512, 16 or 32 in AMX.
+PairKernel pair_kernel(int64_t rows, int64_t lanes, int64_t parts) {
+  static constexpr PairKernel kAvx512[] = {multiply_avx512<1>, multiply_avx512<2>,
+                                           multiply_avx512<3>};
+  return rows == kRows ? kAvx512[lanes - 1] : amx_kernel(rows, lanes, parts);
+}
+
+// One block of at most `rows` rows against one sliver, of which n columns exist in c. The block goes
+// to the kernel as it came: rebuilt, its reads would wait for the stores behind which it lies.
+void multiply_block(const PairBlock& p, int64_t n, int64_t rows, int64_t parts) {
   const int64_t width = round_up(n, kLane);
-  const InnerKernel inner = inner_kernel(rows, width / kLane);
-  if (n == width && (p.m == rows || rows == kRows)) return inner(p);
-  float edge[2 * kTileSide * kSliver];
+  const PairKernel kernel = pair_kernel(rows, width / kLane, parts);
+  if (n == width && (p.m == rows || rows == kRows)) return kernel(p);
+  float edge[2 * kAmxRows * kSliver];
   for (int64_t r = 0; p.accumulate && r < p.m; ++r)
     std::copy_n(p.c + r * p.ldc, n, edge + r * width);
-  Inner q = p;
+  PairBlock q = p;
   q.c = edge, q.ldc = width;
-  inner(q);
+  kernel(q);
   for (int64_t r = 0; r < p.m; ++r) std::copy_n(edge + r * width, n, p.c + r * p.ldc);
 }
 
@@ -293,46 +229,96 @@ void use_bf16_products(Bf16Products products) {
   chosen().store(products, std::memory_order_relaxed);
 }
 
-void pack_panel_bf16(const Panel& panel, const Operand& b, int64_t N) {
-  for (int64_t j = 0; j < N; j += kSliver) {
-    const int64_t n = std::min(kSliver, N - j), width = round_up(n, kLane);
-    auto* sliver = reinterpret_cast<bf16*>(panel.columns_from(j).data);
-    if (b.col_stride == 1)
-      pack_rows(sliver, width, b.from(0, j), panel.K, n);
-    else
-      pack_columns(sliver, width, b.from(0, j), panel.K, n);
+bool packs_pairs(DType b, DType X) {
+  const Bf16Products products = bf16_products();
+  if (X == DType::BF16) return products != Bf16Products::Widened;
+  return X == DType::F32 && b == DType::BF16 && products == Bf16Products::Amx;
+}
+
+void pack_pairs(const Panel& panel, const Operand& b, int64_t N) {
+  const auto sliver = [&](int64_t j) {
+    return reinterpret_cast<bf16*>(panel.columns_from(j).data);
+  };
+  const auto columns = [&](int64_t j) { return std::min(kSliver, N - j); };
+  if (b.col_stride != 1) {
+    for (int64_t j = 0; j < N; j += kSliver)
+      pack_columns(sliver(j), round_up(columns(j), kLane), b.from(0, j), panel.K, columns(j));
+    return;
+  }
+  // Two rows at a time, which are interleaved, from end to end as they lie in memory.
+  for (int64_t k = 0; k < round_up(panel.K, kInnerStep); k += 2)
+    for (int64_t j = 0; j < N; j += kSliver) {
+      const int64_t width = round_up(columns(j), kLane);
+      interleave_rows(sliver(j) + k * width, b.from(0, j), k, panel.K, columns(j), width);
+    }
+}
+
+namespace {
+
+// What multiply_pairs has of its arguments in every block.
+struct Product {
+  float* c;
+  int64_t ldc;
+  const Panel& panel;
+  int64_t N;
+  bool accumulate;
+
+  // Columns [k, k + n) of the product's inner size, rows [i, i + m) of c, of A `rows` of them.
+  void multiply(const bf16* a, int64_t lda, int64_t part, int64_t parts, int64_t i, int64_t m,
+                int64_t rows, int64_t k, int64_t n, int64_t j) const {
+    const int64_t columns = std::min(kSliver, N - j), width = round_up(columns, kLane);
+    const auto* b =
+        reinterpret_cast<const bf16*>(panel.columns_from(j).data) + (panel.first + k) * width;
+    multiply_block({c + i * ldc + j, ldc, a, lda, part, b, n, m, accumulate || k > 0}, columns,
+                   rows, parts);
+  }
+};
+
+// A in three parts, a few rows at a time, whose block stays in the L1 cache while the panel's pass.
+void multiply_split(const Product& p, const Operand& a, int64_t M, int64_t K, bf16* copy) {
+  for (int64_t i = 0; i < M; i += kSplitRows)
+    for (int64_t k0 = 0; k0 < K; k0 += kSplitColumns) {
+      const int64_t m = std::min(kSplitRows, M - i), kn = std::min(kSplitColumns, K - k0),
+                    padded = round_up(kn, kInnerStep), rows = m > kAmxRows ? kSplitRows : kAmxRows;
+      split_rows(copy, a.from(i, k0), m, kn, padded);
+      for (int64_t k = 0; k < padded; k += kSplitBlock)
+        for (int64_t j = 0; j < p.N; j += kSliver)
+          p.multiply(copy + k, 3 * padded, padded, 3, i, m, rows, k0 + k,
+                     std::min(kSplitBlock, padded - k), j);
+    }
+}
+
+// A as it is, or as a bf16 copy: a block of the panel stays in the L1 cache while all rows pass.
+void multiply_whole(const Product& p, const Operand& a, int64_t M, int64_t K, bf16* copy) {
+  const bool amx = bf16_products() == Bf16Products::Amx;
+  const bool in_place = a.dtype == DType::BF16 && a.col_stride == 1 && K % kInnerStep == 0 &&
+                        M % kAmxRows == 0;
+  for (int64_t k = 0; k < K; k += kWholeBlock) {
+    const int64_t kn = std::min(kWholeBlock, K - k), padded = round_up(kn, kInnerStep);
+    if (!in_place) copy_rows(copy, a.from(0, k), M, kn);
+    const auto* from = in_place ? static_cast<const bf16*>(a.from(0, k).data) : copy;
+    const int64_t lda = in_place ? a.row_stride : padded;
+    for (int64_t j = 0; j < p.N; j += kSliver)
+      for (int64_t i = 0; i < M;) {
+        const int64_t rows = !amx ? kRows : M - i > kAmxRows ? 2 * kAmxRows : kAmxRows;
+        p.multiply(from + i * lda, lda, 0, 1, i, std::min(rows, M - i), rows, k, padded, j);
+        i += rows;
+      }
   }
 }
 
-void multiply_bf16(float* c, int64_t ldc, const Operand& a, const Panel& panel, int64_t M,
-                   int64_t N, int64_t K, Write write, float* scratch) {
-  check(panel.first % kInnerStep == 0, "a bf16 panel used from row {}", panel.first);
-  const bool amx = bf16_products() == Bf16Products::Amx;
-  const bool in_place =
-      a.dtype == DType::BF16 && a.col_stride == 1 && K % kInnerStep == 0 && M % kTileSide == 0;
-  const int64_t block =
-      in_place ? K : kMultiplyScratch * 2 / kTileRows;  // two bf16 in each float of scratch
-  const TileRegisters registers(amx);
-  for (int64_t k0 = 0; k0 < K; k0 += block) {
-    const int64_t kn = std::min(block, K - k0), padded = round_up(kn, kInnerStep);
-    auto* copy = reinterpret_cast<bf16*>(scratch);
-    if (!in_place) copy_rows(copy, a.from(0, k0), M, kn);
-    const auto* rows = in_place ? static_cast<const bf16*>(a.from(0, k0).data) : copy;
-    const int64_t lda = in_place ? a.row_stride : padded;
-    for (int64_t j = 0; j < N; j += kSliver) {
-      const int64_t n = std::min(kSliver, N - j), width = round_up(n, kLane);
-      const auto* b =
-          reinterpret_cast<const bf16*>(panel.columns_from(j).data) + (panel.first + k0) * width;
-      for (int64_t i = 0; i < M;) {
-        const int64_t step = !amx ? kRows : M - i > kTileSide ? 2 * kTileSide : kTileSide;
-        const bool accumulate = k0 > 0 || write == Write::Accumulate;
-        multiply_block({c + i * ldc + j, ldc, rows + i * lda, lda, b, padded, std::min(step, M - i),
-                        accumulate},
-                       n, step);
-        i += step;
-      }
-    }
-  }
+}  // namespace
+
+void multiply_pairs(float* c, int64_t ldc, const Operand& a, const Panel& panel, int64_t M,
+                    int64_t N, int64_t K, Write write, DType X, float* scratch) {
+  check(panel.first % kInnerStep == 0, "a panel of pairs used from row {}", panel.first);
+  const Product product = {c, ldc, panel, N, write == Write::Accumulate};
+  const TileRegisters registers(bf16_products() == Bf16Products::Amx);
+  auto* copy = reinterpret_cast<bf16*>(scratch);
+  if (X == DType::F32 && a.dtype != DType::BF16)
+    multiply_split(product, a, M, K, copy);
+  else
+    multiply_whole(product, a, M, K, copy);
 }
 
 }  // namespace lema::cpu

@@ -1,6 +1,6 @@
-// Products in native bf16: operands stay 16 bits wide, sums are f32. Behind pack_panel and multiply
-// of gemm.h for X = BF16 on CPUs with AMX or AVX512-BF16; elsewhere bf16 is widened and multiplied
-// as f32.
+// Products with a right operand in bf16, by units made for it: sums are f32. Behind pack_panel and
+// multiply of gemm.h on CPUs with AMX or AVX512-BF16; elsewhere bf16 is widened and multiplied as
+// f32.
 #pragma once
 
 #include "cpu/gemm.h"
@@ -17,11 +17,16 @@ Bf16Products bf16_products();
 // For tests. Internal error when this CPU lacks it. Threads: not while a kernel runs.
 void use_bf16_products(Bf16Products products);
 
+// Whether a right operand of type b is packed as pairs for products in X. In F32 that is so where it
+// is BF16 and AMX is there: the left operand is split into three bf16 parts, whose products with a
+// bf16 number are exact, as f32's are not, at a third of bf16's speed, several times that of f32.
+bool packs_pairs(DType b, DType X);
+
 // Panels as [pairs of rows][columns][2], zero up to a multiple of kInnerStep rows. Arguments as in
 // gemm.h.
 inline constexpr int64_t kInnerStep = 32;
-void pack_panel_bf16(const Panel& panel, const Operand& b, int64_t N);
-void multiply_bf16(float* c, int64_t ldc, const Operand& a, const Panel& panel, int64_t M,
-                   int64_t N, int64_t K, Write write, float* scratch);
+void pack_pairs(const Panel& panel, const Operand& b, int64_t N);
+void multiply_pairs(float* c, int64_t ldc, const Operand& a, const Panel& panel, int64_t M,
+                    int64_t N, int64_t K, Write write, DType X, float* scratch);
 
 }  // namespace lema::cpu

@@ -123,13 +123,13 @@ void head_chunk(ThreadPool& pool, Workspace& workspace, const HeadState& state, 
   const DType X = x.dtype;
   const int64_t N = x.rows, C = x.cols, V = weight.shape[0], step = sub_chunk(workspace, C, V);
   const auto* target = static_cast<const int32_t*>(targets.data);
-  const Panel columns = {workspace.take(panel_floats(C, step)),
-                         C};                                 // weight^T: (C, v), for the logits
+  // weight^T: (C, v), for the logits
+  const Panel columns = panel_for(workspace.take(panel_floats(C, step)), C, weight.dtype, X);
   float* rows_data = workspace.take(panel_floats(step, C));  // weight: (v, C), for acc
   for (int64_t v0 = 0; v0 < V; v0 += step) {
     const int64_t v = std::min(step, V - v0);
     const Operand w = operand(weight).from(v0, 0);
-    const Panel rows_panel = {rows_data, v};
+    const Panel rows_panel = panel_for(rows_data, v, weight.dtype, X);
     const int64_t by_columns = tile_count(v, kSliver),
                   by_rows = state.acc ? tile_count(C, kSliver) : 0;
     run(pool, by_columns + by_rows, [&](int64_t i) {
@@ -190,7 +190,8 @@ void logits_tile(const Workspace::Lease& tiles, const MatrixView& x, const Tenso
                  int64_t first, int64_t rows, int64_t v, int64_t n) {
   const Operand w = operand(weight).transposed();
   for (int64_t k = 0; k < x.cols; k += kPanelRows) {
-    const Panel panel = {tiles->panel, std::min(kPanelRows, x.cols - k)};
+    const Panel panel =
+        panel_for(tiles->panel, std::min(kPanelRows, x.cols - k), w.dtype, x.dtype);
     pack_panel(panel, w.from(k, v), n, x.dtype);
     for (int64_t row = 0; row < rows; row += kTileRows)
       multiply(tiles->out + row * kTileCols, kTileCols, operand(x).from(first + row, k), panel,
@@ -205,7 +206,8 @@ void add_weight_gradient(const Workspace::Lease& tiles, const TensorView& d_weig
   for (int64_t c = 0; c < x.cols; c += kTileCols) {
     const int64_t columns = std::min(kTileCols, x.cols - c);
     for (int64_t k = 0; k < rows; k += kPanelRows) {
-      const Panel panel = {tiles->panel, std::min(kPanelRows, rows - k)};
+      const Panel panel =
+          panel_for(tiles->panel, std::min(kPanelRows, rows - k), x.dtype, x.dtype);
       pack_panel(panel, operand(x).from(first + k, c), columns, x.dtype);
       for (int64_t row = 0; row < n; row += kTileRows)
         multiply(d_weight.as<float>() + (v + row) * x.cols + c, x.cols,

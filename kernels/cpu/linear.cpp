@@ -1,5 +1,5 @@
 // Linear forward and backward: low-rank products first (adapters.h), then output tiles of up to
-// 1,024 rows by 192 columns. A tile packs its share of the weight block by block into the cache and
+// 256 rows by 384 columns. A tile packs its share of the weight block by block into the cache and
 // is stored once, rounded once.
 #include "cpu/linear.h"
 
@@ -45,7 +45,7 @@ void multiply_tile(float* out, const Workspace::Lease& tiles, const Left& left, 
                    const Operand& b, int64_t rows, int64_t n, int64_t K, Write write, DType X) {
   for (int64_t k = 0; k < K; k += step) {
     const int64_t kn = std::min(step, K - k);
-    const Panel panel = {tiles->panel, kn};
+    const Panel panel = panel_for(tiles->panel, kn, b.dtype, X);
     pack_panel(panel, b.from(k, 0), n, X);
     for (int64_t row = 0; row < rows; row += kTileRows) {
       const int64_t tile_rows = std::min(kTileRows, rows - row);

@@ -24,7 +24,8 @@ struct Adapted {
 void adapted_tile(const Workspace::Lease& tiles, const Adapted& m, int64_t row, int64_t rows,
                   int64_t col, int64_t n) {
   for (int64_t r = 0; r < m.R; r += kPanelRows) {
-    const Panel panel = {tiles->panel, std::min(kPanelRows, m.R - r)};
+    const Panel panel =
+        panel_for(tiles->panel, std::min(kPanelRows, m.R - r), m.right.dtype, DType::F32);
     pack_panel(panel, m.right.from(r, col), n, DType::F32);
     multiply(tiles->second, kTileCols, m.left.from(row, r), panel, rows, n, panel.K,
              r == 0 ? Write::Overwrite : Write::Accumulate, DType::F32, tiles->product);

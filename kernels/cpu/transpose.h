@@ -1,31 +1,51 @@
-// The 32-bit transposition behind packing: f32 numbers, or pairs of bf16. Used by gemm.cpp and
-// gemm_bf16.cpp.
+// Transpositions in registers. Used by the packing of gemm.cpp and gemm_bf16.cpp and by the tiles of
+// attention.
 #pragma once
 
-#include <emmintrin.h>
-#include <xmmintrin.h>
-
 #include <cstdint>
+#include <utility>
+
+#include "cpu/simd.h"
 
 namespace lema::cpu {
 
+// v[i] lane j exchanges with v[j] lane i, by exchanging blocks of 1, 2, 4, ... lanes.
+template <int S, int W, size_t... L>
+[[gnu::always_inline]] inline void exchange(Floats<W>& a, Floats<W>& b, std::index_sequence<L...>) {
+  const Floats<W> low = __builtin_shufflevector(a, b, (L & S ? W + L - S : L)...);
+  b = __builtin_shufflevector(a, b, (L & S ? W + L : L + S)...);
+  a = low;
+}
+
+template <int W, int S = 1>
+[[gnu::always_inline]] inline void transpose(Floats<W> (&v)[W]) {
+  if constexpr (S < W) {
+#pragma GCC unroll 16
+    for (int i = 0; i < W; ++i)
+      if (!(i & S)) exchange<S, W>(v[i], v[i + S], std::make_index_sequence<W>{});
+    transpose<W, 2 * S>(v);
+  }
+}
+
 inline constexpr int64_t kTransposeCols = 64;
 
-// out[k * stride + j] = rows[j][k] for 16 rows and n <= 64 columns, by 4 x 4 blocks. Bits are moved
-// as they are.
+// out[k * stride + j] = rows[j][k] for 16 rows and n <= 64 columns: f32 numbers, or pairs of bf16.
+// Bits are moved as they are.
 inline void transpose_lane(float* out, int64_t stride, const float (&rows)[16][kTransposeCols],
                            int64_t n) {
-  for (int64_t k = 0; k < n; k += 4)
-    for (int64_t j = 0; j < 16; j += 4) {
-      __m128 r0 = _mm_loadu_ps(&rows[j][k]), r1 = _mm_loadu_ps(&rows[j + 1][k]);
-      __m128 r2 = _mm_loadu_ps(&rows[j + 2][k]), r3 = _mm_loadu_ps(&rows[j + 3][k]);
-      _MM_TRANSPOSE4_PS(r0, r1, r2, r3);
-      float* o = out + k * stride + j;
-      _mm_storeu_ps(o, r0);
-      if (k + 1 < n) _mm_storeu_ps(o + stride, r1);
-      if (k + 2 < n) _mm_storeu_ps(o + 2 * stride, r2);
-      if (k + 3 < n) _mm_storeu_ps(o + 3 * stride, r3);
-    }
+  vectorised([&](auto lanes) {
+    constexpr int W = lanes.kCount;
+    for (int64_t k = 0; k < n; k += W)
+      for (int64_t j = 0; j < 16; j += W) {
+        Floats<W> v[W];
+#pragma GCC unroll 16
+        for (int i = 0; i < W; ++i) v[i] = load<W>(&rows[j + i][k]);
+        transpose<W>(v);
+#pragma GCC unroll 16
+        for (int i = 0; i < W; ++i)
+          if (k + i < n) store<W>(out + (k + i) * stride + j, v[i]);
+      }
+  });
 }
 
 }  // namespace lema::cpu

@@ -12,12 +12,13 @@
 
 namespace lema::cpu {
 
-// An output tile of a linear: at most kBlockRows x kTileCols, 768 KiB. With a panel of kPanelRows x
-// kTileCols it stays in a 2 MiB L2 cache, and the rows pay for packing.
-inline constexpr int64_t kBlockRows = 8 * kTileRows, kTileCols = 4 * kSliver,
-                         kPanelRows = 3 * kInnerBlock;
+// An output tile of a linear: at most kBlockRows x kTileCols, 384 KiB. With a panel of kPanelRows x
+// kTileCols and its share of x it stays in a 2 MiB L2 cache: the columns pay for reading x, and for
+// splitting it, the rows for packing.
+inline constexpr int64_t kBlockRows = 2 * kTileRows, kTileCols = 8 * kSliver,
+                         kPanelRows = 6 * kInnerBlock;
 // Columns of x that a thread masks for dropout at a time.
-inline constexpr int64_t kMaskCols = 512;
+inline constexpr int64_t kMaskCols = 768;
 // Parts of one linear with an adapter each: q, k, v at most.
 inline constexpr int64_t kMaxAdapters = 4;
 

@@ -64,7 +64,7 @@ void check_product(int64_t M, int64_t N, int64_t K, DType a_type, DType b_type, 
   // What is in the scratch before must not matter, NaN least of all.
   std::vector<float> panel(static_cast<size_t>(cpu::panel_floats(K, N)), NAN),
       scratch(cpu::kMultiplyScratch, NAN);
-  const cpu::Panel packed = {panel.data(), K};
+  const cpu::Panel packed = cpu::panel_for(panel.data(), K, b_type, X);
   cpu::pack_panel(packed, b_operand, N, X);
   cpu::multiply(static_cast<float*>(c.view().data), c.view().stride, a_operand, packed, M, N, K,
                 write, X, scratch.data());
@@ -128,12 +128,27 @@ TEST_CASE("products: native bf16, tails and layouts") {
   }
 }
 
+TEST_CASE("products: f32 by a bf16 matrix, tails and layouts") {
+  for (cpu::Bf16Products kind : bf16_kinds()) {
+    const UseBf16 use(kind);
+    INFO("kind " << static_cast<int>(kind));
+    for (int64_t M : {1, 16, 17, 33, 128})
+      for (int64_t N : {1, 48, 100})
+        for (int64_t K : {1, 31, 32, 129, 801})
+          check_product(M, N, K, DType::F32, DType::BF16, DType::F32, false, true,
+                        Write::Accumulate);
+    for (DType a : {DType::F16, DType::BF16})
+      for (bool flip : {false, true})
+        check_product(48, 70, 801, a, DType::BF16, DType::F32, flip, !flip, Write::Overwrite);
+  }
+}
+
 TEST_CASE("products: parts of a panel") {
   const int64_t M = 10, N = 150, K = 400;
   const Matrix a = Matrix::random(M, K, DType::F32, 1), b = Matrix::random(K, N, DType::F32, 2);
   std::vector<float> panel(static_cast<size_t>(cpu::panel_floats(K, N))),
       scratch(cpu::kMultiplyScratch);
-  const cpu::Panel packed = {panel.data(), K};
+  const cpu::Panel packed = cpu::panel_for(panel.data(), K, DType::F32, DType::F32);
   for (int64_t n = 0; n < N; n += cpu::kSliver)
     cpu::pack_panel(packed.columns_from(n), cpu::operand(b.view()).from(0, n),
                     std::min(cpu::kSliver, N - n), DType::F32);
