@@ -1,6 +1,6 @@
-// `lema inspect PATH`: what a model folder, a safetensors file, an adapter, a checkpoint or a GGUF
-// file holds. Opening one runs every check its reader has, so what is not sound fails with the
-// reader's message and exit code 3.
+// `lema inspect PATH`: what a model folder, a safetensors file, an adapter, a checkpoint, the folder
+// of a run or a GGUF file holds. Opening one runs every check its reader has, checksums among them,
+// so what is not sound fails with the reader's message and exit code 3.
 #include <algorithm>
 #include <map>
 #include <string>
@@ -19,6 +19,7 @@
 #include "formats/tokenizer_files.h"
 #include "layout/piece_table.h"
 #include "model/adapter_rules.h"
+#include "train/run_folder.h"
 
 namespace lema {
 namespace {
@@ -187,8 +188,7 @@ Report inspect_adapter(const fs::path& path) {
 }
 
 Report inspect_checkpoint(const fs::path& path) {
-  if (const auto reason = verify_manifest(path))
-    fail(ErrorCode::BadInput, "{}: {}", path.string(), *reason);
+  if (const auto reason = unsound(path)) fail(ErrorCode::BadInput, "{}", *reason);
   const Manifest manifest = read_manifest(path);
   Report report;
   report.add("kind", "checkpoint");
@@ -198,6 +198,31 @@ Report inspect_checkpoint(const fs::path& path) {
   for (const auto& [file, item] : manifest.files) files.set(file, item.bytes);
   report.add("files", std::move(files));
   if (manifest.files.contains("adapter_config.json")) add_adapter(report, path);
+  return report;
+}
+
+// The folder of a run; BadInput when it holds checkpoints and none of them can be resumed from.
+Report inspect_run(const fs::path& path) {
+  Report report;
+  report.add("kind", "run");
+  Value found{Value::Object{}};
+  std::string newest_sound, first_reason;
+  for (const fs::path& checkpoint : checkpoints(path)) {
+    const auto reason = unsound(checkpoint);
+    const std::string folder = checkpoint.filename().string();
+    found.set(folder, reason ? *reason : "sound");
+    if (!reason && newest_sound.empty()) newest_sound = folder;
+    if (reason && first_reason.empty()) first_reason = *reason;
+  }
+  if (newest_sound.empty() && !first_reason.empty())
+    fail(ErrorCode::BadInput, "{}: no sound checkpoint: {}", path.string(), first_reason);
+  report.add("resumes_from", newest_sound.empty() ? Value() : Value(newest_sound));
+  for (const char* link : {"last", "best"}) {
+    std::error_code error;
+    const fs::path target = fs::read_symlink(path / link, error);
+    report.add(link, error ? Value() : Value(target.string()));
+  }
+  report.add("checkpoints", std::move(found));
   return report;
 }
 
@@ -227,10 +252,11 @@ Report inspect_gguf(const fs::path& path) {
 }
 
 Report inspect_folder(const fs::path& path) {
-  if (fs::exists(path / kManifestName)) return inspect_checkpoint(path);
+  if (fs::exists(path / kManifestName) || step_of(path)) return inspect_checkpoint(path);
   if (fs::exists(path / "adapter_config.json")) return inspect_adapter(path);
   if (fs::exists(path / "config.json")) return inspect_model(path);
-  fail(ErrorCode::BadInput, "{}: a folder without {}, adapter_config.json or config.json",
+  if (fs::exists(path / "run.json") || has_checkpoints(path)) return inspect_run(path);
+  fail(ErrorCode::BadInput, "{}: a folder without {}, adapter_config.json, config.json or run.json",
        path.string(), kManifestName);
 }
 
@@ -269,15 +295,24 @@ void print_for_people(const Report& report, bool list_tensors) {
 
 void add_inspect(CLI::App& app) {
   auto& command = *app.add_subcommand("inspect",
-                                      "What a model folder, safetensors, adapter, checkpoint or "
-                                      "GGUF file holds, and whether it is sound");
+                                      "What a model folder, safetensors, adapter, checkpoint, "
+                                      "run folder or GGUF file holds, and whether it is sound");
   command.add_option("path", "Folder or file")->required()->type_name("PATH");
   command.add_flag("--json")->description("One JSON object");
   command.add_flag("--tensors")->description("List every tensor");
   command.callback([&command] {
-    Report report = inspect(command["path"]->as<std::string>());
+    const bool is_json = command.count("--json") > 0;
+    Report report;
+    try {
+      report = inspect(command["path"]->as<std::string>());
+    } catch (const Error& error) {
+      if (is_json && error.code() == ErrorCode::BadInput)
+        fmt::print("{}\n", dump_json(Value::Object{{"sound", false}, {"reason", error.what()}}, 2));
+      throw;
+    }
+    report.add("sound", true);
     const bool list_tensors = command.count("--tensors") > 0;
-    if (command.count("--json") == 0) {
+    if (!is_json) {
       print_for_people(report, list_tensors);
       return;
     }

@@ -1,5 +1,7 @@
 // `lema train`: trains a LoRA adapter as a run config says. The run itself is train/run.h.
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "cli/commands.h"
 #include "cli/options.h"
@@ -15,6 +17,7 @@ namespace {
 struct TrainOptions {
   ConfigOptions config;
   std::string resume;
+  std::vector<std::string> accepted;
   bool dry_run = false, print_config = false, print_schema = false;
 };
 
@@ -34,6 +37,7 @@ void train(const TrainOptions& options, bool resume) {
   }
   RunOptions run;
   if (resume) run.resume = options.resume;
+  run.accepted.insert(options.accepted.begin(), options.accepted.end());
   const RunSummary summary = run_training(config, run);
   if (summary.last_loss)
     log::info("done: {} steps, last loss {:.4f}, {}", summary.steps, *summary.last_loss,
@@ -53,6 +57,11 @@ void add_train(CLI::App& app) {
           ->add_option("--resume", options->resume,
                        "Continue the run: from its newest checkpoint, or from this one")
           ->expected(0, 1);
+  command
+      ->add_option("--accept-changed", options->accepted,
+                   "With --resume: what may differ from the run that saved the checkpoint")
+      ->check(CLI::IsMember({"model", "data", "text", "config", "plan"}))
+      ->needs(resume);
   command->add_flag("--dry-run", options->dry_run,
                     "Check model and data, print the memory plan, train nothing");
   command->add_flag("--print-config", options->print_config, "Print the resolved config and stop");

@@ -1,6 +1,5 @@
 // The entry of the binary: parses the command line, runs one command and turns what it throws into
 // a message and an exit code. A command's own code starts in its cmd_NAME.cpp.
-#include <csignal>
 #include <cstdio>
 #include <filesystem>
 #include <new>
@@ -9,6 +8,7 @@
 #include "cli/commands.h"
 #include "core/error.h"
 #include "core/log.h"
+#include "core/signals.h"
 
 namespace {
 
@@ -58,8 +58,7 @@ void add_commands(CLI::App& app) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::signal(SIGPIPE,
-              SIG_IGN);  // a closed pipe is an error of one write, not the end of the process
+  lema::install_signal_handlers();
   lema::log::start(false);
   CLI::App app("lema: fine-tunes language models larger than the memory they run in", "lema");
   app.set_version_flag("--version", fmt::format("lema {}\ncompiler: {}\nbackends: {}", LEMA_VERSION,

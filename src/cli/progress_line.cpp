@@ -18,8 +18,7 @@ ProgressLine::~ProgressLine() {
 }
 
 void ProgressLine::operator()(const Progress& progress) {
-  if (StopSignals::requested())
-    fail(ErrorCode::InterruptedEmpty, "interrupted; nothing was written");
+  StopSignals::check();
   const auto now = Clock::now();
   const auto pace = terminal_ ? std::chrono::milliseconds(100) : std::chrono::milliseconds(10'000);
   if (stage_ != progress.stage) {

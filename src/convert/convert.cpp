@@ -6,6 +6,7 @@
 
 #include "convert/model_folder_copy.h"
 #include "core/error.h"
+#include "core/folder.h"
 #include "core/hash.h"
 #include "formats/gguf_import.h"
 #include "formats/json.h"
@@ -131,16 +132,16 @@ void write_side_files(const GgufModel& model, DType dtype, const fs::path& to) {
   Value config = model.config_json;
   config.set("torch_dtype", torch_name(dtype));
   const auto write = [&](const char* name, const Value& value) {
-    write_file(to / name, dump_json(value, 2) + "\n");
+    write_new_file(to / name, dump_json(value, 2) + "\n");
   };
   write("config.json", config);
   write("generation_config.json", model.generation_config);
   write("tokenizer.json", model.tokenizer_json);
   write("tokenizer_config.json", model.tokenizer_config);
-  if (!model.chat_template.empty()) write_file(to / "chat_template.jinja", model.chat_template);
-  if (!model.named_templates.empty()) fs::create_directory(to / "additional_chat_templates");
+  if (!model.chat_template.empty()) write_new_file(to / "chat_template.jinja", model.chat_template);
+  if (!model.named_templates.empty()) create_folders(to / "additional_chat_templates");
   for (const auto& [name, source] : model.named_templates)
-    write_file(to / "additional_chat_templates" / (name + ".jinja"), source);
+    write_new_file(to / "additional_chat_templates" / (name + ".jinja"), source);
 }
 
 ConvertResult convert_gguf(const ConvertOptions& options, const fs::path& output,

@@ -11,6 +11,7 @@
 #include "convert/convert.h"
 #include "convert/model_folder_copy.h"
 #include "core/error.h"
+#include "core/folder.h"
 #include "core/hash.h"
 #include "core/thread_pool.h"
 #include "cpu/convert.h"

@@ -5,6 +5,7 @@
 #include <array>
 
 #include "core/error.h"
+#include "core/folder.h"
 #include "core/log.h"
 #include "data/model_text.h"
 #include "formats/confined_path.h"
@@ -37,7 +38,7 @@ constexpr int64_t kMaxSideFileBytes = int64_t{256} << 20;
 
 void copy_file(const ModelFolder& folder, const std::string& name, const fs::path& to) {
   if (const auto path = confined_path(folder.path(), name, folder.path().string()))
-    write_file(to / name, read_text(*path, kMaxSideFileBytes));
+    write_new_file(to / name, read_text(*path, kMaxSideFileBytes));
 }
 
 bool is_inside(const fs::path& path, const fs::path& folder) {
@@ -117,16 +118,6 @@ fs::path output_folder(const fs::path& output, std::span<const fs::path> inputs)
   return path;
 }
 
-void check_free_space(const fs::path& output, int64_t bytes) {
-  fs::path parent = fs::absolute(output).parent_path();
-  while (!fs::exists(parent)) parent = parent.parent_path();
-  std::error_code error;
-  const fs::space_info space = fs::space(parent, error);
-  if (!error && space.available < static_cast<uintmax_t>(bytes))
-    fail(ErrorCode::Io, "{}: {} bytes are to be written, {} are free", output.string(), bytes,
-         space.available);
-}
-
 std::vector<const FieldSpec*> model_file_order(const ModelSpec& spec) {
   std::vector<const FieldSpec*> order = {&spec.embed};
   for (const FieldSpec& field : spec.positions) order.push_back(&field);
@@ -166,14 +157,14 @@ std::vector<TensorSpec> output_tensors(std::span<const WeightSource> weights,
 void copy_side_files(const ModelFolder& folder, const fs::path& to, std::optional<DType> dtype) {
   const fs::path config = *confined_path(folder.path(), "config.json", folder.path().string());
   const std::string text = read_text(config, JsonLimits{}.max_bytes);
-  write_file(to / "config.json", dtype ? config_with_dtype(text, *dtype, config.string()) : text);
+  write_new_file(to / "config.json", dtype ? config_with_dtype(text, *dtype, config.string()) : text);
   for (const char* name : kSideFiles) copy_file(folder, name, to);
   for (const std::string& name : FolderReader(folder.path()).names("", ".tiktoken"))
     copy_file(folder, name, to);
 
   const fs::path templates = folder.path() / kTemplateFolder;
   if (fs::symlink_status(templates).type() != fs::file_type::directory) return;
-  fs::create_directory(to / kTemplateFolder);
+  create_folders(to / kTemplateFolder);
   for (const auto& entry : fs::directory_iterator(templates))
     if (entry.path().extension() == ".jinja")
       copy_file(folder, fmt::format("{}/{}", kTemplateFolder, entry.path().filename().string()),
@@ -184,7 +175,7 @@ void take_template(const fs::path& adapter, const ModelFolder& folder, const fs:
   const auto path = adapter_template(adapter);
   if (!path) return;
   write_stop_ids(load_model_text(folder, path->string()).stop_ids(), folder, to);
-  fs::remove_all(to / kTemplateFolder);
+  remove_tree(to / kTemplateFolder);
   write_file(to / kAdapterTemplate, read_text(*path, kMaxSideFileBytes));
   log::info("{}: the merged model's chat template", path->string());
 }

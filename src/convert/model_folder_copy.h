@@ -17,10 +17,6 @@ namespace lema {
 // inside one of `inputs`.
 fs::path output_folder(const fs::path& output, std::span<const fs::path> inputs);
 
-// Io error when the file system of `output` has less than `bytes` free: said before the work, not
-// after it.
-void check_free_space(const fs::path& output, int64_t bytes);
-
 // Every weight of a model in the order of the model file: embedding, positions, blocks with their
 // pieces in order, final norm, head unless it is the embedding.
 std::vector<const FieldSpec*> model_file_order(const ModelSpec& spec);

@@ -66,7 +66,7 @@ void ShardedWriter::write_index() const {
       weight_map.emplace_back(tensors_[i].name, file_name(s));
   const Value index = Value::Object{{"metadata", Value::Object{{"total_size", total_bytes_}}},
                                     {"weight_map", std::move(weight_map)}};
-  write_file(folder_ / "model.safetensors.index.json", dump_json(index, 2, true) + "\n");
+  write_new_file(folder_ / "model.safetensors.index.json", dump_json(index, 2, true) + "\n");
 }
 
 }  // namespace lema

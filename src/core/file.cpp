@@ -1,4 +1,5 @@
-// System calls behind file.h: EINTR and short transfers are retried, everything else is an Error.
+// System calls behind file.h: interrupted and short transfers are continued, everything else is an
+// Error.
 #include "core/file.h"
 
 #include <fcntl.h>
@@ -12,14 +13,12 @@
 #include <thread>
 
 #include "core/error.h"
+#include "core/folder.h"
+#include "core/interrupted.h"
+#include "core/system_calls.h"
 
 namespace lema {
 namespace {
-
-[[noreturn]] void io_failure(const char* action, const fs::path& path) {
-  const int code = errno;
-  fail(ErrorCode::Io, "{}: cannot {}: {}", path.string(), action, std::strerror(code));
-}
 
 int64_t mtime_ns(const struct stat& st) {
   return int64_t{st.st_mtim.tv_sec} * 1'000'000'000 + st.st_mtim.tv_nsec;
@@ -28,7 +27,9 @@ int64_t mtime_ns(const struct stat& st) {
 }  // namespace
 
 File File::open(const fs::path& path) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);  // no wait on a FIFO
+  const int fd = uninterrupted([&] {
+    return sys::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);  // no wait on a FIFO
+  });
   if (fd < 0) {
     if (errno == ENOENT || errno == ENOTDIR)
       fail(ErrorCode::BadInput, "{}: no such file", path.string());
@@ -36,7 +37,7 @@ File File::open(const fs::path& path) {
   }
   File file(fd, path);
   struct stat st {};
-  if (::fstat(fd, &st) != 0) io_failure("stat", path);
+  if (sys::fstat(fd, &st) != 0) io_failure("stat", path);
   if (!S_ISREG(st.st_mode)) fail(ErrorCode::BadInput, "{}: not a regular file", path.string());
   file.opened_size_ = st.st_size;
   file.opened_mtime_ns_ = mtime_ns(st);
@@ -46,19 +47,23 @@ File File::open(const fs::path& path) {
 std::optional<File> File::open_direct() const {
   // By way of the descriptor: the path may name another file meanwhile.
   const std::string self = fmt::format("/proc/self/fd/{}", fd_);
-  const int fd = ::open(self.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECT);
+  const int fd = sys::open(self.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECT);
   if (fd < 0) return std::nullopt;
   return File(fd, path_);
 }
 
 File File::create(const fs::path& path) {
-  const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
+  const int fd = uninterrupted([&] {
+    return sys::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
+  });
   if (fd < 0) io_failure("create", path);
   return File(fd, path);
 }
 
 File File::append(const fs::path& path) {
-  const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+  const int fd = uninterrupted([&] {
+    return sys::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+  });
   if (fd < 0) io_failure("open", path);
   return File(fd, path);
 }
@@ -78,12 +83,12 @@ File& File::operator=(File&& other) noexcept {
 }
 
 File::~File() {
-  if (fd_ >= 0) ::close(fd_);
+  if (fd_ >= 0) sys::close(fd_);
 }
 
 int64_t File::size() const {
   struct stat st {};
-  if (::fstat(fd_, &st) != 0) io_failure("stat", path_);
+  if (sys::fstat(fd_, &st) != 0) io_failure("stat", path_);
   return st.st_size;
 }
 
@@ -98,15 +103,16 @@ int64_t File::read_up_to(void* out, int64_t bytes, int64_t offset) const {
   auto* p = static_cast<char*>(out);
   int64_t done = 0;
   for (int failures = 0; done < bytes;) {
-    const ssize_t n = ::pread(fd_, p + done, static_cast<size_t>(bytes - done), offset + done);
-    if (n < 0 && errno == EINTR) continue;
+    const ssize_t n = uninterrupted([&] {
+      return sys::pread(fd_, p + done, static_cast<size_t>(bytes - done), offset + done);
+    });
     // Past the page cache the file's end leaves an offset at which the next read is refused.
     if (n == 0 || (n < 0 && errno == EINVAL && done % kDiskBlock != 0)) break;
     if (n < 0 && errno == EIO && ++failures <= 3) {
       std::this_thread::sleep_for(std::chrono::milliseconds(20 << failures));
       continue;
     }
-    if (n < 0) io_failure(fmt::format("read at byte {}", offset + done).c_str(), path_);
+    if (n < 0) io_failure(fmt::format("read at byte {}", offset + done), path_);
     done += n;
   }
   return done;
@@ -122,7 +128,7 @@ void File::forget_cached(int64_t bytes, int64_t offset) const {
 
 void File::check_unchanged() const {
   struct stat st {};
-  if (::fstat(fd_, &st) != 0) io_failure("stat", path_);
+  if (sys::fstat(fd_, &st) != 0) io_failure("stat", path_);
   if (st.st_size != opened_size_)
     fail(ErrorCode::BadInput, "{}: has {} bytes and had {} when it was opened", path_.string(),
          st.st_size, opened_size_);
@@ -133,21 +139,23 @@ void File::check_unchanged() const {
 void File::write(const void* data, int64_t bytes) {
   const auto* p = static_cast<const char*>(data);
   while (bytes > 0) {
-    const ssize_t n = ::write(fd_, p, static_cast<size_t>(bytes));
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) io_failure("write", path_);
+    const ssize_t n =
+        uninterrupted([&] { return sys::write(fd_, p, static_cast<size_t>(bytes)); });
+    if (n == 0) errno = ENOSPC;  // which the kernel would say at the next call
+    if (n <= 0) io_failure("write", path_);
     p += n;
     bytes -= n;
   }
 }
 
 void File::sync() {
-  if (::fsync(fd_) != 0) io_failure("sync", path_);
+  if (sys::fsync(fd_) != 0) io_failure("sync", path_);
 }
 
 void File::close() {
   const int fd = std::exchange(fd_, -1);
-  if (fd >= 0 && ::close(fd) != 0) io_failure("close", path_);
+  // An interrupted close has closed.
+  if (fd >= 0 && sys::close(fd) != 0 && errno != EINTR) io_failure("close", path_);
 }
 
 std::string read_text(const fs::path& path, int64_t max_bytes) {
@@ -161,88 +169,41 @@ std::string read_text(const fs::path& path, int64_t max_bytes) {
   return text;
 }
 
-namespace {
-
-std::string random_suffix() {
-  std::random_device device;
-  return fmt::format("{}-{:08x}", ::getpid(), device());
+void io_failure(std::string_view action, const fs::path& path) {
+  const int code = errno;
+  fail(ErrorCode::Io, "{}: cannot {}: {}", path.string(), action, std::strerror(code));
 }
 
-}  // namespace
+fs::path temporary_name(const fs::path& path) {
+  std::random_device device;
+  return path.parent_path() /
+         fmt::format(".{}.tmp-{}-{:08x}", path.filename().string(), ::getpid(), device());
+}
 
 StagedFile::StagedFile(fs::path final_path)
-    : final_(std::move(final_path)),
-      staged_(final_.parent_path() /
-              fmt::format(".{}.tmp-{}", final_.filename().string(), random_suffix())) {}
+    : final_(std::move(final_path)), staged_(temporary_name(final_)) {}
 
 StagedFile::~StagedFile() {
-  if (!committed_) ::unlink(staged_.c_str());
+  if (!committed_) sys::unlink(staged_.c_str());
 }
 
 void StagedFile::commit() {
-  if (::rename(staged_.c_str(), final_.c_str()) != 0) io_failure("rename into place", final_);
+  if (sys::rename(staged_.c_str(), final_.c_str()) != 0) io_failure("rename into place", final_);
   committed_ = true;
-  sync_folder(final_.has_parent_path() ? final_.parent_path() : fs::path("."));
+  sync_folder(parent_of(final_));
 }
 
 void write_file(const fs::path& path, std::string_view bytes) {
   StagedFile staged(path);
-  File file = File::create(staged.path());
-  file.write(bytes.data(), static_cast<int64_t>(bytes.size()));
-  file.sync();
-  file.close();
+  write_new_file(staged.path(), bytes);
   staged.commit();
 }
 
-void sync_folder(const fs::path& folder) {
-  const int fd = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0) io_failure("open folder", folder);
-  const int result = ::fsync(fd);
-  const int code = errno;
-  ::close(fd);
-  errno = code;
-  if (result != 0) io_failure("sync folder", folder);
-}
-
-void rename_new(const fs::path& from, const fs::path& to) {
-  // renameat2 exists since Linux 3.15; some network file systems lack RENAME_NOREPLACE.
-  if (::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_NOREPLACE) == 0) return;
-  if (errno == EINVAL || errno == ENOSYS) {
-    if (fs::exists(to))
-      errno = EEXIST;
-    else if (::rename(from.c_str(), to.c_str()) == 0)
-      return;
-  }
-  io_failure("rename into place", to);
-}
-
-StagedFolder::StagedFolder(fs::path final_path) : final_(std::move(final_path)) {
-  // "out/" has an empty file name; its parent must not become itself.
-  if (!final_.has_filename()) final_ = final_.parent_path();
-  if (fs::exists(fs::symlink_status(final_)))
-    fail(ErrorCode::Usage, "{}: already exists; name a new folder or remove it", final_.string());
-  const fs::path parent = final_.has_parent_path() ? final_.parent_path() : fs::path(".");
-  std::error_code error;
-  fs::create_directories(parent, error);
-  staged_ = parent / fmt::format(".{}.tmp-{}", final_.filename().string(), random_suffix());
-  if (!fs::create_directory(staged_, error) || error)
-    fail(ErrorCode::Io, "{}: cannot create folder: {}", staged_.string(), error.message());
-}
-
-StagedFolder::~StagedFolder() {
-  std::error_code error;
-  if (!committed_) fs::remove_all(staged_, error);
-}
-
-void StagedFolder::commit() {
-  for (const auto& entry : fs::recursive_directory_iterator(staged_)) {
-    if (!entry.is_regular_file()) continue;
-    File::open(entry.path()).sync();
-  }
-  sync_folder(staged_);
-  rename_new(staged_, final_);
-  committed_ = true;
-  sync_folder(final_.has_parent_path() ? final_.parent_path() : fs::path("."));
+void write_new_file(const fs::path& path, std::string_view bytes) {
+  File file = File::create(path);
+  file.write(bytes.data(), static_cast<int64_t>(bytes.size()));
+  file.sync();
+  file.close();
 }
 
 }  // namespace lema

@@ -1,6 +1,6 @@
-// The one seam to the file system: every open, read, write, sync and rename of lema is in file.cpp.
-// Errors: Io with path and the system's reason; BadInput when a file that must exist is missing or
-// too short.
+// Files: every one that lema opens, reads and writes. Folders are core/folder.h; both stand on the
+// seam of core/system_calls.h. Errors: Io with path and the system's reason; BadInput when a file
+// that must exist is missing or too short.
 #pragma once
 
 #include <cstdint>
@@ -9,6 +9,8 @@
 #include <span>
 #include <string>
 #include <string_view>
+
+#include "core/signals.h"
 
 namespace lema {
 
@@ -48,7 +50,8 @@ class File {
   void check_unchanged() const;
   // Appends all of it. Threads: one.
   void write(const void* data, int64_t bytes);
-  // To the disk (fsync). After a failure the file must be abandoned: a second try would lie.
+  // To the disk (fsync). After a failure the file must be abandoned: the kernel counts its pages as
+  // written, and a second try would lie. Ref: doi.org/10.5555/3489146.3489197.
   void sync();
   // Closes and reports errors, which the destructor cannot.
   void close();
@@ -77,6 +80,7 @@ class StagedFile {
   void commit();
 
  private:
+  StopDeferral deferral_;
   fs::path final_, staged_;
   bool committed_ = false;
 };
@@ -86,29 +90,12 @@ std::string read_text(const fs::path& path, int64_t max_bytes);
 
 // A whole file by way of a StagedFile.
 void write_file(const fs::path& path, std::string_view bytes);
+// A whole file that does not exist, in a StagedFolder: synced, under its own name.
+void write_new_file(const fs::path& path, std::string_view bytes);
 
-// Makes the folder's entries durable (fsync of the folder).
-void sync_folder(const fs::path& folder);
-
-// Renames without replacing; Io when `to` exists.
-void rename_new(const fs::path& from, const fs::path& to);
-
-// A folder that is being written: created beside its final name, renamed into place by commit(),
-// removed by the destructor when commit() was not reached. The temporary name says whose it is:
-// ".NAME.tmp-PID-RANDOM".
-class StagedFolder {
- public:
-  // Usage error when `final_path` exists.
-  explicit StagedFolder(fs::path final_path);
-  StagedFolder(const StagedFolder&) = delete;
-  ~StagedFolder();
-  const fs::path& path() const { return staged_; }
-  // Syncs every file that is not yet synced by its writer, the folder, renames, syncs the parent.
-  void commit();
-
- private:
-  fs::path final_, staged_;
-  bool committed_ = false;
-};
+// The temporary name beside `path` that this process writes to.
+fs::path temporary_name(const fs::path& path);
+// Io, "PATH: cannot ACTION: " and errno's text.
+[[noreturn]] void io_failure(std::string_view action, const fs::path& path);
 
 }  // namespace lema

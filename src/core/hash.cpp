@@ -38,8 +38,7 @@ class Sha256 {
 
 // Calls visit(data, bytes) for the whole file, chunk by chunk.
 template <typename Visit>
-void for_each_chunk(const std::filesystem::path& path, Visit visit) {
-  const File file = File::open(path);
+void for_each_chunk(const File& file, Visit visit) {
   std::vector<char> chunk(static_cast<size_t>(kChunkBytes));
   const int64_t size = file.size();
   for (int64_t offset = 0; offset < size; offset += kChunkBytes) {
@@ -90,7 +89,7 @@ std::string sha256(std::string_view bytes) {
 std::string sha256_file(const std::filesystem::path& path,
                         const std::function<void(int64_t)>& report) {
   Sha256 digest;
-  for_each_chunk(path, [&](const char* data, int64_t bytes) {
+  for_each_chunk(File::open(path), [&](const char* data, int64_t bytes) {
     digest.update(data, static_cast<size_t>(bytes));
     if (report) report(bytes);
   });
@@ -105,9 +104,14 @@ uint32_t crc32c(const void* data, int64_t bytes, uint32_t crc) {
   return ~crc32c_table(p, bytes, ~crc);
 }
 
-uint32_t crc32c_file(const std::filesystem::path& path) {
+uint32_t crc32c_file(const std::filesystem::path& path) { return crc32c_file(File::open(path)); }
+
+uint32_t crc32c_file(const File& file, const std::function<void(int64_t)>& report) {
   uint32_t crc = 0;
-  for_each_chunk(path, [&](const char* data, int64_t bytes) { crc = crc32c(data, bytes, crc); });
+  for_each_chunk(file, [&](const char* data, int64_t bytes) {
+    crc = crc32c(data, bytes, crc);
+    if (report) report(bytes);
+  });
   return crc;
 }
 

@@ -9,6 +9,8 @@
 
 namespace lema {
 
+class File;
+
 // Lower-case hex of the SHA-256 of a buffer or of a whole file. `report` is called with the bytes
 // of every chunk read and may throw.
 std::string sha256(std::string_view bytes);
@@ -18,5 +20,6 @@ std::string sha256_file(const std::filesystem::path& path,
 // CRC-32C (Castagnoli, reflected, as in iSCSI); `crc` continues an earlier call.
 uint32_t crc32c(const void* data, int64_t bytes, uint32_t crc = 0);
 uint32_t crc32c_file(const std::filesystem::path& path);
+uint32_t crc32c_file(const File& file, const std::function<void(int64_t)>& report = {});
 
 }  // namespace lema

@@ -2,15 +2,17 @@
 // rewritten in place where standard error is a terminal.
 #include "core/log.h"
 
-#include <spdlog/sinks/basic_file_sink.h>
+#include <spdlog/sinks/base_sink.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cstdio>
 #include <memory>
+#include <mutex>
 
 #include "core/error.h"
+#include "core/file.h"
 
 namespace lema::log {
 namespace {
@@ -31,6 +33,31 @@ class TerminalSink final : public spdlog::sinks::stderr_color_sink_mt {
 
  private:
   std::atomic<bool> open_ = false;
+};
+
+// train.log: a message that cannot be written is no reason to end a run; the first one is said.
+class FileSink final : public spdlog::sinks::base_sink<std::mutex> {
+ public:
+  explicit FileSink(const fs::path& path) : file_(File::append(path)) {
+    set_pattern_("%Y-%m-%d %H:%M:%S %l %v");
+  }
+
+ private:
+  void sink_it_(const spdlog::details::log_msg& message) override {
+    if (failed_) return;
+    spdlog::memory_buf_t line;
+    formatter_->format(message, line);
+    try {
+      file_.write(line.data(), static_cast<int64_t>(line.size()));
+    } catch (const Error& error) {
+      failed_ = true;
+      fmt::print(stderr, "{}; the run goes on without its log\n", error.what());
+    }
+  }
+  void flush_() override {}
+
+  File file_;
+  bool failed_ = false;
 };
 
 // The first sink, put there by start().
@@ -63,14 +90,7 @@ void end_progress() {
 }
 
 void add_file(const std::string& path) {
-  try {
-    auto sink = std::make_shared<spdlog::sinks::basic_file_sink_mt>(path);
-    sink->set_pattern("%Y-%m-%d %H:%M:%S %l %v");
-    spdlog::default_logger()->sinks().push_back(sink);
-  } catch (const spdlog::spdlog_ex& error) {
-    fail(ErrorCode::Io, "{}", error.what());
-  }
-  spdlog::default_logger()->flush_on(spdlog::level::info);
+  spdlog::default_logger()->sinks().push_back(std::make_shared<FileSink>(path));
 }
 
 }  // namespace lema::log

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/system_calls.h"
 
 namespace lema {
 namespace {
@@ -72,9 +73,8 @@ int guard_range(const void* data, int64_t bytes) {
 
 MappedFile::MappedFile(const File& file) : size_(file.size()) {
   if (size_ == 0) return;
-  void* p = ::mmap(nullptr, static_cast<size_t>(size_), PROT_READ, MAP_PRIVATE, file.descriptor(),
-                   0);
-  if (p == MAP_FAILED) fail(ErrorCode::Io, "{}: cannot map: error {}", file.path().string(), errno);
+  void* p = sys::map(file.descriptor(), static_cast<size_t>(size_));
+  if (p == MAP_FAILED) io_failure("map", file.path());
   data_ = static_cast<std::byte*>(p);
   guard_ = guard_range(data_, size_);
 }

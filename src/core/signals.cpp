@@ -1,31 +1,70 @@
-// The handlers behind signals.h. They do nothing but set a flag, which is all that is safe in a
-// handler.
+// The handlers behind signals.h. They do only what is safe in one: atomic flags, write, _exit,
+// raise.
 #include "core/signals.h"
+
+#include <unistd.h>
+
+#include <atomic>
+#include <csignal>
+#include <exception>
+
+#include "core/error.h"
 
 namespace lema {
 namespace {
 
-volatile std::sig_atomic_t g_requested = 0;
+std::atomic<int> g_shields = 0;  // StopSignals and StopDeferrals alive
+std::atomic<bool> g_stop = false, g_save = false;
 
-void request_stop(int) { g_requested = 1; }
+[[noreturn]] void leave() {
+  constexpr char kMessage[] = "lema: error: stopped by a signal; nothing was written\n";
+  static_cast<void>(!::write(STDERR_FILENO, kMessage, sizeof kMessage - 1));
+  ::_exit(static_cast<int>(ErrorCode::InterruptedEmpty));
+}
+
+void on_stop(int signal) {
+  if (g_shields == 0) leave();
+  if (g_stop.exchange(true)) {
+    struct sigaction standard {};
+    standard.sa_handler = SIG_DFL;
+    ::sigaction(signal, &standard, nullptr);
+    ::raise(signal);  // delivered when this handler returns
+  }
+}
+
+void on_save(int) { g_save = true; }
+
+void answer(int signal, void (*handler)(int)) {
+  struct sigaction action {};
+  action.sa_handler = handler;
+  sigemptyset(&action.sa_mask);
+  action.sa_flags = SA_RESTART;
+  ::sigaction(signal, &action, nullptr);
+}
 
 }  // namespace
 
-StopSignals::StopSignals() {
-  g_requested = 0;
-  struct sigaction action {};
-  action.sa_handler = request_stop;
-  sigemptyset(&action.sa_mask);
-  action.sa_flags = static_cast<int>(SA_RESETHAND);  // the second signal takes its default course
-  ::sigaction(SIGINT, &action, &former_int_);
-  ::sigaction(SIGTERM, &action, &former_term_);
+void install_signal_handlers() {
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) answer(signal, on_stop);
+  answer(SIGUSR1, on_save);
+  answer(SIGPIPE, SIG_IGN);
+  answer(SIGXFSZ, SIG_IGN);
 }
 
-StopSignals::~StopSignals() {
-  ::sigaction(SIGINT, &former_int_, nullptr);
-  ::sigaction(SIGTERM, &former_term_, nullptr);
+StopSignals::StopSignals() { ++g_shields; }
+StopSignals::~StopSignals() { --g_shields; }
+
+bool StopSignals::requested() { return g_stop; }
+
+void StopSignals::check() {
+  if (g_stop) fail(ErrorCode::InterruptedEmpty, "stopped by a signal; nothing was written");
 }
 
-bool StopSignals::requested() { return g_requested != 0; }
+bool StopSignals::take_save_request() { return g_save.exchange(false); }
+
+StopDeferral::StopDeferral() { ++g_shields; }
+StopDeferral::~StopDeferral() {
+  if (--g_shields == 0 && g_stop && std::uncaught_exceptions() == 0) leave();
+}
 
 }  // namespace lema

@@ -101,6 +101,7 @@ class Loader {
     if (!file.format.empty()) file.verdict += fmt::format(", {} by data.format", file.format);
     Record record;
     while (reader.next(record)) {
+      StopSignals::check();
       ++row_count_;
       if (!record.reason.empty()) {
         note_bad(record.reason, record);

@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "core/error.h"
+#include "core/folder.h"
 #include "core/hash.h"
 #include "core/log.h"
 #include "core/mapped_file.h"
@@ -195,9 +196,7 @@ void write_cached(const fs::path& folder, const std::string& key, const Dataset&
   header.number(kVersion);
   header.number(crc32c(body.data(), std::ssize(body)));
   try {
-    std::error_code error;
-    fs::create_directories(folder, error);
-    if (error) fail(ErrorCode::Io, "{}: {}", folder.string(), error.message());
+    create_folders(folder);
     write_file(file_of(folder, key), std::string(kMagic) + header.bytes() + body);
   } catch (const Error& error) {
     if (error.code() != ErrorCode::Io) throw;

@@ -5,6 +5,7 @@
 #include <charconv>
 
 #include "core/error.h"
+#include "core/folder.h"
 #include "core/hash.h"
 #include "formats/json.h"
 
@@ -17,15 +18,11 @@ constexpr int64_t kMaxManifestBytes = int64_t{1} << 20;
 // Sizes of all files of the folder but the manifest.
 std::map<std::string, int64_t> list_files(const fs::path& folder) {
   std::map<std::string, int64_t> files;
-  std::error_code error;
-  fs::directory_iterator it(folder, error);
-  if (error) fail(ErrorCode::BadInput, "{}: cannot list: {}", folder.string(), error.message());
-  for (const fs::directory_entry& entry : it) {
-    const std::string name = entry.path().filename().string();
+  for (const std::string& name : list_folder(folder)) {
     if (name == kManifestName) continue;
-    if (entry.symlink_status().type() != fs::file_type::regular)
+    if (fs::symlink_status(folder / name).type() != fs::file_type::regular)
       fail(ErrorCode::BadInput, "{}: {} is not a regular file", folder.string(), escaped(name));
-    files[name] = File::open(entry.path()).size();
+    files[name] = File::open(folder / name).size();
   }
   return files;
 }
@@ -56,7 +53,7 @@ void write_manifest(const fs::path& folder, int64_t step, const std::string& run
   }
   const Value root =
       Value::Object{{"format", kFormat}, {"step", step}, {"run_id", run_id}, {"files", files}};
-  write_file(folder / kManifestName, dump_json(root, 2) + "\n");
+  write_new_file(folder / kManifestName, dump_json(root, 2) + "\n");
 }
 
 Manifest read_manifest(const fs::path& folder) {

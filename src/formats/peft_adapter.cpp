@@ -286,9 +286,9 @@ std::optional<fs::path> adapter_template(const fs::path& folder) {
 }
 
 void write_adapter(const fs::path& folder, const Adapter& adapter) {
-  write_file(folder / kConfigFile, dump_json(adapter_config_json(adapter.config), 2, true));
+  write_new_file(folder / kConfigFile, dump_json(adapter_config_json(adapter.config), 2, true));
   write_tensors(folder / kWeightsFile, adapter);
-  write_file(folder / "README.md", model_card(adapter.config));
+  write_new_file(folder / "README.md", model_card(adapter.config));
 }
 
 }  // namespace lema

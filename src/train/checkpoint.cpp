@@ -1,9 +1,8 @@
-// Saving, finding and restoring checkpoints. Ref: the commit order is manifest last, sync, rename,
-// sync, read back, prune.
+// Saving and restoring checkpoints. The commit order: each file synced, the manifest last, the folder
+// synced, renamed, its parent synced, read back; only then do links move and older ones go.
 #include "train/checkpoint.h"
 
 #include <algorithm>
-#include <charconv>
 #include <vector>
 
 #include "core/hash.h"
@@ -12,68 +11,14 @@
 #include "formats/json.h"
 #include "formats/manifest.h"
 #include "formats/peft_adapter.h"
+#include "train/run_folder.h"
 
 namespace lema {
 namespace {
 
-constexpr std::string_view kPrefix = "checkpoint-";
+constexpr const char* kStateFile = "state.json";
+constexpr const char* kStateTensors = "state.safetensors";
 constexpr int64_t kMaxStateBytes = int64_t{1} << 20;
-
-// The step in "checkpoint-000500"; nullopt for any other name.
-std::optional<int64_t> step_of(const fs::path& folder) {
-  const std::string name = folder.filename().string();
-  if (!name.starts_with(kPrefix)) return std::nullopt;
-  const char* begin = name.data() + kPrefix.size();
-  const char* end = name.data() + name.size();
-  int64_t step = 0;
-  const auto [stop, error] = std::from_chars(begin, end, step);
-  if (error != std::errc() || stop != end) return std::nullopt;
-  return step;
-}
-
-// Checkpoint folders, newest first.
-std::vector<fs::path> checkpoints(const fs::path& output_dir) {
-  std::vector<fs::path> found;
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(output_dir, error))
-    if (entry.is_directory() && !entry.is_symlink() && step_of(entry.path()))
-      found.push_back(entry.path());
-  std::sort(found.begin(), found.end(),
-            [](const fs::path& a, const fs::path& b) { return *step_of(a) > *step_of(b); });
-  return found;
-}
-
-// A relative symlink that replaces an older one in one step.
-void point(const fs::path& link, const fs::path& target) {
-  const fs::path temporary = link.string() + ".tmp";
-  std::error_code error;
-  fs::remove(temporary, error);
-  fs::create_symlink(target.filename(), temporary, error);
-  if (!error) fs::rename(temporary, link, error);
-  if (error)
-    fail(ErrorCode::Io, "{}: cannot point at {}: {}", link.string(), target.string(),
-         error.message());
-  sync_folder(link.parent_path());
-}
-
-// The id of the run that wrote a checkpoint; nullopt when its manifest is damaged.
-std::optional<std::string> run_of(const fs::path& checkpoint) {
-  try {
-    return read_manifest(checkpoint).run_id;
-  } catch (const Error& error) {
-    if (error.code() != ErrorCode::BadInput) throw;
-    return std::nullopt;
-  }
-}
-
-void set_aside(const fs::path& folder, int64_t step) {
-  fs::path aside = folder.string() + ".abandoned";
-  for (int n = 2; fs::exists(aside); ++n)
-    aside = fmt::format("{}.abandoned-{}", folder.string(), n);
-  rename_new(folder, aside);
-  log::warn("{}: later than step {}, where the run goes on: set aside as {}", folder.string(), step,
-            aside.filename().string());
-}
 
 Value to_value(const TrainState& state, const RunIdentity& identity) {
   Value value;
@@ -86,6 +31,7 @@ Value to_value(const TrainState& state, const RunIdentity& identity) {
   value.set("run_id", state.run_id);
   value.set("numeric_plan", identity.numeric_plan);
   value.set("model_sha256", identity.model_sha256);
+  value.set("weights_crc32c", identity.weights_crc32c);
   value.set("data_sha256", identity.data_sha256);
   value.set("text_sha256", identity.text_sha256);
   value.set("config", identity.config);
@@ -98,19 +44,33 @@ const Value& member(const Value& value, std::string_view key, const fs::path& pa
   return *found;
 }
 
+// Between the chunks of files that are hashed before the first step.
+void stop_check(int64_t) { StopSignals::check(); }
+
+constexpr std::string_view kHashed = "sha256 ";
+
 // A hash of a file, or of the adapter in a folder; anything else, the name of a built-in template,
 // is its own content.
 std::string content_of(const fs::path& path) {
   const fs::path file = fs::is_directory(path) ? path / "adapter_model.safetensors" : path;
-  return fs::is_regular_file(file) ? "sha256 " + sha256_file(file) : path.string();
+  return fs::is_regular_file(file) ? std::string(kHashed) + sha256_file(file, stop_check) : path.string();
 }
 
 // One hash of all the files of a data set, "" for none.
 std::string digest_of(const std::vector<std::string>& paths) {
   if (paths.empty()) return "";
   std::string digests;
-  for (const std::string& file : data_files(paths)) digests += sha256_file(file) + "\n";
+  for (const std::string& file : data_files(paths)) digests += sha256_file(file, stop_check) + "\n";
   return sha256(digests);
+}
+
+// CRC32C of every file of weights: one pass over the model, of which a step makes two.
+std::string weights_checksum(const ModelFolder& folder) {
+  std::string all;
+  for (const SafetensorsFile& file : folder.files())
+    all += fmt::format("{}{:08x}", all.empty() ? "" : " ",
+                       crc32c_file(file.file(), stop_check));
+  return all;
 }
 
 // Adds "optimizer.lr 0.01, now 0.02" for every key that differs; null: the key is not there.
@@ -130,6 +90,60 @@ void add_differences(const std::string& key, const Value& saved, const Value& mi
     add_differences(front + escaped(name), member_of(saved, name), value, out);
   for (const auto& [name, value] : saved.as_object())
     if (!mine.find(name)) add_differences(front + escaped(name), value, Value(), out);
+}
+
+// Ends in Usage, naming what differs and how to go on all the same, unless that is accepted.
+class Comparison {
+ public:
+  Comparison(const fs::path& state, const std::set<std::string>& accepted)
+      : checkpoint_(state.parent_path()), accepted_(accepted) {}
+
+  void expect_same(const Value& saved, const Value& mine, const char* name, const char* what) {
+    if (!(saved == mine)) differs(name, what, dump_json(saved) + ", now " + dump_json(mine));
+  }
+  void differs(const char* name, const char* what, const std::string& how) {
+    if (!accepted_.contains(name))
+      fail(ErrorCode::Usage,
+           "{}: saved with another {}: {}; to go on all the same: --accept-changed {}",
+           checkpoint_.string(), what, how, name);
+    log::warn("{}: saved with another {}: {}; accepted", checkpoint_.string(), what, how);
+  }
+
+ private:
+  fs::path checkpoint_;
+  const std::set<std::string>& accepted_;
+};
+
+// lora.init_from of a config as it is kept: "" or a hash where its files were there to be read.
+Value& init_from(Value& config) {
+  for (auto& [section, lora] : config.as_object())
+    if (section == "lora")
+      for (auto& [key, value] : lora.as_object())
+        if (key == "init_from") return value;
+  fail(ErrorCode::BadInput, "a saved config without lora.init_from");
+}
+
+void compare(const Value& saved, const fs::path& path, RunIdentity& identity,
+             const std::set<std::string>& accepted) {
+  Comparison with(path, accepted);
+  const auto of = [&](std::string_view key) -> const Value& { return member(saved, key, path); };
+  with.expect_same(of("model_sha256"), identity.model_sha256, "model", "model");
+  with.expect_same(of("weights_crc32c"), identity.weights_crc32c, "model", "model: its weights");
+  with.expect_same(of("data_sha256"), identity.data_sha256, "data", "data set (data.train)");
+  with.expect_same(of("numeric_plan"), identity.numeric_plan, "plan", "numeric plan");
+  // The adapter that the run started from lives on in the checkpoint and need not be there.
+  Value config = of("config");
+  Value &mine = init_from(identity.config), &its = init_from(config);
+  if (!mine.as_string().empty() && !mine.as_string().starts_with(kHashed) &&
+      !its.as_string().empty())
+    mine = its;
+  std::vector<std::string> differences;
+  add_differences("", config, identity.config, differences);
+  if (!differences.empty())
+    with.differs("config", "config", fmt::format("{}", fmt::join(differences, "; ")));
+  // The config's template and variables are part of it: where those differ, they are named above.
+  with.expect_same(of("text_sha256"), identity.text_sha256, "text",
+                   "tokenizer or chat template of the model");
 }
 
 void write_state_tensors(const fs::path& path, Trainer& trainer) {
@@ -186,82 +200,52 @@ RunIdentity run_identity(const RunConfig& config, const ModelFolder& folder,
   steering.checkpoint = {};
   steering.eval = {};
   steering.log = {};
-  return {numeric.to_value(), sha256(model), digest_of(config.data.train), text_fingerprint,
-          lema::to_value(steering)};
+  return {numeric.to_value(),           sha256(model),    weights_checksum(folder),
+          digest_of(config.data.train), text_fingerprint, lema::to_value(steering)};
 }
 
 fs::path save_checkpoint(const fs::path& output_dir, Trainer& trainer, const TrainState& state,
                          const RunIdentity& identity, const std::string& base_model,
                          const std::string& chat_template) {
-  const fs::path folder = output_dir / fmt::format("{}{:06}", kPrefix, state.step);
+  const fs::path folder = checkpoint_folder(output_dir, state.step);
+  check_free_space(folder, checkpoint_bytes(trainer));
   StagedFolder staged(folder);
   write_adapter(staged.path(), trainer.adapter().to_adapter(base_model));
-  if (!chat_template.empty()) write_file(staged.path() / kAdapterTemplate, chat_template);
-  write_state_tensors(staged.path() / "state.safetensors", trainer);
+  if (!chat_template.empty()) write_new_file(staged.path() / kAdapterTemplate, chat_template);
+  write_state_tensors(staged.path() / kStateTensors, trainer);
   Value value = to_value(state, identity);
   if (trainer.loss_scale().is_on()) value.set("loss_scale", trainer.loss_scale().to_value());
-  write_file(staged.path() / "state.json", dump_json(value, 2) + "\n");
+  write_new_file(staged.path() / kStateFile, dump_json(value, 2) + "\n");
   write_manifest(staged.path(), state.step, state.run_id);
   staged.commit();
-  if (const auto reason = verify_manifest(folder))
+  // What counts is what the disk gives back, not what the page cache still holds.
+  for (const std::string& name : list_folder(folder))
+    File::open(folder / name).forget_cached(0, 0);
+  if (const auto reason = unsound(folder))
     fail(ErrorCode::Io, "{}: reads back damaged: {}", folder.string(), *reason);
-  point(output_dir / "last", folder);
+  mark_last(output_dir, folder);
   return folder;
 }
 
-void mark_best(const fs::path& output_dir, const fs::path& checkpoint) {
-  point(output_dir / "best", checkpoint);
+int64_t checkpoint_bytes(Trainer& trainer) {
+  constexpr int64_t kRest = 1 << 20;  // headers, configs, manifest, links
+  return 3 * 4 * trainer.adapter().parameter_count() + kRest;
 }
 
-void prune_checkpoints(const fs::path& output_dir, int64_t keep) {
-  keep = std::max<int64_t>(2, keep);
-  const std::vector<fs::path> found = checkpoints(output_dir);
-  std::error_code error;
-  const fs::path best = fs::read_symlink(output_dir / "best", error);
-  for (size_t i = static_cast<size_t>(keep); i < found.size(); ++i) {
-    if (found[i].filename() == best) continue;
-    const fs::path trash = output_dir / fmt::format(".{}.trash", found[i].filename().string());
-    fs::rename(found[i], trash, error);
-    if (!error) fs::remove_all(trash, error);
-    if (error) log::warn("{}: cannot remove: {}", found[i].string(), error.message());
-  }
+Value saved_config(const fs::path& checkpoint) {
+  const fs::path path = checkpoint / kStateFile;
+  return member(parse_json(read_text(path, kMaxStateBytes), path.string()), "config", path);
 }
 
-bool has_checkpoints(const fs::path& output_dir) { return !checkpoints(output_dir).empty(); }
-
-fs::path newest_checkpoint(const fs::path& output_dir) {
-  for (const fs::path& folder : checkpoints(output_dir)) {
-    const auto reason = verify_manifest(folder);
-    if (!reason) return folder;
-    log::warn("{}: passed over: {}", folder.string(), *reason);
-  }
-  fail(ErrorCode::BadInput, "{}: no complete checkpoint to resume from; {}", output_dir.string(),
-       has_checkpoints(output_dir) ? "name another output_dir" : "start without --resume");
-}
-
-TrainState load_checkpoint(const fs::path& checkpoint, Trainer& trainer,
-                           const RunIdentity& identity) {
-  if (const auto reason = verify_manifest(checkpoint))
+TrainState load_checkpoint(const fs::path& checkpoint, Trainer& trainer, RunIdentity& identity,
+                           const std::set<std::string>& accepted) {
+  if (const auto reason = unsound(checkpoint))
     fail(ErrorCode::BadInput, "{}: {}", checkpoint.string(), *reason);
-  const fs::path path = checkpoint / "state.json";
+  const fs::path path = checkpoint / kStateFile;
   const Value value = parse_json(read_text(path, kMaxStateBytes), path.string());
-  const auto same = [&](std::string_view key, const Value& mine, const char* what) {
-    if (!(member(value, key, path) == mine))
-      fail(ErrorCode::Usage, "{}: saved with another {}: {}, now {}", checkpoint.string(), what,
-           dump_json(member(value, key, path)), dump_json(mine));
-  };
-  same("model_sha256", identity.model_sha256, "model");
-  same("data_sha256", identity.data_sha256, "training file");
-  same("numeric_plan", identity.numeric_plan, "numeric plan");
-  std::vector<std::string> differences;
-  add_differences("", member(value, "config", path), identity.config, differences);
-  if (!differences.empty())
-    fail(ErrorCode::Usage, "{}: saved with another config: {}", checkpoint.string(),
-         fmt::join(differences, "; "));
-  // The config's template and variables are part of it: where those differ, they are named above.
-  same("text_sha256", identity.text_sha256, "tokenizer or chat template of the model");
+  compare(value, path, identity, accepted);
   trainer.adapter().load(read_adapter(checkpoint));
-  read_state_tensors(checkpoint / "state.safetensors", trainer);
+  read_state_tensors(checkpoint / kStateTensors, trainer);
   if (trainer.loss_scale().is_on())
     trainer.loss_scale().restore(member(value, "loss_scale", path), path.string());
   TrainState state;
@@ -273,31 +257,6 @@ TrainState load_checkpoint(const fs::path& checkpoint, Trainer& trainer,
   state.best_step = member(value, "best_step", path).as_int();
   state.run_id = member(value, "run_id", path).as_string();
   return state;
-}
-
-void enter_run(const fs::path& output_dir, TrainState& state) {
-  const std::vector<fs::path> found = checkpoints(output_dir);
-  for (const fs::path& folder : found)
-    if (const auto run_id = run_of(folder); run_id && *run_id != state.run_id)
-      fail(ErrorCode::Usage,
-           "{}: is of another run ({}) than the resumed one ({}); name another output_dir",
-           folder.string(), *run_id, state.run_id);
-  const auto kept = std::find_if(found.begin(), found.end(), [&](const fs::path& folder) {
-    return *step_of(folder) <= state.step;
-  });
-  const auto best = std::find_if(kept, found.end(), [&](const fs::path& folder) {
-    return state.best_eval_loss && *step_of(folder) == state.best_step;
-  });
-  if (best == found.end()) state.best_eval_loss.reset();
-  for (const auto& [link, target] : {std::pair("last", kept), {"best", best}}) {
-    std::error_code error;
-    if (target != found.end())
-      point(output_dir / link, *target);
-    else
-      fs::remove(output_dir / link, error);
-  }
-  for (auto later = found.begin(); later != kept; ++later) set_aside(*later, state.step);
-  sync_folder(output_dir);
 }
 
 }  // namespace lema

@@ -1,5 +1,5 @@
-// Checkpoints of a run: written by the commit protocol, verified before older ones go, found again
-// for --resume.
+// Checkpoints of a run: what they hold, written by the commit protocol and read for --resume. The
+// folders themselves are run_folder.h's.
 //
 //   output_dir/checkpoint-000500/  adapter_config.json  adapter_model.safetensors  README.md   the
 //   PEFT adapter
@@ -13,6 +13,7 @@
 #pragma once
 
 #include <optional>
+#include <set>
 #include <string>
 
 #include "data/model_text.h"
@@ -34,6 +35,7 @@ struct TrainState {
 struct RunIdentity {
   Value numeric_plan;
   std::string model_sha256;  // of config.json and every tensor's name, dtype, shape and place
+  std::string weights_crc32c;  // of each file of tensors, in the folder's order
   std::string data_sha256;   // of the training file
   std::string text_sha256;   // ModelText::fingerprint(): tokenizer, templates, stop ids
   Value config;              // settings that steer the result; of other files their contents' hash
@@ -41,30 +43,22 @@ struct RunIdentity {
 RunIdentity run_identity(const RunConfig& config, const ModelFolder& folder,
                          const std::string& text_fingerprint, const NumericPlan& numeric);
 
-// Writes checkpoint-STEP below output_dir and returns its folder: staged, synced, renamed, read
-// back. chat_template: what ModelText::adapter_template() says, "" for none. Io on failure, with
-// nothing half-written. Moves `last`.
+// Writes checkpoint-STEP below output_dir and returns its folder: room for it made sure of, staged,
+// synced, renamed, read back. chat_template: what ModelText::adapter_template() says, "" for none. Io
+// on failure, with nothing half-written. Moves `last`.
 fs::path save_checkpoint(const fs::path& output_dir, Trainer& trainer, const TrainState& state,
                          const RunIdentity& identity, const std::string& base_model,
                          const std::string& chat_template);
-// Points output_dir/best at a checkpoint.
-void mark_best(const fs::path& output_dir, const fs::path& checkpoint);
-// Removes the oldest of this run's checkpoints until `keep` (at least two) are left; never the best
-// or the last.
-void prune_checkpoints(const fs::path& output_dir, int64_t keep);
+// Bytes that it takes, generously.
+int64_t checkpoint_bytes(Trainer& trainer);
 
-// The newest checkpoint whose manifest holds, by step; says in the log which it passes over and
-// why. BadInput when there is none.
-fs::path newest_checkpoint(const fs::path& output_dir);
-bool has_checkpoints(const fs::path& output_dir);
 // Restores adapter and moments and returns the rest. Usage error when the checkpoint is of another
-// run's arithmetic, naming the config keys that differ.
-TrainState load_checkpoint(const fs::path& checkpoint, Trainer& trainer,
-                           const RunIdentity& identity);
-// Makes output_dir's checkpoints those of a run that goes on from `state`: later ones are set aside
-// under names that nothing looks for (said in the log), `last` and `best` point at what is left,
-// and a best that is not there is forgotten. Usage error, with nothing changed, when one is of
-// another run.
-void enter_run(const fs::path& output_dir, TrainState& state);
+// run's arithmetic, naming what differs, by config key, unless its kind is accepted: model, data,
+// text, config, plan (the numeric one). Of an adapter of lora.init_from whose files are gone,
+// identity takes what the checkpoint says.
+TrainState load_checkpoint(const fs::path& checkpoint, Trainer& trainer, RunIdentity& identity,
+                           const std::set<std::string>& accepted);
+// RunIdentity::config of the run that wrote a checkpoint. BadInput.
+Value saved_config(const fs::path& checkpoint);
 
 }  // namespace lema

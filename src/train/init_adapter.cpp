@@ -8,6 +8,7 @@
 #include "core/log.h"
 #include "formats/json.h"
 #include "model/opened_adapter.h"
+#include "train/checkpoint.h"
 
 namespace lema {
 namespace {
@@ -121,6 +122,23 @@ std::optional<Adapter> open_init_adapter(RunConfig& config, const ModelFolder& f
   log::info("{}: {} of rank {}, alpha {}, dropout {}: the run goes on with it", source,
             config.lora.dora ? "DoRA" : "LoRA", config.lora.rank, config.lora.alpha,
             config.lora.dropout);
+  return adapter;
+}
+
+std::optional<Adapter> open_resumed_adapter(RunConfig& config, const ModelFolder& folder,
+                                            const fs::path& checkpoint) {
+  if (config.lora.init_from.empty()) return std::nullopt;
+  const Value saved = saved_config(checkpoint);
+  const Value* taken = saved.find("lora");
+  if (!taken) fail(ErrorCode::BadInput, "{}: its config has no lora", checkpoint.string());
+  Value lora = *taken;
+  const Value mine = to_value(config);
+  for (const auto& [key, value] : mine.find("lora")->as_object())
+    if (key == "init_from" || config.given.contains("lora." + key)) lora.set(key, value);
+  config.lora =
+      make_run_config({"model=?", "output_dir=?", "data.train=?", "lora=" + dump_json(lora)}).lora;
+  Adapter adapter = open_adapter(checkpoint, folder, make_piece_table(folder).spec);
+  adapter.config.dropout = config.lora.dropout;
   return adapter;
 }
 

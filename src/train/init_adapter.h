@@ -21,4 +21,10 @@ AdapterOptions adapter_options(const RunConfig::Lora& lora);
 // embedding or head of its own that it does not train.
 std::optional<Adapter> open_init_adapter(RunConfig& config, const ModelFolder& folder);
 
+// The same for a run that goes on from a checkpoint: the checkpoint's own adapter, and the settings
+// that its run took; the files of lora.init_from need not be there any more. BadInput as
+// open_adapter.
+std::optional<Adapter> open_resumed_adapter(RunConfig& config, const ModelFolder& folder,
+                                            const fs::path& checkpoint);
+
 }  // namespace lema

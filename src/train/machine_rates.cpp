@@ -7,6 +7,7 @@
 #include <fstream>
 
 #include "core/error.h"
+#include "core/folder.h"
 #include "core/hash.h"
 #include "core/log.h"
 #include "core/thread_pool.h"
@@ -111,8 +112,7 @@ void MachineRates::save() const {
                     {"calls_are", "seconds, and the flops or bytes that they are in proportion to"},
                     {"calls", std::move(calls)}};
   try {
-    std::error_code error;
-    fs::create_directories(path_.parent_path(), error);
+    create_folders(path_.parent_path());
     write_file(path_, dump_json(cache, 1) + "\n");
   } catch (const Error& error) {
     log::warn("rates are not kept: {}", error.what());

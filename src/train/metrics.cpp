@@ -1,6 +1,8 @@
 // Reporting of steps. Called by the training loop.
 #include "train/metrics.h"
 
+#include "core/error.h"
+#include "core/folder.h"
 #include "core/log.h"
 #include "core/memory.h"
 #include "core/units.h"
@@ -11,28 +13,40 @@ namespace {
 
 constexpr int64_t kMaxMetricsBytes = int64_t{1} << 32;
 
+int64_t step_in(const std::string& line) {
+  const Value value = parse_json(line, "metrics");
+  const Value* step = value.find("step");
+  if (!step) fail(ErrorCode::BadInput, "no step");
+  return step->as_int();
+}
+
+std::string lines_up_to(int64_t last_step, const std::string& text) {
+  std::string kept;
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = text.find('\n', begin);
+    if (end == std::string::npos) break;
+    const std::string line = text.substr(begin, end - begin);
+    try {
+      if (step_in(line) <= last_step) kept += line + "\n";
+    } catch (const Error&) {  // unsynced bytes of a power cut
+      break;
+    }
+    begin = end + 1;
+  }
+  return kept;
+}
+
 }  // namespace
 
 Metrics::Metrics(const fs::path& output_dir, int64_t resumed_step)
     : path_(output_dir / "metrics.jsonl") {
-  if (!fs::exists(path_)) return;
-  const std::string text = read_text(path_, kMaxMetricsBytes);
-  std::string kept;
-  for (size_t begin = 0; begin < text.size();) {
-    const size_t end = text.find('\n', begin);
-    if (end == std::string::npos) break;  // a line cut short by a crash
-    const std::string line = text.substr(begin, end - begin);
-    const Value value = parse_json(line, path_.string());
-    const Value* step = value.find("step");
-    if (step && step->as_int() <= resumed_step) kept += line + "\n";
-    begin = end + 1;
-  }
-  write_file(path_, kept);
+  if (is_there(path_))
+    write_file(path_, lines_up_to(resumed_step, read_text(path_, kMaxMetricsBytes)));
+  file_ = File::append(path_);
 }
 
 void Metrics::append(const std::string& line) {
-  File file = File::append(path_);
-  file.write(line.data(), static_cast<int64_t>(line.size()));
+  file_.write(line.data(), static_cast<int64_t>(line.size()));
 }
 
 void Metrics::step(const StepMetrics& m, bool show) {

@@ -20,14 +20,18 @@ struct StepMetrics {
 
 class Metrics {
  public:
-  // Appends to output_dir/metrics.jsonl; on resume, lines after `resumed_step` are dropped first.
+  // Appends to output_dir/metrics.jsonl; on resume, lines after `resumed_step` are dropped first, and
+  // what follows a line that a crash has cut or garbled.
   Metrics(const fs::path& output_dir, int64_t resumed_step);
   void step(const StepMetrics& m, bool show);
   void evaluation(int64_t step, double eval_loss, int64_t targets);
+  // To the disk: a checkpoint's steps are in the file when the checkpoint is there.
+  void sync() { file_.sync(); }
 
  private:
   void append(const std::string& line);
   fs::path path_;
+  File file_;
   double step_seconds_ = 0;  // smoothed, for the time left
 };
 

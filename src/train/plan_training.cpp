@@ -112,7 +112,8 @@ RunConfig settled(const RunConfig& config, const RunPlan& plan) {
 PlannedRun::PlannedRun(const RunConfig& config, const fs::path& checkpoint)
     : config_(config),
       inputs_(config, checkpoint),
-      start_(open_init_adapter(config_, inputs_.folder)),
+      start_(checkpoint.empty() ? open_init_adapter(config_, inputs_.folder)
+                                : open_resumed_adapter(config_, inputs_.folder, checkpoint)),
       data_(data_facts(inputs_.data.train, inputs_.data.eval ? &*inputs_.data.eval : nullptr)),
       model_(inputs_.folder, config_, start()),
       backend_(open_backend(config.device)) {}

@@ -13,11 +13,15 @@
 #include "train/lr_schedule.h"
 #include "train/metrics.h"
 #include "train/plan_training.h"
+#include "train/run_folder.h"
 
 namespace lema {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+// In output_dir: whoever makes it stops the run as a signal does.
+constexpr const char* kStopFile = "stop";
 
 double milliseconds_since(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
@@ -46,6 +50,7 @@ class Run {
   Run(const RunConfig& config, const RunOptions& options)
       : options_(options),
         output_(config.output_dir),
+        lock_(output_),
         saved_(first_checkpoint(config, options)),
         planned_(config, saved_),
         config_(planned_.config()),
@@ -61,7 +66,6 @@ class Run {
   }
 
   RunSummary run() {
-    const StopSignals signals;
     const Forecast forecast = planned_.forecast(0);
     const RunPlan& plan = forecast.plan;
     log::info("memory plan\n{}", forecast.text());
@@ -77,10 +81,9 @@ class Run {
     if (saved_.empty())
       trainer_->initialise_adapter();
     else
-      state_ = load_checkpoint(saved_, *trainer_, identity_);
+      resume();
     planned_.forget_start();
-    if (StopSignals::requested())
-      fail(ErrorCode::InterruptedEmpty, "stopped before the first step");
+    StopSignals::check();
     open_output(forecast);
     Metrics metrics(output_, state_.step);
     loop(metrics);
@@ -94,16 +97,25 @@ class Run {
               schedule_.total_steps, config_.train.batch_size);
   }
 
+  void resume() {
+    state_ = load_checkpoint(saved_, *trainer_, identity_, options_.accepted);
+    // Of other data the place may be beyond the end.
+    if (state_.cursor.position >= std::ssize(train_.rows))
+      state_.cursor = {state_.cursor.epoch + 1, 0};
+  }
+
   // The run folder: fresh, or continued from a checkpoint.
   void open_output(const Forecast& forecast) {
-    std::error_code error;
-    fs::create_directories(output_, error);
-    if (error)
-      fail(ErrorCode::Io, "{}: cannot create folder: {}", output_.string(), error.message());
+    check_free_space(output_, checkpoint_bytes(*trainer_));
+    remove_leftovers(output_);
+    remove_file(output_ / kStopFile);  // of a run before this one
     if (saved_.empty()) {
       state_.run_id = make_run_id();
     } else {
-      enter_run(output_, state_);
+      std::optional<int64_t> best_step;
+      if (state_.best_eval_loss) best_step = state_.best_step;
+      if (!enter_run(output_, state_.run_id, state_.step, best_step))
+        state_.best_eval_loss.reset();
       log::info("resumed from {} at step {}", saved_.string(), state_.step);
     }
     write_file(output_ / "run.json", dump_json(to_value(config_), 2) + "\n");
@@ -141,7 +153,7 @@ class Run {
       metrics.step(m, state_.step % config_.log.every_steps == 0 || state_.step == total);
       after_step(metrics);
     }
-    if (saved_.empty()) save({});  // a run of no steps
+    if (saved_.empty()) save({}, metrics);  // a run of no steps
   }
 
   void check_finite(const StepResult& result, const std::vector<int64_t>& rows) const {
@@ -159,24 +171,39 @@ class Run {
     const bool due = last || is_due(config_.checkpoint.every_steps);
     std::optional<double> loss;
     if (eval_ && (due || is_due(config_.eval.every_steps))) loss = evaluate(metrics);
-    const bool interrupted = StopSignals::requested();
-    if (due || interrupted) save(loss);
-    if (interrupted && !last)
-      fail(ErrorCode::Interrupted, "stopped at step {}; continue with --resume", state_.step);
+    const bool stops = stop_requested(), wanted = StopSignals::take_save_request();
+    if (!due && !stops && !wanted) return;
+    save(loss, metrics);
+    if (last || !stop_requested()) return;
+    remove_file(output_ / kStopFile);
+    fail(ErrorCode::Interrupted, "stopped at step {}; continue with --resume", state_.step);
+  }
+
+  bool stop_requested() const {
+    std::error_code error;
+    return StopSignals::requested() || fs::exists(output_ / kStopFile, error);
   }
 
   // `loss`: this step's over the evaluation set, where there is one.
-  void save(std::optional<double> loss) {
+  void save(std::optional<double> loss, Metrics& metrics) {
     const bool improved = loss && config_.checkpoint.best.value_or(true) &&
                           (!state_.best_eval_loss || *loss < *state_.best_eval_loss);
     if (improved) {
       state_.best_eval_loss = loss;
       state_.best_step = state_.step;
     }
-    saved_ = save_checkpoint(output_, *trainer_, state_, identity_, config_.model,
-                             planned_.inputs().chat_template);
-    if (improved) mark_best(output_, saved_);
-    prune_checkpoints(output_, config_.checkpoint.keep);
+    try {
+      metrics.sync();
+      saved_ = save_checkpoint(output_, *trainer_, state_, identity_, config_.model,
+                               planned_.inputs().chat_template);
+      if (improved) mark_best(output_, saved_);
+      prune_checkpoints(output_, config_.checkpoint.keep);
+    } catch (const Error& error) {
+      throw Error(error.code(),
+                  fmt::format("step {} is not saved: {}; {}", state_.step, error.what(),
+                              saved_.empty() ? "nothing was saved before"
+                                             : saved_.string() + " stands"));
+    }
     log::info("saved {}", saved_.string());
   }
 
@@ -202,8 +229,10 @@ class Run {
     return loss;
   }
 
+  const StopSignals signals_;
   const RunOptions& options_;
   fs::path output_;
+  const FolderLock lock_;
   fs::path saved_;  // the last checkpoint
   PlannedRun planned_;
   const RunConfig& config_;  // with the settings of the adapter that it starts from

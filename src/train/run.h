@@ -3,6 +3,7 @@
 #pragma once
 
 #include <optional>
+#include <set>
 #include <string>
 
 #include "formats/run_config.h"
@@ -13,6 +14,8 @@ struct RunOptions {
   // nullopt: a fresh run, whose output_dir must hold no checkpoints; "": resume from the newest in
   // output_dir; else from this checkpoint folder.
   std::optional<std::string> resume;
+  // What may differ from the checkpoint's run: model, data, text, config, plan.
+  std::set<std::string> accepted;
 };
 
 struct RunSummary {
@@ -21,9 +24,10 @@ struct RunSummary {
   std::string checkpoint;           // the last one
 };
 
-// Usage error when output_dir holds checkpoints and `resume` is absent. After a signal Interrupted
-// (75): the step was finished and saved; InterruptedEmpty before the first step, with nothing
-// written.
+// Holds output_dir alone from begin to end (FolderLock). Usage error when it holds checkpoints and
+// `resume` is absent. After a signal, or once there is a file `stop` in output_dir, Interrupted (75):
+// the step was finished and saved; InterruptedEmpty before the first step, with nothing written.
+// After SIGUSR1 the step is saved and the run goes on.
 RunSummary run_training(const RunConfig& config, const RunOptions& options);
 
 }  // namespace lema

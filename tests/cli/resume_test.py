@@ -98,7 +98,8 @@ keep = 9
         self.assertIn("another config", self.lema("train", "--config", config, "--set", "optimizer.lr=0.02", "--resume",
                                                   code=2))
         self.data.write_text(self.data.read_text() + json.dumps({"tokens": [1, 2, 3]}) + "\n")
-        self.assertIn("another training file", self.lema("train", "--config", config, "--resume", code=2))
+        self.assertRegex(self.lema("train", "--config", config, "--resume", code=2),
+                         r"another data set \(data.train\): .*--accept-changed data")
         self.assertIn("no complete checkpoint", self.lema("train", "--config", config, "--set",
                                                           f"output_dir={self.folder / 'none'}", "--resume", code=3))
 

@@ -8,7 +8,7 @@
 #include <thread>
 
 #include "core/dtype.h"
-#include "core/file.h"
+#include "core/folder.h"
 #include "core/hash.h"
 #include "core/rng.h"
 #include "core/tensor.h"

@@ -40,7 +40,9 @@ TEST_CASE("a manifest lists step, run and every file") {
   CHECK(m.files.at("adapter.bin").bytes == 9);
   CHECK(m.files.at("adapter.bin").crc32c == 0xE3069283u);
   CHECK(m.files.at("empty").crc32c == 0);
-  write_manifest(c.path, 501, "run-1");  // replaces
+  CHECK_THROWS_AS(write_manifest(c.path, 501, "run-1"), Error);
+  fs::remove(c.path / kManifestName);
+  write_manifest(c.path, 501, "run-1");
   CHECK(read_manifest(c.path).step == 501);
 }
 

@@ -1,0 +1,225 @@
+// System calls behind folder.h.
+#include "core/folder.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <csignal>
+#include <memory>
+
+#include "core/error.h"
+#include "core/interrupted.h"
+#include "core/log.h"
+#include "core/system_calls.h"
+#include "core/units.h"
+
+namespace lema {
+
+fs::path parent_of(const fs::path& path) {
+  return path.has_parent_path() ? path.parent_path() : fs::path(".");
+}
+
+bool is_there(const fs::path& path) {
+  struct stat st {};
+  if (sys::stat(path.c_str(), &st) == 0) return true;
+  if (errno == ENOENT || errno == ENOTDIR) return false;
+  io_failure("stat", path);
+}
+
+void create_folders(const fs::path& folder) {
+  if (folder.empty() || sys::mkdir(folder.c_str(), 0777) == 0) return;
+  if (errno == ENOENT) {
+    create_folders(folder.parent_path());
+    if (!folder.has_filename() || sys::mkdir(folder.c_str(), 0777) == 0) return;
+  }
+  struct stat st {};
+  const int code = errno;
+  if (code == EEXIST && sys::stat(folder.c_str(), &st) == 0 && S_ISDIR(st.st_mode)) return;
+  errno = code;
+  io_failure("create folder", folder);
+}
+
+std::vector<std::string> list_folder(const fs::path& folder) {
+  const int fd = uninterrupted(
+      [&] { return sys::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC); });
+  if (fd < 0 && (errno == ENOENT || errno == ENOTDIR)) return {};
+  if (fd < 0) io_failure("open folder", folder);
+  const std::unique_ptr<DIR, int (*)(DIR*)> entries(sys::fdopendir(fd), ::closedir);
+  if (!entries) {
+    const int code = errno;
+    sys::close(fd);
+    errno = code;
+    io_failure("list", folder);
+  }
+  std::vector<std::string> names;
+  errno = 0;
+  while (const dirent* entry = ::readdir(entries.get())) {
+    const std::string_view name = entry->d_name;
+    if (name != "." && name != "..") names.emplace_back(name);
+    errno = 0;
+  }
+  if (errno != 0) io_failure("list", folder);
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+void remove_file(const fs::path& path) {
+  if (sys::unlink(path.c_str()) != 0 && errno != ENOENT) io_failure("remove", path);
+}
+
+void remove_tree(const fs::path& path) {
+  if (sys::unlink(path.c_str()) == 0 || errno == ENOENT) return;
+  if (errno != EISDIR && errno != EPERM) io_failure("remove", path);  // POSIX says EPERM of folders
+  for (const std::string& name : list_folder(path)) remove_tree(path / name);
+  if (sys::rmdir(path.c_str()) != 0) io_failure("remove", path);
+}
+
+void sync_folder(const fs::path& folder) {
+  const int fd = uninterrupted(
+      [&] { return sys::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC); });
+  if (fd < 0) io_failure("open folder", folder);
+  const int result = sys::fsync(fd);
+  const int code = errno;
+  sys::close(fd);
+  errno = code;
+  if (result != 0) io_failure("sync folder", folder);
+}
+
+void rename_new(const fs::path& from, const fs::path& to) {
+  if (sys::rename_new(from.c_str(), to.c_str()) == 0) return;
+  // Some network file systems cannot refuse to replace.
+  if (errno == EINVAL || errno == ENOSYS) {
+    if (is_there(to))
+      errno = EEXIST;
+    else if (sys::rename(from.c_str(), to.c_str()) == 0)
+      return;
+  }
+  io_failure("rename into place", to);
+}
+
+void point_link(const fs::path& link, const std::string& target) {
+  StagedFile staged(link);
+  if (sys::symlink(target.c_str(), staged.path().c_str()) != 0) io_failure("create link", link);
+  staged.commit();
+}
+
+void check_free_space(const fs::path& path, int64_t bytes) {
+  fs::path at = fs::absolute(path);
+  while (!is_there(at)) at = at.parent_path();
+  struct statvfs space {};
+  if (sys::statvfs(at.c_str(), &space) != 0) io_failure("ask for the free space", at);
+  const auto free = static_cast<int64_t>(space.f_bavail * space.f_frsize);
+  if (free < bytes)
+    fail(ErrorCode::Io, "{}: {} are to be written, {} are free", path.string(),
+         format_bytes(bytes), format_bytes(free));
+}
+
+StagedFolder::StagedFolder(fs::path final_path) : final_(std::move(final_path)) {
+  // "out/" has an empty file name; its parent must not become itself.
+  if (!final_.has_filename()) final_ = final_.parent_path();
+  if (fs::exists(fs::symlink_status(final_)))
+    fail(ErrorCode::Usage, "{}: already exists; name a new folder or remove it", final_.string());
+  create_folders(parent_of(final_));
+  staged_ = temporary_name(final_);
+  if (sys::mkdir(staged_.c_str(), 0777) != 0) io_failure("create folder", staged_);
+}
+
+StagedFolder::~StagedFolder() {
+  if (committed_) return;
+  try {
+    remove_tree(staged_);
+  } catch (const Error& error) {  // the failure that leads here is the one to report
+    log::warn("{}", error.what());
+  }
+}
+
+void StagedFolder::commit() {
+  for (const std::string& name : list_folder(staged_))
+    if (fs::is_directory(staged_ / name)) sync_folder(staged_ / name);
+  sync_folder(staged_);
+  rename_new(staged_, final_);
+  committed_ = true;
+  sync_folder(parent_of(final_));
+}
+
+void remove_leftovers(const fs::path& folder) {
+  const auto is_of_the_dead = [](const std::string& name) {
+    constexpr std::string_view kMark = ".tmp-";
+    const size_t at = name.rfind(kMark);
+    if (at == std::string::npos) return false;
+    const char *begin = name.data() + at + kMark.size(), *end = name.data() + name.size();
+    pid_t pid = 0;
+    const auto [stop, error] = std::from_chars(begin, end, pid);
+    if (error != std::errc() || stop == end || *stop != '-' || pid <= 0) return false;
+    return ::kill(pid, 0) != 0 && errno == ESRCH;
+  };
+  for (const std::string& name : list_folder(folder)) {
+    if (!name.starts_with('.') || !(name.ends_with(".trash") || is_of_the_dead(name))) continue;
+    log::info("{}: left by a run that was cut off; removed", (folder / name).string());
+    remove_tree(folder / name);
+  }
+}
+
+namespace {
+
+constexpr const char* kLockName = ".lock";
+constexpr int64_t kMaxLockBytes = 1024;
+
+std::string holder(const fs::path& lock) {
+  try {
+    std::string text = read_text(lock, kMaxLockBytes);
+    while (text.ends_with('\n')) text.pop_back();
+    return text.empty() ? "another process" : escaped(text);
+  } catch (const Error&) {  // gone meanwhile
+    return "another process";
+  }
+}
+
+// Whether the path still names what is open: the holder before us removes it when it ends.
+bool names(const fs::path& path, int fd) {
+  struct stat mine {}, there {};
+  if (sys::fstat(fd, &mine) != 0) io_failure("stat", path);
+  return sys::stat(path.c_str(), &there) == 0 && mine.st_dev == there.st_dev &&
+         mine.st_ino == there.st_ino;
+}
+
+}  // namespace
+
+FolderLock::FolderLock(const fs::path& folder) : folder_(folder), created_(!is_there(folder)) {
+  create_folders(folder_);
+  const fs::path lock = folder_ / kLockName;
+  for (;;) {
+    File file = File::append(lock);
+    if (sys::flock(file.descriptor(), LOCK_EX | LOCK_NB) != 0) {
+      if (errno == EWOULDBLOCK)
+        fail(ErrorCode::Usage, "{}: in use by {}", folder_.string(), holder(lock));
+      if (errno != ENOLCK && errno != EOPNOTSUPP && errno != EINVAL && errno != ENOSYS)
+        io_failure("lock", folder_);
+      log::warn("{}: this file system has no locks; nothing keeps a second run out",
+                folder_.string());
+      return;
+    }
+    if (!names(lock, file.descriptor())) continue;
+    if (file.size() == 0) {
+      file_ = std::move(file);
+      break;
+    }
+    remove_file(lock);  // of a process that died
+  }
+  char host[256] = "?";
+  ::gethostname(host, sizeof host - 1);
+  const std::string text = fmt::format("process {} on {}\n", ::getpid(), host);
+  file_.write(text.data(), std::ssize(text));
+}
+
+FolderLock::~FolderLock() {
+  if (file_.descriptor() < 0) return;
+  sys::unlink((folder_ / kLockName).c_str());
+  if (created_) sys::rmdir(folder_.c_str());  // fails where a run has left something
+}
+
+}  // namespace lema

@@ -1,0 +1,142 @@
+// Names, links and rotation of checkpoint folders.
+#include "train/run_folder.h"
+
+#include <algorithm>
+#include <charconv>
+
+#include "core/error.h"
+#include "core/log.h"
+#include "formats/manifest.h"
+
+namespace lema {
+namespace {
+
+constexpr std::string_view kPrefix = "checkpoint-";
+
+// The id of the run that wrote a checkpoint; nullopt when its manifest is damaged.
+std::optional<std::string> run_of(const fs::path& checkpoint) {
+  try {
+    return read_manifest(checkpoint).run_id;
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::BadInput) throw;
+    return std::nullopt;
+  }
+}
+
+void set_aside(const fs::path& folder, int64_t step) {
+  fs::path aside = folder.string() + ".abandoned";
+  for (int n = 2; is_there(aside); ++n)
+    aside = fmt::format("{}.abandoned-{}", folder.string(), n);
+  rename_new(folder, aside);
+  log::warn("{}: later than step {}, where the run goes on: set aside as {}", folder.string(), step,
+            aside.filename().string());
+}
+
+// Out of sight in one step, then gone.
+void discard(const fs::path& folder) {
+  try {
+    const fs::path trash =
+        folder.parent_path() / fmt::format(".{}.trash", folder.filename().string());
+    remove_tree(trash);
+    rename_new(folder, trash);
+    remove_tree(trash);
+  } catch (const Error& error) {
+    log::warn("{}: cannot remove: {}", folder.string(), error.what());
+  }
+}
+
+}  // namespace
+
+fs::path checkpoint_folder(const fs::path& output_dir, int64_t step) {
+  return output_dir / fmt::format("{}{:06}", kPrefix, step);
+}
+
+std::optional<int64_t> step_of(const fs::path& folder) {
+  const std::string name = folder.filename().string();
+  if (!name.starts_with(kPrefix)) return std::nullopt;
+  const char* begin = name.data() + kPrefix.size();
+  const char* end = name.data() + name.size();
+  int64_t step = 0;
+  const auto [stop, error] = std::from_chars(begin, end, step);
+  if (error != std::errc() || stop != end) return std::nullopt;
+  return step;
+}
+
+std::vector<fs::path> checkpoints(const fs::path& output_dir) {
+  std::vector<fs::path> found;
+  for (const std::string& name : list_folder(output_dir))
+    if (step_of(name) && fs::symlink_status(output_dir / name).type() == fs::file_type::directory)
+      found.push_back(output_dir / name);
+  std::sort(found.begin(), found.end(),
+            [](const fs::path& a, const fs::path& b) { return *step_of(a) > *step_of(b); });
+  return found;
+}
+
+std::optional<std::string> unsound(const fs::path& checkpoint) {
+  if (auto reason = verify_manifest(checkpoint)) return reason;
+  const auto named = step_of(checkpoint);
+  const int64_t step = read_manifest(checkpoint).step;
+  if (!named || *named == step) return std::nullopt;
+  return fmt::format("{}: its manifest is of step {}", checkpoint.string(), step);
+}
+
+fs::path newest_checkpoint(const fs::path& output_dir) {
+  const std::vector<fs::path> found = checkpoints(output_dir);
+  for (const fs::path& folder : found) {
+    const auto reason = unsound(folder);
+    if (!reason) return folder;
+    log::warn("{}: passed over: {}", folder.string(), *reason);
+  }
+  fail(ErrorCode::BadInput, "{}: no complete checkpoint to resume from; {}", output_dir.string(),
+       found.empty() ? "start without --resume" : "name another output_dir");
+}
+
+void mark_last(const fs::path& output_dir, const fs::path& checkpoint) {
+  point_link(output_dir / "last", checkpoint.filename().string());
+}
+
+void mark_best(const fs::path& output_dir, const fs::path& checkpoint) {
+  point_link(output_dir / "best", checkpoint.filename().string());
+}
+
+void prune_checkpoints(const fs::path& output_dir, int64_t keep) {
+  constexpr int64_t kLeastSound = 2;
+  std::error_code error;
+  const fs::path best = fs::read_symlink(output_dir / "best", error);
+  int64_t kept = 0, sound = 0;
+  for (const fs::path& folder : checkpoints(output_dir)) {
+    if (sound < kLeastSound && !unsound(folder)) {
+      ++sound;
+    } else if (folder.filename() != best && kept >= std::max(keep, kLeastSound) &&
+               sound >= kLeastSound) {
+      discard(folder);
+      continue;
+    }
+    if (folder.filename() != best) ++kept;
+  }
+}
+
+bool enter_run(const fs::path& output_dir, const std::string& run_id, int64_t step,
+               std::optional<int64_t> best_step) {
+  const std::vector<fs::path> found = checkpoints(output_dir);
+  for (const fs::path& folder : found)
+    if (const auto other = run_of(folder); other && *other != run_id)
+      fail(ErrorCode::Usage,
+           "{}: is of another run ({}) than the resumed one ({}); name another output_dir",
+           folder.string(), *other, run_id);
+  const auto kept = std::find_if(found.begin(), found.end(), [&](const fs::path& folder) {
+    return *step_of(folder) <= step;
+  });
+  const auto best = std::find_if(
+      kept, found.end(), [&](const fs::path& folder) { return step_of(folder) == best_step; });
+  for (const auto& [link, target] : {std::pair("last", kept), {"best", best}})
+    if (target != found.end())
+      point_link(output_dir / link, target->filename().string());
+    else
+      remove_file(output_dir / link);
+  for (auto later = found.begin(); later != kept; ++later) set_aside(*later, step);
+  sync_folder(output_dir);
+  return best != found.end();
+}
+
+}  // namespace lema

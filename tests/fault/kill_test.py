@@ -1,0 +1,64 @@
+"""kill -9 before every call by which a run changes the file system, and at random instants: no save that was reported is lost, what
+is left half-written goes, and the resumed run ends byte-equal. Then one run killed and resumed again and again."""
+import random
+import shutil
+import signal
+import time
+import unittest
+
+from faulty_run import FAULTY, MUTATING, STEPS, FaultCase
+from tiny_run import LEMA
+
+
+class Kill(FaultCase):
+    def test_at_every_call_that_changes_something(self):
+        calls = self.calls(under=self.folder / "counted")
+        mutating = [n for n, (function, _) in enumerate(calls, 1) if function in MUTATING]
+        self.assertGreater(len(mutating), 150)
+
+        def work(n):
+            output = self.folder / f"run-{n}"
+            ended = self.train(output, binary=FAULTY, under=output, fault=f"at={n},do=kill")
+            self.assertEqual(ended.code, -signal.SIGKILL, f"call {n}: {ended.log}")
+            self.check_folder(output, ended.log, f"killed at call {n} {calls[n - 1]}")
+            shutil.rmtree(output)
+
+        self.together(work, mutating)
+
+    def test_at_random_instants(self):
+        start = time.monotonic()
+        self.train(self.folder / "timed")
+        whole = time.monotonic() - start
+        rng = random.Random(7)
+
+        def work(n):
+            output = self.folder / f"run-{n}"
+            process = self.start_run(output, binary=LEMA)
+            time.sleep(rng.uniform(0, whole))
+            process.kill()
+            log = process.communicate()[1]
+            self.check_folder(output, log, f"killed at random, {n}")
+
+        self.together(work, range(40))
+
+
+class Soak(FaultCase):
+    def test_killed_and_resumed_again_and_again(self):
+        """Twenty lives of one run: killed after its k-th call, resumed, killed a little later."""
+        output, log, lives = self.folder / "run", "", 0
+        for n in range(20):
+            has_one = bool(self.saved(output))
+            ended = self.train(output, binary=FAULTY, under=output, fault=f"at={60 + 7 * n},do=kill",
+                               more=["--resume"] if has_one else [])
+            log += ended.log
+            if ended.code == 0:
+                break
+            self.assertEqual(ended.code, -signal.SIGKILL, ended.log)
+            lives += 1
+        self.assertGreaterEqual(lives, 1)
+        self.check_folder(output, log, f"after {lives} lives")
+        self.assertEqual(self.saved(output)[-1], STEPS)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,158 @@
+"""SIGINT, SIGTERM, SIGHUP, SIGUSR1, two signals and the file `stop`, at every phase of a run: the documented exit code, a save
+that is whole, and a resumed run that ends as if nothing had been. And commands that write something. Standard library only."""
+import json
+import os
+import pathlib
+import shutil
+import signal
+import time
+import unittest
+
+import tiny_folder
+from faulty_run import FAULTY, STEPS, FaultCase
+from tiny_run import LEMA
+
+
+class Phases(FaultCase):
+    def phases(self, calls):
+        """{phase: the number of its first call}, by what a run does first in it."""
+        def first(function, part, after=0):
+            return next(n for n, (f, path) in enumerate(calls, 1) if n > after and f == function and part in path)
+
+        found = {"lock": first("flock", ".lock"), "model": first("open", "model.safetensors"),
+                 "data": first("open", "rows.jsonl"), "run.json": first("create", "run.json")}
+        found["first step"] = first("write", "metrics.jsonl")
+        found["staging"] = first("mkdir", ".checkpoint-000004")
+        found["writing"] = first("write", "state.safetensors", found["staging"])
+        found["manifest"] = first("create", "manifest.json", found["staging"])
+        found["renaming"] = first("rename_new", "checkpoint-000004")
+        found["reading back"] = first("pread", "checkpoint-000004/adapter_model", found["renaming"])
+        found["pruning"] = first("rename_new", ".trash", found["renaming"])
+        found["last step"] = first("write", "metrics.jsonl", first("fsync", "checkpoint-000004.tmp")) + 1
+        return found
+
+    def test_every_signal_at_every_phase(self):
+        calls = self.calls("checkpoint.keep=1", "checkpoint.every_steps=1", under=self.folder)
+        phases = self.phases(calls)
+        before = [p for p in phases if phases[p] < phases["run.json"]]
+        self.assertEqual(len(phases), 12)
+
+        def work(case):
+            phase, name = case
+            what = f"{name} at {phase}"
+            output = self.folder / f"run-{phase.replace(' ', '-')}-{name}"
+            ended = self.train(output, "checkpoint.keep=1", "checkpoint.every_steps=1", binary=FAULTY, under=self.folder,
+                               fault=f"at={phases[phase]},do={name}")
+            if name == "USR1":
+                self.assertEqual(ended.code, 0, f"{what}: {ended.log}")
+                self.assertTrue(self.is_whole(output, STEPS), what)
+                return
+            if phase in before:
+                self.assertEqual(ended.code, 130, f"{what}: {ended.log}")
+                self.assertFalse(output.exists(), what)
+                return
+            self.assertEqual(ended.code, 75, f"{what}: {ended.log}")
+            last = self.acknowledged(ended.log)
+            self.assertTrue(self.same_step(output, last), what)
+            resumed = self.train(output, "checkpoint.keep=1", "checkpoint.every_steps=1", more=["--resume"])
+            self.assertEqual(resumed.code, 0, resumed.log)
+            self.assertTrue(self.is_whole(output, STEPS), what)
+
+        self.together(work, [(phase, name) for phase in phases for name in ("INT", "TERM", "HUP", "USR1")])
+
+    def same_step(self, output, step):
+        state = json.loads((output / f"checkpoint-{step:06}" / "state.json").read_text())
+        return state["step"] == step and os.readlink(output / "last") == f"checkpoint-{step:06}"
+
+    def test_a_second_signal_ends_at_once_and_harms_nothing(self):
+        calls = self.calls(under=self.folder)
+        phases = self.phases(self.calls("checkpoint.every_steps=1", "checkpoint.keep=1", under=self.folder))
+        del calls
+
+        def work(phase):
+            output = self.folder / f"twice-{phase.replace(' ', '-')}"
+            # Once at the phase, and again at each later call of that kind: while the step is being saved.
+            ended = self.train(output, "checkpoint.every_steps=1", "checkpoint.keep=1", binary=FAULTY, under=self.folder,
+                               fault=f"at={phases[phase]},do=INT,sticky")
+            self.assertIn(ended.code, (-signal.SIGINT, 75), f"{phase}: {ended.log}")
+            self.check_resumed(output, ended.log, phase)
+
+        self.together(work, ["first step", "staging", "writing", "manifest", "renaming", "reading back", "pruning"])
+
+    def check_resumed(self, output, log, what):
+        last = self.acknowledged(log)
+        has_one = any((p / "manifest.json").exists() for p in output.glob("checkpoint-*"))
+        ended = self.train(output, more=["--resume"] if has_one else [])
+        self.assertEqual(ended.code, 0, f"{what}: {ended.log}")
+        self.assertTrue(self.is_whole(output, STEPS), what)
+        if last:
+            self.assertIn("resumed from", ended.log, what)
+
+    def test_the_file_stop_ends_a_run_like_a_signal(self):
+        output = self.folder / "run"
+        process = self.start_run(output, "train.max_steps=100000", "checkpoint.every_steps=0", binary=LEMA)
+        for line in process.stderr:
+            if "step 3/" in line:
+                break
+        (output / "stop").touch()
+        log = process.stderr.read()
+        self.assertEqual(process.wait(), 75, log)
+        self.assertFalse((output / "stop").exists())
+        self.assertTrue(self.acknowledged(log))
+        # One that was made too late is of the run before.
+        shutil.rmtree(output)
+        output.mkdir()
+        (output / "stop").touch()
+        self.assertEqual(self.train(output).code, 0)
+        self.assertFalse((output / "stop").exists())
+
+    def test_usr1_saves_and_goes_on(self):
+        output = self.folder / "run"
+        process = self.start_run(output, "train.max_steps=100000", "checkpoint.every_steps=0", binary=LEMA)
+        saved = 0
+        for line in process.stderr:
+            if "step 3/" in line or ("step 50" in line and saved == 1):
+                process.send_signal(signal.SIGUSR1)
+            if line.startswith("saved "):
+                saved += 1
+            if saved == 2:
+                break
+        process.send_signal(signal.SIGTERM)
+        log = process.stderr.read()
+        self.assertEqual(process.wait(), 75, log)
+        self.assertEqual(len(self.saved(output)), 3)
+
+    def test_the_start_of_a_program_is_a_phase_too(self):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            process = self.start([FAULTY, "inspect", self.whole], fault="at=1,do=slow")
+            time.sleep(0.15)
+            process.send_signal(number)
+            process.communicate()
+            self.assertEqual(process.returncode, 130)
+
+
+class Commands(FaultCase):
+    def test_what_convert_and_merge_write_is_whole_or_not_there(self):
+        adapter = self.whole / "checkpoint-000006"
+        commands = {"convert": [FAULTY, "convert", self.model, self.folder / "out"],
+                    "merge": [FAULTY, "merge", "--model", self.model, "--adapter", adapter, "--output", self.folder / "out"]}
+        for name, command in commands.items():
+            log = self.folder / "calls.log"
+            self.start(command, log=log, under=self.folder / ".out").communicate()
+            count = len(log.read_text().splitlines())
+            log.unlink()
+            shutil.rmtree(self.folder / "out")
+            for what, wanted in (("INT", (0, 130)), ("TERM", (0, 130)), ("ENOSPC", (74,)), ("kill", (-9,))):
+                for n in range(1, count + 1, max(1, count // 6)):
+                    process = self.start(command, fault=f"at={n},do={what}", under=self.folder / ".out")
+                    message = process.communicate()[1]
+                    self.assertIn(process.returncode, wanted, f"{name} {what} at {n}: {message}")
+                    self.assertEqual((self.folder / "out").exists(), process.returncode == 0, f"{name} {what} at {n}")
+                    left = [p.name for p in self.folder.iterdir() if p.name.startswith(".out")]
+                    self.assertEqual(left, left if what == "kill" else [], f"{name} {what} at {n}")
+                    for path in [self.folder / "out", *(self.folder / x for x in left)]:
+                        shutil.rmtree(path, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    unittest.main()
