@@ -252,10 +252,11 @@ Report inspect_gguf(const fs::path& path) {
 }
 
 Report inspect_folder(const fs::path& path) {
-  if (fs::exists(path / kManifestName) || step_of(path)) return inspect_checkpoint(path);
+  if (fs::exists(path / kManifestName) || fs::exists(path / "state.json"))
+    return inspect_checkpoint(path);
   if (fs::exists(path / "adapter_config.json")) return inspect_adapter(path);
   if (fs::exists(path / "config.json")) return inspect_model(path);
-  if (fs::exists(path / "run.json") || has_checkpoints(path)) return inspect_run(path);
+  if (fs::exists(path / "run.json")) return inspect_run(path);
   fail(ErrorCode::BadInput, "{}: a folder without {}, adapter_config.json, config.json or run.json",
        path.string(), kManifestName);
 }

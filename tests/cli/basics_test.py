@@ -244,7 +244,7 @@ class Inspect(Case):
         path = self.folder / "cut.safetensors"
         path.write_bytes((self.model / "model.safetensors").read_bytes()[:-1])
         self.refused(3, "cut.safetensors", "inspect", path)
-        self.refused(3, "without manifest.json, adapter_config.json or config.json", "inspect", self.folder)
+        self.refused(3, "without manifest.json, adapter_config.json, config.json or run.json", "inspect", self.folder)
         wrong = tiny_folder.write_llama(self.folder / "wrong", 16)
         tensors = tiny_folder.llama_tensors(16)
         tensors["model.layers.0.mlp.up_proj.weight"] = ("F32", [16, 7])

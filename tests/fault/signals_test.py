@@ -65,9 +65,7 @@ class Phases(FaultCase):
         return state["step"] == step and os.readlink(output / "last") == f"checkpoint-{step:06}"
 
     def test_a_second_signal_ends_at_once_and_harms_nothing(self):
-        calls = self.calls(under=self.folder)
         phases = self.phases(self.calls("checkpoint.every_steps=1", "checkpoint.keep=1", under=self.folder))
-        del calls
 
         def work(phase):
             output = self.folder / f"twice-{phase.replace(' ', '-')}"
@@ -91,6 +89,7 @@ class Phases(FaultCase):
     def test_the_file_stop_ends_a_run_like_a_signal(self):
         output = self.folder / "run"
         process = self.start_run(output, "train.max_steps=100000", "checkpoint.every_steps=0", binary=LEMA)
+        self.addCleanup(process.stderr.close)
         for line in process.stderr:
             if "step 3/" in line:
                 break
@@ -108,7 +107,9 @@ class Phases(FaultCase):
 
     def test_usr1_saves_and_goes_on(self):
         output = self.folder / "run"
-        process = self.start_run(output, "train.max_steps=100000", "checkpoint.every_steps=0", binary=LEMA)
+        process = self.start_run(output, "train.max_steps=100000", "checkpoint.every_steps=0", "checkpoint.keep=9",
+                                 binary=LEMA)
+        self.addCleanup(process.stderr.close)
         saved = 0
         for line in process.stderr:
             if "step 3/" in line or ("step 50" in line and saved == 1):
