@@ -1,19 +1,40 @@
 // Bodies of the checks: a handful of predicates with messages, then one function per Ops method.
 #include "checks.h"
 
+#include <algorithm>
 #include <string>
 
 #include "core/error.h"
 
+// What a message says of an argument. Written only where a check fails: a decoded token passes some
+// thousand of them.
+struct Described {
+  constexpr auto parse(fmt::format_parse_context& context) { return context.begin(); }
+  static auto put(const std::string& text, fmt::format_context& context) {
+    return std::copy(text.begin(), text.end(), context.out());
+  }
+};
+template <>
+struct fmt::formatter<lema::Shape> : Described {
+  auto format(const lema::Shape& shape, fmt::format_context& context) const {
+    return put(shape.str(), context);
+  }
+};
+template <>
+struct fmt::formatter<lema::MatrixView> : Described {
+  auto format(const lema::MatrixView& m, fmt::format_context& context) const {
+    return put(fmt::format("{} ({}, {})", name(m.dtype), m.rows, m.cols), context);
+  }
+};
+template <>
+struct fmt::formatter<lema::TensorView> : Described {
+  auto format(const lema::TensorView& t, fmt::format_context& context) const {
+    return put(fmt::format("{} {}", name(t.dtype), t.shape.str()), context);
+  }
+};
+
 namespace lema::checks {
 namespace {
-
-std::string describe(const MatrixView& m) {
-  return fmt::format("{} ({}, {})", name(m.dtype), m.rows, m.cols);
-}
-std::string describe(const TensorView& t) {
-  return fmt::format("{} {}", name(t.dtype), t.shape.str());
-}
 
 bool is_storage(DType dtype) {
   return dtype == DType::F32 || dtype == DType::BF16 || dtype == DType::F16;
@@ -22,9 +43,9 @@ bool is_storage(DType dtype) {
 // A matrix of activations; returns its dtype, which the other arguments share.
 DType activation(const char* op, const char* what, const MatrixView& m) {
   check(m.data != nullptr || m.rows == 0, "{}: {} is null", op, what);
-  check(is_storage(m.dtype), "{}: {} is {}, expected F32, BF16 or F16", op, what, describe(m));
+  check(is_storage(m.dtype), "{}: {} is {}, expected F32, BF16 or F16", op, what, m);
   check(m.rows >= 0 && m.cols > 0 && m.stride >= m.cols, "{}: {} is {} with rows {} apart", op,
-        what, describe(m), m.stride);
+        what, m, m.stride);
   return m.dtype;
 }
 
@@ -32,26 +53,26 @@ void matrix(const char* op, const char* what, const MatrixView& m, DType dtype, 
             int64_t cols) {
   activation(op, what, m);
   check(m.dtype == dtype && m.rows == rows && m.cols == cols, "{}: {} is {}, expected {} ({}, {})",
-        op, what, describe(m), name(dtype), rows, cols);
+        op, what, m, name(dtype), rows, cols);
 }
 
 void tensor(const char* op, const char* what, const TensorView& t, DType dtype,
             const Shape& shape) {
   check(t.data != nullptr || shape.elements() == 0, "{}: {} is null", op, what);
-  check(t.dtype == dtype && t.shape == shape, "{}: {} is {}, expected {} {}", op, what, describe(t),
-        name(dtype), shape.str());
+  check(t.dtype == dtype && t.shape == shape, "{}: {} is {}, expected {} {}", op, what, t,
+        name(dtype), shape);
 }
 
 void weight_tensor(const char* op, const char* what, const TensorView& t, const Shape& shape) {
   check(t.data != nullptr, "{}: {} is null", op, what);
   check(is_storage(t.dtype) && t.shape == shape, "{}: {} is {}, expected F32, BF16 or F16 {}", op,
-        what, describe(t), shape.str());
+        what, t, shape);
 }
 
 // A weight of runs of columns.
 void norm_weight(const char* op, const TensorView& t, int64_t cols) {
   const int64_t C = t.elements();
-  check(C > 0 && cols % C == 0, "{}: weight is {}, x has {} columns", op, describe(t), cols);
+  check(C > 0 && cols % C == 0, "{}: weight is {}, x has {} columns", op, t, cols);
   weight_tensor(op, "weight", t, {C});
 }
 
@@ -62,7 +83,7 @@ void at_most(const char* op, const char* what, int64_t value, int64_t limit) {
 
 void lora(const char* op, const LoraView& l, int64_t in, int64_t out, bool backward,
           const OpsLimits& limits) {
-  check(l.a.shape.rank() == 2, "{}: lora A is {}, expected a matrix", op, describe(l.a));
+  check(l.a.shape.rank() == 2, "{}: lora A is {}, expected a matrix", op, l.a);
   const int64_t R = l.a.shape[0];
   check(R > 0, "{}: lora rank is 0", op);
   at_most(op, "lora rank", R, limits.rank);
@@ -91,10 +112,9 @@ int64_t linear_parts(const char* op, std::span<const LinearPart> parts, int64_t 
   at_most(op, "input width", I, limits.width);
   int64_t total = 0;
   for (const LinearPart& part : parts) {
-    check(part.weight.shape.rank() == 2, "{}: weight is {}, expected a matrix", op,
-          describe(part.weight));
+    check(part.weight.shape.rank() == 2, "{}: weight is {}, expected a matrix", op, part.weight);
     const int64_t O = part.out();
-    check(O > 0, "{}: weight is {}", op, describe(part.weight));
+    check(O > 0, "{}: weight is {}", op, part.weight);
     weight_tensor(op, "weight", part.weight, part.transposed ? Shape{I, O} : Shape{O, I});
     if (part.bias) weight_tensor(op, "bias", part.bias, {O});
     if (part.lora != nullptr) lora(op, *part.lora, I, O, backward, limits);
@@ -114,8 +134,7 @@ void attention_inputs(const char* op, const MatrixView& q, const MatrixView& k, 
   matrix(op, "q", q, X, q.rows, s.H * s.D);
   matrix(op, "k", k, X, k.rows, s.Hkv * s.D);
   matrix(op, "v", v, X, k.rows, s.Hkv * s.D);
-  check(sequences.shape.rank() == 2, "{}: sequences is {}, expected (S, 4)", op,
-        describe(sequences));
+  check(sequences.shape.rank() == 2, "{}: sequences is {}, expected (S, 4)", op, sequences);
   tensor(op, "sequences", sequences, DType::I32, {sequences.shape[0], 4});
   at_most(op, "number of query rows", q.rows, limits.tokens);
   at_most(op, "number of query heads", s.H, limits.heads);
@@ -130,10 +149,9 @@ int64_t head_rows(const char* op, const HeadState& state) {
   check((state.acc.data != nullptr) == (state.target_rows.data != nullptr),
         "{}: state.acc and state.target_rows must both be given or both null", op);
   if (!state.acc) return N;
-  check(state.acc.shape.rank() == 2 && state.acc.shape[1] > 0 &&
-            is_storage(state.target_rows.dtype),
-        "{}: state.acc is {}, state.target_rows {}", op, describe(state.acc),
-        describe(state.target_rows));
+  check(
+      state.acc.shape.rank() == 2 && state.acc.shape[1] > 0 && is_storage(state.target_rows.dtype),
+      "{}: state.acc is {}, state.target_rows {}", op, state.acc, state.target_rows);
   const int64_t C = state.acc.shape[1];
   tensor(op, "state.acc", state.acc, DType::F32, {N, C});
   tensor(op, "state.target_rows", state.target_rows, state.target_rows.dtype, {N, C});
@@ -206,9 +224,9 @@ void rope(const MatrixView& x, const TensorView& positions, const TensorView& ta
   tensor(op, "positions", positions, DType::I32, {x.rows});
   check(head_size > 0 && x.cols % head_size == 0, "{}: x has {} columns, heads of {}", op, x.cols,
         head_size);
-  check(table.shape.rank() == 2, "{}: table is {}, expected a matrix", op, describe(table));
+  check(table.shape.rank() == 2, "{}: table is {}, expected a matrix", op, table);
   const int64_t P = table.shape[1];
-  check(P > 0 && P <= head_size && P % 2 == 0, "{}: table is {}, heads of {}", op, describe(table),
+  check(P > 0 && P <= head_size && P % 2 == 0, "{}: table is {}, heads of {}", op, table,
         head_size);
   tensor(op, "table", table, DType::F32, {table.shape[0], P});
 }
@@ -261,7 +279,7 @@ void add(const MatrixView& y, const MatrixView& a, const MatrixView& b) {
 void embedding(const MatrixView& y, const TensorView& ids, const TensorView& table) {
   activation("embedding", "y", y);
   tensor("embedding", "ids", ids, DType::I32, {y.rows});
-  check(table.shape.rank() == 2, "embedding: table is {}, expected a matrix", describe(table));
+  check(table.shape.rank() == 2, "embedding: table is {}, expected a matrix", table);
   weight_tensor("embedding", "table", table, {table.shape[0], y.cols});
 }
 
@@ -269,7 +287,7 @@ void embedding_backward(const TensorView& d_table, const TensorView& ids, const 
   const char* op = "embedding_backward";
   activation(op, "dy", dy);
   tensor(op, "ids", ids, DType::I32, {dy.rows});
-  check(d_table.shape.rank() == 2, "{}: d_table is {}, expected a matrix", op, describe(d_table));
+  check(d_table.shape.rank() == 2, "{}: d_table is {}, expected a matrix", op, d_table);
   tensor(op, "d_table", d_table, DType::F32, {d_table.shape[0], dy.cols});
 }
 
@@ -288,12 +306,12 @@ void head_chunk(const HeadState& state, const MatrixView& x, const TensorView& w
   const char* op = "head_chunk";
   const int64_t N = head_rows(op, state);
   const DType X = activation(op, "x", x);
-  check(x.rows == N, "{}: x is {}, the state holds {} rows", op, describe(x), N);
+  check(x.rows == N, "{}: x is {}, the state holds {} rows", op, x, N);
   if (state.acc) {
     tensor(op, "state.acc", state.acc, DType::F32, {N, x.cols});
     tensor(op, "state.target_rows", state.target_rows, X, {N, x.cols});
   }
-  check(weight.shape.rank() == 2, "{}: weight is {}, expected a matrix", op, describe(weight));
+  check(weight.shape.rank() == 2, "{}: weight is {}, expected a matrix", op, weight);
   weight_tensor(op, "weight", weight, {weight.shape[0], x.cols});
   check(v_begin >= 0, "{}: v_begin is {}", op, v_begin);
   tensor(op, "targets", targets, DType::I32, {N});
@@ -317,7 +335,7 @@ void head_weight_backward(const TensorView& d_weight, const HeadState& state, co
   head_chunk(state, x, weight, v_begin, targets, limits);
   const char* op = "head_weight_backward";
   check(d_weight.shape.rank() == 2 && d_weight.shape[1] <= x.cols,
-        "{}: d_weight is {}, expected at most {} columns", op, describe(d_weight), x.cols);
+        "{}: d_weight is {}, expected at most {} columns", op, d_weight, x.cols);
   tensor(op, "d_weight", d_weight, DType::F32, {weight.shape[0], d_weight.shape[1]});
 }
 
@@ -340,7 +358,7 @@ void adamw(const TensorView& param, const TensorView& grad, const TensorView& mo
 
 void fill(const TensorView& x) {
   check(x.data != nullptr || x.elements() == 0, "fill: x is null");
-  check(is_storage(x.dtype), "fill: x is {}, expected F32, BF16 or F16", describe(x));
+  check(is_storage(x.dtype), "fill: x is {}, expected F32, BF16 or F16", x);
 }
 
 }  // namespace lema::checks

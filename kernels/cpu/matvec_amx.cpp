@@ -1,10 +1,7 @@
 // 32 rows of W are two tiles; each is loaded once and multiplied by every part of x.
 #include "cpu/matvec_amx.h"
 
-#include <immintrin.h>
-
-#include <algorithm>
-
+#include "cpu/amx.h"
 #include "cpu/gemm_bf16.h"
 #include "cpu/simd.h"
 #include "cpu/transpose.h"
@@ -12,16 +9,10 @@
 namespace lema::cpu {
 namespace {
 
-constexpr int64_t kSide = 16;          // rows of a tile, and its 32-bit columns
+constexpr int64_t kSide = kAmxRows;    // rows of a tile, and its 32-bit columns
 constexpr int64_t kStep = 32;          // columns of W in a tile
-constexpr int64_t kAhead = 8 * kStep;  // columns that the prefetch is ahead of the products
-
-struct alignas(64) TileShapes {
-  uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-constexpr TileShapes kTileShapes;
+constexpr int64_t kAhead = 4 * kStep;  // columns that the prefetch is ahead of the products
+constexpr int64_t kTileFloats = kSide * kSide;  // 1 KiB
 
 using Sums = float[kSide][kTransposeCols];  // (rows of W, rows of x)
 constexpr int64_t kSumsBytes = kTransposeCols * sizeof(float);
@@ -33,8 +24,6 @@ template <int64_t kParts>
                                                          const bf16* w, int64_t stride, int64_t I) {
   const auto w_bytes = static_cast<size_t>(stride) * sizeof(bf16);
   const bf16* lower = w + kSide * stride;
-  const int64_t part = I / 2 * kSide;
-  _tile_loadconfig(&kTileShapes);
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
@@ -44,17 +33,17 @@ template <int64_t kParts>
     const bf16* next = w + (i + kAhead < I ? i + kAhead : i + kAhead - I + kAmxCols * stride);
 #pragma GCC unroll 4
     for (int64_t row = 0; row < kAmxCols; ++row) __builtin_prefetch(next + row * stride);
-    const float* x = pairs + i / 2 * kSide;
+    const float* x = pairs + i / 2 * kSide * kParts;
     _tile_loadd(6, x, 64);
     _tile_loadd(4, w + i, w_bytes);
     _tile_loadd(5, lower + i, w_bytes);
     _tile_dpbf16ps(0, 4, 6);
     _tile_dpbf16ps(1, 5, 6);
     if constexpr (kParts == 3) {
-      _tile_loadd(7, x + part, 64);
+      _tile_loadd(7, x + kTileFloats, 64);
       _tile_dpbf16ps(2, 4, 7);
       _tile_dpbf16ps(3, 5, 7);
-      _tile_loadd(7, x + 2 * part, 64);
+      _tile_loadd(7, x + 2 * kTileFloats, 64);
       _tile_dpbf16ps(2, 4, 7);
       _tile_dpbf16ps(3, 5, 7);
     }
@@ -65,7 +54,6 @@ template <int64_t kParts>
     _tile_stored(2, sums[2], kSumsBytes);
     _tile_stored(3, sums[3], kSumsBytes);
   }
-  _tile_release();
 }
 
 // parts[p][j] = the p-th part of x[j], n a multiple of W: its highest bits that are left, cut off,
@@ -93,22 +81,22 @@ bool few_run_on_amx(DType weight, int64_t I) {
 void pack_few_pairs(float* pairs, const float* x, int64_t N, int64_t I, DType X) {
   const int64_t parts = few_parts(X);
   Sums rows[3] = {};
-  for (int64_t i = 0; i < I; i += 2 * kTransposeCols) {
-    const int64_t n = std::min(2 * kTransposeCols, I - i);
+  for (int64_t i = 0; i < I; i += kStep) {
     vectorised([&](auto lanes) {
       for (int64_t row = 0; row < N; ++row) {
         bf16* to[3];
         for (int p = 0; p < 3; ++p) to[p] = reinterpret_cast<bf16*>(rows[p][row]);
-        cut<lanes.kCount>(to, parts, x + row * I + i, n);
+        cut<lanes.kCount>(to, parts, x + row * I + i, kStep);
       }
     });
-    for (int64_t p = 0; p < parts; ++p)
-      transpose_lane(pairs + (p * I + i) / 2 * kSide, kSide, rows[p], n / 2);
+    for (int64_t p = 0; p < parts; ++p, pairs += kTileFloats)
+      transpose_lane(pairs, kSide, rows[p], kSide);
   }
 }
 
 void multiply_few_amx(float* tile, int64_t ldt, const float* pairs, const bf16* w, int64_t stride,
                       int64_t N, int64_t I, DType X) {
+  const TileRegisters registers(true);
   Sums sums[4];
   if (X == DType::F32) {
     multiply_tiles<3>(sums, pairs, w, stride, I);

@@ -13,7 +13,7 @@ inline constexpr int64_t kAmxCols = 32;
 // Whether AMX is in use, for weights of this dtype with I columns.
 bool few_run_on_amx(DType weight, int64_t I);
 
-// The form of x that the products read: bf16 [parts][I / 2][16 rows][2], zero past row N.
+// The form of x that the products read: bf16 [I / 32][parts][16][16 rows][2], zero past row N.
 inline int64_t few_parts(DType X) { return X == DType::F32 ? 3 : 1; }
 inline int64_t few_pairs_floats(int64_t I, DType X) { return few_parts(X) * I / 2 * 16; }
 // From x (N, I) f32 already rounded to X, N <= 16.

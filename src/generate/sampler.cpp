@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <limits>
 
 #include "core/error.h"
 #include "core/rng.h"
@@ -10,13 +12,35 @@
 namespace lema {
 namespace {
 
+typedef float Floats __attribute__((vector_size(32)));
+typedef int32_t Ints __attribute__((vector_size(32)));
+
+// Index of the first of the largest. A vocabulary is long: the largest number is found by vectors.
 size_t largest_logit(std::span<const float> logits) {
-  size_t best = 0;
-  for (size_t i = 0; i < logits.size(); ++i) {
-    if (std::isnan(logits[i])) fail(ErrorCode::Numeric, "the logit of token {} is not a number", i);
-    if (logits[i] > logits[best]) best = i;
+  constexpr size_t kLanes = sizeof(Floats) / sizeof(float);
+  Floats largest = Floats{} - std::numeric_limits<float>::infinity(), part;
+  Ints is_number = Ints{} - 1;
+  size_t i = 0;
+  for (; i + kLanes <= logits.size(); i += kLanes) {
+    std::memcpy(&part, &logits[i], sizeof part);
+    is_number &= part == part;
+    largest = part > largest ? part : largest;
   }
-  return best;
+  float max = logits[0];
+  bool all_numbers = true;
+  for (size_t lane = 0; lane < kLanes; ++lane) {
+    max = std::max(max, largest[lane]);
+    all_numbers &= is_number[lane] != 0;
+  }
+  for (; i < logits.size(); ++i) {
+    max = std::max(max, logits[i]);
+    all_numbers &= !std::isnan(logits[i]);
+  }
+  const auto is_wanted = [&](float x) { return all_numbers ? x == max : std::isnan(x); };
+  const auto at = std::find_if(logits.begin(), logits.end(), is_wanted);
+  const auto index = static_cast<size_t>(at - logits.begin());
+  if (!all_numbers) fail(ErrorCode::Numeric, "the logit of token {} is not a number", index);
+  return index;
 }
 
 // 53 bits, uniform in [0, 1).
