@@ -24,24 +24,43 @@ struct Part {
   const float* gain = nullptr;  // (O) of a magnitude, or null
 };
 
+// The weight behind some columns of outputs: a column reads I elements of it.
+struct Columns {
+  int64_t count = 0, I = 0;
+  DType dtype = DType::F32;
+};
+
+// The first rows of a task's weights are not asked for ahead, and rows after its last one in vain:
+// little of so many. With a large vocabulary a task is one of 64.
+constexpr int64_t kTaskBytes = 96 << 10;
+int64_t task_columns(const Columns& columns, int64_t block) {
+  const int64_t block_bytes = block * columns.I * element_bytes(columns.dtype);
+  return block *
+         std::max(tile_count(columns.count, 64 * block), tile_count(kTaskBytes, block_bytes));
+}
+
 struct Parts {
   std::array<Part, kMaxAdapters> all;
   size_t count = 0;
 
-  // Calls body(part, begin, n) for all blocks of `block` of the width(part) columns of every part.
-  // A part has up to 64 tasks: enough for as many threads, few beside a large vocabulary.
-  template <typename Width, typename Body>
-  void for_blocks(ThreadPool& pool, int64_t block, const Width& width, const Body& body) const {
-    const auto step = [&](const Part& p) { return tile_count(width(p), 64 * block) * block; };
+  // Calls body(part, begin, n, goes_on) for all blocks of `block` of the columns(part) of every
+  // part; goes_on: the same task has the next block.
+  template <typename ColumnsOf, typename Body>
+  void for_blocks(ThreadPool& pool, int64_t block, const ColumnsOf& columns,
+                  const Body& body) const {
+    std::array<int64_t, kMaxAdapters> step = {};
     std::array<int64_t, kMaxAdapters + 1> first = {};
-    for (size_t p = 0; p < count; ++p)
-      first[p + 1] = first[p] + (width(all[p]) > 0 ? tile_count(width(all[p]), step(all[p])) : 0);
+    for (size_t p = 0; p < count; ++p) {
+      step[p] = task_columns(columns(all[p]), block);
+      first[p + 1] = first[p] + tile_count(columns(all[p]).count, step[p]);
+    }
     run(pool, first[count], [&](int64_t task) {
       size_t p = 0;
       while (task >= first[p + 1]) ++p;
-      const int64_t begin = (task - first[p]) * step(all[p]),
-                    end = std::min(width(all[p]), begin + step(all[p]));
-      for (int64_t c = begin; c < end; c += block) body(all[p], c, std::min(block, end - c));
+      const int64_t begin = (task - first[p]) * step[p],
+                    end = std::min(columns(all[p]).count, begin + step[p]);
+      for (int64_t c = begin; c < end; c += block)
+        body(all[p], c, std::min(block, end - c), c + block < end);
     });
   }
 };
@@ -80,17 +99,21 @@ FewRows take_rows(Workspace& workspace, const MatrixView& x, const Parts& parts)
 
 // h of every part that has an adapter.
 void low_rank(ThreadPool& pool, const Parts& parts, const FewRows& x, DType X) {
-  const auto rank = [](const Part& p) { return p.h != nullptr ? p.linear->lora->a.shape[0] : 0; };
-  parts.for_blocks(pool, kAmxCols, rank, [&](const Part& part, int64_t r, int64_t n) {
-    const LoraView& lora = *part.linear->lora;
-    float tile[kFewRows * kFewCols];
-    multiply_few(tile, x, operand(lora.a).transposed().from(0, r), n, Write::Overwrite, X);
-    scale_tile(tile, kFewCols, x.N, n, lora.scale);
-    for (int64_t row = 0; row < x.N; ++row) {
-      round_in_place(tile + row * kFewCols, X, n);
-      std::copy_n(tile + row * kFewCols, n, part.h + row * rank(part) + r);
-    }
-  });
+  const auto columns = [&](const Part& p) {
+    return Columns{p.h != nullptr ? p.linear->lora->a.shape[0] : 0, x.I, DType::F32};
+  };
+  parts.for_blocks(pool, kAmxCols, columns,
+                   [&](const Part& part, int64_t r, int64_t n, bool goes_on) {
+                     const LoraView& lora = *part.linear->lora;
+                     float tile[kFewRows * kFewCols];
+                     multiply_few(tile, x, operand(lora.a).transposed().from(0, r), n,
+                                  Write::Overwrite, X, goes_on);
+                     scale_tile(tile, kFewCols, x.N, n, lora.scale);
+                     for (int64_t row = 0; row < x.N; ++row) {
+                       round_in_place(tile + row * kFewCols, X, n);
+                       std::copy_n(tile + row * kFewCols, n, part.h + row * lora.a.shape[0] + r);
+                     }
+                   });
 }
 
 }  // namespace
@@ -101,12 +124,12 @@ void linear_few(ThreadPool& pool, Workspace& workspace, const MatrixView& y, con
   const Parts parts = take_parts(workspace, linears, x.rows);
   const FewRows rows = take_rows(workspace, x, parts);
   low_rank(pool, parts, rows, X);
-  const auto width = [](const Part& p) { return p.O; };
+  const auto columns = [&](const Part& p) { return Columns{p.O, rows.I, p.weight.dtype}; };
   // Of weights (I, O) a block reads a piece of every row, which should not be short.
   const int64_t block = linears[0].transposed ? kFewCols : kAmxCols;
-  parts.for_blocks(pool, block, width, [&](const Part& part, int64_t o, int64_t n) {
+  parts.for_blocks(pool, block, columns, [&](const Part& part, int64_t o, int64_t n, bool goes_on) {
     float tile[kFewRows * kFewCols];
-    multiply_few(tile, rows, part.weight.from(0, o), n, Write::Overwrite, X);
+    multiply_few(tile, rows, part.weight.from(0, o), n, Write::Overwrite, X, goes_on);
     if (part.h != nullptr) {
       const LoraView& lora = *part.linear->lora;
       const FewRows h = {rows.N, lora.a.shape[0], part.h, nullptr};

@@ -18,7 +18,7 @@ struct Few {
   const float* x;
   const T* w;
   int64_t ldw, N, I, n;
-  bool accumulate;
+  bool accumulate, goes_on;
 
   [[gnu::always_inline]] void put(int64_t row, int64_t column, float value) const {
     float& out = tile[row * kFewCols + column];
@@ -68,7 +68,8 @@ template <int W, bool kRound, int kWeights, int kRows, typename T>
   const T* w[kWeights];
   for (int o = 0; o < kWeights; ++o) w[o] = p.w + std::min(o0 + o, p.n - 1) * p.ldw;
   const float* x = p.x + n0 * p.I;
-  const int64_t ahead = n0 == 0 ? kWeights * p.ldw : 0, I = p.I;
+  const int64_t I = p.I;
+  const int64_t ahead = n0 == 0 && (p.goes_on || o0 + kWeights < p.n) ? kWeights * p.ldw : 0;
   const auto add = [&](int64_t i, auto count) {
 #pragma GCC unroll 8
     for (int o = 0; o < kWeights; ++o) {
@@ -150,17 +151,18 @@ template <int W, bool kRound, typename T>
 
 }  // namespace
 
-void multiply_few(float* tile, const FewRows& x, const Operand& w, int64_t n, Write write,
-                  DType X) {
+void multiply_few(float* tile, const FewRows& x, const Operand& w, int64_t n, Write write, DType X,
+                  bool goes_on) {
   const bool dots = w.row_stride == 1;
   if (dots && x.pairs != nullptr && n == kAmxCols && write == Write::Overwrite &&
       few_run_on_amx(w.dtype, x.I))
     return multiply_few_amx(tile, kFewCols, x.pairs, static_cast<const bf16*>(w.data), w.col_stride,
-                            x.N, x.I, X);
+                            x.N, x.I, X, goes_on);
   const int64_t ldw = dots ? w.col_stride : w.row_stride;
   const bool accumulate = write == Write::Accumulate, round = X == DType::BF16 && w.dtype != X;
   with_storage(w.dtype, [&]<typename T>(Type<T>) {
-    const Few<T> part = {tile, x.rows, static_cast<const T*>(w.data), ldw, x.N, x.I, n, accumulate};
+    const Few<T> part = {tile,       x.rows, static_cast<const T*>(w.data), ldw, x.N, x.I, n,
+                         accumulate, goes_on};
     vectorised([&](auto lanes) {
       constexpr int W = lanes.kCount;
       if (round)

@@ -17,7 +17,9 @@ struct FewRows {
 };
 
 // tile (N, n) f32, rows kFewCols apart, (=|+=) x w, w (I, n) in either order. w is rounded to X
-// where it is of another type. Sums are over I in a fixed order. One thread.
-void multiply_few(float* tile, const FewRows& x, const Operand& w, int64_t n, Write write, DType X);
+// where it is of another type. Sums are over I in a fixed order. `goes_on`: the columns after these
+// come next, and are asked for. One thread.
+void multiply_few(float* tile, const FewRows& x, const Operand& w, int64_t n, Write write, DType X,
+                  bool goes_on = false);
 
 }  // namespace lema::cpu

@@ -21,7 +21,8 @@ constexpr int64_t kSumsBytes = kTransposeCols * sizeof(float);
 // sums[3] times the others. Two sums run side by side, with three parts four.
 template <int64_t kParts>
 [[gnu::target("amx-tile,amx-bf16")]] void multiply_tiles(Sums* sums, const float* pairs,
-                                                         const bf16* w, int64_t stride, int64_t I) {
+                                                         const bf16* w, int64_t stride, int64_t I,
+                                                         bool goes_on) {
   const auto w_bytes = static_cast<size_t>(stride) * sizeof(bf16);
   const bf16* lower = w + kSide * stride;
   _tile_zero(0);
@@ -31,8 +32,9 @@ template <int64_t kParts>
   for (int64_t i = 0; i < I; i += kStep) {
     // Past the end of a row lies the beginning of the same row of the next call.
     const bf16* next = w + (i + kAhead < I ? i + kAhead : i + kAhead - I + kAmxCols * stride);
+    if (i + kAhead < I || goes_on)
 #pragma GCC unroll 4
-    for (int64_t row = 0; row < kAmxCols; ++row) __builtin_prefetch(next + row * stride);
+      for (int64_t row = 0; row < kAmxCols; ++row) __builtin_prefetch(next + row * stride);
     const float* x = pairs + i / 2 * kSide * kParts;
     _tile_loadd(6, x, 64);
     _tile_loadd(4, w + i, w_bytes);
@@ -95,16 +97,16 @@ void pack_few_pairs(float* pairs, const float* x, int64_t N, int64_t I, DType X)
 }
 
 void multiply_few_amx(float* tile, int64_t ldt, const float* pairs, const bf16* w, int64_t stride,
-                      int64_t N, int64_t I, DType X) {
+                      int64_t N, int64_t I, DType X, bool goes_on) {
   const TileRegisters registers(true);
   Sums sums[4];
   if (X == DType::F32) {
-    multiply_tiles<3>(sums, pairs, w, stride, I);
+    multiply_tiles<3>(sums, pairs, w, stride, I, goes_on);
     for (int64_t t = 0; t < 2; ++t)
       for (int64_t o = 0; o < kSide; ++o)
         for (int64_t n = 0; n < kSide; ++n) sums[t][o][n] += sums[t + 2][o][n];
   } else {
-    multiply_tiles<1>(sums, pairs, w, stride, I);
+    multiply_tiles<1>(sums, pairs, w, stride, I, goes_on);
   }
   for (int64_t t = 0; t < 2; ++t) transpose_lane(tile + t * kSide, ldt, sums[t], N);
 }

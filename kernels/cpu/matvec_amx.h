@@ -20,8 +20,8 @@ inline int64_t few_pairs_floats(int64_t I, DType X) { return few_parts(X) * I / 
 void pack_few_pairs(float* pairs, const float* x, int64_t N, int64_t I, DType X);
 
 // tile (N, kAmxCols) f32, rows ldt apart, = x W^T for kAmxCols rows of W (O, I) bf16 that lie
-// `stride` elements apart. Asks for the rows after these to come into the cache.
+// `stride` elements apart; the rows after these are asked for when it goes on with them.
 void multiply_few_amx(float* tile, int64_t ldt, const float* pairs, const bf16* w, int64_t stride,
-                      int64_t N, int64_t I, DType X);
+                      int64_t N, int64_t I, DType X, bool goes_on);
 
 }  // namespace lema::cpu
