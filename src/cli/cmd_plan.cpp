@@ -12,7 +12,7 @@ namespace lema {
 namespace {
 
 // For rates that this machine's cache lacks.
-constexpr double kMeasureSeconds = 3;
+constexpr double kMeasureSeconds = 10;
 
 struct PlanOptions {
   ConfigOptions config;

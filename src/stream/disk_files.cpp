@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <limits>
 #include <optional>
 
 #include "core/error.h"
@@ -42,15 +43,23 @@ bool DiskFiles::can_be_direct(const ModelFolder& folder) {
 
 namespace {
 
-constexpr int64_t kSamples = 8, kSampleBytes = int64_t{4} << 20;
+constexpr int64_t kSamples = 8, kSampleBytes = int64_t{4} << 20, kRateSamples = 128;
 
-// Bytes per second over every other of 2 kSamples places, spread over the file: the even ones or
+size_t largest_file(const ModelFolder& folder) {
+  size_t largest = 0;
+  for (size_t i = 0; i < folder.files().size(); ++i)
+    if (folder.files()[i].file().size() > folder.files()[largest].file().size()) largest = i;
+  return largest;
+}
+
+// Bytes per second over every other of 2 `samples` places, spread over the file: the even ones or
 // the odd ones.
-double read_rate(const ModelFolder& folder, size_t index, bool direct, bool cold) {
+double read_rate(const ModelFolder& folder, size_t index, bool direct, bool cold,
+                 int64_t samples) {
   const File& file = folder.files()[index].file();
-  const int64_t stride = file.size() / (2 * kSamples) / kDiskBlock * kDiskBlock;  // >= a sample
+  const int64_t stride = file.size() / (2 * samples) / kDiskBlock * kDiskBlock;  // >= a sample
   std::vector<Extent> extents;
-  for (int64_t i = 0; i < kSamples; ++i)
+  for (int64_t i = 0; i < samples; ++i)
     extents.push_back({index, (2 * i + direct) * stride, 0, kSampleBytes});
   for (const Extent& extent : extents)
     if (cold && !direct) file.forget_cached(extent.bytes, extent.file_offset);
@@ -69,22 +78,27 @@ double read_rate(const ModelFolder& folder, size_t index, bool direct, bool cold
 
 }  // namespace
 
+double disk_rate(const ModelFolder& folder, DiskMode mode) {
+  const size_t largest = largest_file(folder);
+  const int64_t places = folder.files()[largest].file().size() / kSampleBytes;
+  if (places < 2) return std::numeric_limits<double>::infinity();
+  return read_rate(folder, largest, mode == DiskMode::Direct, true,
+                   std::min(kRateSamples, places / 2));
+}
+
 DiskMode faster_disk_mode(const ModelFolder& folder, int64_t cache_bytes) {
   if (!DiskFiles::can_be_direct(folder)) {
     log::info("disk: the file system cannot read past the page cache: buffered");
     return DiskMode::Buffered;
   }
-  size_t largest = 0;
+  const size_t largest = largest_file(folder);
   int64_t bytes = 0;
-  for (size_t i = 0; i < folder.files().size(); ++i) {
-    bytes += folder.files()[i].file().size();
-    if (folder.files()[i].file().size() > folder.files()[largest].file().size()) largest = i;
-  }
+  for (const SafetensorsFile& file : folder.files()) bytes += file.file().size();
   const int64_t measured = 2 * kSamples * kSampleBytes;
   if (folder.files()[largest].file().size() < measured) return DiskMode::Buffered;
   const bool cold = bytes > cache_bytes;
-  const double direct = read_rate(folder, largest, true, cold);
-  const double buffered = read_rate(folder, largest, false, cold);
+  const double direct = read_rate(folder, largest, true, cold, kSamples);
+  const double buffered = read_rate(folder, largest, false, cold, kSamples);
   const DiskMode mode = direct >= buffered ? DiskMode::Direct : DiskMode::Buffered;
   log::info("disk: direct reads {}/s, buffered {}/s{}: {}",
             format_bytes(static_cast<int64_t>(direct)), format_bytes(static_cast<int64_t>(buffered)),

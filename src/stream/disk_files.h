@@ -39,6 +39,10 @@ class DiskFiles {
   std::vector<File> direct_;  // empty: the folder's own files are read
 };
 
+// Bytes per second that reads from disk bring, measured over up to 512 MiB of the largest file.
+// Infinite for a model of less than 8 MiB, which takes no time to speak of.
+double disk_rate(const ModelFolder& folder, DiskMode mode);
+
 // Buffered or Direct, whichever reads this folder's largest file faster; says so in the log. Reads
 // up to 32 MiB in either way. What does not fit in `cache_bytes` of page cache is measured cold.
 DiskMode faster_disk_mode(const ModelFolder& folder, int64_t cache_bytes);

@@ -8,6 +8,18 @@
 
 namespace lema {
 
+int64_t bytes_from_disk(const HostPlacement& placement, const PieceTable& table,
+                        std::span<const int64_t> units) {
+  if (placement.disk == DiskMode::Mmap || placement.holds_all) return 0;
+  const RingState empty(static_cast<size_t>(placement.slots), -1);
+  const Program first = make_program(units, placement.held, empty);
+  int64_t bytes = 0;
+  for (const int64_t unit :
+       loaded_units(make_program(units, placement.held, first.final_state)))
+    bytes += HostImage(unit_extents(table.unit(unit))).bytes();
+  return bytes;
+}
+
 HostStore::HostStore(const ModelFolder& folder, const PieceTable& table, Device& device,
                      const HostPlacement& placement, Trace* trace)
     : folder_(folder), device_(device), placement_(placement), trace_(trace) {

@@ -30,6 +30,10 @@ struct HostPlacement {
   int64_t slots = 0;               // of the ring, each as large as the largest unit not held
 };
 
+// Bytes that a pass over these units, repeated, reads from disk each time.
+int64_t bytes_from_disk(const HostPlacement& placement, const PieceTable& table,
+                        std::span<const int64_t> units);
+
 // Weights in host memory, by their place in the files.
 class HostBytes {
  public:

@@ -102,6 +102,19 @@ double MachineRates::copy_rate() {
   return 1 / known.seconds;
 }
 
+std::optional<double> MachineRates::read_rate(const ModelFolder& folder, DiskMode mode,
+                                              double budget) {
+  const std::string key =
+      fmt::format("{} reads of {}", name(mode), fs::absolute(folder.path()).string());
+  const auto found = known_.find(key);
+  if (found != known_.end()) return 1 / found->second.seconds;
+  if (budget <= 0) return std::nullopt;
+  const double rate = disk_rate(folder, mode);
+  known_[key] = {1 / rate, 1};
+  is_new_ = true;
+  return rate;
+}
+
 void MachineRates::save() const {
   if (!is_new_ || path_.empty()) return;
   Value calls = Value::Object();

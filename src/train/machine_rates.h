@@ -8,6 +8,7 @@
 #include <string>
 
 #include "core/file.h"
+#include "stream/disk_files.h"
 #include "train/kernel_bench.h"
 
 namespace lema {
@@ -24,6 +25,8 @@ class MachineRates {
   std::optional<double> seconds(const KernelCall& call, double budget);
   // Bytes a second of copies to the device, likewise cached.
   double copy_rate();
+  // Of reads of a model from disk, by its folder.
+  std::optional<double> read_rate(const ModelFolder& folder, DiskMode mode, double budget);
   // Forgets what is known, so that it is measured again.
   void forget() { known_.clear(); }
   // Writes the cache where something was measured. A cache that cannot be written is warned of.

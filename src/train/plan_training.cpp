@@ -1,6 +1,7 @@
 // Ties inputs, plan, rates and fit together. Called by cli/cmd_plan and the Trainer.
 #include "train/plan_training.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -88,8 +89,11 @@ RunPlan plan_or_refuse(const RunConfig& config, const RunModel& model, const Dev
 std::string Forecast::text() const {
   const std::string table = plan.table();
   if (!time) return table + "  step    not predicted: measure this machine with lema plan\n";
-  return table + fmt::format("  step    {:>8.0f} ms  predicted; {} for {} steps\n",
-                             1000 * time->seconds,
+  std::string disk;
+  if (time->disk > 0)
+    disk = fmt::format(", {:.0f} ms of it reading from disk beside the rest", 1000 * time->disk);
+  return table + fmt::format("  step    {:>8.0f} ms  predicted{}; {} for {} steps\n",
+                             1000 * time->seconds, disk,
                              format_duration(time->seconds * static_cast<double>(steps)), steps);
 }
 
@@ -99,6 +103,7 @@ Value Forecast::to_value() const {
   value.set("steps", steps);
   value.set("step_ms", time ? Value(1000 * time->seconds) : Value());
   value.set("stall_ms", time ? Value(1000 * time->stall) : Value());
+  value.set("disk_ms", time ? Value(1000 * time->disk) : Value());
   return value;
 }
 
@@ -125,7 +130,7 @@ Forecast PlannedRun::forecast(double budget) {
   const Batcher batches(std::ssize(data_.train), config_.train.batch_size, 0, false);
   f.steps = batches.total_steps(config_.train.epochs, config_.train.max_steps);
   MachineRates known = rates();
-  f.time = time_of(config_, data_, known, budget);
+  f.time = time_of(config_, data_, f.plan.placement.host, known, budget);
   known.save();
   return f;
 }
@@ -136,7 +141,10 @@ FitResult PlannedRun::fit(const FitGoal& goal, double budget) {
                      memory_amount(goal.kind, model_, *backend_.device, backend_.ops));
   MachineRates known = rates();
   const Amount milliseconds = [&](const RunConfig& config, const DataFacts& data) {
-    const std::optional<StepTime> time = time_of(config, data, known, budget);
+    RunPlan plan = make_run_plan(config, model_, *backend_.device, backend_.ops, data);
+    plan.placement.host.disk = disk_mode(config, plan, model_, *backend_.device);
+    const std::optional<StepTime> time =
+        time_of(config, data, plan.placement.host, known, budget);
     return time ? 1000 * time->seconds : std::numeric_limits<double>::infinity();
   };
   FitResult found = lema::fit(config_, data_, goal, milliseconds);
@@ -148,9 +156,21 @@ StepTrace PlannedRun::trace_of(const RunConfig& config, const DataFacts& data) c
   return trace_step(config, inputs_.folder, *backend_.device, backend_.ops, data, start());
 }
 
+// Reads go on beside the rest, which is why a step takes as long as the longer of the two.
 std::optional<StepTime> PlannedRun::time_of(const RunConfig& config, const DataFacts& data,
-                                            MachineRates& rates, double budget) const {
-  return predict_step(trace_of(config, data), rates, budget, backend_.device->reads_host_memory());
+                                            const HostPlacement& host, MachineRates& rates,
+                                            double budget) const {
+  const StepTrace trace = trace_of(config, data);
+  std::optional<StepTime> time =
+      predict_step(trace, rates, budget, backend_.device->reads_host_memory());
+  const int64_t bytes = bytes_from_disk(host, model_.table, trace.units);
+  if (!time || bytes == 0) return time;
+  const std::optional<double> rate = rates.read_rate(model_.folder, host.disk, budget);
+  if (!rate) return std::nullopt;
+  time->disk = static_cast<double>(bytes) / *rate;
+  time->stall += std::max(0.0, time->disk - time->seconds);
+  time->seconds = std::max(time->seconds, time->disk);
+  return time;
 }
 
 }  // namespace lema

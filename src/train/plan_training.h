@@ -53,7 +53,8 @@ class PlannedRun {
  private:
   StepTrace trace_of(const RunConfig& config, const DataFacts& data) const;
   std::optional<StepTime> time_of(const RunConfig& config, const DataFacts& data,
-                                  MachineRates& rates, double budget) const;
+                                  const HostPlacement& host, MachineRates& rates,
+                                  double budget) const;
   MachineRates rates() const { return {backend_, static_cast<int>(config_.threads)}; }
 
   RunConfig config_;

@@ -39,7 +39,7 @@ std::optional<StepTime> predict_step(const StepTrace& trace, MachineRates& rates
   std::sort(shares.begin(), shares.end(), [](const auto& a, const auto& b) {
     return a.seconds * static_cast<double>(a.count) > b.seconds * static_cast<double>(b.count);
   });
-  return StepTime{pass.seconds, pass.stall, std::move(shares)};
+  return StepTime{pass.seconds, pass.stall, 0, std::move(shares)};
 }
 
 }  // namespace lema

@@ -295,6 +295,7 @@ StepTrace trace_step(const RunConfig& config, const ModelFolder& folder, const D
   trainer.train_step(batch, config.optimizer.lr, 0);
   recorder.clear();  // the first step also brings what later ones find in the ring
   trainer.train_step(batch, config.optimizer.lr, 1);
+  recorder.trace.units = trainer.stream().units_of_pass();
   return recorder.trace;
 }
 

@@ -40,6 +40,7 @@ class Trainer {
   double evaluate(const StepBatch& batch, std::vector<float>* losses = nullptr);
 
   const RunPlan& plan() const { return plan_; }
+  const LayerStream& stream() const { return *stream_; }
   AdapterParameters& adapter() { return model_.adapter; }
   // First and second moments, (parameter_count) f32.
   TensorView moment1() const;
