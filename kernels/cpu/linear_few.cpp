@@ -30,8 +30,8 @@ struct Columns {
   DType dtype = DType::F32;
 };
 
-// The first rows of a task's weights are not asked for ahead, and rows after its last one in vain:
-// little of so many. With a large vocabulary a task is one of 64.
+// The first rows of a task's weights are not asked for ahead: little of so many. With a large
+// vocabulary a task is one of 64.
 constexpr int64_t kTaskBytes = 96 << 10;
 int64_t task_columns(const Columns& columns, int64_t block) {
   const int64_t block_bytes = block * columns.I * element_bytes(columns.dtype);
@@ -102,18 +102,18 @@ void low_rank(ThreadPool& pool, const Parts& parts, const FewRows& x, DType X) {
   const auto columns = [&](const Part& p) {
     return Columns{p.h != nullptr ? p.linear->lora->a.shape[0] : 0, x.I, DType::F32};
   };
-  parts.for_blocks(pool, kAmxCols, columns,
-                   [&](const Part& part, int64_t r, int64_t n, bool goes_on) {
-                     const LoraView& lora = *part.linear->lora;
-                     float tile[kFewRows * kFewCols];
-                     multiply_few(tile, x, operand(lora.a).transposed().from(0, r), n,
-                                  Write::Overwrite, X, goes_on);
-                     scale_tile(tile, kFewCols, x.N, n, lora.scale);
-                     for (int64_t row = 0; row < x.N; ++row) {
-                       round_in_place(tile + row * kFewCols, X, n);
-                       std::copy_n(tile + row * kFewCols, n, part.h + row * lora.a.shape[0] + r);
-                     }
-                   });
+  const auto multiply = [&](const Part& part, int64_t r, int64_t n, bool goes_on) {
+    const LoraView& lora = *part.linear->lora;
+    const Operand a = operand(lora.a).transposed().from(0, r);
+    float tile[kFewRows * kFewCols];
+    multiply_few(tile, x, a, n, Write::Overwrite, X, goes_on);
+    scale_tile(tile, kFewCols, x.N, n, lora.scale);
+    for (int64_t row = 0; row < x.N; ++row) {
+      round_in_place(tile + row * kFewCols, X, n);
+      std::copy_n(tile + row * kFewCols, n, part.h + row * lora.a.shape[0] + r);
+    }
+  };
+  parts.for_blocks(pool, kAmxCols, columns, multiply);
 }
 
 }  // namespace
