@@ -19,8 +19,8 @@ constexpr int64_t kLeastColumns = 384;
 constexpr double kEnoughSeconds = 0.02;
 constexpr int kLeastRuns = 3, kMostRuns = 5;
 // Written before each measured run, so that it finds the caches as a step leaves them: full of other
-// things. 64 MiB.
-constexpr int64_t kColdFloats = 16 << 20;
+// things. 128 MiB.
+constexpr int64_t kColdFloats = 32 << 20;
 
 double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -348,12 +348,13 @@ std::pair<KernelCall, double> reduced(const KernelCall& call) {
 
 }  // namespace
 
-double KernelBench::measure(const KernelCall& call) const {
+double KernelBench::measure(const KernelCall& call) {
   Device& device = *backend_.device;
   const std::unique_ptr<Ops> ops = backend_.ops.make(device, threads_, limits_of(call));
   Setup setup(device);
   const Run run = prepare(*ops, setup, call);
-  const TensorView cold = setup.empty(DType::F32, {kColdFloats});
+  if (cold_.bytes() == 0) cold_ = device.allocate(4 * kColdFloats, "kernel measurement");
+  const TensorView cold(cold_.data(), DType::F32, {kColdFloats});
   const auto timed = [&] {
     ops->fill(cold, 0);
     device.synchronize(Queue::Compute);
@@ -374,7 +375,7 @@ double KernelBench::measure(const KernelCall& call) const {
   return *middle;
 }
 
-double KernelBench::seconds(const KernelCall& call) const {
+double KernelBench::seconds(const KernelCall& call) {
   const auto [small, factor] = reduced(call);
   return factor * measure(small);
 }

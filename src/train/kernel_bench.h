@@ -16,15 +16,16 @@ class KernelBench {
 
   // Seconds of a call whose operands lie in memory: the median of a few. A call of many rows or
   // columns is measured on a part of them that has the same tiles, and scaled.
-  double seconds(const KernelCall& call) const;
+  double seconds(const KernelCall& call);
   // Bytes a second of copies between host buffers and the device, far larger than caches.
   double copy_rate() const;
 
  private:
-  double measure(const KernelCall& call) const;
+  double measure(const KernelCall& call);
 
   const Backend& backend_;
   int threads_;
+  Buffer cold_;  // allocated when something is measured
 };
 
 }  // namespace lema

@@ -10,6 +10,7 @@ import struct
 import subprocess
 import tempfile
 import unittest
+import unittest.mock
 
 import tiny_folder
 from process_memory import run_and_watch
@@ -17,6 +18,8 @@ from process_memory import run_and_watch
 LEMA = os.environ["LEMA"]
 WIDTH, HIDDEN, BLOCKS, HEADS, HEAD = 192, 512, 4, 3, 64
 TOKENS, ROWS = 384, 12
+CACHE = tempfile.TemporaryDirectory(prefix="lema_plan_cache_")  # of rates: what one test has measured serves the others
+os.environ["XDG_CACHE_HOME"] = CACHE.name
 
 
 def write_model(folder):
@@ -48,7 +51,6 @@ class Plan(unittest.TestCase):
         rng = random.Random(2)
         rows = [{"tokens": [rng.randrange(256) for _ in range(TOKENS - i % 5)]} for i in range(ROWS)]
         (cls.folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        os.environ["XDG_CACHE_HOME"] = str(cls.folder / "cache")
 
     def command(self, name, *settings, flags=()):
         config = {"output_dir": self.folder / "run", "data.format": "tokens", "data.cache": "off", "train.batch_size": 6,
@@ -88,9 +90,9 @@ class Table(Plan):
         self.assertRegex(table, r"step +\d+ ms  predicted; 0:\d\d for 3 steps")
 
     def test_without_rates_a_dry_run_predicts_no_time(self):
-        log = self.lema("train", "train.batch_size=5", flags=["--dry-run"])
+        with unittest.mock.patch.dict(os.environ, XDG_CACHE_HOME=str(self.folder / "empty")):
+            log = self.lema("train", "train.batch_size=5", flags=["--dry-run"])
         self.assertIn("step    not predicted", log)
-
 
     def test_every_method_is_planned(self):
         for settings in (["lora.dora=true"], ['lora.targets=["q_proj","lm_head"]'], ["lora.dropout=0.2"],
@@ -178,14 +180,14 @@ class Bench(Plan):
         self.assertLessEqual({"linear", "linear backward", "attention", "attention backward", "head chunk", "swiglu",
                               "rmsnorm backward", "adamw"}, kernels)
         self.assertTrue(all(call["seconds"] > 0 and call["count"] > 0 for call in out["calls"]))
-        kept = [json.loads(path.read_text()) for path in (self.folder / "cache" / "lema").glob("rates-*.json")]
+        kept = [json.loads(path.read_text()) for path in pathlib.Path(CACHE.name, "lema").glob("rates-*.json")]
         known = {call for cache in kept for call in cache["calls"]}
         self.assertLessEqual({call["call"] for call in out["calls"]}, known)
         self.assertIn("predicted;", self.lema("train", "train.batch_size=2", flags=["--dry-run"]))
 
     def test_a_damaged_cache_is_measured_anew(self):
         self.lema("plan", "train.batch_size=3")
-        for path in (self.folder / "cache" / "lema").glob("rates-*.json"):
+        for path in pathlib.Path(CACHE.name, "lema").glob("rates-*.json"):
             path.write_text('{"calls": {"linear": 3}}')
         self.assertIn("predicted;", self.lema("plan", "train.batch_size=3"))
 
