@@ -121,7 +121,7 @@ class Phases(FaultCase):
         process.send_signal(signal.SIGTERM)
         log = process.stderr.read()
         self.assertEqual(process.wait(), 75, log)
-        self.assertEqual(len(self.saved(output)), 3)
+        self.assertGreaterEqual(len(self.saved(output)), 2)
 
     def test_the_start_of_a_program_is_a_phase_too(self):
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
