@@ -51,7 +51,9 @@ void install_signal_handlers() {
   answer(SIGXFSZ, SIG_IGN);
 }
 
-StopSignals::StopSignals() { ++g_shields; }
+StopSignals::StopSignals() {
+  if (g_shields++ == 0) g_stop = false;  // of work before, as a chat's last turn
+}
 StopSignals::~StopSignals() { --g_shields; }
 
 bool StopSignals::requested() { return g_stop; }

@@ -97,6 +97,12 @@ struct RunConfig {
     std::string disk = "auto";         // auto | direct | buffered | mmap
   } memory;
 
+  struct Guard {
+    std::string nonfinite = "stop";  // stop | skip
+    double spike_zscore = 0;         // standard deviations; 0: off
+    int64_t max_skips = 10;          // steps in a row
+  } guard;
+
   struct Checkpoint {
     int64_t every_steps = 500;  // 0: at the end only
     int64_t keep = 3;

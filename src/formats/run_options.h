@@ -268,6 +268,21 @@ void visit_options(Config& c, Visit&& visit) {
                .choices = {"auto", "direct", "buffered", "mmap"}},
         c.memory.disk);
 
+  visit(Option{.key = "guard.nonfinite",
+               .help = "what to do with a step whose loss or gradient is not finite: end the run, or "
+                       "leave it out",
+               .choices = {"stop", "skip"}},
+        c.guard.nonfinite);
+  visit(Option{.key = "guard.spike_zscore",
+               .help = "leave out steps whose loss lies so many standard deviations above those of "
+                       "the last 50 or so; 0: none",
+               .max = kMany},
+        c.guard.spike_zscore);
+  visit(Option{.key = "guard.max_skips",
+               .help = "steps left out in a row; one more ends the run",
+               .max = kMany},
+        c.guard.max_skips);
+
   visit(Option{.key = "checkpoint.every_steps",
                .help = "steps between checkpoints; 0: at the end only",
                .max = kMany},

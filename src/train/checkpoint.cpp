@@ -3,6 +3,7 @@
 #include "train/checkpoint.h"
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "core/hash.h"
@@ -172,6 +173,11 @@ void read_state_tensors(const fs::path& path, Trainer& trainer) {
            moment.shape.str());
     std::vector<float> values(static_cast<size_t>(moment.elements()));
     file.read(*entry, values.data());
+    const auto bad = std::find_if_not(values.begin(), values.end(),
+                                      [](float x) { return std::isfinite(x); });
+    if (bad != values.end())
+      fail(ErrorCode::BadInput, "{}: element {} of {} is {}", path.string(), bad - values.begin(),
+           tensor_name, *bad);
     trainer.device().copy_async(Queue::Compute, moment.data, values.data(), moment.bytes());
     trainer.device().synchronize(Queue::Compute);
   }
@@ -208,12 +214,14 @@ fs::path save_checkpoint(const fs::path& output_dir, Trainer& trainer, const Tra
                          const RunIdentity& identity, const std::string& base_model,
                          const std::string& chat_template) {
   const fs::path folder = checkpoint_folder(output_dir, state.step);
+  trainer.check_finite(state.step - 1);
   check_free_space(folder, checkpoint_bytes(trainer));
   StagedFolder staged(folder);
   write_adapter(staged.path(), trainer.adapter().to_adapter(base_model));
   if (!chat_template.empty()) write_new_file(staged.path() / kAdapterTemplate, chat_template);
   write_state_tensors(staged.path() / kStateTensors, trainer);
   Value value = to_value(state, identity);
+  value.set("guard", trainer.guard().to_value());
   if (trainer.loss_scale().is_on()) value.set("loss_scale", trainer.loss_scale().to_value());
   write_new_file(staged.path() / kStateFile, dump_json(value, 2) + "\n");
   write_manifest(staged.path(), state.step, state.run_id);
@@ -248,6 +256,7 @@ TrainState load_checkpoint(const fs::path& checkpoint, Trainer& trainer, RunIden
   read_state_tensors(checkpoint / kStateTensors, trainer);
   if (trainer.loss_scale().is_on())
     trainer.loss_scale().restore(member(value, "loss_scale", path), path.string());
+  trainer.guard().restore(member(value, "guard", path), path.string());
   TrainState state;
   state.step = member(value, "step", path).as_int();
   state.cursor = {member(value, "epoch", path).as_int(), member(value, "position", path).as_int()};

@@ -5,8 +5,8 @@
 //   PEFT adapter
 //                                  chat_template.jinja where it is not the model's own
 //                                  state.safetensors   moment1, moment2 (parameters) F32
-//                                  state.json          see to_value(TrainState); with compute f16
-//                                                      loss_scale {scale, steps, skipped}
+//                                  state.json          see to_value(TrainState); guard, with
+//                                                      compute f16 loss_scale, as of their to_value
 //                                  manifest.json       last: sizes and CRC32C of the others
 //   output_dir/last -> checkpoint-000500, output_dir/best -> checkpoint-000300
 //   output_dir/checkpoint-000500.abandoned   set aside by a run that went on from an earlier one

@@ -1,6 +1,8 @@
 // Reporting of steps. Called by the training loop.
 #include "train/metrics.h"
 
+#include <cmath>
+
 #include "core/error.h"
 #include "core/folder.h"
 #include "core/log.h"
@@ -12,6 +14,8 @@ namespace lema {
 namespace {
 
 constexpr int64_t kMaxMetricsBytes = int64_t{1} << 32;
+
+Value finite_or_null(double x) { return std::isfinite(x) ? Value(x) : Value(); }
 
 int64_t step_in(const std::string& line) {
   const Value value = parse_json(line, "metrics");
@@ -57,9 +61,9 @@ void Metrics::step(const StepMetrics& m, bool show) {
   Value value;
   value.set("step", m.step);
   value.set("epoch", m.epoch);
-  value.set("loss", m.result.loss);
+  value.set("loss", finite_or_null(m.result.loss));
   value.set("lr", m.lr);
-  value.set("grad_norm", m.result.skipped ? Value() : Value(m.result.grad_norm));
+  value.set("grad_norm", finite_or_null(m.result.grad_norm));
   if (m.loss_scale != 1) value.set("loss_scale", m.loss_scale);
   value.set("tokens", m.result.tokens);
   value.set("trained_tokens", m.result.trained_tokens);
@@ -71,9 +75,9 @@ void Metrics::step(const StepMetrics& m, bool show) {
   value.set("disk_bytes", m.disk_bytes);
   value.set("stall_ms", m.stall_ms);
   append(dump_json(value) + "\n");
-  if (m.result.skipped)
-    log::info("step {}: f16 gradients overflowed at a loss scale of {}: no update", m.step,
-              m.loss_scale);
+  if (m.result.update == StepResult::Update::Skipped)
+    log::warn("step {}: {}{}: no update", m.step, m.result.reason,
+              m.loss_scale == 1 ? "" : fmt::format(" at a loss scale of {}", m.loss_scale));
   if (!show) return;
   log::progress(fmt::format(
       "step {}/{}  loss {:.4f}  lr {:.2e}  grad {:.3f}  {:.0f} tok/s  memory {}  left {}", m.step,

@@ -1,9 +1,12 @@
 // The training loop around Trainer::train_step.
 #include "train/run.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <memory>
 #include <random>
+#include <span>
 
 #include "core/log.h"
 #include "core/signals.h"
@@ -34,11 +37,11 @@ std::string make_run_id() {
 
 // The checkpoint to go on from, "" for a fresh run. Looked for before any work, which a used folder
 // would make vain.
-fs::path first_checkpoint(const RunConfig& config, const RunOptions& options) {
+fs::path first_checkpoint(const RunConfig& config, const RunOptions& options, bool writes) {
   if (options.resume)
     return options.resume->empty() ? newest_checkpoint(config.output_dir)
                                    : fs::path(*options.resume);
-  if (has_checkpoints(config.output_dir))
+  if (writes && has_checkpoints(config.output_dir))
     fail(ErrorCode::Usage,
          "{}: holds a run already; continue it with --resume or name another output_dir",
          config.output_dir);
@@ -47,11 +50,12 @@ fs::path first_checkpoint(const RunConfig& config, const RunOptions& options) {
 
 class Run {
  public:
-  Run(const RunConfig& config, const RunOptions& options)
+  enum class Purpose { Train, Replay };
+  Run(const RunConfig& config, const RunOptions& options, Purpose purpose)
       : options_(options),
         output_(config.output_dir),
-        lock_(output_),
-        saved_(first_checkpoint(config, options)),
+        lock_(purpose == Purpose::Train ? std::make_unique<FolderLock>(output_) : nullptr),
+        saved_(first_checkpoint(config, options, purpose == Purpose::Train)),
         planned_(config, saved_),
         config_(planned_.config()),
         train_(planned_.inputs().data.train),
@@ -67,8 +71,46 @@ class Run {
 
   RunSummary run() {
     const Forecast forecast = planned_.forecast(0);
-    const RunPlan& plan = forecast.plan;
     log::info("memory plan\n{}", forecast.text());
+    prepare(forecast);
+    StopSignals::check();
+    open_output(forecast);
+    try {
+      Metrics metrics(output_, state_.step);
+      loop(metrics);
+    } catch (const Error& error) {
+      if (error.code() == ErrorCode::Interrupted) throw;
+      throw Error(error.code(), fmt::format("{}; {}", error.what(), standing()));
+    }
+    return {state_.step, last_loss_, saved_.string()};
+  }
+
+  std::vector<RowReplay> replay(const std::vector<int64_t>& rows) {
+    for (const int64_t row : rows)
+      if (row < 0 || row >= std::ssize(train_.rows))
+        fail(ErrorCode::Usage, "--rows: {} has rows 0 to {}, found {}", train_.path,
+             train_.rows.size() - 1, row);
+    prepare(planned_.forecast(0));
+    std::vector<RowReplay> replays;
+    for (const int64_t row : rows) {
+      StopSignals::check();
+      const StepResult r = probe({&row, 1});
+      replays.push_back({row, train_.place(train_.rows[static_cast<size_t>(row)]), r.tokens,
+                         r.trained_tokens, r.loss, r.grad_norm});
+    }
+    return replays;
+  }
+
+ private:
+  void describe() const {
+    log::info("{}: {} rows ({}), {} tokens, {} of them trained; {} steps of {} rows", train_.path,
+              train_.rows.size(), train_.format, train_.tokens, train_.trained_tokens,
+              schedule_.total_steps, config_.train.batch_size);
+  }
+
+  // The trainer, at its start or at the checkpoint.
+  void prepare(const Forecast& forecast) {
+    const RunPlan& plan = forecast.plan;
     if (plan.placement.weights.slots + plan.placement.host.slots == 0 && config_.memory.slots > 0)
       log::warn("all weights are at hand: memory.slots has no effect");
     log::info("{} trained parameters on {}, compute {}", forecast.parameters, plan.numeric.backend,
@@ -83,18 +125,6 @@ class Run {
     else
       resume();
     planned_.forget_start();
-    StopSignals::check();
-    open_output(forecast);
-    Metrics metrics(output_, state_.step);
-    loop(metrics);
-    return {state_.step, last_loss_, saved_.string()};
-  }
-
- private:
-  void describe() const {
-    log::info("{}: {} rows ({}), {} tokens, {} of them trained; {} steps of {} rows", train_.path,
-              train_.rows.size(), train_.format, train_.tokens, train_.trained_tokens,
-              schedule_.total_steps, config_.train.batch_size);
   }
 
   void resume() {
@@ -138,7 +168,7 @@ class Run {
       m.lr = schedule_.at(state_.step);
       m.loss_scale = static_cast<double>(trainer_->loss_scale().scale());
       m.result = trainer_->train_step(batch, m.lr, state_.step);
-      check_finite(m.result, rows);
+      if (m.result.update == StepResult::Update::Refused) refuse(m.result, rows);
       ++state_.step;
       state_.tokens_seen += batch.tokens;
       last_loss_ = m.result.loss;
@@ -156,13 +186,45 @@ class Run {
     if (saved_.empty()) save({}, metrics);  // a run of no steps
   }
 
-  void check_finite(const StepResult& result, const std::vector<int64_t>& rows) const {
-    if (std::isfinite(result.loss) && (std::isfinite(result.grad_norm) || result.skipped)) return;
-    std::string places;
-    for (int64_t row : rows) places += " " + train_.place(train_.rows[static_cast<size_t>(row)]);
+  // Loss and gradient of some rows, each a micro-batch of its own.
+  StepResult probe(std::span<const int64_t> rows) {
+    return trainer_->probe(make_step_batch(train_, rows, 1, config_.data.packing), state_.step);
+  }
+
+  // Ends the run for a step that is not applied, naming the rows: the one that does it alone, found
+  // by halves, or all of them where it takes several.
+  [[noreturn]] void refuse(const StepResult& result, const std::vector<int64_t>& rows) {
+    const auto is_bad = [&](std::span<const int64_t> part) {
+      const StepResult r = probe(part);
+      return !std::isfinite(r.loss) || !std::isfinite(r.grad_norm);
+    };
+    std::span<const int64_t> left = rows;
+    while (left.size() > 1) {
+      const auto half = left.first(left.size() / 2), rest = left.subspan(half.size());
+      if (is_bad(half))
+        left = half;
+      else if (is_bad(rest))
+        left = rest;
+      else
+        break;
+    }
+    constexpr size_t kShown = 8;
+    std::vector<std::string> places, numbers;
+    for (const int64_t row : left.first(std::min(left.size(), kShown))) {
+      places.push_back(train_.place(train_.rows[static_cast<size_t>(row)]));
+      numbers.push_back(std::to_string(row));
+    }
+    const int64_t micro_rows =
+        config_.data.packing ? std::max<int64_t>(1, trainer_->plan().bounds.micro_rows) : 1;
+    const auto micro_of = [&](const int64_t* row) { return (row - rows.data()) / micro_rows + 1; };
+    const int64_t first = micro_of(left.data()), last = micro_of(left.data() + left.size() - 1);
     fail(ErrorCode::Numeric,
-         "step {}: loss {}, gradient norm {}; rows{}; the last checkpoint stands", state_.step + 1,
-         result.loss, result.grad_norm, places);
+         "step {}: {}; in micro-batch {}{}, {} {}{}; nothing was updated; to look at them alone: lema "
+         "train with this config{} --rows {}",
+         state_.step + 1, result.reason, first, first == last ? "" : fmt::format(" to {}", last),
+         left.size() == 1 ? "row" : "rows", fmt::join(places, ", "),
+         left.size() > kShown ? fmt::format(" and {} more", left.size() - kShown) : "",
+         saved_.empty() ? "" : ", --resume", fmt::join(numbers, ","));
   }
 
   void after_step(Metrics& metrics) {
@@ -196,15 +258,16 @@ class Run {
       metrics.sync();
       saved_ = save_checkpoint(output_, *trainer_, state_, identity_, config_.model,
                                planned_.inputs().chat_template);
-      if (improved) mark_best(output_, saved_);
-      prune_checkpoints(output_, config_.checkpoint.keep);
     } catch (const Error& error) {
-      throw Error(error.code(),
-                  fmt::format("step {} is not saved: {}; {}", state_.step, error.what(),
-                              saved_.empty() ? "nothing was saved before"
-                                             : saved_.string() + " stands"));
+      throw Error(error.code(), fmt::format("step {} is not saved: {}", state_.step, error.what()));
     }
     log::info("saved {}", saved_.string());
+    if (improved) mark_best(output_, saved_);
+    prune_checkpoints(output_, config_.checkpoint.keep);
+  }
+
+  std::string standing() const {
+    return saved_.empty() ? "nothing was saved before" : saved_.string() + " stands";
   }
 
   // Mean loss over the evaluation set; nullopt when a signal asks to stop.
@@ -223,8 +286,7 @@ class Run {
     const double loss = sum / static_cast<double>(targets);
     if (!std::isfinite(loss))
       fail(ErrorCode::Numeric,
-           "step {}: the evaluation loss is {} over {}; the last checkpoint stands", state_.step,
-           loss, eval_->path);
+           "step {}: the evaluation loss is {} over {}", state_.step, loss, eval_->path);
     metrics.evaluation(state_.step, loss, targets);
     return loss;
   }
@@ -232,7 +294,7 @@ class Run {
   const StopSignals signals_;
   const RunOptions& options_;
   fs::path output_;
-  const FolderLock lock_;
+  const std::unique_ptr<FolderLock> lock_;  // null where nothing is written
   fs::path saved_;  // the last checkpoint
   PlannedRun planned_;
   const RunConfig& config_;  // with the settings of the adapter that it starts from
@@ -250,7 +312,12 @@ class Run {
 }  // namespace
 
 RunSummary run_training(const RunConfig& config, const RunOptions& options) {
-  return Run(config, options).run();
+  return Run(config, options, Run::Purpose::Train).run();
+}
+
+std::vector<RowReplay> replay_rows(const RunConfig& config, const RunOptions& options,
+                                   const std::vector<int64_t>& rows) {
+  return Run(config, options, Run::Purpose::Replay).replay(rows);
 }
 
 }  // namespace lema

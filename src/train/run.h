@@ -5,6 +5,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "formats/run_config.h"
 
@@ -29,5 +30,18 @@ struct RunSummary {
 // the step was finished and saved; InterruptedEmpty before the first step, with nothing written.
 // After SIGUSR1 the step is saved and the run goes on.
 RunSummary run_training(const RunConfig& config, const RunOptions& options);
+
+// A row of the training set, its loss and the gradient that it alone gives.
+struct RowReplay {
+  int64_t row = 0;    // from 0, in the order of the files
+  std::string place;  // FILE:LINE
+  int64_t tokens = 0, trained_tokens = 0;
+  double loss = 0, grad_norm = 0;  // what exit code 5 is about may be in them
+};
+
+// `lema train --rows`: what these rows do at the run's start, or at the checkpoint of
+// options.resume. Trains and writes nothing. Usage for a row that is not there.
+std::vector<RowReplay> replay_rows(const RunConfig& config, const RunOptions& options,
+                                   const std::vector<int64_t>& rows);
 
 }  // namespace lema

@@ -26,7 +26,8 @@ Trainer::Trainer(const RunConfig& config, const ModelFolder& folder, Backend bac
       config_(folder.config()),
       device_(std::move(backend.device)),
       model_(folder, config, start),
-      plan_(plan_or_refuse(config, model_, *device_, backend.ops, data)) {
+      plan_(plan_or_refuse(config, model_, *device_, backend.ops, data)),
+      guard_(config.guard) {
   loss_scale_ = LossScale(plan_.numeric.compute == DType::F16);
   device_->commit_allocations();
   device_->set_limits(plan_.placement.bytes(Tier::Device), plan_.placement.bytes(Tier::Pinned));
@@ -100,6 +101,16 @@ void Trainer::allocate() {
 }
 
 StepResult Trainer::train_step(const StepBatch& batch, double lr, int64_t step) {
+  check_finite(step);
+  StepResult result = probe(batch, step);
+  store_->check_files();  // a gradient of weights that have changed is not applied
+  judge(result);
+  if (result.update == StepResult::Update::Applied) update(lr, step);
+  if (trace_) trace_->flush(step + 1);
+  return result;
+}
+
+StepResult Trainer::probe(const StepBatch& batch, int64_t step) {
   const float scale = loss_scale_.scale(),
               grad_scale = scale / static_cast<float>(batch.trained_tokens);
   inputs_->upload(batch, transformer_->rope_table(), embedding_rows_.get());
@@ -111,12 +122,10 @@ StepResult Trainer::train_step(const StepBatch& batch, double lr, int64_t step) 
   head(true, grad_scale);
   backward();
   StepResult result;
-  result.skipped = !update(lr, step);
   result.loss = sum_of_losses(nullptr) / static_cast<double>(batch.trained_tokens);
-  result.grad_norm = read_gradient_norm() / static_cast<double>(scale);
+  result.grad_norm = norm_of(model_.adapter.gradients()) / static_cast<double>(scale);
   result.tokens = batch.tokens;
   result.trained_tokens = batch.trained_tokens;
-  if (trace_) trace_->flush(step + 1);
   return result;
 }
 
@@ -184,29 +193,49 @@ void Trainer::backward() {
                                rows_of(dx, micro));
 }
 
-// Of the scaled gradients; waits for it.
-double Trainer::read_gradient_norm() {
+// Waits for it; the square stays in norm_.
+double Trainer::norm_of(TensorView x) {
   float squared = 0;
+  ops_->squared_norm({norm_.data(), DType::F32, {1}}, x);
   device_->copy_async(Queue::Compute, &squared, norm_.data(), 4);
   device_->synchronize(Queue::Compute);
   return std::sqrt(static_cast<double>(squared));
 }
 
-// False where the gradients overflowed, which leaves everything as it is.
-bool Trainer::update(double lr, int64_t step) {
-  store_->check_files();  // a gradient of weights that have changed is not applied
-  const TensorView norm(norm_.data(), DType::F32, {1});
+void Trainer::judge(StepResult& result) {
+  const bool overflowed = std::isfinite(result.loss) && !loss_scale_.accepts(result.grad_norm);
+  if (overflowed) {
+    result.update = StepResult::Update::Skipped;
+    result.reason = "f16 gradients overflowed";
+    return;
+  }
+  switch (guard_.judge(result.loss, result.grad_norm, result.reason)) {
+    case NumericGuard::Verdict::Update: result.update = StepResult::Update::Applied; break;
+    case NumericGuard::Verdict::Skip: result.update = StepResult::Update::Skipped; break;
+    case NumericGuard::Verdict::Stop: result.update = StepResult::Update::Refused; break;
+  }
+}
+
+void Trainer::check_finite(int64_t step) {
+  const TensorView moments(moments_.data(), DType::F32, {2 * model_.adapter.parameter_count()});
+  for (const auto& [what, x] : {std::pair("trained values", model_.adapter.values()),
+                                {"moments of the optimizer", moments}})
+    if (!std::isfinite(norm_of(x)))
+      fail(ErrorCode::Numeric, "step {}: among the {} is one that is not finite", step + 1, what);
+}
+
+// By the gradients whose squared norm is in norm_.
+void Trainer::update(double lr, int64_t step) {
   const Trace::Span span(trace_.get(), Queue::Compute, "update");
-  ops_->squared_norm(norm, model_.adapter.gradients());
+  const TensorView norm(norm_.data(), DType::F32, {1});
   AdamWStep s;
   s.grad_scale = 1 / loss_scale_.scale();
-  if (loss_scale_.is_on() && !loss_scale_.accepts(read_gradient_norm())) return false;
   s.lr = static_cast<float>(lr);
   s.beta1 = static_cast<float>(run_.optimizer.beta1);
   s.beta2 = static_cast<float>(run_.optimizer.beta2);
   s.eps = static_cast<float>(run_.optimizer.eps);
   s.weight_decay = static_cast<float>(run_.optimizer.weight_decay);
-  s.step = step + 1 - loss_scale_.skipped();
+  s.step = step + 1 - loss_scale_.skipped() - guard_.skipped();
   s.clip = static_cast<float>(run_.optimizer.clip);
   const double embedding_factor = run_.lora.plus_embedding_lr / run_.optimizer.lr;
   for (const ParameterRun& run : model_.adapter.runs(run_.lora.plus_ratio, embedding_factor)) {
@@ -215,7 +244,6 @@ bool Trainer::update(double lr, int64_t step) {
                 part_of(moment1(), run), part_of(moment2(), run), norm, s);
   }
   model_.adapter.values_changed();
-  return true;
 }
 
 double Trainer::evaluate(const StepBatch& batch, std::vector<float>* losses) {

@@ -3,11 +3,13 @@
 #pragma once
 
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "stream/layer_stream.h"
 #include "stream/saved_store.h"
 #include "train/loss_scale.h"
+#include "train/numeric_guard.h"
 #include "train/run_plan.h"
 #include "train/step_inputs.h"
 
@@ -15,8 +17,9 @@ namespace lema {
 
 struct StepResult {
   double loss = 0;       // mean over the step's trained tokens
-  double grad_norm = 0;  // before clipping; not finite where the step was skipped
-  bool skipped = false;  // f16 gradients overflowed: no update
+  double grad_norm = 0;  // before clipping
+  enum class Update { Applied, Skipped, Refused } update = Update::Applied;
+  std::string reason;  // why it was not applied
   int64_t tokens = 0, trained_tokens = 0;
 };
 
@@ -32,8 +35,16 @@ class Trainer {
   // step, unless a checkpoint is loaded.
   void initialise_adapter();
 
-  // One optimizer update at this rate. `step` is the 0-based index of the update.
+  // One optimizer update at this rate, unless the guard or the loss scale has it left out: then
+  // nothing changes. `step` is the 0-based index of the update. Numeric error, before anything
+  // changes, when trained values or moments are not finite.
   StepResult train_step(const StepBatch& batch, double lr, int64_t step);
+
+  // Loss and gradient of a batch, and no update.
+  StepResult probe(const StepBatch& batch, int64_t step);
+  // Numeric error when a trained value or a moment is not finite, or too large for the sum of their
+  // squares to be.
+  void check_finite(int64_t step);
 
   // Sum of the losses of the batch's targets, without dropout or gradient; per target (in row
   // order) in `losses` when it is not null.
@@ -47,6 +58,7 @@ class Trainer {
   TensorView moment2() const;
   Device& device() { return *device_; }
   LossScale& loss_scale() { return loss_scale_; }
+  NumericGuard& guard() { return guard_; }
   int64_t h2d_bytes() const { return stream_->h2d_bytes() + saved_->h2d_bytes(); }
   int64_t d2h_bytes() const { return saved_->d2h_bytes(); }
   int64_t disk_bytes() const {
@@ -63,8 +75,9 @@ class Trainer {
   void forward(bool keep);
   void head(bool gradient, float grad_scale);
   void backward();
-  bool update(double lr, int64_t step);
-  double read_gradient_norm();
+  void judge(StepResult& result);
+  void update(double lr, int64_t step);
+  double norm_of(TensorView x);
   double sum_of_losses(std::vector<float>* out);
 
   Trace::Span compute_span(const char* pass, int64_t unit) {
@@ -91,6 +104,7 @@ class Trainer {
   RunModel model_;
   RunPlan plan_;
   LossScale loss_scale_{false};
+  NumericGuard guard_;
   std::unique_ptr<Ops> ops_;
   std::unique_ptr<Trace> trace_;  // null without log.trace
   std::unique_ptr<HostStore> store_;

@@ -2,13 +2,13 @@
 // the tests under tests/fault. Every call is counted, 1 the first; by environment:
 //
 //   LEMA_FAULT        at=N,do=WHAT[,sticky]: at call N. WHAT is the name of an errno (the call fails),
-//                     short (a transfer of half), kill, cut (power loss, see LEMA_FAULT_MOUNT), slow,
-//                     or INT, TERM, HUP, USR1 (that signal comes). sticky: at every later call of the
-//                     same function too
+//                     short (a transfer of half), kill, cut (power loss) or fill (to the last byte) of
+//                     LEMA_FAULT_MOUNT, slow, or INT, TERM, HUP, USR1 (that signal comes). sticky: at
+//                     every later call of the same function too
 //   LEMA_FAULT_UNDER  only calls whose path begins so are counted
 //   LEMA_FAULT_LOG    file to which a line "N function path" is appended for each counted call
-//   LEMA_FAULT_MOUNT  mount point of the file system whose power is cut: EXT4_IOC_SHUTDOWN without a
-//                     flush of journal or data
+//   LEMA_FAULT_MOUNT  mount point of the file system whose power is cut: EXT4_IOC_SHUTDOWN or
+//                     XFS_IOC_GOINGDOWN without a flush of journal or data
 //   LEMA_FAULT_EARLY  at=N: at call N the journal is committed, by syncing a file of its own
 //   LEMA_FAULT_WRITER a writer that lacks a part of the commit protocol: nofilesync, nofoldersync,
 //                     norename, earlyprune
@@ -90,6 +90,14 @@ void commit_journal() {
   ::_exit(fd >= 0 && ::ioctl(fd, kShutdown, &no_flush) == 0 ? 99 : 98);
 }
 
+void fill_disk() {
+  const int fd = ::open((settings().mount + "/filler").c_str(), O_CREAT | O_WRONLY, 0666);
+  const std::array<char, 4096> block{};
+  for (size_t bytes = block.size(); bytes > 0;)
+    if (::write(fd, block.data(), bytes) <= 0) bytes /= 2;
+  ::close(fd);
+}
+
 // Counts the call; carries out what is to happen before it, or says how it ends.
 Fault enter(const std::string& function, const std::string& path) {
   const std::lock_guard lock(g_mutex);
@@ -107,6 +115,7 @@ Fault enter(const std::string& function, const std::string& path) {
   if (g_calls != s.at && g_sticky != function) return Fault::None;
   if (s.what == "kill") ::raise(SIGKILL);
   if (s.what == "cut") cut_power();
+  if (s.what == "fill" && g_calls == s.at) fill_disk();
   if (s.what == "slow") ::usleep(300'000);
   if (s.what == "short") return Fault::Short;
   if (const auto found = kSignals.find(s.what); found != kSignals.end()) ::raise(found->second);

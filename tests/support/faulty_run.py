@@ -31,7 +31,7 @@ class FaultCase(RunCase):
         self.whole = self.folder / "whole"
         self.assertEqual(self.train(self.whole, "checkpoint.keep=9").code, 0)
 
-    def train(self, output, *settings, binary=LEMA, more=(), wait=60, **fault):
+    def train(self, output, *settings, binary=LEMA, more=(), wait=600, **fault):
         """Runs to its end; fault: LEMA_FAULT, ... by their names in small letters without the front."""
         process = self.start_run(output, *settings, binary=binary, more=more, **fault)
         log = process.communicate(timeout=wait)[1]

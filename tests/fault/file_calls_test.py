@@ -1,0 +1,114 @@
+"""Every call of the file system that a resumed run makes fails with each error, once or from then on: the run ends as
+documented with one clear line, what was saved is whole, and a file whose sync has failed is never synced again. Then disks that
+are really full, from each phase of a save on. LEMA_FAULT_STRIDE=k takes every k-th case only."""
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import tempfile
+import unittest
+
+from faulty_run import FAULTY, MUTATING, STEPS, FaultCase
+from mounted_image import mounted, require_mounts
+
+ERRORS = ("EIO", "ENOSPC", "EROFS", "EMFILE", "EINTR", "short")
+# 0: survived, or not needed; 3: nothing sound to resume from, or a file that ends too soon; 74.
+CODES = {0, 3, 74}
+
+
+class FileCalls(FaultCase):
+    def prepare(self, output):
+        """As a run killed after step 4 leaves it."""
+        shutil.copytree(self.whole, output, symlinks=True)
+        shutil.rmtree(output / f"checkpoint-{STEPS:06}")
+
+    def ended_well(self, output, ended, what):
+        self.assertIn(ended.code, CODES, f"{what}: {ended.log}")
+        lines = ended.log.strip().splitlines()
+        if ended.code:
+            self.assertTrue(lines[-1].startswith("lema: error: "), f"{what}: {ended.log}")
+            self.assertEqual(sum(line.startswith("lema: error: ") for line in lines), 1, f"{what}: {ended.log}")
+        else:
+            self.assertEqual(self.acknowledged(ended.log), STEPS, f"{what}: {ended.log}")
+        # Steps 2 and 4 were there; 2 may go when 6 is sound.
+        self.assertTrue(self.is_whole(output, 4), f"{what}: step 4 is lost")
+        steps = self.saved(output)
+        self.assertTrue(6 in steps or 2 in steps, f"{what}: {steps}")
+        for step in steps:
+            self.assertTrue(self.is_whole(output, step), f"{what}: step {step} is torn")
+
+    def test_every_call_and_error(self):
+        calls = self.calls(under=self.folder, prepare=self.prepare, more=["--resume"])
+        # Every error at every call; whether it stays alternates from call to call.
+        cases = [(n, error, ("", ",sticky")[(n + e) % 2]) for n in range(1, len(calls) + 1)
+                 for e, error in enumerate(ERRORS) if error != "short" or calls[n - 1][0] in ("pread", "write")]
+        self.assertGreater(len(cases), 3000)
+        cases = cases[::int(os.environ.get("LEMA_FAULT_STRIDE", 1))]
+        codes = dict.fromkeys(CODES, 0)
+
+        def work(case):
+            n, error, sticky = case
+            output = self.folder / f"run-{n}-{error}{sticky}"
+            self.prepare(output)
+            log = output.with_suffix(".log")
+            ended = self.train(output, binary=FAULTY, more=["--resume"], under=self.folder, log=log,
+                               fault=f"at={n},do={error}{sticky}")
+            what = f"{error}{sticky} at call {n} {calls[n - 1]}"
+            self.ended_well(output, ended, what)
+            if calls[n - 1][0] == "fsync":
+                made = [line.split(" ", 2)[1:] for line in log.read_text().splitlines()]
+                self.assertEqual(made[n:].count(made[n - 1]), 0, f"{what}: synced again")
+            codes[ended.code] += 1
+            shutil.rmtree(output)
+            log.unlink()
+
+        self.together(work, cases)
+        print(f"{len(cases)} faults at {len(calls)} calls; exit codes {codes}")
+
+    def test_a_fresh_run_says_what_it_could_not_do(self):
+        calls = self.calls(under=self.folder)
+        for n in range(1, len(calls) + 1, 29):
+            output = self.folder / f"run-{n}"
+            ended = self.train(output, binary=FAULTY, under=self.folder, fault=f"at={n},do=EIO,sticky")
+            self.assertIn(ended.code, CODES, ended.log)
+            last = self.acknowledged(ended.log)
+            if last:
+                self.assertTrue(self.is_whole(output, last))
+                if ended.code:
+                    self.assertIn(f"checkpoint-{last:06} stands", ended.log)
+
+
+class FullDisk(FaultCase):
+    def test_full_at_each_phase_of_a_save(self):
+        place = self.folder / "disk"
+        calls = self.calls(under=self.folder / "counted")
+        mutating = [n for n, (function, _) in enumerate(calls, 1) if function in MUTATING]
+        cases = mutating[::max(1, len(mutating) // 45)]
+        self.assertGreaterEqual(len(cases), 40)
+
+        def work(n):
+            with mounted("tmpfs", place.with_name(f"disk-{n}"), "-t", "tmpfs", "-o", "size=4m") as disk:
+                ended = self.train(disk / "run", binary=FAULTY, under=disk / "run", mount=disk, fault=f"at={n},do=fill")
+                self.assertIn(ended.code, (0, 74), ended.log)
+                if ended.code:
+                    self.assertTrue(ended.log.strip().splitlines()[-1].startswith("lema: error: "), ended.log)
+                    self.assertRegex(ended.log, "No space left|are free")
+                (disk / "filler").unlink()
+                self.check_folder(disk / "run", ended.log, f"full from call {n} {calls[n - 1]}")
+
+        self.together(work, cases)
+        print(f"{len(cases)} full disks")
+
+    def test_too_little_room_is_said_before_the_first_step(self):
+        with mounted("tmpfs", self.folder / "small", "-t", "tmpfs", "-o", "size=512k") as disk:
+            ended = self.train(disk / "run")
+            self.assertEqual(ended.code, 74, ended.log)
+            self.assertRegex(ended.log.strip().splitlines()[-1], r"run: 1\.0 MiB are to be written, [\d.]+ KiB are free")
+            self.assertNotIn("step 1/", ended.log)
+            self.assertFalse((disk / "run").exists())
+
+
+if __name__ == "__main__":
+    require_mounts()
+    unittest.main()
