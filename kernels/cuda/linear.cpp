@@ -191,20 +191,37 @@ void linear_with_gain(const Engine& engine, const MatrixView& y, const MatrixVie
   }
 }
 
-// y += x W^T + h B^T + bias, summed in f32, `kSumCols` outputs at a time; bias (1, O) f32 or null.
-// Added to y by itself, a low-rank part that is small beside y would be lost in y's rounding.
-void add_linear(const Engine& engine, const MatrixView& y, const MatrixView& x, const Weight& w,
-                const Adapters& adapters, const Adapter& adapter, const MatrixView& bias) {
+// sum (N, n) f32 = beta sum + outputs [o, o + n) of x W^T + h B^T + bias; bias (1, O) f32 or null.
+void add_outputs(const Engine& engine, const MatrixView& sum, const MatrixView& x, const Weight& w,
+                 int64_t o, const Adapters& adapters, float beta, const MatrixView& bias) {
+  const int64_t n = sum.cols;
+  multiply_forward(engine, sum, x, w.outputs(o, n), beta,
+                   bias ? bias.col_range(o, o + n) : MatrixView());
+  for (const Adapter& adapter : adapters.all()) {
+    const int64_t first = adapter.column - w.column;
+    const int64_t begin = std::max(o, first), end = std::min(o + n, first + adapter.O);
+    if (begin >= end) continue;
+    engine.gemm.run({sum.col_range(begin - o, end - o), adapters.h(adapter),
+                     Operand(adapter.b.row_range(begin - first, end - first)).turned(),
+                     adapter.padded, 1, 1});
+  }
+}
+
+// y (=|+=) parts with adapters, `kSumCols` outputs at a time in f32. Rounded by itself beside a
+// larger sum, a low-rank part would be lost while B is small.
+void linear_with_adapters(const Engine& engine, const MatrixView& y, const MatrixView& x,
+                          const Weight& w, const Adapters& adapters, const MatrixView& bias,
+                          Write write) {
+  if (y.dtype == DType::F32)
+    return add_outputs(engine, y, x, w, 0, adapters, write == Write::Accumulate ? 1.0f : 0.0f,
+                       bias);
   const Workspace::Scope scope(engine.workspace);
   const MatrixView sums = engine.workspace.take(DType::F32, x.rows, std::min(w.O, kSumCols));
   for (int64_t o = 0; o < w.O; o += kSumCols) {
     const int64_t n = std::min(kSumCols, w.O - o);
     const MatrixView sum = sums.col_range(0, n);
-    engine.gemm.run({sum, adapters.h(adapter), Operand(adapter.b.row_range(o, o + n)).turned(),
-                     adapter.padded});
-    multiply_forward(engine, sum, x, w.outputs(o, n), 1,
-                     bias ? bias.col_range(o, o + n) : MatrixView());
-    add_f32(engine.stream, y.col_range(o, o + n), sum, Write::Accumulate);
+    add_outputs(engine, sum, x, w, o, adapters, 0, bias);
+    add_f32(engine.stream, y.col_range(o, o + n), sum, write);
   }
 }
 
@@ -293,34 +310,22 @@ void linear(const Engine& engine, MatrixView y, MatrixView x, std::span<const Li
   const Workspace::Scope scope(engine.workspace);
   Adapters adapters(engine, x, parts);
   adapters.forward(x);
-  // In 16 bits a part with an adapter is summed before it is added to y.
-  const bool sums_first = write == Write::Accumulate && y.dtype != DType::F32;
-  // begun[p]: y's columns of part p hold something to add to.
-  std::array<bool, kMaxParts> begun{};
-  check(parts.size() <= kMaxParts, "linear: {} parts, {} at most", parts.size(), kMaxParts);
-  int64_t column = 0;
-  for (size_t p = 0; p < parts.size(); column += parts[p++].out()) {
-    begun[p] = write == Write::Accumulate;
-    const Adapter* adapter = adapters.of_part(p);
-    if (adapter == nullptr || adapter->gain != nullptr || sums_first) continue;
-    engine.gemm.run({y.col_range(column, column + parts[p].out()), adapters.h(*adapter),
-                     Operand(adapter->b).turned(), adapter->padded, 1, begun[p] ? 1.0f : 0.0f});
-    begun[p] = true;
-  }
   const bool any_gain = adapters.any_gain();
-  const Weights weights = weights_of(
-      parts, [&](size_t p) { return !any_gain && !sums_first && begun[p] == begun[p - 1]; });
+  const Weights weights = weights_of(parts, [&](size_t) { return !any_gain; });
   for (const Weight& w : weights.span()) {
     const MatrixView own = y.col_range(w.column, w.column + w.O);
+    const bool adapted = std::any_of(
+        parts.begin() + static_cast<std::ptrdiff_t>(w.begin),
+        parts.begin() + static_cast<std::ptrdiff_t>(w.end),
+        [](const LinearPart& part) { return part.lora != nullptr; });
+    const MatrixView bias = bias_of(engine, w, parts, adapted ? DType::F32 : y.dtype);
     const Adapter* adapter = adapters.of_part(w.begin);
-    if (adapter != nullptr && adapter->gain != nullptr)
-      linear_with_gain(engine, own, x, w, adapters, *adapter, bias_of(engine, w, parts, DType::F32),
-                       write);
-    else if (adapter != nullptr && sums_first)
-      add_linear(engine, own, x, w, adapters, *adapter, bias_of(engine, w, parts, DType::F32));
+    if (!adapted)
+      multiply_forward(engine, own, x, w, write == Write::Accumulate ? 1.0f : 0.0f, bias);
+    else if (adapter != nullptr && adapter->gain != nullptr)
+      linear_with_gain(engine, own, x, w, adapters, *adapter, bias, write);
     else
-      multiply_forward(engine, own, x, w, begun[w.begin] ? 1.0f : 0.0f,
-                       bias_of(engine, w, parts, y.dtype));
+      linear_with_adapters(engine, own, x, w, adapters, bias, write);
   }
 }
 

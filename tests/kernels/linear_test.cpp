@@ -471,27 +471,32 @@ TEST_CASE("linear: parts that lie together in memory are what they are apart") {
   }
 }
 
-// y is 256, whose neighbour in bf16 is 258 (in f16 256.25): 256 + 0.75 and 256 + 0.5 both round
-// back, their sum does not.
-TEST_CASE("linear: a small adapter is not lost in the rounding of what it is added to") {
-  const auto check_sum = [](DType X, double base, double low_rank, double expected) {
-    INFO(name(X));
+// 256 and 258 are neighbours in bf16 (in f16 256 and 256.25): base and adapter are each rounded back
+// to 256, their sum is not.
+TEST_CASE("linear: a small adapter is not lost in the rounding of a larger sum") {
+  const auto result = [](DType X, double base, double low_rank, Write write) {
     const int64_t N = 3, I = 8, O = 16;
     Matrix x(N, I, X), w(O, I, X), a(8, I, DType::F32), b(O, 8, DType::F32), y(N, O, X);
     const auto set_all = [](Matrix& m, double value) {
       for (int64_t r = 0; r < m.view().rows; ++r)
         for (int64_t c = 0; c < m.view().cols; ++c) m.set(r, c, value);
     };
-    set_all(x, 1), set_all(w, base / 8), set_all(a, 0.125), set_all(b, low_rank / 8),
-        set_all(y, 256);
+    // x W^T = 256 + base where it is not added to 256, in two inputs that are exact in X.
+    set_all(x, 1), set_all(w, 0), set_all(a, 0.125), set_all(b, low_rank / 8), set_all(y, 256);
+    for (int64_t o = 0; o < O; ++o) {
+      w.set(o, 0, write == Write::Overwrite ? 256 : 0);
+      w.set(o, 1, base);
+    }
     LoraView lora;
     lora.a = a.tensor(), lora.b = b.tensor(), lora.scale = 1;
     const LinearPart part{w.tensor(), false, {}, &lora};
-    make_test_ops(2, kLimits)->linear(y, x, {&part, 1}, Write::Accumulate);
-    CHECK(y.values() == Values(static_cast<size_t>(N * O), expected));
+    make_test_ops(2, kLimits)->linear(y, x, {&part, 1}, write);
+    return y.values();
   };
-  check_sum(DType::BF16, 0.75, 0.5, 258);
-  if (!tests_cpu()) check_sum(DType::F16, 0.09375, 0.0625, 256.25);
+  for (const Write write : {Write::Overwrite, Write::Accumulate}) {
+    CHECK(result(DType::BF16, 0.75, 0.5, write) == Values(48, 258));
+    if (!tests_cpu()) CHECK(result(DType::F16, 0.09375, 0.0625, write) == Values(48, 256.25));
+  }
 }
 
 TEST_CASE("linear: the same bits with 1, 2 and 3 threads") {
