@@ -28,7 +28,7 @@ void for_logits(const Engine& engine, const MatrixView& x, const TensorView& wei
   const DType X = x.dtype;
   const int64_t C = x.cols, V = weight.shape[0];
   int64_t step = kLogitCols;
-  if (weight.dtype != X) step = std::min(step, kConvertedElements / round_up(C, 8) / 8 * 8);
+  if (weight.dtype != X) step = std::min(step, converted_step(C, X));
   for (int64_t v = 0; v < V; v += step) {
     const Workspace::Scope scope(engine.workspace);
     const int64_t n = std::min(step, V - v);

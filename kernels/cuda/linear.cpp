@@ -90,16 +90,11 @@ Weight converted(const Engine& engine, Weight w, DType X) {
   return w;
 }
 
-// How many outputs, or inputs, of a weight pass the scratch for converted weights at a time.
-int64_t converted_step(int64_t other_side) {
-  return std::max<int64_t>(8, kConvertedElements / round_up(other_side, 8) / 8 * 8);
-}
-
 // y = x W^T + beta y + bias; bias (1, O) of y's dtype, or a null view.
 void multiply_forward(const Engine& engine, const MatrixView& y, const MatrixView& x,
                       const Weight& w, float beta, const MatrixView& bias) {
   const bool as_it_is = w.data.dtype == x.dtype;
-  const int64_t step = as_it_is ? w.O : converted_step(w.I);
+  const int64_t step = as_it_is ? w.O : converted_step(w.I, x.dtype);
   for (int64_t o = 0; o < w.O; o += step) {
     const Workspace::Scope scope(engine.workspace);
     const int64_t n = std::min(step, w.O - o);
@@ -113,7 +108,7 @@ void multiply_forward(const Engine& engine, const MatrixView& y, const MatrixVie
 void multiply_backward(const Engine& engine, const MatrixView& dx, const MatrixView& dy,
                        const Weight& w, float beta) {
   const bool as_it_is = w.data.dtype == dy.dtype;
-  const int64_t step = as_it_is ? w.I : converted_step(w.O);
+  const int64_t step = as_it_is ? w.I : converted_step(w.O, dy.dtype);
   for (int64_t i = 0; i < w.I; i += step) {
     const Workspace::Scope scope(engine.workspace);
     const int64_t n = std::min(step, w.I - i);
@@ -207,18 +202,19 @@ void add_outputs(const Engine& engine, const MatrixView& sum, const MatrixView& 
   }
 }
 
-// y (=|+=) parts with adapters, `kSumCols` outputs at a time in f32. Rounded by itself beside a
-// larger sum, a low-rank part would be lost while B is small.
-void linear_with_adapters(const Engine& engine, const MatrixView& y, const MatrixView& x,
-                          const Weight& w, const Adapters& adapters, const MatrixView& bias,
-                          Write write) {
+// y (=|+=) x W^T + h B^T + bias, kSumElements at a time in f32. cuBLASLt rounds a product to 16
+// bits before it adds to it, and beside a larger sum so rounded a low-rank part would be lost while
+// B is small.
+void linear_in_f32(const Engine& engine, const MatrixView& y, const MatrixView& x,
+                   const Weight& w, const Adapters& adapters, const MatrixView& bias, Write write) {
   if (y.dtype == DType::F32)
     return add_outputs(engine, y, x, w, 0, adapters, write == Write::Accumulate ? 1.0f : 0.0f,
                        bias);
   const Workspace::Scope scope(engine.workspace);
-  const MatrixView sums = engine.workspace.take(DType::F32, x.rows, std::min(w.O, kSumCols));
-  for (int64_t o = 0; o < w.O; o += kSumCols) {
-    const int64_t n = std::min(kSumCols, w.O - o);
+  const int64_t step = std::min(w.O, sum_columns(x.rows));
+  const MatrixView sums = engine.workspace.take(DType::F32, x.rows, step);
+  for (int64_t o = 0; o < w.O; o += step) {
+    const int64_t n = std::min(step, w.O - o);
     const MatrixView sum = sums.col_range(0, n);
     add_outputs(engine, sum, x, w, o, adapters, 0, bias);
     add_f32(engine.stream, y.col_range(o, o + n), sum, write);
@@ -318,14 +314,15 @@ void linear(const Engine& engine, MatrixView y, MatrixView x, std::span<const Li
         parts.begin() + static_cast<std::ptrdiff_t>(w.begin),
         parts.begin() + static_cast<std::ptrdiff_t>(w.end),
         [](const LinearPart& part) { return part.lora != nullptr; });
-    const MatrixView bias = bias_of(engine, w, parts, adapted ? DType::F32 : y.dtype);
+    const bool is_one_product = !adapted && (write == Write::Overwrite || y.dtype == DType::F32);
+    const MatrixView bias = bias_of(engine, w, parts, is_one_product ? y.dtype : DType::F32);
     const Adapter* adapter = adapters.of_part(w.begin);
-    if (!adapted)
+    if (is_one_product)
       multiply_forward(engine, own, x, w, write == Write::Accumulate ? 1.0f : 0.0f, bias);
     else if (adapter != nullptr && adapter->gain != nullptr)
       linear_with_gain(engine, own, x, w, adapters, *adapter, bias, write);
     else
-      linear_with_adapters(engine, own, x, w, adapters, bias, write);
+      linear_in_f32(engine, own, x, w, adapters, bias, write);
   }
 }
 

@@ -15,7 +15,7 @@ void lora_norm(const Engine& engine, TensorView norm, const LinearPart& part) {
   const MatrixView weight(part.weight.data, part.weight.dtype, part.weight.shape[0],
                           part.weight.shape[1]);
   const MatrixView a(lora.a.data, DType::F32, R, I), b(lora.b.data, DType::F32, O, R);
-  const int64_t step = std::max<int64_t>(8, kConvertedElements / round_up(I, 8) / 8 * 8);
+  const int64_t step = converted_step(I, DType::F32);
   for (int64_t o = 0; o < O; o += step) {
     const Workspace::Scope scope(engine.workspace);
     const int64_t n = std::min(step, O - o);

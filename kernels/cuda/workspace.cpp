@@ -14,7 +14,7 @@ constexpr int64_t kPadding = 4096;  // of all pieces of a call to 256 bytes
 // Small models: the parts of a linear together.
 int64_t converted_bytes(const OpsLimits& limits) {
   const int64_t width = round_up(limits.width, 8);
-  return kF32 * std::min(kConvertedElements, kMaxAdapters * width * width);
+  return std::min(kConvertedBytes, kF32 * kMaxAdapters * width * width);
 }
 
 // Each B once more, gains, the scaled columns of dy or a tile of z, and one dB.
@@ -28,8 +28,9 @@ int64_t dora_bytes(const OpsLimits& limits) {
 // biases.
 int64_t linear_bytes(const OpsLimits& limits) {
   const int64_t width = round_up(limits.width, 8), stack = kMaxAdapters * round_up(limits.rank, 8);
-  const int64_t columns = kMaskCols + std::max(2 * kMaskCols, std::min(width, kSumCols));
-  return kF32 * (2 * stack * width + 3 * limits.rows * stack + limits.rows * columns +
+  const int64_t masked = limits.rows * kMaskCols,
+                sums = std::min(limits.rows * width, std::max(kSumElements, 8 * limits.rows));
+  return kF32 * (2 * stack * width + 3 * limits.rows * stack + masked + std::max(2 * masked, sums) +
                  kMaxAdapters * width) +
          dora_bytes(limits);
 }

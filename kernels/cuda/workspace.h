@@ -8,18 +8,28 @@
 
 namespace lema::cuda {
 
-// Weights that are not of dtype X pass through this many elements of scratch, 16 MiB in bf16.
-inline constexpr int64_t kConvertedElements = int64_t{8} << 20;
+// Weights that are not of dtype X pass through this much scratch.
+inline constexpr int64_t kConvertedBytes = int64_t{16} << 20;
 // Columns of x that are masked for dropout at a time, or of dx that are summed in f32.
 inline constexpr int64_t kMaskCols = 512;
-// Outputs of a linear that are summed in f32 before they are added to y.
-inline constexpr int64_t kSumCols = 2048;
+// Outputs of a linear that are summed in f32 at a time before they are stored, 16 MiB that stay in
+// the L2 cache.
+inline constexpr int64_t kSumElements = int64_t{4} << 20;
 // Vocabulary rows whose logits are in scratch at a time.
 inline constexpr int64_t kLogitCols = 2048;
 // Parts of one linear with an adapter each: q, k, v at most.
 inline constexpr int64_t kMaxAdapters = 4;
 
 inline constexpr int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
+// How many outputs, or inputs, of a weight pass the scratch for converted weights at a time.
+inline int64_t converted_step(int64_t other_side, DType X) {
+  const int64_t step = kConvertedBytes / element_bytes(X) / round_up(other_side, 8) / 8 * 8;
+  return step < 8 ? 8 : step;
+}
+// How many outputs of `rows` rows are summed in f32 at a time.
+inline constexpr int64_t sum_columns(int64_t rows) {
+  return kSumElements / rows < 8 ? 8 : kSumElements / rows / 8 * 8;
+}
 
 class Workspace {
  public:

@@ -499,6 +499,24 @@ TEST_CASE("linear: a small adapter is not lost in the rounding of a larger sum")
   }
 }
 
+TEST_CASE("linear: a product is rounded once, with what it is added to") {
+  const auto result = [](DType X, double small, double before) {
+    const int64_t N = 3, I = 8, O = 16;
+    Matrix x(N, I, X), w(O, I, X), y(N, O, X);
+    for (int64_t i = 0; i < I; ++i) {
+      for (int64_t n = 0; n < N; ++n) x.set(n, i, 1);
+      for (int64_t o = 0; o < O; ++o) w.set(o, i, i == 0 ? 256 : i == 1 ? small : 0);
+    }
+    for (int64_t n = 0; n < N; ++n)
+      for (int64_t o = 0; o < O; ++o) y.set(n, o, before);
+    const LinearPart part{w.tensor(), false, {}, nullptr};
+    make_test_ops(2, kLimits)->linear(y, x, {&part, 1}, Write::Accumulate);
+    return y.values();
+  };
+  CHECK(result(DType::BF16, 0.5, 0.75) == Values(48, 258));
+  if (!tests_cpu()) CHECK(result(DType::F16, 0.0625, 0.09375) == Values(48, 256.25));
+}
+
 TEST_CASE("linear: the same bits with 1, 2 and 3 threads") {
   for (DType X : activations())
     for (int64_t N : {1, 6, 290}) {
