@@ -9,7 +9,7 @@ namespace {
 bool on_tensor_cores(const CudaDevice& device, const AttentionCall& call) {
   check(call.shape.D <= kLargestHead, "attention: heads of {} elements, {} at most on CUDA",
         call.shape.D, kLargestHead);
-  return call.q.dtype == DType::BF16 && device.architecture() >= 80 &&
+  return call.q.dtype != DType::F32 && device.architecture() >= 80 &&
          tensor_core_head(call.shape.D);
 }
 

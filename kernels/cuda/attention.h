@@ -1,9 +1,9 @@
 // Causal attention of packed sequences on the GPU, memory O(N); contract in Ops::attention and
 // Ops::attention_backward. Called by CudaOps, shapes checked before. Ref: arXiv:2307.08691.
 //
-// bf16 with head sizes 64, 80, 96, 128 and 256 runs on tensor cores (attention_forward.cu,
-// attention_backward.cu): probabilities and their gradients are rounded to bf16 where they enter a
-// product, all sums are f32. Everything else, head sizes to 256, runs in f32 (attention_plain.cu).
+// bf16 and f16 with head sizes 64, 80, 96, 128 and 256 run on tensor cores (attention_forward.cu,
+// attention_backward.cu): probabilities and their gradients are rounded to 16 bits where they enter
+// a product, all sums are f32. All else, head sizes to 256, runs in f32 (attention_plain.cu).
 #pragma once
 
 #include "cuda/cuda_device.h"

@@ -10,13 +10,14 @@ namespace lema::cuda {
 namespace {
 
 // delta (Nq, H): a warp per row and head.
+template <typename X>
 __global__ void __launch_bounds__(kAttentionThreads)
-    row_delta(TensorCoreCall a, int64_t rows, int D) {
+    row_delta(TensorCoreCall<X> a, int64_t rows, int D) {
   const int64_t i = int64_t{blockIdx.x} * (kAttentionThreads / 32) + threadIdx.x / 32;
   if (i >= rows * a.H) return;
   const int64_t row = i / a.H;
   const int head = static_cast<int>(i % a.H);
-  const bf16 *d_o = a.d_o.at(row, head * D), *o = a.o.at(row, head * D);
+  const X *d_o = a.d_o.at(row, head * D), *o = a.o.at(row, head * D);
   float sum = 0;
   for (int d = threadIdx.x % 32; d < D; d += 32) sum += to_float(d_o[d]) * to_float(o[d]);
   sum = warp_sum(sum);
@@ -27,15 +28,15 @@ template <int D>
 struct QueryShape {
   static constexpr int kKeys = D <= 128 ? 64 : 32;
   static constexpr int kKeyTile = kKeys * kPitch<D>, kQueryTile = kAttentionRows * kPitch<D>;
-  static constexpr int kSharedBytes = 2 * (kQueryTile + kKeyTile) * static_cast<int>(sizeof(bf16));
+  static constexpr int kSharedBytes = 2 * (kQueryTile + kKeyTile) * kElement;
 };
 
-template <int D>
-__global__ void __launch_bounds__(kAttentionThreads) by_query(TensorCoreCall a) {
+template <int D, typename X>
+__global__ void __launch_bounds__(kAttentionThreads) by_query(TensorCoreCall<X> a) {
   using S = QueryShape<D>;
   extern __shared__ __align__(16) unsigned char shared[];
-  auto* q_tile = reinterpret_cast<bf16*>(shared);
-  bf16 *grad_tile = q_tile + S::kQueryTile, *k_tile = grad_tile + S::kQueryTile,
+  auto* q_tile = reinterpret_cast<X*>(shared);
+  X *grad_tile = q_tile + S::kQueryTile, *k_tile = grad_tile + S::kQueryTile,
        *v_tile = k_tile + S::kKeyTile;
 
   Sequence sequence;
@@ -99,15 +100,15 @@ struct KeyShape {
   static constexpr int kQueries = D <= 96 ? 64 : 32;
   static constexpr int kOut = D <= 128 ? D : 128;
   static constexpr int kKeyTile = kAttentionRows * kPitch<D>, kQueryTile = kQueries * kPitch<D>;
-  static constexpr int kSharedBytes = 2 * (kQueryTile + kKeyTile) * static_cast<int>(sizeof(bf16)) +
+  static constexpr int kSharedBytes = 2 * (kQueryTile + kKeyTile) * kElement +
                                       2 * kQueries * static_cast<int>(sizeof(float));
 };
 
 // p and ds (keys, queries) from scores in p and dP in ds; the columns of a sum are queries.
-template <int n>
+template <int n, typename X>
 __device__ void softmax_gradient(float (&p)[n][4], float (&ds)[n][4], const Sequence& sequence,
-                                 const TensorCoreCall& a, int i0, int first_key, const float* lse,
-                                 const float* delta) {
+                                 const TensorCoreCall<X>& a, int i0, int first_key,
+                                 const float* lse, const float* delta) {
   const int lane = threadIdx.x % 32, t = lane % 4;
   const float scale_log2 = a.scale * kLog2e;
 #pragma unroll
@@ -122,12 +123,12 @@ __device__ void softmax_gradient(float (&p)[n][4], float (&ds)[n][4], const Sequ
     }
 }
 
-template <int D>
-__global__ void __launch_bounds__(kAttentionThreads) by_key(TensorCoreCall a) {
+template <int D, typename X>
+__global__ void __launch_bounds__(kAttentionThreads) by_key(TensorCoreCall<X> a) {
   using S = KeyShape<D>;
   extern __shared__ __align__(16) unsigned char shared[];
-  auto* k_tile = reinterpret_cast<bf16*>(shared);
-  bf16 *v_tile = k_tile + S::kKeyTile, *q_tile = v_tile + S::kKeyTile,
+  auto* k_tile = reinterpret_cast<X*>(shared);
+  X *v_tile = k_tile + S::kKeyTile, *q_tile = v_tile + S::kKeyTile,
        *grad_tile = q_tile + S::kQueryTile;
   auto* lse = reinterpret_cast<float*>(grad_tile + S::kQueryTile);
   float* delta = lse + S::kQueries;
@@ -175,7 +176,7 @@ __global__ void __launch_bounds__(kAttentionThreads) by_key(TensorCoreCall a) {
     }
   const float scaled[2] = {a.scale, a.scale}, unscaled[2] = {1, 1};
   const int valid = keys - warp * 16;
-  bf16* staging = k_tile + warp * 16 * kPitch<D>;  // read by this warp alone
+  X* staging = k_tile + warp * 16 * kPitch<D>;  // read by this warp alone
   store_tile<D>(a.dk.at(key_row + warp * 16, kv_column + out_column), a.dk.stride, valid,
                 a.dk.packed, dk, scaled, staging);
   store_tile<D>(a.dv.at(key_row + warp * 16, kv_column + out_column), a.dv.stride, valid,
@@ -186,15 +187,19 @@ __global__ void __launch_bounds__(kAttentionThreads) by_key(TensorCoreCall a) {
 
 void tensor_core_attention_backward(cudaStream_t stream, const AttentionCall& call) {
   const int64_t warps = call.q.rows * call.shape.H, warps_per_block = kAttentionThreads / 32;
-  row_delta<<<static_cast<unsigned>((warps + warps_per_block - 1) / warps_per_block),
-              kAttentionThreads, 0, stream>>>(TensorCoreCall(call), call.q.rows,
-                                              static_cast<int>(call.shape.D));
-  check_launch("row_delta");
-  with_head_size(call.shape.D, [&](auto D) {
-    launch_attention(stream, "attention_backward by query", by_query<D()>,
-                     QueryShape<D()>::kSharedBytes, call.shape.H, call.q.rows, 1, call);
-    launch_attention(stream, "attention_backward by key", by_key<D()>, KeyShape<D()>::kSharedBytes,
-                     call.shape.Hkv, call.k.rows, D() / KeyShape<D()>::kOut, call);
+  with_tensor_core_type(call.q.dtype, [&](auto type) {
+    using X = decltype(type);
+    row_delta<<<static_cast<unsigned>((warps + warps_per_block - 1) / warps_per_block),
+                kAttentionThreads, 0, stream>>>(TensorCoreCall<X>(call), call.q.rows,
+                                                static_cast<int>(call.shape.D));
+    check_launch("row_delta");
+    with_head_size(call.shape.D, [&](auto D) {
+      launch_attention<X>(stream, "attention_backward by query", by_query<D(), X>,
+                          QueryShape<D()>::kSharedBytes, call.shape.H, call.q.rows, 1, call);
+      launch_attention<X>(stream, "attention_backward by key", by_key<D(), X>,
+                          KeyShape<D()>::kSharedBytes, call.shape.Hkv, call.k.rows,
+                          D() / KeyShape<D()>::kOut, call);
+    });
   });
 }
 

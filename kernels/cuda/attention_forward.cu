@@ -12,7 +12,7 @@ struct Shape {
   static constexpr int kStages = D <= 128 ? 2 : 1;  // tiles of keys and values in shared memory
   static constexpr int kKeyTile = kKeys * kPitch<D>, kQueryTile = kAttentionRows * kPitch<D>;
   static constexpr int kSharedBytes =
-      (kQueryTile + 2 * kStages * kKeyTile) * static_cast<int>(sizeof(bf16));
+      (kQueryTile + 2 * kStages * kKeyTile) * kElement;
 };
 
 // The two rows of a thread, g and g + 8 of its warp's 16.
@@ -53,12 +53,12 @@ __device__ void online_softmax(float (&scores)[n][4], float (&o)[m][4], RowState
   }
 }
 
-template <int D>
-__global__ void __launch_bounds__(kAttentionThreads) forward(TensorCoreCall a) {
+template <int D, typename X>
+__global__ void __launch_bounds__(kAttentionThreads) forward(TensorCoreCall<X> a) {
   using S = Shape<D>;
   extern __shared__ __align__(16) unsigned char shared[];
-  auto* q_tile = reinterpret_cast<bf16*>(shared);
-  bf16* stages = q_tile + S::kQueryTile;  // keys, then values, of each stage
+  auto* q_tile = reinterpret_cast<X*>(shared);
+  X* stages = q_tile + S::kQueryTile;  // keys, then values, of each stage
 
   Sequence sequence;
   int r0;
@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(kAttentionThreads) forward(TensorCoreCall a) {
 
   const auto copy_keys = [&](int stage, int j0) {
     const int64_t row = sequence.kv_begin + j0;
-    bf16* tile = stages + stage * 2 * S::kKeyTile;
+    X* tile = stages + stage * 2 * S::kKeyTile;
     copy_tile<D, S::kKeys, kAttentionThreads>(tile, a.k.at(row, kv_column), a.k.stride, end - j0,
                                               a.k.packed);
     copy_tile<D, S::kKeys, kAttentionThreads>(tile + S::kKeyTile, a.v.at(row, kv_column),
@@ -103,7 +103,7 @@ __global__ void __launch_bounds__(kAttentionThreads) forward(TensorCoreCall a) {
       wait_copies<0>();
     }
     __syncthreads();
-    const bf16* keys = stages + stage * 2 * S::kKeyTile;
+    const X* keys = stages + stage * 2 * S::kKeyTile;
     float scores[S::kKeys / 8][4] = {};
     multiply_rows<D>(scores, q_tile + warp * 16 * kPitch<D>, keys);
     // Only tiles at an edge of what some row sees need the mask.
@@ -146,9 +146,12 @@ __global__ void __launch_bounds__(kAttentionThreads) forward(TensorCoreCall a) {
 bool tensor_core_head(int64_t D) { return D == 64 || D == 80 || D == 96 || D == 128 || D == 256; }
 
 void tensor_core_attention(cudaStream_t stream, const AttentionCall& call) {
-  with_head_size(call.shape.D, [&](auto D) {
-    launch_attention(stream, "attention", forward<D()>, Shape<D()>::kSharedBytes, call.shape.H,
-                     call.q.rows, 1, call);
+  with_tensor_core_type(call.q.dtype, [&](auto type) {
+    using X = decltype(type);
+    with_head_size(call.shape.D, [&](auto D) {
+      launch_attention<X>(stream, "attention", forward<D(), X>, Shape<D()>::kSharedBytes,
+                          call.shape.H, call.q.rows, 1, call);
+    });
   });
 }
 

@@ -13,22 +13,27 @@ namespace lema::cuda {
 
 inline constexpr float kLog2e = 1.4426950408889634f;
 
+inline constexpr int kElement = 2;  // bytes of bf16 and f16
+
 inline constexpr int kAttentionThreads = 128, kAttentionRows = 64;  // four warps of 16 rows
 
-// A matrix of heads in bf16, and whether its rows take 16-byte accesses.
+// A matrix of heads, and whether its rows take 16-byte accesses.
+template <typename X>
 struct HeadRows {
-  bf16* data;
+  X* data;
   int64_t stride;
   bool packed;
   HeadRows(const MatrixView& m)  // NOLINT: reads as the argument it is
-      : data(static_cast<bf16*>(m.data)),
+      : data(static_cast<X*>(m.data)),
         stride(m.stride),
         packed(reinterpret_cast<uintptr_t>(m.data) % 16 == 0 && m.stride % 8 == 0) {}
-  __device__ bf16* at(int64_t row, int column) const { return data + row * stride + column; }
+  __device__ X* at(int64_t row, int column) const { return data + row * stride + column; }
 };
 
+// X: bf16 or f16, of all matrices.
+template <typename X>
 struct TensorCoreCall {
-  HeadRows q, k, v, o, d_o, dq, dk, dv;
+  HeadRows<X> q, k, v, o, d_o, dq, dk, dv;
   float *lse, *delta;
   int64_t delta_stride;
   const int32_t* sequences;
@@ -54,6 +59,14 @@ struct TensorCoreCall {
         scale(c.shape.scale) {}
 };
 
+// fn(X{}) for the types that tensor cores take.
+template <typename Fn>
+void with_tensor_core_type(DType dtype, const Fn& fn) {
+  if (dtype == DType::BF16) return fn(bf16{});
+  check(dtype == DType::F16, "no tensor core attention in {}", name(dtype));
+  fn(f16{});
+}
+
 // fn(std::integral_constant<int, D>) for the head sizes that are built.
 template <typename Fn>
 void with_head_size(int64_t D, const Fn& fn) {
@@ -74,7 +87,7 @@ void with_head_size(int64_t D, const Fn& fn) {
 }
 
 // One block per 64 rows of a sequence and head (and z).
-template <typename Kernel>
+template <typename X, typename Kernel>
 void launch_attention(cudaStream_t stream, const char* name, Kernel kernel, int shared_bytes,
                       int64_t heads, int64_t rows, int64_t z, const AttentionCall& call) {
   const int64_t tiles = tile_bound(rows, call.count, kAttentionRows);
@@ -85,7 +98,7 @@ void launch_attention(cudaStream_t stream, const char* name, Kernel kernel, int 
   const dim3 grid(static_cast<unsigned>(heads), static_cast<unsigned>(tiles),
                   static_cast<unsigned>(z));
   kernel<<<grid, kAttentionThreads, static_cast<size_t>(shared_bytes), stream>>>(
-      TensorCoreCall(call));
+      TensorCoreCall<X>(call));
   check_launch(name);
 }
 

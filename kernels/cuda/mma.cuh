@@ -1,5 +1,5 @@
-// Tensor core products of 16 x 16 by 16 x 8 bf16 tiles (mma.sync, sm_80 and later) and the moves
-// that feed them: cp.async to shared memory, ldmatrix from it. Used by the attention kernels.
+// Tensor core products of 16 x 16 by 16 x 8 tiles of bf16 or f16 (mma.sync, sm_80 and later), and
+// the moves that feed them: cp.async to shared memory, ldmatrix from it. Used by attention.
 //
 // Tiles lie in shared memory by rows of D + 8 elements: an odd number of 16-byte units, so that the
 // eight rows of an ldmatrix fall into different banks.
@@ -7,6 +7,8 @@
 // In a fragment, with g = lane / 4 and t = lane % 4, a sum holds (row g, columns 2t, 2t + 1) in its
 // first two registers and (row g + 8, the same columns) in its last two.
 #pragma once
+
+#include <type_traits>
 
 #include "cuda/types.cuh"
 
@@ -26,8 +28,8 @@ __device__ inline uint32_t shared_address(const void* p) {
 }
 
 // Left operand: rows [0, 16) and columns [0, 16) from `tile`.
-template <int D>
-__device__ void load_left(uint32_t (&r)[4], const bf16* tile) {
+template <int D, typename X>
+__device__ void load_left(uint32_t (&r)[4], const X* tile) {
   const int lane = threadIdx.x % 32;
   const uint32_t at = shared_address(tile + lane % 16 * kPitch<D> + lane / 16 * 8);
 #if LEMA_TENSOR_CORES
@@ -39,8 +41,8 @@ __device__ void load_left(uint32_t (&r)[4], const bf16* tile) {
 
 // Right operand of two products, K = 16: rows [0, 16) of `tile` are the columns of the operand, its
 // columns [0, 16) the inner side. r[0], r[1] for the first eight, r[2], r[3] for the others.
-template <int D>
-__device__ void load_right(uint32_t (&r)[4], const bf16* tile) {
+template <int D, typename X>
+__device__ void load_right(uint32_t (&r)[4], const X* tile) {
   const int lane = threadIdx.x % 32;
   const uint32_t at =
       shared_address(tile + (lane % 8 + lane / 16 * 8) * kPitch<D> + lane / 8 % 2 * 8);
@@ -52,8 +54,8 @@ __device__ void load_right(uint32_t (&r)[4], const bf16* tile) {
 }
 
 // The same where rows [0, 16) of `tile` are the inner side and its columns [0, 16) the operand's.
-template <int D>
-__device__ void load_right_by_rows(uint32_t (&r)[4], const bf16* tile) {
+template <int D, typename X>
+__device__ void load_right_by_rows(uint32_t (&r)[4], const X* tile) {
   const int lane = threadIdx.x % 32;
   const uint32_t at = shared_address(tile + lane % 16 * kPitch<D> + lane / 16 * 8);
 #if LEMA_TENSOR_CORES
@@ -63,34 +65,40 @@ __device__ void load_right_by_rows(uint32_t (&r)[4], const bf16* tile) {
 #endif
 }
 
-// sum (16, 8) += a (16, 16) b (16, 8).
-__device__ inline void multiply_add(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0,
-                                    uint32_t b1) {
+// sum (16, 8) += a (16, 16) b (16, 8), both of X.
+template <typename X>
+__device__ void multiply_add(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
 #if LEMA_TENSOR_CORES
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-      "{%8, %9}, {%0, %1, %2, %3};"
-      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#define LEMA_MMA(TYPE)                                                                            \
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." TYPE "." TYPE ".f32 {%0, %1, %2, %3}, "   \
+               "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"                                    \
+               : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])                           \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1))
+  if constexpr (std::is_same_v<X, bf16>)
+    LEMA_MMA("bf16");
+  else
+    LEMA_MMA("f16");
+#undef LEMA_MMA
 #endif
 }
 
-__device__ inline uint32_t pack_bf16(float low, float high) {
-  return uint32_t{from_float<bf16>(low).bits} | uint32_t{from_float<bf16>(high).bits} << 16;
+template <typename X>
+__device__ uint32_t pack_pair(float low, float high) {
+  return uint32_t{from_float<X>(low).bits} | uint32_t{from_float<X>(high).bits} << 16;
 }
 
 // Two sums side by side, (16, 16), as the left operand of the next product.
-__device__ inline void as_left(uint32_t (&r)[4], const float (&first)[4],
-                               const float (&second)[4]) {
-  r[0] = pack_bf16(first[0], first[1]);
-  r[1] = pack_bf16(first[2], first[3]);
-  r[2] = pack_bf16(second[0], second[1]);
-  r[3] = pack_bf16(second[2], second[3]);
+template <typename X>
+__device__ void as_left(uint32_t (&r)[4], const float (&first)[4], const float (&second)[4]) {
+  r[0] = pack_pair<X>(first[0], first[1]);
+  r[1] = pack_pair<X>(first[2], first[3]);
+  r[2] = pack_pair<X>(second[0], second[1]);
+  r[3] = pack_pair<X>(second[2], second[3]);
 }
 
 // sums (16, 8 n) += left rows [0, 16) times right rows [0, 8 n) as columns, over D: scores.
-template <int D, int n>
-__device__ void multiply_rows(float (&sums)[n][4], const bf16* left, const bf16* right) {
+template <int D, int n, typename X>
+__device__ void multiply_rows(float (&sums)[n][4], const X* left, const X* right) {
 #pragma unroll
   for (int d = 0; d < D; d += 16) {
     uint32_t a[4];
@@ -99,26 +107,25 @@ __device__ void multiply_rows(float (&sums)[n][4], const bf16* left, const bf16*
     for (int j = 0; j < n; j += 2) {
       uint32_t b[4];
       load_right<D>(b, right + j * 8 * kPitch<D> + d);
-      multiply_add(sums[j], a, b[0], b[1]);
-      multiply_add(sums[j + 1], a, b[2], b[3]);
+      multiply_add<X>(sums[j], a, b[0], b[1]);
+      multiply_add<X>(sums[j + 1], a, b[2], b[3]);
     }
   }
 }
 
-// out (16, 8 m) += weights (16, 8 n), rounded to bf16, times columns [0, 8 m) of `rows` (8 n).
-template <int D, int n, int m>
-__device__ void multiply_weights(float (&out)[m][4], const float (&weights)[n][4],
-                                 const bf16* rows) {
+// out (16, 8 m) += weights (16, 8 n), rounded to X, times columns [0, 8 m) of `rows` (8 n).
+template <int D, int n, int m, typename X>
+__device__ void multiply_weights(float (&out)[m][4], const float (&weights)[n][4], const X* rows) {
 #pragma unroll
   for (int j = 0; j < n; j += 2) {
     uint32_t a[4];
-    as_left(a, weights[j], weights[j + 1]);
+    as_left<X>(a, weights[j], weights[j + 1]);
 #pragma unroll
     for (int c = 0; c < m; c += 2) {
       uint32_t b[4];
       load_right_by_rows<D>(b, rows + j * 8 * kPitch<D> + c * 8);
-      multiply_add(out[c], a, b[0], b[1]);
-      multiply_add(out[c + 1], a, b[2], b[3]);
+      multiply_add<X>(out[c], a, b[0], b[1]);
+      multiply_add<X>(out[c + 1], a, b[2], b[3]);
     }
   }
 }
@@ -146,45 +153,45 @@ __device__ void wait_copies() {
 // tile (kRows, D) = rows [0, valid) from `from`, the other rows zero; by all kThreads threads. Rows
 // that are not 16-byte aligned are copied element by element. Complete after wait_copies and a
 // barrier.
-template <int D, int kRows, int kThreads>
-__device__ void copy_tile(bf16* tile, const bf16* from, int64_t stride, int valid, bool packed) {
+template <int D, int kRows, int kThreads, typename X>
+__device__ void copy_tile(X* tile, const X* from, int64_t stride, int valid, bool packed) {
   constexpr int kUnits = D / 8;
   for (int i = threadIdx.x; i < kRows * kUnits; i += kThreads) {
     const int row = i / kUnits, column = i % kUnits * 8;
-    bf16* to = tile + row * kPitch<D> + column;
+    X* to = tile + row * kPitch<D> + column;
     const bool inside = row < valid;
-    const bf16* source = from + (inside ? row : 0) * stride + column;
+    const X* source = from + (inside ? row : 0) * stride + column;
     if (packed) {
       copy_16_bytes(to, source, inside);
     } else {
 #pragma unroll
-      for (int e = 0; e < 8; ++e) to[e] = inside ? source[e] : bf16{0};
+      for (int e = 0; e < 8; ++e) to[e] = inside ? source[e] : X{0};
     }
   }
 }
 
 // Rows [0, valid) of `to` = factor[half] * sums (16, 8 m), half 0 for rows 0 to 7 and 1 for the
 // others, by way of the warp's own 16 rows of shared memory.
-template <int D, int m>
-__device__ void store_tile(bf16* to, int64_t stride, int valid, bool packed,
-                           const float (&sums)[m][4], const float (&factor)[2], bf16* staging) {
+template <int D, int m, typename X>
+__device__ void store_tile(X* to, int64_t stride, int valid, bool packed,
+                           const float (&sums)[m][4], const float (&factor)[2], X* staging) {
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   __syncwarp();
 #pragma unroll
   for (int c = 0; c < m; ++c) {
     auto* low = reinterpret_cast<uint32_t*>(staging + g * kPitch<D> + c * 8 + 2 * t);
     auto* high = reinterpret_cast<uint32_t*>(staging + (g + 8) * kPitch<D> + c * 8 + 2 * t);
-    *low = pack_bf16(sums[c][0] * factor[0], sums[c][1] * factor[0]);
-    *high = pack_bf16(sums[c][2] * factor[1], sums[c][3] * factor[1]);
+    *low = pack_pair<X>(sums[c][0] * factor[0], sums[c][1] * factor[0]);
+    *high = pack_pair<X>(sums[c][2] * factor[1], sums[c][3] * factor[1]);
   }
   __syncwarp();
   for (int i = lane; i < 16 * m; i += 32) {
     const int row = i / m, column = i % m * 8;
     if (row >= valid) continue;
-    const bf16* from = staging + row * kPitch<D> + column;
-    bf16* out = to + row * stride + column;
+    const X* from = staging + row * kPitch<D> + column;
+    X* out = to + row * stride + column;
     if (packed) {
-      *reinterpret_cast<Pack<bf16, 8>*>(out) = *reinterpret_cast<const Pack<bf16, 8>*>(from);
+      *reinterpret_cast<Pack<X, 8>*>(out) = *reinterpret_cast<const Pack<X, 8>*>(from);
     } else {
 #pragma unroll
       for (int e = 0; e < 8; ++e) out[e] = from[e];
