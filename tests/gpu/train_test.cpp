@@ -2,6 +2,7 @@
 // recomputed or offloaded, and when a run is repeated. And the GPU's run against the CPU's.
 #include <cmath>
 
+#include "support/message_of.h"
 #include "support/train_bench.h"
 
 using namespace lema;
@@ -84,7 +85,7 @@ TEST_CASE("gpu: 20 steps with a budget between streaming and residence change no
   const int64_t least = bench
                             .run(bench.config({"compute=bf16", "memory.residency=stream",
                                                "memory.slots=2", "memory.activations=offload"}),
-                                 1)
+                                 20)
                             .device_bytes;
   for (const int64_t more : {0, 60'000, 120'000}) {
     INFO(fmt::format("{} bytes above the least", more));
@@ -93,6 +94,35 @@ TEST_CASE("gpu: 20 steps with a budget between streaming and residence change no
     CHECK(outcome == reference);
     CHECK(outcome.device_bytes <= least + more);
   }
+}
+
+TEST_CASE("gpu: a budget for host memory, with weights from disk in every step, changes no bit") {
+  const Bench bench({Family::Llama, GENERATE(int64_t{5}, int64_t{6}), DType::BF16, false}, 11);
+  std::vector<std::string> settings = {"compute=bf16", "memory.activations=recompute"};
+  const Outcome reference = bench.run(bench.config(settings), 20);
+  CHECK(reference.disk_bytes == 0);
+  settings.push_back("memory.residency=stream");
+  settings.push_back("memory.ram=1");
+  const std::string refusal =
+      message_of(ErrorCode::DoesNotFit, [&] { bench.run(bench.config(settings), 20); });
+  INFO(refusal);
+  const std::string before = "set it to at least ";
+  REQUIRE(contains(refusal, before));
+  const int64_t least = std::stoll(refusal.substr(refusal.find(before) + before.size()));
+  std::vector<std::string> disks = {"memory.disk=buffered"};
+  if (DiskFiles::can_be_direct(ModelFolder(bench.config().model)))
+    disks.push_back("memory.disk=direct");
+  for (const std::string& disk : disks)
+    for (const int64_t more : {0, 60'000, 2'000'000}) {
+      INFO(fmt::format("{}, {} bytes above the least", disk, more));
+      settings.back() = fmt::format("memory.ram={}", least + more);
+      settings.push_back(disk);
+      const Outcome outcome = bench.run(bench.config(settings), 20);
+      settings.pop_back();
+      CHECK(outcome == reference);
+      CHECK(outcome.allocations_in_steps == 0);
+      CHECK((outcome.disk_bytes > 0) == (more < 2'000'000));
+    }
 }
 
 TEST_CASE("gpu: losses and gradients are the CPU's to rounding") {
