@@ -3,9 +3,12 @@
 
     scripts/bench_gpu.py --lema build/lema --folder /tmp/bench --rows 1x512 4x2048 --vram 1x512=2GiB
 
-Writes the model folder once (torch makes the weights; 13 GB in bf16), then runs every row streamed with a budget and
-resident, and prints a table: median step of those after the second, its spread, GiB on the device by the plan and by
-the driver (less what the driver counted before the run began to allocate), bytes copied per step.
+Writes the model folder once (torch makes the weights; 13 GB in bf16), then runs every row streamed (with a budget: as
+much of it as that does not hold), with half of the blocks resident and with all of them, and prints a table: median step of those after
+the second, its spread, MiB on the device by the plan and by the driver's count less what stood there when context and
+kernels were loaded (that is `base`), bytes copied per step. The last two runs of a row keep, recompute and offload what
+the first did, so that only the place of the weights differs. With --peft, transformers and PEFT run the rows with and
+without gradient checkpointing (bench_gpu_peft.py), after their gradients were compared with lema's.
 """
 import argparse
 import json
@@ -82,7 +85,8 @@ class DriverMemory:
     """The most MiB that the driver counts as used, polled."""
 
     def __init__(self):
-        self.peak, self.running = 0, True
+        self.before, self.running = self.used(), True
+        self.peak = self.before
         self.thread = threading.Thread(target=self.poll)
         self.thread.start()
 
@@ -99,19 +103,35 @@ class DriverMemory:
     def stop(self):
         self.running = False
         self.thread.join()
-        return self.peak
+        return self.peak - self.before
 
 
-def run(lema, folder, batch, length, steps, settings):
+def copy_rate():
+    """Bytes per second of plain copies of pinned memory, in a process of its own."""
+    code = """import time, torch
+host = torch.ones(1 << 29, dtype=torch.uint8).pin_memory()
+there = torch.empty_like(host, device="cuda")
+for count in (2, 20):
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(count):
+        there.copy_(host, non_blocking=True)
+    torch.cuda.synchronize()
+print(count * host.numel() / (time.perf_counter() - start))"""
+    return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+
+
+def run(options, batch, length, settings, output=None):
+    folder = options.folder
     rows = folder / f"rows_{length}.jsonl"
     if not rows.exists():
-        write_rows(rows, 64, length)
-    output = folder / f"run_{batch}x{length}_{time.time_ns()}"
-    command = [lema, "train", "--set", f"model={folder / 'model'}", "--set", f"data.train={rows}", "--set",
+        write_rows(rows, 64 if length < 8192 else 4, length)
+    output = output or folder / f"run_{batch}x{length}_{time.time_ns()}"
+    command = [options.lema, "train", "--set", f"model={folder / 'model'}", "--set", f"data.train={rows}", "--set",
                f"output_dir={output}"]
-    for setting in [f"train.batch_size={batch}", f"train.max_steps={steps}", "data.format=tokens", "device=cuda",
-                    f"data.max_tokens={length}", "lora.rank=16", "lora.alpha=32", "compute=bf16",
-                    "checkpoint.every_steps=1000000", *settings]:
+    for setting in [f"train.batch_size={batch}", f"train.max_steps={options.steps}", "data.format=tokens",
+                    "device=cuda", f"data.max_tokens={length}", "lora.rank=16", "lora.alpha=32", "compute=bf16",
+                    "checkpoint.every_steps=1000000", *options.set, *settings]:
         command += ["--set", setting]
     memory = DriverMemory()
     result = subprocess.run(command, capture_output=True, text=True)
@@ -119,42 +139,112 @@ def run(lema, folder, batch, length, steps, settings):
     if result.returncode != 0:
         return {"error": (result.stderr.strip() or result.stdout.strip()).splitlines()[-1][:150]}
     metrics = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    timed = [m["step_ms"] for m in metrics if "step_ms" in m][2:]
-    plan = json.loads((output / "plan.json").read_text())
-    return {"ms": statistics.median(timed), "low": min(timed), "high": max(timed), "peak": peak / 1024,
-            "h2d": metrics[-1].get("h2d_bytes", 0) / 1e9, "losses": [m["loss"] for m in metrics if "loss" in m],
-            "plan": plan}
+    steps = [m for m in metrics if "step_ms" in m]
+    timed = [m["step_ms"] for m in steps[2:]] or [0]
+    return {"ms": statistics.median(timed), "low": min(timed), "high": max(timed), "peak": peak,
+            "vram": steps[-1].get("vram_bytes", 0) / 2**20, "growth": steps[-1].get("vram_bytes", 0) -
+            steps[0].get("vram_bytes", 0), "h2d": steps[-1]["h2d_bytes"] / 1e9, "disk": steps[-1]["disk_bytes"] / 1e9,
+            "stall": steps[-1]["stall_ms"], "loss": steps[-1]["loss"],
+            "plan": json.loads((output / "plan.json").read_text())}
+
+
+def adapter_after(options, batch, length, settings):
+    """The checkpoint of a run, in the order of the rows."""
+    output = options.folder / f"adapter_{time.time_ns()}"
+    r = run(options, batch, length, ["data.shuffle=false", "schedule.name=constant", "schedule.warmup=0", *settings],
+            output)
+    if "error" in r:
+        sys.exit(r["error"])
+    return output / "last", r
+
+
+def gradients_of(options, batch, length, checkpoint):
+    """Loss and gradients of the first rows: with lr = eps = 1 the first step of AdamW is g / (|g| + 1)."""
+    from safetensors.torch import load_file
+    after, r = adapter_after(options, batch, length, [
+        f"lora.init_from={checkpoint}", "train.max_steps=1", "optimizer.lr=1", "optimizer.eps=1", "optimizer.clip=0",
+        "optimizer.weight_decay=0"])
+    start, end = (load_file(folder / "adapter_model.safetensors") for folder in (checkpoint, after))
+    steps = {name: start[name] - end[name] for name in start}
+    return r["loss"], {name: t / (1 - t.abs()) for name, t in steps.items()}
+
+
+def run_peft(options, batch, length):
+    """PEFT's steps, with its gradients compared first; `checkpointing` or not."""
+    from safetensors.torch import load_file
+    checkpoint, _ = adapter_after(options, batch, length, ["train.max_steps=4", "optimizer.lr=1e-3"])
+    loss, ours = gradients_of(options, batch, length, checkpoint)
+    exact = ["--float32"] if "compute=f32" in options.set else []
+    for flags in [["--checkpointing"], []] + ([["--checkpointing", "--liger"]] if options.liger else []):
+        theirs_at = options.folder / "gradients.safetensors"
+        command = [sys.executable, str(pathlib.Path(__file__).with_name("bench_gpu_peft.py")),
+                   str(options.folder / "model"), str(checkpoint), str(options.folder / f"rows_{length}.jsonl"),
+                   str(batch), str(options.steps), "--gradients", str(theirs_at), *flags, *exact]
+        name = "PEFT " + " ".join(flags)
+        result = subprocess.run(command, capture_output=True, text=True)
+        if result.returncode != 0:
+            print(f"{batch}x{length} {name}: {result.stderr.strip().splitlines()[-1][:150]}", flush=True)
+            continue
+        r, theirs = json.loads(result.stdout.splitlines()[-1]), load_file(theirs_at)
+        if theirs.keys() != ours.keys():
+            sys.exit(f"other tensors: {sorted(theirs.keys() ^ ours.keys())[:4]}")
+        errors = sorted(((ours[n] - theirs[n]).norm() / theirs[n].norm()).item() for n in ours)
+        timed = r["ms"][2:]
+        print(f"{batch}x{length} {name}: median {statistics.median(timed):.1f} ms, {min(timed):.1f} to "
+              f"{max(timed):.1f}, {r['gib']:.2f} GiB; loss {r['losses'][0]:.6f}, lema's {loss:.6f}; relative difference "
+              f"of {len(errors)} gradients: median {errors[len(errors) // 2]:.2e}, largest {errors[-1]:.2e}", flush=True)
+
+
+def activations_of(options, plan):
+    """The setting that keeps, recomputes and offloads what this plan does."""
+    if plan["offload_boundaries"]:
+        return "offload"
+    return "keep" if plan["kept_blocks"] == options.blocks else "recompute"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lema", required=True)
     parser.add_argument("--folder", type=pathlib.Path, required=True)
-    parser.add_argument("--rows", nargs="+", default=["1x512", "8x512", "4x2048", "8x2048"])
+    parser.add_argument("--rows", nargs="*", default=["1x512", "8x512", "4x2048", "8x2048"])
+    parser.add_argument("--placements", nargs="*", default=["stream", "half", "resident"])
     parser.add_argument("--blocks", type=int, default=32)
     parser.add_argument("--steps", type=int, default=7)
     parser.add_argument("--vram", nargs="*", default=[], help="budgets of the streamed runs, e.g. 1x512=2GiB")
+    parser.add_argument("--peft", nargs="*", default=[], metavar="ROW", help="rows that PEFT runs too")
+    parser.add_argument("--liger", action="store_true", help="PEFT with the kernels of liger_kernel as well")
     parser.add_argument("--set", nargs="*", default=[], help="further settings of every run")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     write_model(options.folder / "model", options.blocks)
-    before = DriverMemory.used() / 1024
-    print(f"{'row':8} {'weights':9} {'median ms':>9} {'low':>8} {'high':>8} {'tok/s':>7} {'driver GiB':>10} "
-          f"{'H2D GB':>7}  last loss", flush=True)
+    print(f"pinned copies: {copy_rate() / 1e9:.2f} GB/s", flush=True)
+    print(f"{'row':8} {'weights':9} {'median ms':>9} {'low':>8} {'high':>8} {'tok/s':>7} {'plan MiB':>9} {'driver':>9} "
+          f"{'base':>5} {'ratio':>6} {'growth':>6} {'H2D GB':>7} {'disk GB':>7}  last loss", flush=True)
     budgets = dict(budget.split("=") for budget in options.vram)
     for row in options.rows:
         batch, length = map(int, row.split("x"))
-        for placement in ("stream", "resident"):
-            settings = [f"memory.residency={placement}", *options.set]
-            if placement == "stream" and row in budgets:
-                settings.append(f"memory.vram={budgets[row]}")
-            r = run(options.lema, options.folder, batch, length, options.steps, settings)
+        policy = []
+        for placement in options.placements:
+            settings = [f"memory.residency={placement}", *policy]
+            if placement == "half":
+                # What the streamed run took, and half of the blocks.
+                vram = streamed["device_bytes"] + options.blocks // 2 * (8 * C * C + 6 * C * F)
+                settings = [f"memory.vram={vram}", *policy]
+            elif placement == "stream" and row in budgets:
+                settings = [f"memory.vram={budgets[row]}"]
+            r = run(options, batch, length, settings)
             if "error" in r:
                 print(f"{row:8} {placement:9} {r['error']}", flush=True)
                 continue
+            if placement == "stream":
+                streamed, policy = r["plan"], [f"memory.activations={activations_of(options, r['plan'])}"]
+            planned = r["plan"]["device_bytes"] / 2**20
             print(f"{row:8} {placement:9} {r['ms']:9.1f} {r['low']:8.1f} {r['high']:8.1f} "
-                  f"{1000 * batch * length / r['ms']:7.0f} {r['peak'] - before:10.2f} {r['h2d']:7.2f}  "
-                  f"{r['losses'][-1]!r}", flush=True)
+                  f"{1000 * batch * length / r['ms']:7.0f} {planned:9.1f} {r['vram']:9.1f} {r['peak'] - r['vram']:5.0f} "
+                  f"{r['vram'] / planned:6.3f} {r['growth']:6} {r['h2d']:7.2f} {r['disk']:7.2f}  {r['loss']!r}",
+                  flush=True)
+    for row in options.peft:
+        run_peft(options, *map(int, row.split("x")))
 
 
 if __name__ == "__main__":
