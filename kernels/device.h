@@ -53,6 +53,9 @@ class Device {
   virtual bool needs_pinned_weights() const { return false; }
   // Bytes that allocations may take, 0 where that is no limit: the CPU.
   virtual int64_t free_bytes() const { return 0; }
+  // Bytes of its memory in use, by anyone and for anything, as the driver counts them; 0 where
+  // there is no driver: the CPU.
+  virtual int64_t used_bytes() const { return 0; }
   // The activation dtype that suits the device, for weights stored as `stored`.
   virtual DType preferred_activation(DType stored) const = 0;
 

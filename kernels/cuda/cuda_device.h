@@ -21,6 +21,7 @@ class CudaDevice final : public Device {
   bool reads_host_memory() const override { return false; }
   bool needs_pinned_weights() const override { return true; }
   int64_t free_bytes() const override;
+  int64_t used_bytes() const override;
   DType preferred_activation(DType stored) const override;
 
   Buffer allocate(int64_t bytes, std::string_view label) override;

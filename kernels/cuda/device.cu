@@ -49,6 +49,12 @@ int64_t CudaDevice::free_bytes() const {
   return std::max<int64_t>(1, static_cast<int64_t>(free_bytes) - kForModules);
 }
 
+int64_t CudaDevice::used_bytes() const {
+  size_t free_bytes = 0, total_bytes = 0;
+  cuda_check(cudaMemGetInfo(&free_bytes, &total_bytes), "asking for the used memory of {}", name_);
+  return static_cast<int64_t>(total_bytes - free_bytes);
+}
+
 DType CudaDevice::preferred_activation(DType) const {
   return architecture_ >= 80 ? DType::BF16 : DType::F32;
 }

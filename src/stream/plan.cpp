@@ -37,7 +37,8 @@ class Placer {
     for (const PlanLine& line : request_.fixed)
       if (line.tier == Tier::Device) bytes += line.bytes;
     const bool may_offload = request_.activations == "auto" || request_.activations == "offload";
-    return bytes + (may_offload ? staged_boundaries() : all_boundaries());
+    return bytes + page_tables(may_offload) +
+           (may_offload ? staged_boundaries() : all_boundaries());
   }
 
   Plan place() {
@@ -104,6 +105,15 @@ class Placer {
     return std::min(request_.boundary_count, SavedStore::kStaging) * request_.boundary_bytes;
   }
 
+  // Of the driver, for the weights and, if they are, the offloaded boundaries.
+  int64_t page_tables(bool offload) const {
+    if (request_.pinned_per_device_byte == 0) return 0;
+    int64_t pinned = request_.pinned_weights;
+    if (has_ram_budget()) pinned = std::min(pinned, request_.ram.budget);
+    if (offload) pinned += all_boundaries() - staged_boundaries();
+    return pinned / request_.pinned_per_device_byte;
+  }
+
   void add(Tier tier, std::string label, int64_t bytes) {
     if (bytes > 0) plan_.lines.push_back({tier, std::move(label), bytes});
   }
@@ -121,7 +131,7 @@ class Placer {
 
   void place_boundaries() {
     const int64_t all = all_boundaries(), staged = staged_boundaries();
-    const bool must = has_budget() && all + smallest_weights() > left();
+    const bool must = has_budget() && all + page_tables(false) + smallest_weights() > left();
     plan_.offload_boundaries = staged < all && (request_.activations == "offload" ||
                                                 (request_.activations == "auto" && must));
     add(Tier::Device,
@@ -129,6 +139,7 @@ class Placer {
         plan_.offload_boundaries ? staged : all);
     if (plan_.offload_boundaries)
       add(Tier::Pinned, "boundary activations (offloaded)", all - staged);
+    add(Tier::Device, "page tables of pinned memory", page_tables(plan_.offload_boundaries));
   }
 
   // The least that weights need in host memory.

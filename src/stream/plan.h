@@ -39,6 +39,8 @@ struct PlanRequest {
   int64_t kept_bytes_per_block = 0;  // what a block saves when it is not recomputed
   int64_t device_budget = 0;         // bytes; 0: none
   int64_t pinned_weights = 0;        // all weights in host memory; 0: the files are mapped
+  // Page-locked bytes for which the driver takes one byte of the device, for page tables; 0: none.
+  int64_t pinned_per_device_byte = 0;
   bool weights_in_place = false;     // the device reads the host's copy, so nothing need be copied
   std::string residency = "auto";    // auto | stream | resident
   int64_t slots = 0;                 // 0: auto; of the ring on the device, else of that in RAM

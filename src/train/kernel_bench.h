@@ -14,8 +14,8 @@ class KernelBench {
   // `backend` outlives the object.
   KernelBench(const Backend& backend, int threads) : backend_(backend), threads_(threads) {}
 
-  // Seconds of a call whose operands lie in memory: the median of a few. A call of many rows or
-  // columns is measured on a part of them that has the same tiles, and scaled.
+  // Seconds of a call whose operands lie in memory: the median of a few. On the CPU a call of many
+  // rows or columns is measured on a part of them that has the same tiles, and scaled.
   double seconds(const KernelCall& call);
   // Bytes a second of copies between host buffers and the device, far larger than caches.
   double copy_rate() const;

@@ -70,6 +70,7 @@ void Metrics::step(const StepMetrics& m, bool show) {
   value.set("step_ms", m.step_ms);
   value.set("tokens_per_s", rate);
   value.set("ram_peak_bytes", memory.peak);
+  if (m.vram_bytes > 0) value.set("vram_bytes", m.vram_bytes);
   value.set("h2d_bytes", m.h2d_bytes);
   value.set("d2h_bytes", m.d2h_bytes);
   value.set("disk_bytes", m.disk_bytes);

@@ -16,6 +16,7 @@ struct StepMetrics {
   double loss_scale = 1;  // that the step's gradients had
   int64_t h2d_bytes = 0, d2h_bytes = 0, disk_bytes = 0;  // of this step
   double stall_ms = 0;                                   // of it: waiting for the disk
+  int64_t vram_bytes = 0;  // the driver's count, less what it was before the run's buffers; 0: CPU
 };
 
 class Metrics {

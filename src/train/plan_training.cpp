@@ -9,6 +9,7 @@
 #include "core/memory.h"
 #include "core/units.h"
 #include "train/init_adapter.h"
+#include "train/warm_up.h"
 
 namespace lema {
 namespace {
@@ -150,6 +151,15 @@ FitResult PlannedRun::fit(const FitGoal& goal, double budget) {
   FitResult found = lema::fit(config_, data_, goal, milliseconds);
   known.save();
   return found;
+}
+
+int64_t PlannedRun::load_kernels(const RunPlan& plan) const {
+  if (backend_.device->used_bytes() == 0) return 0;
+  warm_up(backend_, static_cast<int>(config_.threads), plan.ops, trace().calls);
+  const int64_t bytes = backend_.device->used_bytes();
+  log::info("{} are in use on the GPU with all kernels loaded, before the run's buffers",
+            format_bytes(bytes));
+  return bytes;
 }
 
 StepTrace PlannedRun::trace_of(const RunConfig& config, const DataFacts& data) const {

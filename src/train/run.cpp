@@ -116,6 +116,7 @@ class Run {
     log::info("{} trained parameters on {}, compute {}", forecast.parameters, plan.numeric.backend,
               name(plan.numeric.compute));
     const RunInputs& inputs = planned_.inputs();
+    loaded_bytes_ = planned_.load_kernels(plan);
     settled_ = settled(config_, plan);
     trainer_ = std::make_unique<Trainer>(settled_, inputs.folder, open_backend(config_.device),
                                          planned_.data(), planned_.start());
@@ -180,6 +181,7 @@ class Run {
       m.d2h_bytes = trainer_->d2h_bytes() - d2h;
       m.disk_bytes = trainer_->disk_bytes() - disk;
       m.stall_ms = trainer_->stall_ms() - stall;
+      m.vram_bytes = trainer_->device().used_bytes() - loaded_bytes_;
       metrics.step(m, state_.step % config_.log.every_steps == 0 || state_.step == total);
       after_step(metrics);
     }
@@ -304,6 +306,7 @@ class Run {
   Batcher batcher_;
   LrSchedule schedule_;
   std::unique_ptr<Trainer> trainer_;
+  int64_t loaded_bytes_ = 0;  // on the GPU before the run's buffers
   RunIdentity identity_;
   TrainState state_;
   std::optional<double> last_loss_;

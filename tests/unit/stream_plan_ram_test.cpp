@@ -113,3 +113,21 @@ TEST_CASE("a device with memory of its own leaves the host's to weights that it 
     CHECK_FALSE((more.weights.resident[u] && more.host.held[u]));
   CHECK(held(more) == 1);
 }
+
+TEST_CASE("on a GPU the page tables of pinned memory are part of the device's budget") {
+  PlanRequest r = request(0);
+  r.weights_in_place = r.ram.holds_device = false;
+  r.residency = "stream";
+  for (const auto& [activations, pinned] : {std::pair("recompute", 560), {"offload", 580}}) {
+    INFO(activations);
+    r.activations = activations;
+    r.device_budget = r.pinned_per_device_byte = 0;
+    const int64_t before = make_plan(r).bytes(Tier::Device);
+    r.pinned_per_device_byte = 10;
+    CHECK(make_plan(r).bytes(Tier::Device) == before + pinned / 10);
+    r.device_budget = least_device_bytes(r);
+    CHECK(make_plan(r).bytes(Tier::Device) == r.device_budget);
+    --r.device_budget;
+    message_of(ErrorCode::DoesNotFit, [&] { make_plan(r); });
+  }
+}
