@@ -87,7 +87,8 @@ class TrainBench {
       const StepBatch batch = make_step_batch(
           data, batcher.next(cursor), trainer.plan().bounds.micro_rows, config.data.packing);
       const StepResult result = trainer.train_step(batch, config.optimizer.lr, step);
-      check(std::isfinite(result.loss) && (result.skipped || std::isfinite(result.grad_norm)),
+      check(std::isfinite(result.loss) && (result.update == StepResult::Update::Skipped ||
+                                            std::isfinite(result.grad_norm)),
             "loss {}, gradient norm {}", result.loss, result.grad_norm);
       out.losses.push_back(result.loss);
       out.losses.push_back(result.grad_norm);
