@@ -3,6 +3,8 @@
 // arrive late.
 #include <cmath>
 
+#include "cpu/gemm_bf16.h"
+#include "cpu/isa.h"
 #include "support/catch.h"
 #include "support/late_device.h"
 #include "support/train_bench.h"
@@ -68,6 +70,31 @@ TEST_CASE("placement, slots, recompute, offload and threads change no bit") {
     CHECK(bench.run(bench.config({compute, fmt::format("memory.disk={}", disk)}), true) ==
           reference);
   }
+}
+
+// The widest of each is what the other cases run on.
+TEST_CASE("each kind of products changes no bit with placement or threads") {
+  using cpu::Bf16Products;
+  using cpu::Isa;
+  const Bench bench({Family::Llama, 3, DType::BF16, false}, 23);
+  for (const auto& [isa, products] :
+       {std::pair(Isa::Baseline, Bf16Products::Widened), {Isa::Avx2, Bf16Products::Widened},
+        {Isa::Avx512, Bf16Products::Widened}, {Isa::Avx512, Bf16Products::Avx512},
+        {Isa::Avx512, Bf16Products::Amx}}) {
+    if (isa > cpu::widest_isa() || products > cpu::widest_bf16_products()) continue;
+    cpu::use_isa(isa);
+    cpu::use_bf16_products(products);
+    for (const char* compute : {"compute=f32", "compute=bf16"}) {
+      INFO(static_cast<int>(isa) << " " << static_cast<int>(products) << " " << compute);
+      const Outcome reference = bench.run(
+          bench.config({compute, "memory.residency=resident", "memory.activations=keep"}));
+      for (const char* threads : {"threads=1", "threads=2"})
+        CHECK(bench.run(bench.config({compute, "memory.residency=stream", "memory.slots=2",
+                                      "memory.activations=offload", threads})) == reference);
+    }
+  }
+  cpu::use_isa(cpu::widest_isa());
+  cpu::use_bf16_products(cpu::widest_bf16_products());
 }
 
 TEST_CASE("norms of heads, windows, fused matrices and rows of two rotations change no bit") {
