@@ -169,7 +169,7 @@ class Large(Case):
         for send in (signal.SIGINT, signal.SIGTERM):
             code, message = self.stop_when_writing(send)
             self.assertEqual(code, 130, message)
-            self.assertIn("interrupted; nothing was written", message)
+            self.assertIn("stopped by a signal; nothing was written", message)
             self.assertEqual(self.leftovers(), [])
 
 
@@ -210,7 +210,7 @@ class Small(Case):
                 (3, "no such file", "convert", self.folder / "absent", self.out),
                 (3, "config.json", "convert", used, self.out),
                 (3, "not a GGUF file", "convert", self.model / "model.safetensors", self.out),
-                (74, "0 are free", "convert", self.model, "/proc/out"),
+                (74, "0 B are free", "convert", self.model, "/proc/out"),
                 (2, "--adapter is required", "merge", "--model", self.model, "--output", self.out),
                 (2, "--shard-size", "merge", "--model", self.model, "--adapter", used, "--output", self.out,
                  "--shard-size", "many"),

@@ -338,7 +338,7 @@ TEST_CASE("what is printed reads back equal, and holds every key") {
       ++keys;
     }
   }
-  CHECK(keys == 62);
+  CHECK(keys == 65);
   const std::string help = run_config_help();
   CHECK(static_cast<size_t>(std::count(help.begin(), help.end(), '\n')) == keys);
   CHECK(help.find("optimizer.lr") != std::string::npos);
