@@ -15,7 +15,7 @@
 namespace lema {
 namespace {
 
-constexpr int64_t kChunkBytes = 4 << 20;
+constexpr int64_t kChunkBytes = 128 << 10;  // read beside a run whose memory is counted
 
 class Sha256 {
  public:
