@@ -24,7 +24,9 @@ std::atomic<bool> g_stop = false, g_save = false;
 
 void on_stop(int signal) {
   if (g_shields == 0) leave();
-  if (g_stop.exchange(true)) {
+  // Only a second Ctrl-C leaves at once: a terminal that closes says SIGHUP twice, and supervisors
+  // repeat SIGTERM.
+  if (g_stop.exchange(true) && signal == SIGINT) {
     struct sigaction standard {};
     standard.sa_handler = SIG_DFL;
     ::sigaction(signal, &standard, nullptr);
@@ -45,7 +47,11 @@ void answer(int signal, void (*handler)(int)) {
 }  // namespace
 
 void install_signal_handlers() {
-  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) answer(signal, on_stop);
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
+    struct sigaction inherited {};
+    ::sigaction(signal, nullptr, &inherited);
+    if (inherited.sa_handler != SIG_IGN) answer(signal, on_stop);  // ignored by nohup, by shells
+  }
   answer(SIGUSR1, on_save);
   answer(SIGPIPE, SIG_IGN);
   answer(SIGXFSZ, SIG_IGN);

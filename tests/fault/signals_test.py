@@ -123,6 +123,32 @@ class Phases(FaultCase):
         self.assertEqual(process.wait(), 75, log)
         self.assertGreaterEqual(len(self.saved(output)), 2)
 
+    def test_a_closed_terminal_says_so_twice(self):
+        output = self.folder / "run"
+        process = self.start_run(output, "train.max_steps=100000", "checkpoint.every_steps=0", binary=LEMA)
+        self.addCleanup(process.stderr.close)
+        for line in process.stderr:
+            if "step 3/" in line:
+                break
+        for _ in range(5):
+            process.send_signal(signal.SIGHUP)
+            time.sleep(0.001)
+        log = process.stderr.read()
+        self.assertEqual(process.wait(), 75, log)
+        self.assertTrue(self.acknowledged(log))
+
+    def test_what_nohup_ignores_stays_ignored(self):
+        output = self.folder / "run"
+        process = self.start(["sh", "-c", 'trap "" HUP; exec "$@"', "sh", LEMA, "train", "--config", self.json, "--set",
+                              f"output_dir={output}", "--set", "train.max_steps=300", "--set", "checkpoint.every_steps=0"])
+        self.addCleanup(process.stderr.close)
+        for line in process.stderr:
+            if "step 3/" in line:
+                break
+        process.send_signal(signal.SIGHUP)
+        log = process.stderr.read()
+        self.assertEqual(process.wait(), 0, log)
+
     def test_the_start_of_a_program_is_a_phase_too(self):
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             process = self.start([FAULTY, "inspect", self.whole], fault="at=1,do=slow")
