@@ -155,7 +155,8 @@ void remove_leftovers(const fs::path& folder) {
     pid_t pid = 0;
     const auto [stop, error] = std::from_chars(begin, end, pid);
     if (error != std::errc() || stop == end || *stop != '-' || pid <= 0) return false;
-    return ::kill(pid, 0) != 0 && errno == ESRCH;
+    // In a container every process may have the same number: ours is of one before us.
+    return pid == ::getpid() || (::kill(pid, 0) != 0 && errno == ESRCH);
   };
   for (const std::string& name : list_folder(folder)) {
     if (!name.starts_with('.') || !(name.ends_with(".trash") || is_of_the_dead(name))) continue;
