@@ -191,7 +191,10 @@ Adapter AdapterParameters::to_adapter(const std::string& base_model) const {
     m.out = slot.site.out;
     m.is_embedding = slot.site.field == Field::Embed;
     m.a = part(slot.a_offset, m.rank * m.in);
-    if (m.is_embedding) m.a = turned(m.a, m.in, m.rank);
+    if (m.is_embedding) {
+      device_->synchronize(Queue::Compute);
+      m.a = turned(m.a, m.in, m.rank);
+    }
     m.b = part(slot.b_offset, m.out * m.rank);
     if (slot.magnitude_offset >= 0) m.magnitude = part(slot.magnitude_offset, m.out);
   }
