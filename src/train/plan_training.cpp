@@ -115,14 +115,16 @@ RunConfig settled(const RunConfig& config, const RunPlan& plan) {
   return same;
 }
 
-PlannedRun::PlannedRun(const RunConfig& config, const fs::path& checkpoint)
+PlannedRun::PlannedRun(const RunConfig& config, const fs::path& checkpoint, bool any_order)
     : config_(config),
       inputs_(config, checkpoint),
       start_(checkpoint.empty() ? open_init_adapter(config_, inputs_.folder)
                                 : open_resumed_adapter(config_, inputs_.folder, checkpoint)),
       data_(data_facts(inputs_.data.train, inputs_.data.eval ? &*inputs_.data.eval : nullptr)),
       model_(inputs_.folder, config_, start()),
-      backend_(open_backend(config.device)) {}
+      backend_(open_backend(config.device)) {
+  data_.any_order = any_order;
+}
 
 Forecast PlannedRun::forecast(double budget) {
   Forecast f;
@@ -131,7 +133,7 @@ Forecast PlannedRun::forecast(double budget) {
   const Batcher batches(std::ssize(data_.train), config_.train.batch_size, 0, false);
   f.steps = batches.total_steps(config_.train.epochs, config_.train.max_steps);
   MachineRates known = rates();
-  f.time = time_of(config_, data_, f.plan.placement.host, known, budget);
+  f.time = time_of(settled(config_, f.plan), data_, f.plan.placement.host, known, budget);
   known.save();
   return f;
 }

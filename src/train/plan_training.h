@@ -34,7 +34,9 @@ class PlannedRun {
  public:
   // Reads model and data; checkpoint: that the run goes on from. Errors as of RunInputs,
   // open_init_adapter and open_backend.
-  explicit PlannedRun(const RunConfig& config, const fs::path& checkpoint = {});
+  // any_order: its steps may hold other rows than a fresh run's.
+  explicit PlannedRun(const RunConfig& config, const fs::path& checkpoint = {},
+                      bool any_order = false);
 
   // DoesNotFit as plan_or_refuse. What is not known of the machine is measured while less than
   // `budget` seconds have gone into it; 0: not at all.

@@ -48,15 +48,22 @@ fs::path first_checkpoint(const RunConfig& config, const RunOptions& options, bo
   return "";
 }
 
+// A `stop` file from here on is meant for this run.
+std::unique_ptr<FolderLock> lock_folder(const fs::path& output) {
+  auto lock = std::make_unique<FolderLock>(output);
+  remove_file(output / kStopFile);
+  return lock;
+}
+
 class Run {
  public:
   enum class Purpose { Train, Replay };
   Run(const RunConfig& config, const RunOptions& options, Purpose purpose)
       : options_(options),
         output_(config.output_dir),
-        lock_(purpose == Purpose::Train ? std::make_unique<FolderLock>(output_) : nullptr),
+        lock_(purpose == Purpose::Train ? lock_folder(output_) : nullptr),
         saved_(first_checkpoint(config, options, purpose == Purpose::Train)),
-        planned_(config, saved_),
+        planned_(config, saved_, purpose == Purpose::Replay || !options.accepted.empty()),
         config_(planned_.config()),
         train_(planned_.inputs().data.train),
         eval_(planned_.inputs().data.eval),
@@ -139,7 +146,6 @@ class Run {
   void open_output(const Forecast& forecast) {
     check_free_space(output_, checkpoint_bytes(*trainer_));
     remove_leftovers(output_);
-    remove_file(output_ / kStopFile);  // of a run before this one
     if (saved_.empty()) {
       state_.run_id = make_run_id();
     } else {

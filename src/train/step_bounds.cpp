@@ -96,7 +96,7 @@ StepBounds step_bounds(const RunConfig& config, const DataFacts& data) {
   const Batcher order(std::max<int64_t>(1, std::ssize(train)), config.train.batch_size,
                       static_cast<uint64_t>(config.seed), config.data.shuffle);
   const int64_t steps = order.total_steps(config.train.epochs, config.train.max_steps);
-  if (steps == 0 || steps > kWalkedRows / config.train.batch_size) {
+  if (data.any_order || steps == 0 || steps > kWalkedRows / config.train.batch_size) {
     b.tokens = tokens_of(b.rows);
     b.micro_tokens = tokens_of(b.micro_rows);
     b.target_rows = targets_of(b.rows);

@@ -17,6 +17,7 @@ struct RowShape {
 struct DataFacts {
   std::vector<RowShape> train, eval;
   int64_t bytes = 0;           // of the rows in memory
+  bool any_order = false;      // steps may hold other rows than the run's own
   std::vector<bool> used_ids;  // by id, as far as the highest that occurs
 };
 // `eval` may be null.
@@ -41,7 +42,8 @@ struct StepBounds {
 };
 
 // Over the steps of a run in their order, evaluation included (an empty set is skipped). A run that
-// visits more than some million rows is not walked through: then of the worst order.
+// visits more than some million rows is not walked through, nor one whose steps may hold any rows:
+// then of the worst order.
 StepBounds step_bounds(const RunConfig& config, const DataFacts& data);
 
 }  // namespace lema

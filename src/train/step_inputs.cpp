@@ -24,6 +24,14 @@ void StepInputs::upload(const StepBatch& batch, RopeTable& rope, EmbeddingRows* 
     used += static_cast<int64_t>(values.size());
     return view;
   };
+  int64_t tokens = 0, rows_of_step = 0;
+  for (const MicroBatch& m : batch.micro) {
+    tokens += std::ssize(m.ids);
+    rows_of_step += std::ssize(m.sequences) / 4;
+  }
+  check(tokens <= max_tokens_ && rows_of_step <= max_rows_,
+        "a step of {} tokens and {} rows in buffers for {} and {}", tokens, rows_of_step,
+        max_tokens_, max_rows_);
   micro_.clear();
   rope.begin_pass();
   if (embedding) embedding->begin_pass();
