@@ -184,8 +184,11 @@ std::string holder(const fs::path& lock) {
 bool names(const fs::path& path, int fd) {
   struct stat mine {}, there {};
   if (sys::fstat(fd, &mine) != 0) io_failure("stat", path);
-  return sys::stat(path.c_str(), &there) == 0 && mine.st_dev == there.st_dev &&
-         mine.st_ino == there.st_ino;
+  if (sys::stat(path.c_str(), &there) != 0) {
+    if (errno != ENOENT) io_failure("stat", path);
+    return false;
+  }
+  return mine.st_dev == there.st_dev && mine.st_ino == there.st_ino;
 }
 
 }  // namespace
