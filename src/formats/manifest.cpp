@@ -20,7 +20,8 @@ std::map<std::string, int64_t> list_files(const fs::path& folder) {
   std::map<std::string, int64_t> files;
   for (const std::string& name : list_folder(folder)) {
     if (name == kManifestName) continue;
-    if (fs::symlink_status(folder / name).type() != fs::file_type::regular)
+    const fs::file_type type = fs::symlink_status(folder / name).type();
+    if (type != fs::file_type::regular && type != fs::file_type::not_found)
       fail(ErrorCode::BadInput, "{}: {} is not a regular file", folder.string(), escaped(name));
     files[name] = File::open(folder / name).size();
   }
