@@ -17,7 +17,7 @@ namespace {
 constexpr int64_t kProgramBytes = 2'000'000;
 constexpr int64_t kProgramPages = 12'000'000;
 // Where weights are read into memory: stacks of the reader's threads, io_uring's rings.
-constexpr int64_t kReaderBytes = 1'000'000;
+constexpr int64_t kReaderBytes = 2'000'000;
 
 // On a GPU, measured (H100, driver 580): a page table entry of 8 bytes for each page of 4 KiB that is
 // page-locked, and what is left over in the 2 MiB pages of a run's buffers.
