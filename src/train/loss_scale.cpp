@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "train/saved_member.h"
 
 namespace lema {
 
@@ -32,9 +33,7 @@ Value LossScale::to_value() const {
 
 void LossScale::restore(const Value& value, const std::string& place) {
   const auto member = [&](const char* key) -> const Value& {
-    const Value* found = value.find(key);
-    if (!found) fail(ErrorCode::BadInput, "{}: loss_scale.{} is missing", place, key);
-    return *found;
+    return saved_member(value, "loss_scale", key, place);
   };
   scale_ = member("scale").as_number();
   steps_ = member("steps").as_int();

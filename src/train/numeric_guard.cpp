@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "core/error.h"
+#include "train/saved_member.h"
 
 namespace lema {
 namespace {
@@ -50,9 +50,7 @@ Value NumericGuard::to_value() const {
 
 void NumericGuard::restore(const Value& value, const std::string& place) {
   const auto member = [&](const char* key) -> const Value& {
-    const Value* found = value.find(key);
-    if (!found) fail(ErrorCode::BadInput, "{}: guard.{} is missing", place, key);
-    return *found;
+    return saved_member(value, "guard", key, place);
   };
   skipped_ = member("skipped").as_int();
   in_a_row_ = member("in_a_row").as_int();

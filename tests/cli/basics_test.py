@@ -9,6 +9,7 @@ import tempfile
 import unittest
 
 import tiny_folder
+from crc32c import crc32c
 
 LEMA = os.environ["LEMA"]
 CHATML = ("{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}"
@@ -18,15 +19,6 @@ CHATML = ("{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content
 def lema(*arguments, text="", **more):
     return subprocess.run([LEMA, *map(str, arguments)], input=text, capture_output=True, text=True, encoding="utf-8",
                           timeout=120, **more)
-
-
-def crc32c(data):
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
-    return crc ^ 0xFFFFFFFF
 
 
 class Case(unittest.TestCase):

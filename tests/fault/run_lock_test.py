@@ -9,9 +9,9 @@ import shutil
 import socket
 import subprocess
 import time
-
 import unittest
 
+from crc32c import crc32c
 from faulty_run import STEPS, FaultCase
 from tiny_run import LEMA
 
@@ -20,15 +20,6 @@ def flip(path, at=-1):
     data = bytearray(path.read_bytes())
     data[at] ^= 1
     path.write_bytes(data)
-
-
-def crc32c(data):
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
-    return crc ^ 0xFFFFFFFF
 
 
 def edit(checkpoint, name, change):

@@ -86,13 +86,16 @@ class Phases(FaultCase):
         if last:
             self.assertIn("resumed from", ended.log, what)
 
-    def test_the_file_stop_ends_a_run_like_a_signal(self):
-        output = self.folder / "run"
-        process = self.start_run(output, "train.max_steps=100000", "checkpoint.every_steps=0", binary=LEMA)
+    def wait_for_step_3(self, process):
         self.addCleanup(process.stderr.close)
         for line in process.stderr:
             if "step 3/" in line:
-                break
+                return
+
+    def test_the_file_stop_ends_a_run_like_a_signal(self):
+        output = self.folder / "run"
+        process = self.start_run(output, "train.max_steps=100000", "checkpoint.every_steps=0", binary=LEMA)
+        self.wait_for_step_3(process)
         (output / "stop").touch()
         log = process.stderr.read()
         self.assertEqual(process.wait(), 75, log)
@@ -126,10 +129,7 @@ class Phases(FaultCase):
     def test_a_closed_terminal_says_so_twice(self):
         output = self.folder / "run"
         process = self.start_run(output, "train.max_steps=100000", "checkpoint.every_steps=0", binary=LEMA)
-        self.addCleanup(process.stderr.close)
-        for line in process.stderr:
-            if "step 3/" in line:
-                break
+        self.wait_for_step_3(process)
         for _ in range(5):
             process.send_signal(signal.SIGHUP)
             time.sleep(0.001)
@@ -141,10 +141,7 @@ class Phases(FaultCase):
         output = self.folder / "run"
         process = self.start(["sh", "-c", 'trap "" HUP; exec "$@"', "sh", LEMA, "train", "--config", self.json, "--set",
                               f"output_dir={output}", "--set", "train.max_steps=300", "--set", "checkpoint.every_steps=0"])
-        self.addCleanup(process.stderr.close)
-        for line in process.stderr:
-            if "step 3/" in line:
-                break
+        self.wait_for_step_3(process)
         process.send_signal(signal.SIGHUP)
         log = process.stderr.read()
         self.assertEqual(process.wait(), 0, log)
