@@ -1,15 +1,12 @@
 // The time of a pass from the times of its parts: replays what is submitted to the queues, in the
 // order of submission. Each queue works in its own order; a wait holds its queue until the event
-// was recorded. Fed by the step's trace (train/step_trace.h) and by a Program with times of its
-// units.
+// was recorded. Fed by the step's trace (train/step_trace.h).
 #pragma once
 
 #include <array>
 #include <cstdint>
 #include <span>
 #include <vector>
-
-#include "stream/schedule.h"
 
 namespace lema {
 
@@ -32,19 +29,5 @@ struct PassTime {
 // in_line: every lane's work is done by the one that submits it, as on the CPU device. A wait on an
 // event that was not recorded is none, as on a device.
 PassTime simulate(std::span<const TraceItem> trace, bool in_line);
-
-// Seconds of one unit: to bring it from disk to the host (0: it lies there) and to the device, and
-// to compute one visit.
-struct UnitTime {
-  double disk = 0, copy = 0, compute = 0;
-};
-// What LayerStream submits for a program.
-std::vector<TraceItem> trace_of(const Program& program, std::span<const UnitTime> units,
-                                int64_t slots);
-
-// The number of slots with which a repeated pass takes least time, of those from 2 to `most`; the
-// fewest where it makes no difference.
-int64_t best_slot_count(std::span<const int64_t> visits, std::span<const UnitTime> units,
-                        int64_t most);
 
 }  // namespace lema
