@@ -19,44 +19,47 @@ struct Call {
 };
 
 struct Scratch {
-  float *q, *o, *keys, *scores, *max, *sum;
+  float *q, *o, *keys, *scores, *max, *sum, *products;
   Scratch(float* data, int64_t D)
       : q(data),
         o(q + tile_floats(D)),
         keys(o + tile_floats(D)),
         scores(keys + tile_floats(D)),
         max(scores + kTile * kTile),
-        sum(max + kTile) {}
-  static int64_t floats(int64_t D) { return 3 * tile_floats(D) + kTile * kTile + 2 * kTile; }
+        sum(max + kTile),
+        products(sum + kTile) {}
+  static int64_t floats(int64_t D) {
+    return 3 * tile_floats(D) + kTile * kTile + 2 * kTile + PairProducts::scratch_floats(D);
+  }
 };
 
 // Scores of keys [j0, j0 + keys) that a lane's query does not see become -inf.
 template <int W>
 void mask_scores(float* scores, int64_t keys, int64_t j0, const VisibleKeys& visible,
                  int64_t lanes) {
+  const Floats<W> hidden = broadcast<W>(-std::numeric_limits<float>::infinity());
   for (int64_t l = 0; l < lanes; l += W)
     for (int64_t j = 0; j < keys; ++j) {
       float* at = scores + j * kTile + l;
-      const Floats<W> hidden = broadcast<W>(-std::numeric_limits<float>::infinity());
-      store<W>(at, hidden_from<W>(visible, l, j0 + j) ? hidden : load<W>(at));
+      store<W>(at, where_seen<W>(visible, l, j0 + j, load<W>(at), hidden));
     }
 }
 
-// Scores become exp(score - max); o and sum are brought from the earlier maximum to the one with
-// these keys.
+// Scores become exp(scale score - max); o and sum are brought from the earlier maximum to the one
+// with these keys.
 template <int W>
-void online_softmax(const Scratch& s, int64_t keys, int64_t D, int64_t lanes) {
+void online_softmax(const Scratch& s, float scale, int64_t keys, int64_t D, int64_t lanes) {
   for (int64_t l = 0; l < lanes; l += W) {
     const Floats<W> before = load<W>(s.max + l);
     Floats<W> max = before;
     for (int64_t j = 0; j < keys; ++j) {
-      const Floats<W> score = load<W>(s.scores + j * kTile + l);
+      const Floats<W> score = load<W>(s.scores + j * kTile + l) * scale;
       max = score > max ? score : max;
     }
     const Floats<W> shrink = exp<W>(before - max);
     Floats<W> sum = load<W>(s.sum + l) * shrink;
     for (int64_t j = 0; j < keys; ++j) {
-      const Floats<W> p = exp<W>(load<W>(s.scores + j * kTile + l) - max);
+      const Floats<W> p = exp<W>(load<W>(s.scores + j * kTile + l) * scale - max);
       store<W>(s.scores + j * kTile + l, p);
       sum += p;
     }
@@ -74,24 +77,24 @@ void store_lse(const Call& call, const Rows<X>& at, const Scratch& s, int64_t r0
 }
 
 // o, and lse where wanted, of rows [r0, r0 + rows), which lie across the lanes.
-template <int W, typename X>
+template <int W, typename Products, typename X>
 void forward_tile(const Call& call, const Rows<X>& at, const Scratch& s, int64_t r0, int64_t rows) {
-  const int64_t D = at.D, lanes = whole_vectors<W>(rows), pitch = whole_vectors<W>(D);
+  const int64_t D = at.D, lanes = whole_vectors<W>(rows);
   const VisibleKeys visible(at, r0, rows, lanes);
-  load_transposed<W>(s.q, D, rows, call.shape.scale,
-                     [&](int64_t l) { return at.of_query(call.q, r0 + l); });
+  Products::lay_lanes(s.q, s.keys, D, rows,
+                      [&](int64_t l) { return at.of_query(call.q, r0 + l); });
   std::fill(s.o, s.o + D * kTile, 0.0f);
   std::fill(s.max, s.max + kTile, -std::numeric_limits<float>::infinity());
   std::fill(s.sum, s.sum + kTile, 0.0f);
 
   for (int64_t j0 = visible.begin; j0 < visible.end; j0 += kTile) {
     const int64_t keys = std::min(kTile, visible.end - j0);
-    load_rows<W>(s.keys, D, keys, 1.0f, [&](int64_t j) { return at.of_key(call.k, j0 + j); });
-    multiply(s.scores, {s.keys, pitch, 1}, s.q, keys, D, lanes, kTile, Write::Overwrite);
+    Products::lay_rows(s.keys, D, keys, [&](int64_t j) { return at.of_key(call.k, j0 + j); });
+    Products::score(s.scores, s.keys, s.q, s.products, keys, D, lanes);
     if (visible.differ(j0, j0 + keys, lanes)) mask_scores<W>(s.scores, keys, j0, visible, lanes);
-    online_softmax<W>(s, keys, D, lanes);
-    load_rows<W>(s.keys, D, keys, 1.0f, [&](int64_t j) { return at.of_key(call.v, j0 + j); });
-    multiply(s.o, {s.keys, 1, pitch}, s.scores, D, keys, lanes, kTile, Write::Accumulate);
+    online_softmax<W>(s, call.shape.scale, keys, D, lanes);
+    Products::lay_rows(s.keys, D, keys, [&](int64_t j) { return at.of_key(call.v, j0 + j); });
+    Products::add(s.o, s.keys, s.scores, s.products, keys, D, lanes);
   }
   store_transposed<W>(
       s.o, D, rows, [&](int64_t l) { return at.of_query(call.o, r0 + l); },
@@ -122,8 +125,8 @@ void online_softmax_of_row(const Scratch& s, int64_t r, int64_t keys, int64_t fi
     const Floats<W> dots = dot_products<W>(s.q + r * pitch, s.keys + j * pitch, pitch);
     const Floats<W> hidden = broadcast<W>(-std::numeric_limits<float>::infinity());
     const Ints<W> key = lane_index<W>() + static_cast<int32_t>(j);
-    const Floats<W> score =
-        (key > static_cast<int32_t>(last)) | (key < static_cast<int32_t>(first)) ? hidden : dots;
+    const Floats<W> score = where_seen<W>(key, Ints<W>{} + static_cast<int32_t>(first),
+                                          Ints<W>{} + static_cast<int32_t>(last), dots, hidden);
     store<W>(scores + j, score);
     largest = score > largest ? score : largest;
   }
@@ -201,11 +204,11 @@ void attention(ThreadPool& pool, MatrixView o, TensorView lse, MatrixView q, Mat
       const int64_t r0 = item.tile * kTile, rows = std::min(kTile, length(item.sequence) - r0);
       const Rows<X> at(item, shape);
       const Scratch s(mine, shape.D);
-      vectorised([&](auto vector) {
+      with_products<X>([&](auto vector, auto products) {
         if (rows <= kFewRows) {
           forward_few_rows<vector.kCount>(call, at, s, r0, rows);
         } else {
-          forward_tile<vector.kCount>(call, at, s, r0, rows);
+          forward_tile<vector.kCount, decltype(products)>(call, at, s, r0, rows);
         }
       });
     });

@@ -20,6 +20,7 @@
 
 #include "core/error.h"
 #include "core/thread_pool.h"
+#include "cpu/gemm_bf16.h"
 #include "cpu/simd.h"
 #include "cpu/transpose.h"
 #include "ops.h"
@@ -135,13 +136,24 @@ struct VisibleKeys {
   }
 };
 
-// Whether key `key` is hidden from each of the W lanes at l.
+// Lanes of x where `index` is in [first, last], `other` elsewhere. By signs of differences: GCC 12
+// computes comparisons of integers element by element in functions that are inlined into those of
+// an instruction set.
 template <int W>
-auto hidden_from(const VisibleKeys& visible, int64_t l, int64_t key) {
+[[gnu::always_inline]] inline Floats<W> where_seen(Ints<W> index, Ints<W> first, Ints<W> last,
+                                                   Floats<W> x, Floats<W> other) {
+  const Ints<W> hidden = ((last - index) | (index - first)) >> 31;
+  return reinterpret_cast<Floats<W>>((hidden & reinterpret_cast<Ints<W>>(other)) |
+                                     (~hidden & reinterpret_cast<Ints<W>>(x)));
+}
+// x of the W lanes at l, `other` where key `key` is hidden from them.
+template <int W>
+[[gnu::always_inline]] inline Floats<W> where_seen(const VisibleKeys& visible, int64_t l,
+                                                   int64_t key, Floats<W> x, Floats<W> other) {
   Ints<W> first, last;
   std::memcpy(&first, visible.first + l, sizeof first);
   std::memcpy(&last, visible.last + l, sizeof last);
-  return (last < static_cast<int32_t>(key)) | (first > static_cast<int32_t>(key));
+  return where_seen<W>(Ints<W>{} + static_cast<int32_t>(key), first, last, x, other);
 }
 
 // A count of lanes or of a row's elements, rounded up to whole vectors of W floats.
@@ -169,9 +181,9 @@ template <int W, int S = 1>
   }
 }
 
-// to (D, kTile): column l is scale * the D elements at row(l), l < lanes; zero up to whole vectors.
+// to (D, kTile): column l is the D elements at row(l), l < lanes; zero up to whole vectors.
 template <int W, typename Row>
-void load_transposed(float* to, int64_t D, int64_t lanes, float scale, const Row& row) {
+void load_transposed(float* to, int64_t D, int64_t lanes, const Row& row) {
   for (int64_t l0 = 0; l0 < lanes; l0 += W) {
     decltype(row(0)) from[W];
     const auto filled = static_cast<int>(std::min<int64_t>(W, lanes - l0));
@@ -179,7 +191,7 @@ void load_transposed(float* to, int64_t D, int64_t lanes, float scale, const Row
     for_columns<W>(D, [&](int64_t d, auto n) {
       Floats<W> v[W];
 #pragma GCC unroll 16
-      for (int l = 0; l < W; ++l) v[l] = l < filled ? load<W>(from[l] + d, n) * scale : Floats<W>{};
+      for (int l = 0; l < W; ++l) v[l] = l < filled ? load<W>(from[l] + d, n) : Floats<W>{};
       transpose<W>(v);
 #pragma GCC unroll 16
       for (int i = 0; i < W; ++i)
@@ -233,5 +245,80 @@ struct Broadcast {
 // of the call.
 void multiply(float* c, Broadcast a, const float* b, int64_t M, int64_t K, int64_t lanes,
               int64_t pitch, Write write);
+
+// The products of both passes, in f32. Rows (n, D) are a left operand, as they lie or transposed;
+// lanes (D, kTile) a right one, which lives longer. Both are laid out in tile_floats(D) floats.
+template <int W>
+struct FloatProducts {
+  static int64_t scratch_floats(int64_t) { return 0; }
+
+  template <typename Row>
+  static void lay_rows(float* to, int64_t D, int64_t n, const Row& row) {
+    load_rows<W>(to, D, n, 1.0f, row);
+  }
+  template <typename Row>
+  static void lay_lanes(float* to, float*, int64_t D, int64_t lanes, const Row& row) {
+    load_transposed<W>(to, D, lanes, row);
+  }
+  // c (n, kTile) = rows (n, D) right (D, lanes)
+  static void score(float* c, const float* rows, const float* right, float*, int64_t n, int64_t D,
+                    int64_t lanes) {
+    multiply(c, {rows, whole_vectors<W>(D), 1}, right, n, D, lanes, kTile, Write::Overwrite);
+  }
+  // sum (D, kTile) += rows^T (D, n) weights (n, lanes), rows of weights kTile apart
+  static void add(float* sum, const float* rows, const float* weights, float*, int64_t n, int64_t D,
+                  int64_t lanes) {
+    multiply(sum, {rows, 1, whole_vectors<W>(D)}, weights, D, n, lanes, kTile, Write::Accumulate);
+  }
+};
+
+// The same where bf16 numbers are multiplied in pairs (gemm_bf16.h): weights are rounded to bf16,
+// sums are f32.
+struct PairProducts {
+  static int64_t scratch_floats(int64_t D) { return panel_floats(kTile, kTile) + tile_floats(D); }
+
+  template <typename Row>
+  static void lay_rows(float* to, int64_t D, int64_t n, const Row& row) {
+    auto* rows = reinterpret_cast<bf16*>(to);
+    constexpr int64_t kStep = 32;  // of a size known to the compiler: no call for 64 bytes
+    for (int64_t r = 0; r < n; ++r, rows += D) {
+      const bf16* from = row(r);
+      int64_t d = 0;
+      for (; d + kStep <= D; d += kStep) std::memcpy(rows + d, from + d, kStep * sizeof(bf16));
+      std::memcpy(rows + d, from + d, static_cast<size_t>(D - d) * sizeof(bf16));
+    }
+  }
+  template <typename Row>
+  static void lay_lanes(float* to, float* scratch, int64_t D, int64_t lanes, const Row& row) {
+    lay_rows(scratch, D, lanes, row);
+    pack_pairs(panel(to, D), Operand{scratch, DType::BF16, D, 1}.transposed(), lanes);
+  }
+  static void score(float* c, const float* rows, const float* right, float* scratch, int64_t n,
+                    int64_t D, int64_t lanes) {
+    multiply_pairs(c, kTile, {rows, DType::BF16, D, 1}, panel(const_cast<float*>(right), D), n,
+                   lanes, D, Write::Overwrite, DType::BF16, scratch);
+  }
+  static void add(float* sum, const float* rows, const float* weights, float* scratch, int64_t n,
+                  int64_t D, int64_t lanes) {
+    const Panel pairs = panel(scratch, n);
+    pack_pairs(pairs, {weights, DType::F32, kTile, 1}, lanes);
+    multiply_pairs(sum, kTile, Operand{rows, DType::BF16, D, 1}.transposed(), pairs, D, lanes, n,
+                   Write::Accumulate, DType::BF16, scratch + panel_floats(kTile, kTile));
+  }
+
+ private:
+  static Panel panel(float* data, int64_t K) { return {.data = data, .K = K, .pairs = true}; }
+};
+
+// body(vector, products) with the instruction set and the products of this CPU for elements X.
+template <typename X, typename Body>
+void with_products(const Body& body) {
+  const bool pairs = std::is_same_v<X, bf16> && packs_pairs(DType::BF16, DType::BF16);
+  vectorised([&](auto vector) {
+    if constexpr (std::is_same_v<X, bf16>)
+      if (pairs) return body(vector, PairProducts{});
+    body(vector, FloatProducts<vector.kCount>{});
+  });
+}
 
 }  // namespace lema::cpu

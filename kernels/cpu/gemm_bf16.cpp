@@ -138,11 +138,28 @@ void pack_columns(bf16* sliver, int64_t width, const Operand& b, int64_t K, int6
   }
 }
 
+// The same of f32 numbers, rounded to bf16; n is a multiple of 16.
+[[gnu::target("avx512f,avx512bw,avx512bf16")]] void interleave(bf16* out, const float* even,
+                                                               const float* odd, int64_t n) {
+  alignas(64) static constexpr uint16_t kOrder[32] = {
+      0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+      8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  const __m512i order = _mm512_load_si512(kOrder);
+  for (int64_t j = 0; j < n; j += 16) {
+    const __m512bh both = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(odd + j), _mm512_loadu_ps(even + j));
+    _mm512_storeu_si512(out + 2 * j,
+                        _mm512_permutexvar_epi16(order, reinterpret_cast<__m512i>(both)));
+  }
+}
+
 // Rows k and k + 1 of m (K, n), n <= 64, interleaved and zero beyond m, up to `width` columns.
 void interleave_rows(bf16* out, const Operand& m, int64_t k, int64_t K, int64_t n, int64_t width) {
-  if (m.dtype == DType::BF16 && n == width && n % 16 == 0 && k + 1 < K)
-    return interleave(out, static_cast<const bf16*>(m.from(k, 0).data),
-                      static_cast<const bf16*>(m.from(k + 1, 0).data), n);
+  const void *even = m.from(k, 0).data, *odd = m.from(k + 1, 0).data;
+  const bool whole = n == width && n % 16 == 0 && k + 1 < K;
+  if (whole && m.dtype == DType::BF16)
+    return interleave(out, static_cast<const bf16*>(even), static_cast<const bf16*>(odd), n);
+  if (whole && m.dtype == DType::F32)
+    return interleave(out, static_cast<const float*>(even), static_cast<const float*>(odd), n);
   bf16 rows[2][kTransposeCols] = {}, both[2 * kTransposeCols];
   for (int64_t i = 0; i < 2 && k + i < K; ++i)
     narrow_operand(rows[i], m.from(k + i, 0).data, m.dtype, n);
