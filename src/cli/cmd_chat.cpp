@@ -228,13 +228,19 @@ void add_chat(CLI::App& app) {
   add_model_options(command);
   command.add_option("--prompt", "Answer this and stop")->type_name("TEXT");
   command.add_option("--system", "System message (default: the template's)")->type_name("TEXT");
-  command.add_option("--max-new-tokens", "Longest reply")->check(CLI::PositiveNumber)->default_str("512");
-  command.add_option("--context", "Tokens of the conversation, 0: 4096 or all positions of a smaller model")
+  command.add_option("--max-new-tokens", "Longest reply")
+      ->check(CLI::PositiveNumber)
+      ->default_str("512");
+  command
+      .add_option("--context",
+                  "Tokens of the conversation, 0: 4096 or all positions of a smaller model")
       ->check(CLI::NonNegativeNumber)
       ->default_str("0");
   command.add_option("--temperature", "0: greedy (default: generation_config.json, else 0.7)");
-  command.add_option("--top-p", "Share of the probability to choose from (generation_config.json, else 0.9)");
-  command.add_option("--top-k", "Number of tokens to choose from, 0: all (generation_config.json, else 0)");
+  command.add_option("--top-p",
+                     "Share of the probability to choose from (generation_config.json, else 0.9)");
+  command.add_option("--top-k",
+                     "Number of tokens to choose from, 0: all (generation_config.json, else 0)");
   command.add_option("--seed", "Of the sampler")->default_str("42");
   command.add_flag("--greedy")->description("Always the most likely token");
   command.add_flag("--json")->description("One JSON object a turn");

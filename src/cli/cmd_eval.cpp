@@ -215,21 +215,29 @@ void evaluate(const EvalOptions& options) {
 }  // namespace
 
 void add_eval(CLI::App& app) {
-  CLI::App& command = *app.add_subcommand("eval", "Loss on a data set, or replies that match a pattern");
+  CLI::App& command =
+      *app.add_subcommand("eval", "Loss on a data set, or replies that match a pattern");
   add_model_options(command);
-  command.add_option("--data", "Rows: a data file or a folder of them")->required()->type_name("FILE");
-  command.add_option("--task", "loss: of the trained tokens; match: greedy replies against a pattern; logits: of every "
-                     "position, as safetensors in --output")
+  command.add_option("--data", "Rows: a data file or a folder of them")
+      ->required()
+      ->type_name("FILE");
+  command
+      .add_option("--task",
+                  "loss: of the trained tokens; match: greedy replies against a pattern; logits: of "
+                  "every position, as safetensors in --output")
       ->required()
       ->check(CLI::IsMember({"loss", "match", "logits"}));
-  command.add_option("--output", "One JSON object a row (logits: the tensors, a file that must not exist)")
+  command
+      .add_option("--output",
+                  "One JSON object a row (logits: the tensors, a file that must not exist)")
       ->type_name("FILE");
   command.add_flag("--json")->description("Print the summary as JSON");
   command.add_option("--format", "loss, logits: format of the rows")
       ->check(CLI::IsMember(
           {"auto", "text", "completion", "chat", "alpaca", "sharegpt", "tokens"}))
       ->default_str("auto");
-  command.add_option("--map", "loss, logits: lema's name of a field or role = the file's; repeatable")
+  command
+      .add_option("--map", "loss, logits: lema's name of a field or role = the file's; repeatable")
       ->type_name("NAME=FIELD")
       ->take_all();
   command.add_option("--max-tokens", "loss, logits: longest row, 0: the model's positions")
@@ -238,11 +246,18 @@ void add_eval(CLI::App& app) {
   command.add_option("--train-on", "loss: which tokens of chat rows count")
       ->check(CLI::IsMember({"completions", "last", "each", "all"}))
       ->default_str("completions");
-  command.add_flag("--token-logprobs")->description("loss: log-probability of each trained token in --output");
-  command.add_option("--pattern", "match: PCRE2 pattern; a row's \"match\" goes before it")->type_name("REGEX");
-  command.add_flag("--require-stop")->description("match: count only replies that a stop token ended");
-  command.add_option("--batch", "match: replies generated at once")->check(CLI::Range(1, 4096))->default_str("16");
-  command.add_option("--max-new-tokens", "match: longest reply")->check(CLI::PositiveNumber)->default_str("128");
+  command.add_flag("--token-logprobs")
+      ->description("loss: log-probability of each trained token in --output");
+  command.add_option("--pattern", "match: PCRE2 pattern; a row's \"match\" goes before it")
+      ->type_name("REGEX");
+  command.add_flag("--require-stop")
+      ->description("match: count only replies that a stop token ended");
+  command.add_option("--batch", "match: replies generated at once")
+      ->check(CLI::Range(1, 4096))
+      ->default_str("16");
+  command.add_option("--max-new-tokens", "match: longest reply")
+      ->check(CLI::PositiveNumber)
+      ->default_str("128");
   command.callback([&command] { evaluate(options_of(command)); });
 }
 

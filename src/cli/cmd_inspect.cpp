@@ -1,6 +1,6 @@
-// `lema inspect PATH`: what a model folder, a safetensors file, an adapter, a checkpoint, the folder
-// of a run or a GGUF file holds. Opening one runs every check its reader has, checksums among them,
-// so what is not sound fails with the reader's message and exit code 3.
+// `lema inspect PATH`: what a model folder, a safetensors file, an adapter, a checkpoint, the
+// folder of a run or a GGUF file holds. Opening one runs every check its reader has, checksums
+// among them, so what is not sound fails with the reader's message and exit code 3.
 #include <algorithm>
 #include <map>
 #include <string>

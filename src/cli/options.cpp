@@ -24,7 +24,8 @@ void add_model_options(CLI::App& command) {
       ->type_name("DIR");
   command
       .add_option("--compute",
-                  "Activations; auto: bf16 on a GPU, and for bf16 weights where the CPU is faster at it")
+                  "Activations; auto: bf16 on a GPU, and for bf16 weights where the CPU is faster "
+                  "at it")
       ->check(CLI::IsMember({"auto", "f32", "bf16", "f16"}))
       ->default_str("auto");
   command.add_option("--device", "auto: the GPU where there is one")
@@ -33,7 +34,8 @@ void add_model_options(CLI::App& command) {
   command.add_option("--threads", "CPU threads, 0: all")
       ->check(CLI::Range(0, 1024))
       ->default_str("0");
-  command.add_option("--chat-template", "Template file, chatml or llama3 (default: the adapter's, else the model's)");
+  command.add_option("--chat-template",
+                     "Template file, chatml or llama3 (default: the adapter's, else the model's)");
 }
 
 OpenOptions open_options(const CLI::App& command) {

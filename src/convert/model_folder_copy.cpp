@@ -157,7 +157,8 @@ std::vector<TensorSpec> output_tensors(std::span<const WeightSource> weights,
 void copy_side_files(const ModelFolder& folder, const fs::path& to, std::optional<DType> dtype) {
   const fs::path config = *confined_path(folder.path(), "config.json", folder.path().string());
   const std::string text = read_text(config, JsonLimits{}.max_bytes);
-  write_new_file(to / "config.json", dtype ? config_with_dtype(text, *dtype, config.string()) : text);
+  write_new_file(to / "config.json",
+                 dtype ? config_with_dtype(text, *dtype, config.string()) : text);
   for (const char* name : kSideFiles) copy_file(folder, name, to);
   for (const std::string& name : FolderReader(folder.path()).names("", ".tiktoken"))
     copy_file(folder, name, to);

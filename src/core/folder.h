@@ -56,8 +56,8 @@ class StagedFolder {
 void remove_leftovers(const fs::path& folder);
 
 // A folder that this process alone writes to, by a lock (flock) on the file .lock in it, which says
-// the process and the machine. The lock of a process that has died is no lock. Where the file system
-// has none, the log says so.
+// the process and the machine. The lock of a process that has died is no lock. Where the file
+// system has none, the log says so.
 class FolderLock {
  public:
   // Creates the folder where it is missing. Usage, naming the process, when another holds it.

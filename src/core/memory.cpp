@@ -20,25 +20,34 @@ std::optional<int64_t> number_in(const std::string& path) {
   return std::nullopt;  // absent, or "max"
 }
 
-// What version 2 groups leave, from the process's own up to the root.
-int64_t left_in_groups() {
+// Pages of files that a group counts as used, and that go where memory is wanted.
+int64_t cached_bytes(const std::string& folder) {
+  std::ifstream stat(folder + "/memory.stat");
+  int64_t cached = 0, bytes = 0;
+  for (std::string name; stat >> name >> bytes;)
+    if (name == "active_file" || name == "inactive_file") cached += bytes;
+  return cached;
+}
+
+}  // namespace
+
+int64_t left_in_groups(const std::string& root, const std::string& process_groups) {
   int64_t left = INT64_MAX;
-  std::ifstream groups("/proc/self/cgroup");
+  std::ifstream groups(process_groups);
   for (std::string line; std::getline(groups, line);) {
     if (!line.starts_with("0::")) continue;
     std::string group = line.substr(3);
     for (;; group.resize(group.rfind('/'))) {
-      const std::string folder = "/sys/fs/cgroup" + group;
+      const std::string folder = root + group;
       const auto limit = number_in(folder + "/memory.max"),
                  used = number_in(folder + "/memory.current");
-      if (limit && used) left = std::min(left, std::max<int64_t>(0, *limit - *used));
+      if (limit && used)
+        left = std::min(left, std::max<int64_t>(0, *limit - *used + cached_bytes(folder)));
       if (group.find('/') == std::string::npos) break;
     }
   }
   return left;
 }
-
-}  // namespace
 
 ResidentMemory resident_memory() {
   std::ifstream status("/proc/self/status");
@@ -60,7 +69,7 @@ int64_t available_memory() {
     long long kib = 0;
     if (std::sscanf(line.c_str(), "MemAvailable: %lld", &kib) == 1) available = kib * 1024;
   }
-  return std::min(available, left_in_groups());
+  return std::min(available, left_in_groups("/sys/fs/cgroup", "/proc/self/cgroup"));
 }
 
 // A fixed threshold also ends glibc's habit of raising it, after which large blocks stay in the

@@ -14,7 +14,8 @@ namespace lema {
 enum class RngStream : uint32_t { AdapterInit = 1, Shuffle = 2, Dropout = 3, Sampler = 4 };
 
 // Four random words for (seed, stream, a, b). Pure function of its arguments.
-LEMA_HD inline std::array<uint32_t, 4> philox(uint64_t seed, RngStream stream, uint64_t a, uint32_t b = 0) {
+LEMA_HD inline std::array<uint32_t, 4> philox(uint64_t seed, RngStream stream, uint64_t a,
+                                              uint32_t b = 0) {
   std::array<uint32_t, 4> c = {static_cast<uint32_t>(a), static_cast<uint32_t>(a >> 32), b,
                                static_cast<uint32_t>(stream)};
   auto k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);

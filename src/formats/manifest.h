@@ -26,8 +26,9 @@ struct Manifest {
   std::map<std::string, Item> files;  // by name; a checkpoint has no folders inside
 };
 
-// Lists and sums the folder's files and writes manifest.json, synced; it must not be there. The caller
-// has synced the files themselves. BadInput when the folder holds anything but regular files.
+// Lists and sums the folder's files and writes manifest.json, synced; it must not be there. The
+// caller has synced the files themselves. BadInput when the folder holds anything but regular
+// files.
 void write_manifest(const fs::path& folder, int64_t step, const std::string& run_id);
 
 // BadInput when manifest.json is missing or malformed.

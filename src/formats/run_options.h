@@ -167,14 +167,16 @@ void visit_options(Config& c, Visit&& visit) {
         c.lora.alpha_pattern);
   visit(Option{.key = "lora.rslora", .help = "scale by alpha/sqrt(rank)"}, c.lora.rslora);
   visit(Option{.key = "lora.dora",
-               .help = "DoRA: train the length of each output's weights apart from their direction"},
+               .help = "DoRA: train the length of each output's weights apart from their "
+                       "direction"},
         c.lora.dora);
   visit(Option{.key = "lora.modules_to_save",
                .help = "matrices trained in full beside the adapters: the embedding, the head",
                .may_be_empty = true},
         c.lora.modules_to_save);
   visit(Option{.key = "lora.plus_ratio",
-               .help = "LoRA+: the learning rate of B and of DoRA's magnitudes as a multiple of A's",
+               .help = "LoRA+: the learning rate of B and of DoRA's magnitudes as a multiple of "
+                       "A's",
                .min = 1,
                .max = 1e6},
         c.lora.plus_ratio);
@@ -254,8 +256,8 @@ void visit_options(Config& c, Visit&& visit) {
                .choices = {"auto", "stream", "resident"}},
         c.memory.residency);
   visit(Option{.key = "memory.slots",
-               .help = "blocks that the ring of streamed weights holds, in RAM where weights are used "
-                       "there",
+               .help = "blocks that the ring of streamed weights holds, in RAM where weights are "
+                       "used there",
                .min = 2,
                .max = 4096},
         AutoInt{c.memory.slots});
@@ -269,8 +271,8 @@ void visit_options(Config& c, Visit&& visit) {
         c.memory.disk);
 
   visit(Option{.key = "guard.nonfinite",
-               .help = "what to do with a step whose loss or gradient is not finite: end the run, or "
-                       "leave it out",
+               .help = "what to do with a step whose loss or gradient is not finite: end the run, "
+                       "or leave it out",
                .choices = {"stop", "skip"}},
         c.guard.nonfinite);
   visit(Option{.key = "guard.spike_zscore",
@@ -303,7 +305,8 @@ void visit_options(Config& c, Visit&& visit) {
           .key = "log.every_steps", .help = "steps between progress lines", .min = 1, .max = kMany},
       c.log.every_steps);
   visit(Option{.key = "log.trace",
-               .help = "file for a Chrome trace of copies and compute (chrome://tracing, Perfetto)"},
+               .help = "file for a Chrome trace of copies and compute (chrome://tracing, "
+                       "Perfetto)"},
         c.log.trace);
 }
 

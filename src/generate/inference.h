@@ -25,10 +25,11 @@ class Inference {
             int64_t capacity);
 
   // Appends every feed's tokens to its sequence and returns the logits (feeds, V) f32 after each
-  // feed's last token in host memory, valid until the next call. Feeds are not empty and name distinct sequences.
-  // Tokens are packed end to end whatever their number, so prompts and single tokens mix. A feed
-  // is rotated for the length that its sequence has after it; where that changes the rotation of
-  // what is cached (longrope beyond the pretraining length), the whole sequence is computed again.
+  // feed's last token in host memory, valid until the next call. Feeds are not empty and name
+  // distinct sequences. Tokens are packed end to end whatever their number, so prompts and single
+  // tokens mix. A feed is rotated for the length that its sequence has after it; where that changes
+  // the rotation of what is cached (longrope beyond the pretraining length), the whole sequence is
+  // computed again.
   MatrixView append(std::span<const Feed> feeds);
 
   // What a sequence holds, and its first `length` tokens kept.

@@ -22,8 +22,9 @@ OpenedModel::OpenedModel(const ModelFolder& folder, Backend backend, const OpenO
       table_(make_piece_table(folder)),
       X_(lema::activation_dtype(options.compute, table_.embed.dtype, *device_)) {
   if (limits.positions > config_.max_positions)
-    fail(ErrorCode::Usage, "a context of {} tokens; {} has {} positions (max_position_embeddings, or what RoPE scaling "
-         "makes of them)",
+    fail(ErrorCode::Usage,
+         "a context of {} tokens; {} has {} positions (max_position_embeddings, or what RoPE "
+         "scaling makes of them)",
          limits.positions, folder.path().string(), config_.max_positions);
   if (!options.adapter.empty()) {
     const Adapter adapter = open_adapter(options.adapter, folder, table_.spec);

@@ -101,8 +101,8 @@ DiskMode faster_disk_mode(const ModelFolder& folder, int64_t cache_bytes) {
   const double buffered = read_rate(folder, largest, false, cold, kSamples);
   const DiskMode mode = direct >= buffered ? DiskMode::Direct : DiskMode::Buffered;
   log::info("disk: direct reads {}/s, buffered {}/s{}: {}",
-            format_bytes(static_cast<int64_t>(direct)), format_bytes(static_cast<int64_t>(buffered)),
-            cold ? " from disk" : "", name(mode));
+            format_bytes(static_cast<int64_t>(direct)),
+            format_bytes(static_cast<int64_t>(buffered)), cold ? " from disk" : "", name(mode));
   return mode;
 }
 

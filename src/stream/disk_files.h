@@ -10,8 +10,8 @@
 
 namespace lema {
 
-// How bytes come from disk: the kernel maps files in place; reads through the page cache; reads past
-// it (O_DIRECT).
+// How bytes come from disk: the kernel maps files in place; reads through the page cache; reads
+// past it (O_DIRECT).
 enum class DiskMode { Mmap, Buffered, Direct };
 std::string_view name(DiskMode mode);
 

@@ -1,5 +1,6 @@
 // EmbeddingRows: the embedding's rows of a step's tokens, read from the file where the host store
-// does not hold the table. StepInputs maps ids to rows of table() and has them read before the pass.
+// does not hold the table. StepInputs maps ids to rows of table() and has them read before the
+// pass.
 #pragma once
 
 #include <span>

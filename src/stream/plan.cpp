@@ -26,6 +26,15 @@ std::vector<bool> spread(int64_t count, int64_t n) {
   return resident;
 }
 
+[[noreturn]] void refuse(const char* where, const char* key, bool is_set, int64_t budget,
+                         int64_t need) {
+  if (is_set)
+    fail(ErrorCode::DoesNotFit, "the run needs {} {} and {} is {}; set it to at least {}",
+         format_bytes(need), where, key, format_bytes(budget), need);
+  fail(ErrorCode::DoesNotFit, "the run needs {} {} and may take {}", format_bytes(need), where,
+       format_bytes(budget));
+}
+
 class Placer {
  public:
   explicit Placer(const PlanRequest& request) : request_(request) {}
@@ -43,9 +52,8 @@ class Placer {
 
   Plan place() {
     if (has_budget() && least() > request_.device_budget)
-      fail(ErrorCode::DoesNotFit,
-           "the run needs {} on the device and memory.vram is {}; set it to at least {}",
-           format_bytes(least()), format_bytes(request_.device_budget), least());
+      refuse("on the device", "memory.vram", request_.device_budget_is_set, request_.device_budget,
+             least());
     for (const PlanLine& line : request_.fixed) add(line.tier, line.label, line.bytes);
     place_boundaries();
     reserved_ = least_host_weights();
@@ -91,9 +99,7 @@ class Placer {
     const int64_t copies = request_.ram.holds_device ? smallest_weights() : 0;
     if (copies <= ram_left()) return;
     const int64_t need = request_.ram.budget - ram_left() + copies;
-    fail(ErrorCode::DoesNotFit,
-         "the run needs {} of host memory and memory.ram is {}; set it to at least {}",
-         format_bytes(need), format_bytes(request_.ram.budget), need);
+    refuse("of host memory", "memory.ram", request_.ram.is_set, request_.ram.budget, need);
   }
   // Activations that are to be kept whatever else must go.
   int64_t kept_wish() const {
@@ -223,7 +229,8 @@ class Placer {
     add(Tier::Pinned, "embedding rows of a step", request_.ram.row_bytes);
     host.slots = least_slots();
     // A third slot evens out what a unit's read takes and saves as many reads as a unit held.
-    if (host.slots == 2 && request_.slots != 2 && host_bytes(no_units(), 3) <= ram_left()) host.slots = 3;
+    if (host.slots == 2 && request_.slots != 2 && host_bytes(no_units(), 3) <= ram_left())
+      host.slots = 3;
     host.held = most_held();
     host.slots = std::min(host.slots, others(host.held));
     if (in_place()) plan_.weights.resident = host.held;

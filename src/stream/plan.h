@@ -24,6 +24,7 @@ struct PlanLine {
 // A budget for host memory: what does not fit comes from disk. Not for mapped files.
 struct RamRequest {
   int64_t budget = 0;                // bytes of all tiers but a device's own; 0: none
+  bool is_set = true;                // by memory.ram; else it is what the machine has
   bool holds_device = false;         // the device's memory is the host's: the CPU
   std::vector<int64_t> image_bytes;  // per unit: in host memory
   int64_t small_bytes = 0;           // likewise: what is always there
@@ -38,6 +39,7 @@ struct PlanRequest {
   int64_t boundary_bytes = 0;   // of one, for all tokens of a step
   int64_t kept_bytes_per_block = 0;  // what a block saves when it is not recomputed
   int64_t device_budget = 0;         // bytes; 0: none
+  bool device_budget_is_set = true;  // by memory.vram; else it is what the device has
   int64_t pinned_weights = 0;        // all weights in host memory; 0: the files are mapped
   // Page-locked bytes for which the driver takes one byte of the device, for page tables; 0: none.
   int64_t pinned_per_device_byte = 0;

@@ -29,7 +29,9 @@ constexpr std::string_view kKnown =
 PreTokenizer::PreTokenizer(const Value& json) {
   fields::each_stage(
       json, "pretokenizers", "tokenizer.json: pre_tokenizer",
-      [&](const Value& stage, const std::string& place) { steps_.push_back(make_step(stage, place)); });
+      [&](const Value& stage, const std::string& place) {
+        steps_.push_back(make_step(stage, place));
+      });
   if (steps_.empty() || !steps_.back().spells) return;
   byte_level_ = true;
   steps_.back().spells = false;

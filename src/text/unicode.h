@@ -24,7 +24,8 @@ bool is_space(char32_t code);
 bool is_word(char32_t code);
 
 // Full lower-case mapping of one character in Unicode 17, without context rules.
-// LIMIT: where utf8proc knows Unicode 13 only, the capitals of 14 (U+10570 and on) stay as they are.
+// LIMIT: where utf8proc knows Unicode 13 only, the capitals of 14 (U+10570 and on) stay as they
+// are.
 void append_lower(std::string& out, char32_t code);
 
 enum class NormalForm { NFC, NFD, NFKC, NFKD };

@@ -1,5 +1,5 @@
-// Saving and restoring checkpoints. The commit order: each file synced, the manifest last, the folder
-// synced, renamed, its parent synced, read back; only then do links move and older ones go.
+// Saving and restoring checkpoints. The commit order: each file synced, the manifest last, the
+// folder synced, renamed, its parent synced, read back; only then do links move and older ones go.
 #include "train/checkpoint.h"
 
 #include <algorithm>
@@ -54,7 +54,8 @@ constexpr std::string_view kHashed = "sha256 ";
 // is its own content.
 std::string content_of(const fs::path& path) {
   const fs::path file = fs::is_directory(path) ? path / "adapter_model.safetensors" : path;
-  return fs::is_regular_file(file) ? std::string(kHashed) + sha256_file(file, stop_check) : path.string();
+  if (!fs::is_regular_file(file)) return path.string();
+  return std::string(kHashed) + sha256_file(file, stop_check);
 }
 
 // One hash of all the files of a data set, "" for none.

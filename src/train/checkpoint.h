@@ -44,8 +44,8 @@ RunIdentity run_identity(const RunConfig& config, const ModelFolder& folder,
                          const std::string& text_fingerprint, const NumericPlan& numeric);
 
 // Writes checkpoint-STEP below output_dir and returns its folder: room for it made sure of, staged,
-// synced, renamed, read back. chat_template: what ModelText::adapter_template() says, "" for none. Io
-// on failure, with nothing half-written. Moves `last`.
+// synced, renamed, read back. chat_template: what ModelText::adapter_template() says, "" for none.
+// Io on failure, with nothing half-written. Moves `last`.
 fs::path save_checkpoint(const fs::path& output_dir, Trainer& trainer, const TrainState& state,
                          const RunIdentity& identity, const std::string& base_model,
                          const std::string& chat_template);

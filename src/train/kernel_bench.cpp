@@ -18,8 +18,8 @@ constexpr int64_t kTileRows = 1024;    // rows and columns that a product is cut
 constexpr int64_t kLeastColumns = 384;
 constexpr double kEnoughSeconds = 0.02;
 constexpr int kLeastRuns = 3, kMostRuns = 5;
-// Written before each measured run, so that it finds the caches as a step leaves them: full of other
-// things. 128 MiB.
+// Written before each measured run, so that it finds the caches as a step leaves them: full of
+// other things. 128 MiB.
 constexpr int64_t kColdFloats = 32 << 20;
 // Calls that a GPU is given at once, as in a step: what it costs to submit one is not the call's.
 constexpr int kQueuedCalls = 8;

@@ -1,5 +1,5 @@
-// KernelSetup: a call of Ops by its shapes (kernel_call.h), made runnable: operands on the device and
-// the call on them. KernelBench measures it, warm_up() runs it once.
+// KernelSetup: a call of Ops by its shapes (kernel_call.h), made runnable: operands on the device
+// and the call on them. KernelBench measures it, warm_up() runs it once.
 #pragma once
 
 #include <functional>

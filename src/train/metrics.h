@@ -21,8 +21,8 @@ struct StepMetrics {
 
 class Metrics {
  public:
-  // Appends to output_dir/metrics.jsonl; on resume, lines after `resumed_step` are dropped first, and
-  // what follows a line that a crash has cut or garbled.
+  // Appends to output_dir/metrics.jsonl; on resume, lines after `resumed_step` are dropped first,
+  // and what follows a line that a crash has cut or garbled.
   Metrics(const fs::path& output_dir, int64_t resumed_step);
   void step(const StepMetrics& m, bool show);
   void evaluation(int64_t step, double eval_loss, int64_t targets);

@@ -25,8 +25,8 @@ NumericGuard::Verdict NumericGuard::judge(double loss, double norm, std::string&
     in_a_row_ = 0;
     return Verdict::Update;
   }
-  reason = is_finite ? fmt::format("loss {:.4f} lies {:.1f} standard deviations above the {:.4f} of "
-                                   "the steps before",
+  reason = is_finite ? fmt::format("loss {:.4f} lies {:.1f} standard deviations above the {:.4f} "
+                                   "of the steps before",
                                    loss, z, mean_)
                      : fmt::format("loss {}, gradient norm {}", loss, norm);
   if (!is_finite && limits_.nonfinite == "stop") return Verdict::Stop;

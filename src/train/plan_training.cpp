@@ -14,14 +14,16 @@
 namespace lema {
 namespace {
 
-// What a config needs of memory; infinite where it cannot be placed at all.
+// What a config needs of memory; infinite where it cannot be placed at all. `available` as of
+// make_run_plan.
 Amount memory_amount(FitGoal::Kind kind, const RunModel& model, const Device& device,
-                     const OpsFactory& ops) {
-  return [&model, &device, &ops, kind](const RunConfig& config, const DataFacts& data) {
+                     const OpsFactory& ops, int64_t available = 0) {
+  return [=, &model, &device, &ops](const RunConfig& config, const DataFacts& data) {
     if (kind == FitGoal::Kind::Vram)
       return static_cast<double>(least_device_bytes(config, model, device, ops, data));
     try {
-      return static_cast<double>(make_run_plan(config, model, device, ops, data).anonymous_bytes());
+      return static_cast<double>(
+          make_run_plan(config, model, device, ops, data, available).anonymous_bytes());
     } catch (const Error& error) {
       if (error.code() != ErrorCode::DoesNotFit) throw;
       return std::numeric_limits<double>::infinity();
@@ -50,34 +52,31 @@ std::string nearest(const RunConfig& config, const DataFacts& data, const FitGoa
                      found.changes.empty() ? "" : ", with ", to_string(found.changes));
 }
 
-}  // namespace
-
-RunPlan plan_or_refuse(const RunConfig& config, const RunModel& model, const Device& device,
-                       const OpsFactory& ops, const DataFacts& data) {
+// plan_or_refuse, by what is `available` as of make_run_plan.
+RunPlan plan_within(const RunConfig& config, const RunModel& model, const Device& device,
+                    const OpsFactory& ops, const DataFacts& data, int64_t within) {
   const auto refuse = [&](const std::string& what, FitGoal::Kind kind, int64_t limit) {
     const FitGoal goal{kind, static_cast<double>(limit)};
     fail(ErrorCode::DoesNotFit, "{}{}", what,
-         nearest(config, data, goal, memory_amount(kind, model, device, ops)));
+         nearest(config, data, goal, memory_amount(kind, model, device, ops, within)));
   };
   RunPlan plan;
   try {
-    plan = make_run_plan(config, model, device, ops, data);
+    plan = make_run_plan(config, model, device, ops, data, within);
   } catch (const Error& error) {
     if (error.code() != ErrorCode::DoesNotFit) throw;
     const int64_t vram = config.memory.vram_bytes > 0 ? config.memory.vram_bytes
                                                       : device.free_bytes();
     if (vram > 0 && least_device_bytes(config, model, device, ops, data) > vram)
       refuse(error.what(), FitGoal::Kind::Vram, vram);
-    refuse(error.what(), FitGoal::Kind::Ram, config.memory.ram_bytes);
+    refuse(error.what(), FitGoal::Kind::Ram, std::max(config.memory.ram_bytes, within));
   }
   const int64_t available = available_memory() + resident_memory().anonymous;
-  const bool may_stream = config.memory.ram_bytes == 0 && config.memory.disk == "auto";
+  const bool may_stream = plan.ram_budget == 0 && config.memory.disk == "auto";
   if (may_stream && plan.memory_bytes() > available) {
-    RunConfig within = config;
-    within.memory.ram_bytes = available - available / 10;
     log::info("memory of {} is available: weights that it cannot hold are read from disk",
               format_bytes(available));
-    return plan_or_refuse(within, model, device, ops, data);
+    return plan_within(config, model, device, ops, data, available - available / 10);
   }
   if (plan.anonymous_bytes() > available)
     refuse(fmt::format("the run needs {} of memory and {} are available",
@@ -85,6 +84,13 @@ RunPlan plan_or_refuse(const RunConfig& config, const RunModel& model, const Dev
            FitGoal::Kind::Ram, available);
   plan.placement.host.disk = disk_mode(config, plan, model, device);
   return plan;
+}
+
+}  // namespace
+
+RunPlan plan_or_refuse(const RunConfig& config, const RunModel& model, const Device& device,
+                       const OpsFactory& ops, const DataFacts& data) {
+  return plan_within(config, model, device, ops, data, 0);
 }
 
 std::string Forecast::text() const {

@@ -127,9 +127,10 @@ class Run {
     settled_ = settled(config_, plan);
     trainer_ = std::make_unique<Trainer>(settled_, inputs.folder, open_backend(config_.device),
                                          planned_.data(), planned_.start());
-    identity_ = run_identity(config_, inputs.folder, inputs.text_fingerprint, plan.numeric);
+    if (lock_ || !saved_.empty())  // rows shown without a checkpoint are compared with nothing
+      identity_ = run_identity(config_, inputs.folder, inputs.text_fingerprint, plan.numeric);
     if (saved_.empty())
-      trainer_->initialise_adapter();
+      trainer_->initialise_adapter(planned_.start());
     else
       resume();
     planned_.forget_start();
@@ -194,17 +195,21 @@ class Run {
     if (saved_.empty()) save({}, metrics);  // a run of no steps
   }
 
-  // Loss and gradient of some rows, each a micro-batch of its own.
-  StepResult probe(std::span<const int64_t> rows) {
-    return trainer_->probe(make_step_batch(train_, rows, 1, config_.data.packing), state_.step);
+  // Loss and gradient of some rows, each a micro-batch of its own: their part of a mean over
+  // `trained_tokens`, of all their own where it is 0.
+  StepResult probe(std::span<const int64_t> rows, int64_t trained_tokens = 0) {
+    StepBatch batch = make_step_batch(train_, rows, 1, config_.data.packing);
+    if (trained_tokens > 0) batch.trained_tokens = trained_tokens;
+    return trainer_->probe(batch, state_.step);
   }
 
   // Ends the run for a step that is not applied, naming the rows: the one that does it alone, found
-  // by halves, or all of them where it takes several.
+  // by halves, or all of them where it takes several. By what is not finite in the step: in f16 a
+  // row's gradient may overflow beside the row whose loss did.
   [[noreturn]] void refuse(const StepResult& result, const std::vector<int64_t>& rows) {
     const auto is_bad = [&](std::span<const int64_t> part) {
-      const StepResult r = probe(part);
-      return !std::isfinite(r.loss) || !std::isfinite(r.grad_norm);
+      const StepResult r = probe(part, result.trained_tokens);
+      return !std::isfinite(std::isfinite(result.loss) ? r.grad_norm : r.loss);
     };
     std::span<const int64_t> left = rows;
     while (left.size() > 1) {
@@ -227,8 +232,8 @@ class Run {
     const auto micro_of = [&](const int64_t* row) { return (row - rows.data()) / micro_rows + 1; };
     const int64_t first = micro_of(left.data()), last = micro_of(left.data() + left.size() - 1);
     fail(ErrorCode::Numeric,
-         "step {}: {}; in micro-batch {}{}, {} {}{}; nothing was updated; to look at them alone: lema "
-         "train with this config{} --rows {}",
+         "step {}: {}; in micro-batch {}{}, {} {}{}; nothing was updated; to look at them alone: "
+         "lema train with this config{} --rows {}",
          state_.step + 1, result.reason, first, first == last ? "" : fmt::format(" to {}", last),
          left.size() == 1 ? "row" : "rows", fmt::join(places, ", "),
          left.size() > kShown ? fmt::format(" and {} more", left.size() - kShown) : "",
@@ -271,7 +276,7 @@ class Run {
     }
     log::info("saved {}", saved_.string());
     if (improved) mark_best(output_, saved_);
-    prune_checkpoints(output_, config_.checkpoint.keep);
+    prune_checkpoints(output_, saved_, config_.checkpoint.keep);
   }
 
   std::string standing() const {

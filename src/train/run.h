@@ -26,9 +26,9 @@ struct RunSummary {
 };
 
 // Holds output_dir alone from begin to end (FolderLock). Usage error when it holds checkpoints and
-// `resume` is absent. After a signal, or once there is a file `stop` in output_dir, Interrupted (75):
-// the step was finished and saved; InterruptedEmpty before the first step, with nothing written.
-// After SIGUSR1 the step is saved and the run goes on.
+// `resume` is absent. After a signal, or once there is a file `stop` in output_dir, Interrupted
+// (75): the step was finished and saved; InterruptedEmpty before the first step, with nothing
+// written. After SIGUSR1 the step is saved and the run goes on.
 RunSummary run_training(const RunConfig& config, const RunOptions& options);
 
 // A row of the training set, its loss and the gradient that it alone gives.

@@ -13,13 +13,24 @@ namespace {
 
 constexpr std::string_view kPrefix = "checkpoint-";
 
-// The id of the run that wrote a checkpoint; nullopt when its manifest is damaged.
+// The id of the run that wrote a checkpoint; nullopt, said in the log, when its manifest is damaged
+// or cannot be read.
 std::optional<std::string> run_of(const fs::path& checkpoint) {
   try {
     return read_manifest(checkpoint).run_id;
   } catch (const Error& error) {
-    if (error.code() != ErrorCode::BadInput) throw;
+    log::warn("{}", error.what());
     return std::nullopt;
+  }
+}
+
+// Whether an older checkpoint is worth keeping for; what cannot be read is not, and ends no run.
+bool is_sound(const fs::path& checkpoint) {
+  try {
+    return !unsound(checkpoint);
+  } catch (const Error& error) {
+    log::warn("{}", error.what());
+    return false;
   }
 }
 
@@ -99,13 +110,15 @@ void mark_best(const fs::path& output_dir, const fs::path& checkpoint) {
   point_link(output_dir / "best", checkpoint.filename().string());
 }
 
-void prune_checkpoints(const fs::path& output_dir, int64_t keep) {
+void prune_checkpoints(const fs::path& output_dir, const fs::path& newest, int64_t keep) {
   constexpr int64_t kLeastSound = 2;
   std::error_code error;
   const fs::path best = fs::read_symlink(output_dir / "best", error);
+  const std::vector<fs::path> found = checkpoints(output_dir);
+  if (std::ssize(found) <= std::max(keep, kLeastSound)) return;
   int64_t kept = 0, sound = 0;
-  for (const fs::path& folder : checkpoints(output_dir)) {
-    if (sound < kLeastSound && !unsound(folder)) {
+  for (const fs::path& folder : found) {
+    if (sound < kLeastSound && (folder == newest || is_sound(folder))) {
       ++sound;
     } else if (folder.filename() != best && kept >= std::max(keep, kLeastSound) &&
                sound >= kLeastSound) {

@@ -1,5 +1,6 @@
 // The checkpoints in an output folder, as files: which there are, which are sound, where `last` and
-// `best` point, which go. What they hold is checkpoint.h. Called by the training run and by inspect.
+// `best` point, which go. What they hold is checkpoint.h. Called by the training run and by
+// inspect.
 #pragma once
 
 #include <optional>
@@ -30,8 +31,9 @@ void mark_last(const fs::path& output_dir, const fs::path& checkpoint);
 void mark_best(const fs::path& output_dir, const fs::path& checkpoint);
 
 // Removes the oldest checkpoints until `keep` are left, at least two of them read back and found
-// sound; the best is kept beside those. What cannot be removed is said in the log.
-void prune_checkpoints(const fs::path& output_dir, int64_t keep);
+// sound, `newest` by its writer; the best is kept beside those. What cannot be read or removed is
+// said in the log.
+void prune_checkpoints(const fs::path& output_dir, const fs::path& newest, int64_t keep);
 
 // Makes output_dir's checkpoints those of a run that goes on from `step`: later ones are set aside
 // under names that nothing looks for (said in the log), `last` and `best` point at what is left.

@@ -19,8 +19,8 @@ constexpr int64_t kProgramPages = 12'000'000;
 // Where weights are read into memory: stacks of the reader's threads, io_uring's rings.
 constexpr int64_t kReaderBytes = 2'000'000;
 
-// On a GPU, measured (H100, driver 580): a page table entry of 8 bytes for each page of 4 KiB that is
-// page-locked, and what is left over in the 2 MiB pages of a run's buffers.
+// On a GPU, measured (H100, driver 580): a page table entry of 8 bytes for each page of 4 KiB that
+// is page-locked, and what is left over in the 2 MiB pages of a run's buffers.
 constexpr int64_t kPinnedPerDeviceByte = 512;
 constexpr int64_t kPageEnds = 13 << 20;
 
@@ -83,9 +83,10 @@ std::vector<PlanLine> fixed_lines(const RunPlan& plan, const RunModel& model, in
           {Tier::Pinned, "rotary table (host)", RopeTable::pinned_bytes(c.rope, rope)}};
 }
 
-RamRequest ram_request(const RunPlan& plan, const RunModel& model) {
+RamRequest ram_request(const RunConfig& config, const RunPlan& plan, const RunModel& model) {
   RamRequest ram;
   ram.budget = plan.ram_budget;
+  ram.is_set = config.memory.ram_bytes > 0;
   ram.holds_device = plan.shares_memory;
   for (int64_t u = 0; u < model.table.unit_count(); ++u)
     ram.image_bytes.push_back(HostImage(unit_extents(model.table.unit(u))).bytes());
@@ -108,15 +109,16 @@ PlanRequest plan_request(const RunConfig& config, const RunPlan& plan, const Run
   request.boundary_count = c.L + 1;
   request.boundary_bytes = plan.bounds.tokens * c.C * element_bytes(X);
   request.kept_bytes_per_block = kept_block_bytes(c, X, plan.bounds.tokens);
+  request.device_budget_is_set = config.memory.vram_bytes > 0;
   request.device_budget =
-      config.memory.vram_bytes > 0 ? config.memory.vram_bytes : device.free_bytes();
+      request.device_budget_is_set ? config.memory.vram_bytes : device.free_bytes();
   request.weights_in_place = device.reads_host_memory() && HostStore::can_view(model.table);
   if (device.needs_pinned_weights()) {
     request.fixed.push_back({Tier::Device, "ends of the buffers' pages", kPageEnds});
     request.pinned_per_device_byte = kPinnedPerDeviceByte;
   }
   if (plan.reads_into_memory) request.pinned_weights = HostImage(all_extents(model.table)).bytes();
-  request.ram = ram_request(plan, model);
+  request.ram = ram_request(config, plan, model);
   request.residency = config.memory.residency;
   request.slots = config.memory.slots;
   request.activations = config.memory.activations;
@@ -185,7 +187,7 @@ namespace {
 
 // All but the placement, for a head whose chunks are streamed past all rows.
 RunPlan make_limits(const RunConfig& config, const RunModel& model, const Device& device,
-                    const DataFacts& data) {
+                    const DataFacts& data, int64_t available) {
   const ModelConfig& c = model.folder.config();
   const int64_t tile = config.train.token_tile;
   RunPlan plan;
@@ -210,7 +212,7 @@ RunPlan make_limits(const RunConfig& config, const RunModel& model, const Device
          "lora.targets: adapters of the embedding are trained on the CPU only; set device to cpu");
   plan.ops = ops_limits(config, model, b);
   plan.shares_memory = device.reads_host_memory();
-  plan.ram_budget = config.memory.ram_bytes;
+  plan.ram_budget = config.memory.ram_bytes > 0 ? config.memory.ram_bytes : available;
   plan.reads_into_memory = config.memory.disk == "buffered" || config.memory.disk == "direct" ||
                            plan.ram_budget > 0 || device.needs_pinned_weights();
   return plan;
@@ -223,8 +225,8 @@ int64_t scratch_bytes(const RunConfig& config, const OpsFactory& ops, const RunP
 }  // namespace
 
 RunPlan make_run_plan(const RunConfig& config, const RunModel& model, const Device& device,
-                      const OpsFactory& ops, const DataFacts& data) {
-  RunPlan plan = make_limits(config, model, device, data);
+                      const OpsFactory& ops, const DataFacts& data, int64_t available) {
+  RunPlan plan = make_limits(config, model, device, data, available);
   const int64_t scratch = scratch_bytes(config, ops, plan);
   // Where all head chunks are at hand a tile of rows passes them together; streamed chunks are
   // passed by all rows.
@@ -242,7 +244,7 @@ RunPlan make_run_plan(const RunConfig& config, const RunModel& model, const Devi
 
 int64_t least_device_bytes(const RunConfig& config, const RunModel& model, const Device& device,
                            const OpsFactory& ops, const DataFacts& data) {
-  const RunPlan plan = make_limits(config, model, device, data);
+  const RunPlan plan = make_limits(config, model, device, data, 0);
   PlanRequest request =
       plan_request(config, plan, model, device, data, scratch_bytes(config, ops, plan));
   request.device_budget = std::max<int64_t>(1, request.device_budget);

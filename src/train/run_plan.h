@@ -57,9 +57,10 @@ struct RunPlan {
 };
 
 // Usage for rows beyond the model's positions; DoesNotFit as of make_plan. Nothing is allocated on
-// the device.
+// the device. `available`: bytes of host memory to stay within where memory.ram is not set; 0:
+// none.
 RunPlan make_run_plan(const RunConfig& config, const RunModel& model, const Device& device,
-                      const OpsFactory& ops, const DataFacts& data);
+                      const OpsFactory& ops, const DataFacts& data, int64_t available = 0);
 
 // The smallest device budget that the run could be placed in.
 int64_t least_device_bytes(const RunConfig& config, const RunModel& model, const Device& device,

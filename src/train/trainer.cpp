@@ -22,7 +22,6 @@ TensorView part_of(const TensorView& all, const ParameterRun& run) {
 Trainer::Trainer(const RunConfig& config, const ModelFolder& folder, Backend backend,
                  const DataFacts& data, const Adapter* start)
     : run_(config),
-      start_(start),
       config_(folder.config()),
       device_(std::move(backend.device)),
       model_(folder, config, start),
@@ -43,8 +42,8 @@ Trainer::Trainer(const RunConfig& config, const ModelFolder& folder, Backend bac
 
 // Full matrices begin as the base's. Magnitudes begin as the lengths of the weights' rows, which
 // takes a visit of every block.
-void Trainer::initialise_adapter() {
-  if (start_) return model_.adapter.load(*start_);
+void Trainer::initialise_adapter(const Adapter* start) {
+  if (start) return model_.adapter.load(*start);
   model_.adapter.initialise(static_cast<uint64_t>(run_.seed));
   if (model_.adapter.is_full(Field::Embed)) take_base(model_.table.embed, Field::Embed, 0);
   for (size_t chunk = 0; chunk < model_.base_head.size(); ++chunk)
@@ -221,7 +220,9 @@ void Trainer::check_finite(int64_t step) {
   for (const auto& [what, x] : {std::pair("trained values", model_.adapter.values()),
                                 {"moments of the optimizer", moments}})
     if (!std::isfinite(norm_of(x)))
-      fail(ErrorCode::Numeric, "step {}: among the {} is one that is not finite", step + 1, what);
+      fail(ErrorCode::Numeric,
+           "step {}: among the {} is one that is not finite, or their squares overflow f32",
+           step + 1, what);
 }
 
 // By the gradients whose squared norm is in norm_.

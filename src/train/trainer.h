@@ -33,7 +33,7 @@ class Trainer {
 
   // The adapter's first values: those of `start`, else from the seed and the base. Before the first
   // step, unless a checkpoint is loaded.
-  void initialise_adapter();
+  void initialise_adapter(const Adapter* start = nullptr);
 
   // One optimizer update at this rate, unless the guard or the loss scale has it left out: then
   // nothing changes. `step` is the 0-based index of the update. Numeric error, before anything
@@ -98,7 +98,6 @@ class Trainer {
   TensorView losses() const { return {losses_.data(), DType::F32, {inputs_->targets().shape[0]}}; }
 
   const RunConfig& run_;
-  const Adapter* start_;
   const ModelConfig& config_;
   std::unique_ptr<Device> device_;
   RunModel model_;

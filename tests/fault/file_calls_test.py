@@ -66,6 +66,16 @@ class FileCalls(FaultCase):
         self.together(work, cases)
         print(f"{len(cases)} faults at {len(calls)} calls; exit codes {codes}")
 
+    def test_an_older_checkpoint_that_cannot_be_read_ends_no_run(self):
+        """It is read once more to know whether those before it may go: they stay then."""
+        output = self.folder / "run"
+        older = self.folder / "counted" / "checkpoint-000004"
+        reads = [n for n, (function, _) in enumerate(self.calls(under=older), 1) if function == "pread"]
+        ended = self.train(output, binary=FAULTY, under=output / "checkpoint-000004", fault=f"at={reads[-1]},do=EIO,sticky")
+        self.assertEqual(ended.code, 0, ended.log)
+        self.assertRegex(ended.log, "checkpoint-000004/.*cannot read at byte 0: Input/output error")
+        self.assertEqual(self.saved(output), [2, 4, 6])
+
     def test_a_fresh_run_says_what_it_could_not_do(self):
         calls = self.calls(under=self.folder)
         for n in range(1, len(calls) + 1, 29):

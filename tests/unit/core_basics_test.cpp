@@ -10,6 +10,7 @@
 #include "core/dtype.h"
 #include "core/folder.h"
 #include "core/hash.h"
+#include "core/memory.h"
 #include "core/rng.h"
 #include "core/tensor.h"
 #include "core/thread_pool.h"
@@ -138,4 +139,28 @@ TEST_CASE("a staged file appears whole or not at all, in the place of an older o
   CHECK(std::distance(fs::directory_iterator(base), fs::directory_iterator()) == 1);
   CHECK_THROWS_AS(write_file(base / "none" / "a", "1"), Error);
   fs::remove_all(base);
+}
+
+TEST_CASE("a control group's cached file pages are free; the tightest group counts") {
+  const TempFolder temp("core_groups");
+  const fs::path root = temp.path() / "groups", inner = root / "outer" / "inner";
+  create_folders(inner);
+  const auto group = [](const fs::path& folder, const std::string& limit, int64_t used) {
+    write_file(folder / "memory.max", limit + "\n");
+    write_file(folder / "memory.current", fmt::format("{}\n", used));
+  };
+  const auto left = [&](const std::string& line) {
+    write_file(root / "mine", line + "\n");
+    return left_in_groups(root.string(), (root / "mine").string());
+  };
+  CHECK(left("0::/outer/inner") == INT64_MAX);
+  group(inner, "max", 700);
+  group(root / "outer", "1000", 900);
+  CHECK(left("0::/outer/inner") == 100);
+  write_file(root / "outer" / "memory.stat", "anon 300\nactive_file 350\ninactive_file 200\n");
+  CHECK(left("0::/outer/inner") == 650);
+  group(inner, "720", 700);
+  CHECK(left("0::/outer/inner") == 20);
+  CHECK(left("0::/outer") == 650);
+  CHECK(left("4:memory:/outer") == INT64_MAX);
 }

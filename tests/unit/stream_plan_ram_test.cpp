@@ -23,7 +23,7 @@ PlanRequest request(int64_t budget) {
   r.kept_bytes_per_block = 40;
   r.pinned_weights = 560;
   r.weights_in_place = true;
-  r.ram = {budget, true, {110, 110, 110, 110, 70, 70}, 5, 15};
+  r.ram = {budget, true, true, {110, 110, 110, 110, 70, 70}, 5, 15};
   return r;
 }
 
@@ -42,7 +42,11 @@ TEST_CASE("the least is a ring of two; memory goes to activations, a third slot,
   const int64_t least = 450 + 20 + 220;
   const std::string refusal =
       message_of(ErrorCode::DoesNotFit, [&] { make_plan(request(least - 1)); });
-  CHECK(contains(refusal, "at least 690"));
+  CHECK(contains(refusal, "memory.ram is 689 B; set it to at least 690"));
+  PlanRequest unset = request(least - 1);
+  unset.ram.is_set = false;
+  CHECK(contains(message_of(ErrorCode::DoesNotFit, [&] { make_plan(unset); }),
+                 "needs 690 B of host memory and may take 689 B"));
   Plan plan = make_plan(request(least));
   CHECK(plan.weights.in_place);
   CHECK_FALSE(plan.host.holds_all);
