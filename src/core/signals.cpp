@@ -60,7 +60,11 @@ void install_signal_handlers() {
 StopSignals::StopSignals() {
   if (g_shields++ == 0) g_stop = false;  // of work before, as a chat's last turn
 }
-StopSignals::~StopSignals() { --g_shields; }
+// Work that ends by an exception for a stop ends the process with what that one says: of the same
+// stop said twice the second must not come between.
+StopSignals::~StopSignals() {
+  if (!g_stop || std::uncaught_exceptions() == 0) --g_shields;
+}
 
 bool StopSignals::requested() { return g_stop; }
 

@@ -40,9 +40,10 @@ class FileCalls(FaultCase):
 
     def test_every_call_and_error(self):
         calls = self.calls(under=self.folder, prepare=self.prepare, more=["--resume"])
-        # Every error at every call; whether it stays alternates from call to call.
-        cases = [(n, error, ("", ",sticky")[(n + e) % 2]) for n in range(1, len(calls) + 1)
-                 for e, error in enumerate(ERRORS) if error != "short" or calls[n - 1][0] in ("pread", "write")]
+        # Every error at every call, EIO once and from then on; whether another stays alternates from call to call.
+        cases = [(n, error, sticky) for n in range(1, len(calls) + 1) for e, error in enumerate(ERRORS)
+                 for sticky in (("", ",sticky") if error == "EIO" else (("", ",sticky")[(n + e) % 2],))
+                 if error != "short" or calls[n - 1][0] in ("pread", "write")]
         self.assertGreater(len(cases), 3000)
         cases = cases[::int(os.environ.get("LEMA_FAULT_STRIDE", 1))]
         codes = dict.fromkeys(CODES, 0)

@@ -40,8 +40,10 @@ def write_rows(path, count=23, seed=6):
 
 
 class RunCase(unittest.TestCase):
+    place = None  # where its files go: the system's folder for them
+
     def setUp(self):
-        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="lema_resume_"))
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="lema_resume_", dir=self.place))
         self.addCleanup(shutil.rmtree, self.folder, True)
         self.model = write_random_model(self.folder / "model")
         self.data = write_rows(self.folder / "rows.jsonl")
