@@ -18,6 +18,7 @@ namespace lema::cpu {
 namespace {
 
 constexpr int kRows = 8;  // rows of the AVX-512 kernel
+constexpr int64_t kRowsAhead = 8;  // of a matrix that is packed, asked for before they are read
 // Columns of A that meet a sliver at a time, so that both stay in the L1 cache: of A as it is, and in
 // three parts.
 constexpr int64_t kWholeBlock = 256, kSplitBlock = 128;
@@ -65,6 +66,12 @@ template <int kLanes>
 #pragma GCC unroll 3
     for (int v = 0; v < kLanes; ++v) _mm512_storeu_ps(p.c + i * p.ldc + 16 * v, acc[i][v]);
   }
+}
+
+// Asks for `bytes` of memory to come into the cache.
+void prefetch(const void* p, int64_t bytes) {
+  const auto* at = static_cast<const char*>(p);
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(at + i);
 }
 
 // in[i] as bf16.
@@ -262,12 +269,17 @@ void pack_pairs(const Panel& panel, const Operand& b, int64_t N) {
       pack_columns(sliver(j), round_up(columns(j), kLane), b.from(0, j), panel.K, columns(j));
     return;
   }
-  // Two rows at a time, which are interleaved, from end to end as they lie in memory.
-  for (int64_t k = 0; k < round_up(panel.K, kInnerStep); k += 2)
+  // Two rows at a time, which are interleaved, from end to end as they lie in memory. The part of a
+  // row that a panel holds is too short for the CPU to see it coming.
+  for (int64_t k = 0; k < round_up(panel.K, kInnerStep); k += 2) {
+    if (k + kRowsAhead + 1 < panel.K)
+      for (int64_t r = k + kRowsAhead; r < k + kRowsAhead + 2; ++r)
+        prefetch(b.from(r, 0).data, N * element_bytes(b.dtype));
     for (int64_t j = 0; j < N; j += kSliver) {
       const int64_t width = round_up(columns(j), kLane);
       interleave_rows(sliver(j) + k * width, b.from(0, j), k, panel.K, columns(j), width);
     }
+  }
 }
 
 namespace {
