@@ -154,7 +154,7 @@ std::string dataset_key(const std::vector<std::string>& paths, const RunConfig::
                     {"too_long", options.too_long}, {"max_tokens", options.max_tokens},
                     {"train_on", options.train_on}, {"append_eos", append_eos}};
   std::string all = fmt::format("{} {} {} ", text.fingerprint(), dump_json(steering),
-                                sha256_file("/proc/self/exe"));
+                                sha256_of_program());
   // The extension says how a file is read.
   for (const std::string& path : data_files(paths))
     all += fmt::format("{} {} ", sha256_file(path), fs::path(path).filename().string());

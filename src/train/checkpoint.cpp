@@ -66,15 +66,6 @@ std::string digest_of(const std::vector<std::string>& paths) {
   return sha256(digests);
 }
 
-// CRC32C of every file of weights: one pass over the model, of which a step makes two.
-std::string weights_checksum(const ModelFolder& folder) {
-  std::string all;
-  for (const SafetensorsFile& file : folder.files())
-    all += fmt::format("{}{:08x}", all.empty() ? "" : " ",
-                       crc32c_file(file.file(), stop_check));
-  return all;
-}
-
 // Adds "optimizer.lr 0.01, now 0.02" for every key that differs; null: the key is not there.
 void add_differences(const std::string& key, const Value& saved, const Value& mine,
                      std::vector<std::string>& out) {
@@ -207,8 +198,16 @@ RunIdentity run_identity(const RunConfig& config, const ModelFolder& folder,
   steering.checkpoint = {};
   steering.eval = {};
   steering.log = {};
-  return {numeric.to_value(),           sha256(model),    weights_checksum(folder),
+  return {numeric.to_value(),           sha256(model),    "",
           digest_of(config.data.train), text_fingerprint, lema::to_value(steering)};
+}
+
+std::string weights_checksum(const ModelFolder& folder, const std::function<void()>& check) {
+  std::string all;
+  for (const SafetensorsFile& file : folder.files())
+    all += fmt::format("{}{:08x}", all.empty() ? "" : " ",
+                       crc32c_file(file.file(), [&](int64_t) { check(); }));
+  return all;
 }
 
 fs::path save_checkpoint(const fs::path& output_dir, Trainer& trainer, const TrainState& state,

@@ -12,6 +12,7 @@
 //   output_dir/checkpoint-000500.abandoned   set aside by a run that went on from an earlier one
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <set>
 #include <string>
@@ -40,8 +41,11 @@ struct RunIdentity {
   std::string text_sha256;   // ModelText::fingerprint(): tokenizer, templates, stop ids
   Value config;              // settings that steer the result; of other files their contents' hash
 };
+// All but the weights' checksum.
 RunIdentity run_identity(const RunConfig& config, const ModelFolder& folder,
                          const std::string& text_fingerprint, const NumericPlan& numeric);
+// One pass over the model, of which a step makes two; check() between its chunks may throw.
+std::string weights_checksum(const ModelFolder& folder, const std::function<void()>& check);
 
 // Writes checkpoint-STEP below output_dir and returns its folder: room for it made sure of, staged,
 // synced, renamed, read back. chat_template: what ModelText::adapter_template() says, "" for none.

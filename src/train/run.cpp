@@ -2,8 +2,10 @@
 #include "train/run.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cmath>
+#include <future>
 #include <memory>
 #include <random>
 #include <span>
@@ -54,6 +56,24 @@ std::unique_ptr<FolderLock> lock_folder(const fs::path& output) {
   remove_file(output / kStopFile);
   return lock;
 }
+
+// The checksum of a model's weights, read beside the first steps: only a checkpoint needs it, and a
+// model larger than memory takes as long to read as half a step.
+class WeightsChecksum {
+ public:
+  explicit WeightsChecksum(const ModelFolder& folder)
+      : value_(std::async(std::launch::async | std::launch::deferred, [this, &folder] {
+          return weights_checksum(folder, [this] {
+            if (abandoned_) fail(ErrorCode::Interrupted, "the run ended before its first save");
+          });
+        })) {}
+  ~WeightsChecksum() { abandoned_ = true; }  // and value_ waits for the thread
+  const std::string& get() const { return value_.get(); }
+
+ private:
+  std::atomic<bool> abandoned_ = false;
+  std::shared_future<std::string> value_;
+};
 
 class Run {
  public:
@@ -129,14 +149,18 @@ class Run {
                                          planned_.data(), planned_.start());
     if (lock_ || !saved_.empty())  // rows shown without a checkpoint are compared with nothing
       identity_ = run_identity(config_, inputs.folder, inputs.text_fingerprint, plan.numeric);
-    if (saved_.empty())
+    if (saved_.empty()) {
       trainer_->initialise_adapter(planned_.start());
-    else
+      if (lock_) checksum_ = std::make_unique<WeightsChecksum>(inputs.folder);
+    } else {
       resume();
+    }
     planned_.forget_start();
   }
 
   void resume() {
+    identity_.weights_crc32c =
+        weights_checksum(planned_.inputs().folder, [] { StopSignals::check(); });
     state_ = load_checkpoint(saved_, *trainer_, identity_, options_.accepted);
     // Of other data the place may be beyond the end.
     if (state_.cursor.position >= std::ssize(train_.rows))
@@ -269,6 +293,7 @@ class Run {
     }
     try {
       metrics.sync();
+      if (checksum_) identity_.weights_crc32c = checksum_->get();
       saved_ = save_checkpoint(output_, *trainer_, state_, identity_, config_.model,
                                planned_.inputs().chat_template);
     } catch (const Error& error) {
@@ -319,6 +344,7 @@ class Run {
   std::unique_ptr<Trainer> trainer_;
   int64_t loaded_bytes_ = 0;  // on the GPU before the run's buffers
   RunIdentity identity_;
+  std::unique_ptr<WeightsChecksum> checksum_;  // of a fresh run that saves
   TrainState state_;
   std::optional<double> last_loss_;
 };
