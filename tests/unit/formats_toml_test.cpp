@@ -131,6 +131,7 @@ TEST_CASE("dots within strings are text") {
   CHECK(v.find("a")->as_array().size() == 120);
   CHECK(v.as_object()[1].second.as_string() == dots + "\"" + dots + "\"");
   CHECK(v.as_object()[2].second.as_string() == dots + "\n" + dots + "''");
+  CHECK(parse_toml("a = \"\"\"\\\n  \xc3\xa9\"\"\"", "f").find("a")->as_string() == "\xc3\xa9");
 }
 
 TEST_CASE("dotted keys inside inline tables inside arrays stay within the depth limit") {
