@@ -18,6 +18,8 @@ namespace lema {
 namespace {
 
 constexpr size_t kReasonsShown = 20;
+// Of a file that is nothing but wrong rows: more are not counted, so that it costs a second at most.
+constexpr int64_t kBadRowsCounted = 100'000;
 constexpr size_t kFieldsShown = 10;
 constexpr size_t kBadTextKept = 64 << 10;
 
@@ -122,6 +124,7 @@ class Loader {
     if (reasons_.size() < kReasonsShown) reasons_.push_back(reason);
     if (options_.bad_rows == "skip" && bad_rows_ <= options_.max_bad_rows)
       dataset_.bad.push_back({std::move(reason), record.text.substr(0, kBadTextKept)});
+    if (bad_rows_ > std::max(kBadRowsCounted, options_.max_bad_rows)) refuse_bad_rows("the first ");
   }
 
   void take(const Record& record, DataFile& file, int32_t index) {
@@ -209,11 +212,12 @@ class Loader {
            file.path, format);
   }
 
-  void refuse_bad_rows() const {
+  // `which`: of the rows that were read so far.
+  void refuse_bad_rows(std::string_view which = "") const {
     const bool skips = options_.bad_rows == "skip";
     if (bad_rows_ > (skips ? options_.max_bad_rows : 0))
-      fail(ErrorCode::BadInput, "{}: {} of {} rows cannot be used{}:\n{}{}", dataset_.path,
-           bad_rows_, row_count_,
+      fail(ErrorCode::BadInput, "{}: {} of {}{} rows cannot be used{}:\n{}{}", dataset_.path,
+           bad_rows_, which, row_count_,
            skips ? fmt::format(", data.max_bad_rows is {}", options_.max_bad_rows) : "",
            fmt::join(reasons_, "\n"),
            bad_rows_ > std::ssize(reasons_)

@@ -17,7 +17,9 @@ bool is_hex(std::string_view text) {
 // one file twice.
 std::vector<std::string> path_parts(std::string_view name) {
   std::vector<std::string> parts;
-  if (name.find_first_of(std::string_view("\\\0", 2)) != std::string_view::npos) return {};
+  // Control characters too: paths are printed.
+  const auto is_refused = [](char c) { return c == '\\' || (c >= 0 && c < 0x20) || c == 0x7f; };
+  if (std::any_of(name.begin(), name.end(), is_refused)) return {};
   for (size_t begin = 0; begin <= name.size();) {
     const size_t end = std::min(name.find('/', begin), name.size());
     const std::string_view part = name.substr(begin, end - begin);

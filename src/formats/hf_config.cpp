@@ -215,7 +215,7 @@ void check_architecture(const JsonFields& fields, std::string_view wanted) {
   for (const Value& entry : list->as_array()) {
     if (!entry.is_string()) fields.wrong("architectures", entry, "string");
     if (entry.as_string() == wanted) return;
-    found.push_back(escaped(entry.as_string()));
+    if (found.size() < 4) found.push_back(escaped(entry.as_string()));
   }
   fail(ErrorCode::BadInput, "{}: {} is not supported; supported: {}", fields.place("architectures"),
        fmt::join(found, ", "), supported_models());

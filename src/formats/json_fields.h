@@ -30,7 +30,7 @@ class JsonFields {
   // A present member, or a failure that names it.
   const Value& required(std::string_view key) const {
     if (const Value* value = find(key)) return *value;
-    fail(ErrorCode::BadInput, "{}: no key \"{}\"", source_, key);
+    fail(ErrorCode::BadInput, "{}: no key \"{}\"", source_, escaped(key));
   }
 
   int64_t integer(std::string_view key, int64_t missing, int64_t min, int64_t max) const {
@@ -63,8 +63,8 @@ class JsonFields {
   // "SOURCE:LINE: key", the front of a message about this member.
   std::string place(std::string_view key) const {
     const Value* value = object_.find(key);
-    return value && value->line > 0 ? fmt::format("{}:{}: {}", source_, value->line, key)
-                                    : fmt::format("{}: {}", source_, key);
+    return value && value->line > 0 ? fmt::format("{}:{}: {}", source_, value->line, escaped(key))
+                                    : fmt::format("{}: {}", source_, escaped(key));
   }
   const std::string& source() const { return source_; }
 

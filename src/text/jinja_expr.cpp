@@ -317,7 +317,7 @@ Obj Interpreter::call_builtin(Builtin which, const Args& args) {
     }
     case Builtin::RaiseException: {
       const Bound b(*this, "raise_exception", args, {"message"}, 1);
-      error("{}", to_str(*this, b[0]));
+      error("{}", escaped(to_str(*this, b[0])));
     }
     case Builtin::StrftimeNow:
       break;

@@ -4,12 +4,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "core/hash.h"
 #include "core/log.h"
 #include "data/dataset.h"
 #include "formats/json.h"
+#include "formats/json_fields.h"
 #include "formats/manifest.h"
 #include "formats/peft_adapter.h"
 #include "train/run_folder.h"
@@ -71,7 +73,8 @@ void add_differences(const std::string& key, const Value& saved, const Value& mi
                      std::vector<std::string>& out) {
   if (saved == mine) return;
   if (!saved.is_object() || !mine.is_object()) {
-    out.push_back(fmt::format("{} {}, now {}", key, dump_json(saved), dump_json(mine)));
+    out.push_back(fmt::format("{} {}, now {}", key, escaped(dump_json(saved)),
+                              escaped(dump_json(mine))));
     return;
   }
   const auto member_of = [](const Value& object, const std::string& name) {
@@ -92,7 +95,7 @@ class Comparison {
       : checkpoint_(state.parent_path()), accepted_(accepted) {}
 
   void expect_same(const Value& saved, const Value& mine, const char* name, const char* what) {
-    if (!(saved == mine)) differs(name, what, dump_json(saved) + ", now " + dump_json(mine));
+    if (!(saved == mine)) differs(name, what, escaped(dump_json(saved)) + ", now " + escaped(dump_json(mine)));
   }
   void differs(const char* name, const char* what, const std::string& how) {
     if (!accepted_.contains(name))
@@ -108,12 +111,13 @@ class Comparison {
 };
 
 // lora.init_from of a config as it is kept: "" or a hash where its files were there to be read.
-Value& init_from(Value& config) {
-  for (auto& [section, lora] : config.as_object())
-    if (section == "lora")
-      for (auto& [key, value] : lora.as_object())
-        if (key == "init_from") return value;
-  fail(ErrorCode::BadInput, "a saved config without lora.init_from");
+Value& init_from(Value& config, const fs::path& path) {
+  if (config.is_object())
+    for (auto& [section, lora] : config.as_object())
+      if (section == "lora" && lora.is_object())
+        for (auto& [key, value] : lora.as_object())
+          if (key == "init_from" && value.is_string()) return value;
+  fail(ErrorCode::BadInput, "{}: config: no text lora.init_from", path.string());
 }
 
 void compare(const Value& saved, const fs::path& path, RunIdentity& identity,
@@ -126,7 +130,7 @@ void compare(const Value& saved, const fs::path& path, RunIdentity& identity,
   with.expect_same(of("numeric_plan"), identity.numeric_plan, "plan", "numeric plan");
   // The adapter that the run started from lives on in the checkpoint and need not be there.
   Value config = of("config");
-  Value &mine = init_from(identity.config), &its = init_from(config);
+  Value &mine = init_from(identity.config, path), &its = init_from(config, path);
   if (!mine.as_string().empty() && !mine.as_string().starts_with(kHashed) &&
       !its.as_string().empty())
     mine = its;
@@ -254,17 +258,22 @@ TrainState load_checkpoint(const fs::path& checkpoint, Trainer& trainer, RunIden
   compare(value, path, identity, accepted);
   trainer.adapter().load(read_adapter(checkpoint));
   read_state_tensors(checkpoint / kStateTensors, trainer);
+  const JsonFields fields(value, path.string());
   if (trainer.loss_scale().is_on())
-    trainer.loss_scale().restore(member(value, "loss_scale", path), path.string());
-  trainer.guard().restore(member(value, "guard", path), path.string());
+    trainer.loss_scale().restore(fields.required("loss_scale"), path.string());
+  trainer.guard().restore(fields.required("guard"), path.string());
+  constexpr int64_t kMost = std::numeric_limits<int64_t>::max() / 2;
+  const auto count = [&](const char* key) { return fields.required_integer(key, 0, kMost); };
   TrainState state;
-  state.step = member(value, "step", path).as_int();
-  state.cursor = {member(value, "epoch", path).as_int(), member(value, "position", path).as_int()};
-  state.tokens_seen = member(value, "tokens_seen", path).as_int();
-  if (const Value& best = member(value, "best_eval_loss", path); !best.is_null())
-    state.best_eval_loss = best.as_number();
-  state.best_step = member(value, "best_step", path).as_int();
-  state.run_id = member(value, "run_id", path).as_string();
+  state.step = count("step");
+  state.cursor = {count("epoch"), count("position")};
+  state.tokens_seen = count("tokens_seen");
+  if (fields.find("best_eval_loss"))
+    state.best_eval_loss = fields.required_number("best_eval_loss", -1e300, 1e300);
+  state.best_step = count("best_step");
+  const Value& run_id = fields.required("run_id");
+  if (!run_id.is_string()) fields.wrong("run_id", run_id, "string");
+  state.run_id = run_id.as_string();
   return state;
 }
 

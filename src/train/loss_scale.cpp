@@ -2,9 +2,10 @@
 #include "train/loss_scale.h"
 
 #include <cmath>
+#include <limits>
 
 #include "core/error.h"
-#include "train/saved_member.h"
+#include "formats/json_fields.h"
 
 namespace lema {
 
@@ -32,12 +33,10 @@ Value LossScale::to_value() const {
 }
 
 void LossScale::restore(const Value& value, const std::string& place) {
-  const auto member = [&](const char* key) -> const Value& {
-    return saved_member(value, "loss_scale", key, place);
-  };
-  scale_ = member("scale").as_number();
-  steps_ = member("steps").as_int();
-  skipped_ = member("skipped").as_int();
+  const JsonFields fields(value, place + ": loss_scale");
+  scale_ = fields.required_number("scale", 1, 1e30);
+  steps_ = fields.required_integer("steps", 0, kGrowthSteps - 1);
+  skipped_ = fields.required_integer("skipped", 0, std::numeric_limits<int64_t>::max() / 2);
 }
 
 }  // namespace lema

@@ -3,8 +3,9 @@
 #include "train/numeric_guard.h"
 
 #include <cmath>
+#include <limits>
 
-#include "train/saved_member.h"
+#include "formats/json_fields.h"
 
 namespace lema {
 namespace {
@@ -49,14 +50,13 @@ Value NumericGuard::to_value() const {
 }
 
 void NumericGuard::restore(const Value& value, const std::string& place) {
-  const auto member = [&](const char* key) -> const Value& {
-    return saved_member(value, "guard", key, place);
-  };
-  skipped_ = member("skipped").as_int();
-  in_a_row_ = member("in_a_row").as_int();
-  updates_ = member("updates").as_int();
-  mean_ = member("mean").as_number();
-  variance_ = member("variance").as_number();
+  const JsonFields fields(value, place + ": guard");
+  constexpr int64_t kMost = std::numeric_limits<int64_t>::max() / 2;
+  skipped_ = fields.required_integer("skipped", 0, kMost);
+  in_a_row_ = fields.required_integer("in_a_row", 0, kMost);
+  updates_ = fields.required_integer("updates", 0, kMost);
+  mean_ = fields.required_number("mean", -1e300, 1e300);
+  variance_ = fields.required_number("variance", 0, 1e300);
 }
 
 }  // namespace lema

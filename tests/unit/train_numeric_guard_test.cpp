@@ -69,5 +69,5 @@ TEST_CASE("numeric guard: a checkpoint carries it on") {
   const std::string message = message_of(ErrorCode::BadInput, [&] {
     restored.restore(Value::Object{{"skipped", int64_t{1}}}, "state.json");
   });
-  CHECK(message.find("state.json: guard.in_a_row is missing") != std::string::npos);
+  CHECK(message.find("state.json: guard: no key \"in_a_row\"") != std::string::npos);
 }
