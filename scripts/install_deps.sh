@@ -5,7 +5,7 @@ set -euo pipefail
 
 packages=(nlohmann-json3-dev libspdlog-dev libfmt-dev libcli11-dev libtomlplusplus-dev libpcre2-dev libutf8proc-dev
           liburing-dev libssl-dev zlib1g-dev)
-[[ ${1:-} != tests ]] || packages+=(catch2 ccache e2fsprogs xfsprogs)
+[[ ${1:-} != tests ]] || packages+=(catch2 ccache clang-16 libclang-rt-16-dev e2fsprogs xfsprogs)
 
 missing=()
 # need COMMAND PACKAGE: the package if the command, from wherever it was installed, does not run.

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Tests everything: installs what is missing (packages by apt, Python references in .venv-test), builds lema with its
-# tests into build/, the tests of all parsers once more with sanitizers into build-asan/, and runs all of it in one
-# ctest call. Where nvcc is the CUDA backend is compiled too; its tests run where there is a GPU. Run it in a fresh clone
-# or again at any time; arguments go to ctest (e.g. -L unit, -R tokenizer).
+# tests into build/, the tests of all parsers once more with sanitizers into build-asan/ and their fuzz targets into
+# build-fuzz/, and runs all of it in one ctest call. Where nvcc is the CUDA backend is compiled too; its tests run where
+# there is a GPU. Run it in a fresh clone or again at any time; arguments go to ctest (e.g. -L unit, -R tokenizer).
 # torch is used on the CPU only; point pip at a CPU build to spare the download of its CUDA libraries.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -42,12 +42,19 @@ options=(-G Ninja "-DLEMA_PYTHON=$python")
 ! command -v ccache > /dev/null || options+=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
 
 say "Build"
-cmake -S . -B build "${options[@]}" "${cuda[@]}" "-DLEMA_ASAN_BUILD_DIR=$root/build-asan"
+cmake -S . -B build "${options[@]}" "${cuda[@]}" "-DLEMA_ASAN_BUILD_DIR=$root/build-asan" \
+  "-DLEMA_FUZZ_BUILD_DIR=$root/build-fuzz"
 cmake --build build -j "$jobs"
 
 say "Build of the parsers' tests with sanitizers"
 cmake -S . -B build-asan "${options[@]}" -DLEMA_SANITIZE=address,undefined -DLEMA_CUDA=OFF
 cmake --build build-asan -j "$jobs" --target parser_tests
+
+say "Build of the fuzz targets"
+cmake -S . -B build-fuzz "${options[@]}" -DLEMA_CUDA=OFF -DLEMA_FUZZ=ON -DCMAKE_BUILD_TYPE=None -DCMAKE_CXX_FLAGS=-O1 \
+  -DCMAKE_C_COMPILER=clang-16 -DCMAKE_CXX_COMPILER=clang++-16 \
+  -DLEMA_SANITIZE=address,undefined,float-cast-overflow
+cmake --build build-fuzz -j "$jobs" --target fuzz_targets
 
 say "Tests"
 export HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error TOKENIZERS_PARALLELISM=false
