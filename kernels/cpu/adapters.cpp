@@ -54,8 +54,8 @@ void multiply_thin(const Operand& thin, int64_t R, const MatrixView& wide, int64
     drop(tiles->masked, n, block.rows, n, *dropout, row, begin, wide.cols);
     source = operand(tiles->masked, n);
   }
-  const Panel panel = panel_in_place(panel_for(tiles->panel, block.rows, source.dtype, wide.dtype), source, n,
-                                     wide.dtype);
+  const Panel empty = panel_for(tiles->panel, block.rows, source.dtype, wide.dtype);
+  const Panel panel = panel_in_place(empty, source, n, wide.dtype);
   for (int64_t r = 0; r < R; r += kTileRows)
     multiply(tiles->thin + r * kTileCols, kTileCols, thin.from(0, r).transposed(), panel,
              std::min(kTileRows, R - r), n, block.rows, Write::Overwrite, wide.dtype,

@@ -67,7 +67,8 @@ Panel panel_for(float* data, int64_t K, DType b, DType X);
 
 // panel = B (panel.K, N), rounded to X (F32 or BF16) where it is of another type.
 void pack_panel(const Panel& panel, const Operand& b, int64_t N, DType X);
-// For few rows of A: B (K, N) where it lies if products can read it there, else packed into `panel`.
+// For few rows of A: B (K, N) where it lies if products can read it there, else packed into
+// `panel`.
 Panel panel_in_place(const Panel& panel, const Operand& b, int64_t N, DType X);
 
 // Rows of A taken by one call at most, and floats of scratch it needs.

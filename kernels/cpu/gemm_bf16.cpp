@@ -1,5 +1,6 @@
 // Panels of pairs: packing, the left operand's copy, and the products: AMX takes 32 rows by 48
-// columns at a time, AVX512-BF16 adds products of pairs to 8 rows by 48 columns. Called by gemm.cpp.
+// columns at a time, AVX512-BF16 adds products of pairs to 8 rows by 48 columns. Called by gemm.cpp
+// and by attention's tiles.
 #include "cpu/gemm_bf16.h"
 
 #include <immintrin.h>
@@ -19,8 +20,8 @@ namespace {
 
 constexpr int kRows = 8;  // rows of the AVX-512 kernel
 constexpr int64_t kRowsAhead = 8;  // of a matrix that is packed, asked for before they are read
-// Columns of A that meet a sliver at a time, so that both stay in the L1 cache: of A as it is, and in
-// three parts.
+// Columns of A that meet a sliver at a time, so that both stay in the L1 cache: of A as it is, and
+// in three parts.
 constexpr int64_t kWholeBlock = 256, kSplitBlock = 128;
 // Rows and columns of A that are split at a time: long runs of memory, and the parts fit the L2.
 constexpr int64_t kSplitRows = 2 * kAmxRows, kSplitColumns = 768;
@@ -219,8 +220,8 @@ PairKernel pair_kernel(int64_t rows, int64_t lanes, int64_t parts) {
   return rows == kRows ? kAvx512[lanes - 1] : amx_kernel(rows, lanes, parts);
 }
 
-// One block of at most `rows` rows against one sliver, of which n columns exist in c. The block goes
-// to the kernel as it came: rebuilt, its reads would wait for the stores behind which it lies.
+// One block of at most `rows` rows against one sliver, of which n columns exist in c. The block
+// goes to the kernel as it came: rebuilt, its reads would wait for the stores behind which it lies.
 void multiply_block(const PairBlock& p, int64_t n, int64_t rows, int64_t parts) {
   const int64_t width = round_up(n, kLane);
   const PairKernel kernel = pair_kernel(rows, width / kLane, parts);

@@ -17,9 +17,9 @@ Bf16Products bf16_products();
 // For tests. Internal error when this CPU lacks it. Threads: not while a kernel runs.
 void use_bf16_products(Bf16Products products);
 
-// Whether a right operand of type b is packed as pairs for products in X. In F32 that is so where it
-// is BF16 and AMX is there: the left operand is split into three bf16 parts, whose products with a
-// bf16 number are exact, as f32's are not, at a third of bf16's speed, several times that of f32.
+// Whether a right operand of type b is packed as pairs for products in X. In F32 that is so where
+// it is BF16 and AMX is there: the left operand is split into three bf16 parts, whose products with
+// a bf16 number are exact, as f32's are not, at a third of bf16's speed, several times that of f32.
 bool packs_pairs(DType b, DType X);
 
 // Panels as [pairs of rows][columns][2], zero up to a multiple of kInnerStep rows. Arguments as in

@@ -185,7 +185,8 @@ void backward_to_input(ThreadPool& pool, Workspace& workspace, const MatrixView&
   });
 }
 
-// d_magnitude += sum over n of dy o z / norm, where z = drop(x) (W + scale B A)^T is computed again.
+// d_magnitude += sum over n of dy o z / norm, where z = drop(x) (W + scale B A)^T is computed
+// again.
 void backward_to_magnitude(ThreadPool& pool, Workspace& workspace, const MatrixView& dy,
                            const MatrixView& x, const Adapters& adapters, const Adapter& adapter,
                            const LinearPart& part) {
