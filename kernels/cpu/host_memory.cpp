@@ -20,8 +20,8 @@ namespace {
 // there are many. Only a request: what is not done here is done at the first touch.
 void commit_pages(char* data, size_t bytes) {
   constexpr size_t kShare = size_t{4} << 20, kHugePage = size_t{2} << 20;
-  const size_t shares =
-      std::clamp<size_t>(bytes / kShare, 1, static_cast<size_t>(available_cpus()));
+  static const auto cpus = static_cast<size_t>(available_cpus());
+  const size_t shares = std::clamp<size_t>(bytes / kShare, 1, cpus);
   const size_t step = (bytes / shares + kHugePage) / kHugePage * kHugePage;
   const auto commit = [=](size_t from) {
     madvise(data + from, std::min(step, bytes - from), MADV_POPULATE_WRITE);

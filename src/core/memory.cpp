@@ -1,5 +1,4 @@
-// Reads /proc and the control groups; sets glibc's heap. Called by the training loop, the plan and
-// the metrics.
+// Reads /proc; sets glibc's heap. Called by the training loop, the plan and the metrics.
 #include "core/memory.h"
 
 #include <malloc.h>
@@ -7,48 +6,11 @@
 #include <algorithm>
 #include <cstdio>
 #include <fstream>
-#include <optional>
 #include <string>
 
+#include "core/control_groups.h"
+
 namespace lema {
-namespace {
-
-std::optional<int64_t> number_in(const std::string& path) {
-  std::ifstream file(path);
-  int64_t value = 0;
-  if (file >> value) return value;
-  return std::nullopt;  // absent, or "max"
-}
-
-// Pages of files that a group counts as used, and that go where memory is wanted.
-int64_t cached_bytes(const std::string& folder) {
-  std::ifstream stat(folder + "/memory.stat");
-  int64_t cached = 0, bytes = 0;
-  for (std::string name; stat >> name >> bytes;)
-    if (name == "active_file" || name == "inactive_file") cached += bytes;
-  return cached;
-}
-
-}  // namespace
-
-int64_t left_in_groups(const std::string& root, const std::string& process_groups) {
-  int64_t left = INT64_MAX;
-  std::ifstream groups(process_groups);
-  for (std::string line; std::getline(groups, line);) {
-    if (!line.starts_with("0::")) continue;
-    std::string group = line.substr(3);
-    for (;; group.resize(group.rfind('/'))) {
-      const std::string folder = root + group;
-      const auto limit = number_in(folder + "/memory.max"),
-                 used = number_in(folder + "/memory.current");
-      if (limit && used)
-        left = std::min(left, std::max<int64_t>(0, *limit - *used + cached_bytes(folder)));
-      if (group.find('/') == std::string::npos) break;
-    }
-  }
-  return left;
-}
-
 ResidentMemory resident_memory() {
   std::ifstream status("/proc/self/status");
   ResidentMemory memory;
@@ -69,7 +31,7 @@ int64_t available_memory() {
     long long kib = 0;
     if (std::sscanf(line.c_str(), "MemAvailable: %lld", &kib) == 1) available = kib * 1024;
   }
-  return std::min(available, left_in_groups("/sys/fs/cgroup", "/proc/self/cgroup"));
+  return std::min(available, ControlGroups().memory_left());
 }
 
 // A fixed threshold also ends glibc's habit of raising it, after which large blocks stay in the

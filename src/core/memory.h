@@ -17,11 +17,6 @@ ResidentMemory resident_memory();
 // limits of the process's control groups.
 int64_t available_memory();
 
-// Bytes that version 2 control groups leave, from the process's own, which the file
-// `process_groups` names, up to the root, mounted at `root`; INT64_MAX without a limit. Cached file
-// pages are free.
-int64_t left_in_groups(const std::string& root, const std::string& process_groups);
-
 // Gives freed heap memory back to the system, and from here on as soon as it is freed.
 void return_freed_memory();
 

@@ -10,6 +10,7 @@
 #include <system_error>
 #include <utility>
 
+#include "core/control_groups.h"
 #include "core/error.h"
 
 namespace lema {
@@ -23,8 +24,10 @@ constexpr uint64_t kIndexMask = 0xffffffff, kRange = kIndexMask + 1;
 
 int available_cpus() {
   cpu_set_t set;
-  if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
-  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  const int cpus = sched_getaffinity(0, sizeof set, &set) == 0
+                       ? CPU_COUNT(&set)
+                       : static_cast<int>(std::thread::hardware_concurrency());
+  return std::max(1, std::min(cpus, ControlGroups().cpus()));
 }
 
 // Threads beyond the CPUs would look while others of them wait for a CPU.

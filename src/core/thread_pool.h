@@ -51,7 +51,7 @@ class ThreadPool {
   std::exception_ptr error_;
 };
 
-// The number of CPUs this process may run on.
+// The number of CPUs this process may run on, within the quota of a container.
 int available_cpus();
 
 }  // namespace lema

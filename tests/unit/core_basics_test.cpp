@@ -3,10 +3,12 @@
 
 #include <atomic>
 #include <chrono>
+#include <climits>
 #include <cmath>
 #include <limits>
 #include <thread>
 
+#include "core/control_groups.h"
 #include "core/dtype.h"
 #include "core/folder.h"
 #include "core/hash.h"
@@ -151,7 +153,7 @@ TEST_CASE("a control group's cached file pages are free; the tightest group coun
   };
   const auto left = [&](const std::string& line) {
     write_file(root / "mine", line + "\n");
-    return left_in_groups(root.string(), (root / "mine").string());
+    return ControlGroups{root.string(), (root / "mine").string()}.memory_left();
   };
   CHECK(left("0::/outer/inner") == INT64_MAX);
   group(inner, "max", 700);
@@ -163,4 +165,19 @@ TEST_CASE("a control group's cached file pages are free; the tightest group coun
   CHECK(left("0::/outer/inner") == 20);
   CHECK(left("0::/outer") == 650);
   CHECK(left("4:memory:/outer") == INT64_MAX);
+}
+
+TEST_CASE("a control group's quota of CPU time is rounded up to CPUs; the tightest group counts") {
+  const TempFolder temp("core_quota");
+  const fs::path root = temp.path() / "groups", inner = root / "outer" / "inner";
+  create_folders(inner);
+  write_file(root / "mine", "0::/outer/inner\n");
+  const ControlGroups groups = {root.string(), (root / "mine").string()};
+  CHECK(groups.cpus() == INT_MAX);
+  write_file(inner / "cpu.max", "max 100000\n");
+  CHECK(groups.cpus() == INT_MAX);
+  write_file(root / "outer" / "cpu.max", "250000 100000\n");
+  CHECK(groups.cpus() == 3);
+  write_file(inner / "cpu.max", "5000 100000\n");
+  CHECK(groups.cpus() == 1);
 }
