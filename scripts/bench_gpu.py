@@ -7,8 +7,9 @@ Writes the model folder once (torch makes the weights; 13 GB in bf16), then runs
 much of it as that does not hold), with half of the blocks resident and with all of them, and prints a table: median step of those after
 the second, its spread, MiB on the device by the plan and by the driver's count less what stood there when context and
 kernels were loaded (that is `base`), bytes copied per step. The last two runs of a row keep, recompute and offload what
-the first did, so that only the place of the weights differs. With --peft, transformers and PEFT run the rows with and
-without gradient checkpointing (bench_gpu_peft.py), after their gradients were compared with lema's.
+the first did, so that only the place of the weights differs. --gradients compares lema's gradients of a row with those of
+transformers and PEFT, each in f32 and in bf16; --peft times these (bench_gpu_peft.py) in each of --arms: all resident with
+and without checkpointing of activations, with the kernels of liger_kernel, and with FSDP2's offload of weights to the CPU.
 """
 import argparse
 import json
@@ -25,6 +26,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests" 
 import tiny_folder  # noqa: E402
 
 C, F, H, V = 4096, 11008, 32, 32000
+MODULES = [*(f"self_attn.{m}_proj" for m in "qkvo"), *(f"mlp.{m}_proj" for m in ("gate", "up", "down"))]
+BETA1 = 0.9
+ARMS = {"checkpointing": ["--checkpointing"], "plain": [], "liger": ["--checkpointing", "--liger"],
+        "fsdp": ["--checkpointing", "--fsdp"]}
 
 
 def tensors(blocks):
@@ -149,50 +154,78 @@ def run(options, batch, length, settings, output=None):
 
 
 def adapter_after(options, batch, length, settings):
-    """The checkpoint of a run, in the order of the rows."""
+    """The checkpoint of a run, in the order of the rows; and its last loss."""
     output = options.folder / f"adapter_{time.time_ns()}"
     r = run(options, batch, length, ["data.shuffle=false", "schedule.name=constant", "schedule.warmup=0", *settings],
             output)
     if "error" in r:
         sys.exit(r["error"])
-    return output / "last", r
+    return output / "last", r["loss"]
 
 
-def gradients_of(options, batch, length, checkpoint):
-    """Loss and gradients of the first rows: with lr = eps = 1 the first step of AdamW is g / (|g| + 1)."""
+def gradients_of(options, batch, length, checkpoint, compute):
+    """Loss and gradients of the first rows: after one step from zero moments the first is (1 - beta1) times the gradient,
+    by block and module in the order of execution, A before B."""
     from safetensors.torch import load_file
-    after, r = adapter_after(options, batch, length, [
-        f"lora.init_from={checkpoint}", "train.max_steps=1", "optimizer.lr=1", "optimizer.eps=1", "optimizer.clip=0",
-        "optimizer.weight_decay=0"])
-    start, end = (load_file(folder / "adapter_model.safetensors") for folder in (checkpoint, after))
-    steps = {name: start[name] - end[name] for name in start}
-    return r["loss"], {name: t / (1 - t.abs()) for name, t in steps.items()}
+    after, loss = adapter_after(options, batch, length, [
+        f"lora.init_from={checkpoint}", f"compute={compute}", "train.max_steps=1", "optimizer.clip=0"])
+    moment = load_file(after / "state.safetensors")["moment1"] / (1 - BETA1)
+    shapes = {name: t.shape for name, t in load_file(checkpoint / "adapter_model.safetensors").items()}
+    order = [f"layers.{b}.{m}.lora_{half}." for b in range(options.blocks) for m in MODULES for half in "AB"]
+    names = [next(name for name in shapes if part in name) for part in order]
+    if len(names) != len(shapes):
+        sys.exit(f"{len(shapes)} tensors of an adapter, {len(names)} expected")
+    parts = moment.split([shapes[name].numel() for name in names])
+    return loss, {name: part.view(shapes[name]) for name, part in zip(names, parts, strict=True)}
 
 
-def run_peft(options, batch, length):
-    """PEFT's steps, with its gradients compared first; `checkpointing` or not."""
+def run_peft(options, batch, length, checkpoint, *flags, steps=None, gradients=None):
+    """One arm of bench_gpu_peft.py; null, and a line that says why, where it fails."""
+    command = [sys.executable, str(pathlib.Path(__file__).with_name("bench_gpu_peft.py")), str(options.folder / "model"),
+               str(checkpoint), str(options.folder / f"rows_{length}.jsonl"), str(batch), str(steps or options.steps),
+               *flags]
+    if gradients:
+        command += ["--gradients", str(gradients)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode == 0:
+        return json.loads(result.stdout.splitlines()[-1])
+    print(f"{batch}x{length} PEFT {' '.join(flags)}: {result.stderr.strip().splitlines()[-1][:200]}", flush=True)
+    return None
+
+
+def compare_gradients(options, batch, length, checkpoint):
+    """lema and PEFT, each in f32 and in bf16, from one adapter: which of them is how far from which."""
     from safetensors.torch import load_file
-    checkpoint, _ = adapter_after(options, batch, length, ["train.max_steps=4", "optimizer.lr=1e-3"])
-    loss, ours = gradients_of(options, batch, length, checkpoint)
-    exact = ["--float32"] if "compute=f32" in options.set else []
-    for flags in [["--checkpointing"], []] + ([["--checkpointing", "--liger"]] if options.liger else []):
-        theirs_at = options.folder / "gradients.safetensors"
-        command = [sys.executable, str(pathlib.Path(__file__).with_name("bench_gpu_peft.py")),
-                   str(options.folder / "model"), str(checkpoint), str(options.folder / f"rows_{length}.jsonl"),
-                   str(batch), str(options.steps), "--gradients", str(theirs_at), *flags, *exact]
-        name = "PEFT " + " ".join(flags)
-        result = subprocess.run(command, capture_output=True, text=True)
-        if result.returncode != 0:
-            print(f"{batch}x{length} {name}: {result.stderr.strip().splitlines()[-1][:150]}", flush=True)
+    losses, gradients = {}, {}
+    for compute in ("f32", "bf16"):
+        losses["lema " + compute], gradients["lema " + compute] = gradients_of(options, batch, length, checkpoint, compute)
+        theirs = options.folder / f"gradients_{compute}.safetensors"
+        r = run_peft(options, batch, length, checkpoint, "--checkpointing", *["--float32"] * (compute == "f32"), steps=1,
+                     gradients=theirs)
+        if r:
+            losses["PEFT " + compute], gradients["PEFT " + compute] = r["losses"][0], load_file(theirs)
+    for name, loss in losses.items():
+        print(f"{batch}x{length} {name}: loss {loss:.7f}", flush=True)
+    for one, other in (("lema f32", "PEFT f32"), ("lema bf16", "PEFT f32"), ("PEFT bf16", "PEFT f32"),
+                       ("lema bf16", "PEFT bf16")):
+        if one not in gradients or other not in gradients:
             continue
-        r, theirs = json.loads(result.stdout.splitlines()[-1]), load_file(theirs_at)
-        if theirs.keys() != ours.keys():
-            sys.exit(f"other tensors: {sorted(theirs.keys() ^ ours.keys())[:4]}")
-        errors = sorted(((ours[n] - theirs[n]).norm() / theirs[n].norm()).item() for n in ours)
-        timed = r["ms"][2:]
-        print(f"{batch}x{length} {name}: median {statistics.median(timed):.1f} ms, {min(timed):.1f} to "
-              f"{max(timed):.1f}, {r['gib']:.2f} GiB; loss {r['losses'][0]:.6f}, lema's {loss:.6f}; relative difference "
-              f"of {len(errors)} gradients: median {errors[len(errors) // 2]:.2e}, largest {errors[-1]:.2e}", flush=True)
+        mine, theirs = gradients[one], gradients[other]
+        if mine.keys() != theirs.keys():
+            sys.exit(f"other tensors: {sorted(mine.keys() ^ theirs.keys())[:4]}")
+        errors = sorted(((mine[n] - theirs[n]).norm() / theirs[n].norm()).item() for n in mine)
+        print(f"{batch}x{length} {one} against {other}: relative difference of {len(errors)} gradients: median "
+              f"{errors[len(errors) // 2]:.2e}, largest {errors[-1]:.2e}", flush=True)
+
+
+def time_peft(options, batch, length, checkpoint):
+    for arm in options.arms:
+        flags = ARMS[arm]
+        r = run_peft(options, batch, length, checkpoint, *flags)
+        if r:
+            timed = r["ms"][2:]
+            print(f"{batch}x{length} PEFT {' '.join(flags)}: median {statistics.median(timed):.1f} ms, {min(timed):.1f} to "
+                  f"{max(timed):.1f}, {r['gib']:.2f} GiB; first loss {r['losses'][0]:.6f}", flush=True)
 
 
 def activations_of(options, plan):
@@ -211,8 +244,9 @@ def main():
     parser.add_argument("--blocks", type=int, default=32)
     parser.add_argument("--steps", type=int, default=7)
     parser.add_argument("--vram", nargs="*", default=[], help="budgets of the streamed runs, e.g. 1x512=2GiB")
-    parser.add_argument("--peft", nargs="*", default=[], metavar="ROW", help="rows that PEFT runs too")
-    parser.add_argument("--liger", action="store_true", help="PEFT with the kernels of liger_kernel as well")
+    parser.add_argument("--gradients", nargs="*", default=[], metavar="ROW", help="rows whose gradients are compared")
+    parser.add_argument("--peft", nargs="*", default=[], metavar="ROW", help="rows that PEFT is timed with")
+    parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=list(ARMS), help="of PEFT")
     parser.add_argument("--set", nargs="*", default=[], help="further settings of every run")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
@@ -243,8 +277,13 @@ def main():
                   f"{1000 * batch * length / r['ms']:7.0f} {planned:9.1f} {r['vram']:9.1f} {r['peak'] - r['vram']:5.0f} "
                   f"{r['vram'] / planned:6.3f} {r['growth']:6} {r['h2d']:7.2f} {r['disk']:7.2f}  {r['loss']!r}",
                   flush=True)
-    for row in options.peft:
-        run_peft(options, *map(int, row.split("x")))
+    for row in dict.fromkeys(options.gradients + options.peft):
+        batch, length = map(int, row.split("x"))
+        checkpoint, _ = adapter_after(options, batch, length, ["train.max_steps=4", "optimizer.lr=1e-3"])
+        if row in options.gradients:
+            compare_gradients(options, batch, length, checkpoint)
+        if row in options.peft:
+            time_peft(options, batch, length, checkpoint)
 
 
 if __name__ == "__main__":
