@@ -49,6 +49,12 @@ int64_t HostImage::offset_of(size_t file, int64_t file_offset) const {
   return window.image_offset + file_offset - window.begin;
 }
 
+HostImage HostImage::part(std::vector<Extent> extents) const {
+  HostImage part(std::move(extents));
+  for (Window& window : part.windows_) window.image_offset = offset_of(window.file, window.begin);
+  return part;
+}
+
 std::vector<Extent> unit_extents(const Unit& unit) {
   std::vector<Extent> extents;
   for (const Piece& piece : unit.pieces) append(extents, piece.extents);

@@ -29,6 +29,8 @@ class HostImage {
   int64_t bytes() const { return bytes_; }
   // Where a byte of a file lies in the image; Internal when it is in no window.
   int64_t offset_of(size_t file, int64_t file_offset) const;
+  // The windows of some of its extents, where they lie in this image.
+  HostImage part(std::vector<Extent> extents) const;
 
  private:
   std::vector<Window> windows_;

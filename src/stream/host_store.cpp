@@ -22,7 +22,7 @@ int64_t bytes_from_disk(const HostPlacement& placement, const PieceTable& table,
 
 HostStore::HostStore(const ModelFolder& folder, const PieceTable& table, Device& device,
                      const HostPlacement& placement, Trace* trace)
-    : folder_(folder), device_(device), placement_(placement), trace_(trace) {
+    : folder_(folder), table_(table), device_(device), placement_(placement), trace_(trace) {
   if (placement_.disk == DiskMode::Mmap) {
     placement_.holds_all = true;
     for (const SafetensorsFile& file : folder.files()) maps_.emplace_back(file.file());
@@ -47,10 +47,10 @@ HostStore::HostStore(const ModelFolder& folder, const PieceTable& table, Device&
   files_.emplace(folder, placement_.disk == DiskMode::Direct);
   reader_ = std::make_unique<DiskReader>(*files_);
   hold();
-  for (const SafetensorsFile& file : folder.files()) file.file().check_unchanged();
 }
 
-// Allocates and reads what stays.
+// Allocates what stays and reads what is wanted at once; the units come after it, in the order of
+// a pass, while the first pass may begin. A disk block that two of them share is read twice.
 void HostStore::hold() {
   int64_t held_bytes = 0;
   for (size_t u = 0; u < images_.size(); ++u)
@@ -58,18 +58,40 @@ void HostStore::hold() {
   if (held_bytes > 0) held_memory_ = device_.allocate_pinned(held_bytes, "weights held in RAM");
   small_memory_ = device_.allocate_pinned(
       small_.bytes(), placement_.holds_all ? "weights in RAM" : "final norm and positions");
-  DiskJob job;
-  reader_->start(small_, small_memory_.data(), job);
-  std::byte* at = held_memory_.data();
+  std::vector<Extent> first = small_extents(table_);
+  if (placement_.holds_all)
+    first.push_back({table_.embed.file, table_.embed.file_offset, 0, table_.embed.bytes});
+  const HostImage at_once = small_.part(std::move(first));
+  reader_->start(at_once, small_memory_.data(), first_);
+  const auto units = static_cast<size_t>(table_.unit_count()), blocks = table_.blocks.size();
+  fills_.resize(units);
   held_at_.resize(images_.size());
-  for (size_t u = 0; u < images_.size(); ++u) {
-    if (!placement_.held[u]) continue;
+  std::byte* at = held_memory_.data();
+  for (size_t u = 0; u < units; ++u) {
+    if (placement_.holds_all && u >= blocks && folder_.config().tied_head) break;  // the embedding
+    if (!placement_.holds_all && !placement_.held[u]) continue;
+    ++unfilled_;
+    if (placement_.holds_all) {
+      reader_->start(small_.part(unit_extents(table_.unit(static_cast<int64_t>(u)))),
+                     small_memory_.data(), fills_[u]);
+      continue;
+    }
     held_at_[u] = at;
-    reader_->start(images_[u], at, job);
+    reader_->start(images_[u], at, fills_[u]);
     at += images_[u].bytes();
   }
-  wait(job, "read", held_bytes + small_.bytes());
+  wait(first_, "read", at_once.bytes());
   stall_ms_ = 0;
+  check_files();
+}
+
+// Waits for the reads of a unit that stays. After the last of them the files are as they were.
+void HostStore::fill(int64_t unit) {
+  DiskJob& job = fills_[static_cast<size_t>(unit)];
+  if (!job.is_open()) return;
+  wait(job, fmt::format("unit {}", unit), table_.unit(unit).bytes);
+  if (--unfilled_ > 0) return;
+  for (const SafetensorsFile& file : folder_.files()) file.file().check_unchanged();
 }
 
 void HostStore::wait(DiskJob& job, const std::string& what, int64_t bytes) {
@@ -102,12 +124,15 @@ void HostStore::run_until_visit() {
     reader_->start(images_[static_cast<size_t>(instruction.unit)],
                    ring_memory_.data() + instruction.slot * slot_bytes_, slot.job);
     ring_[s] = instruction.unit;
+    read_bytes_ += images_[static_cast<size_t>(instruction.unit)].bytes();
   }
 }
 
 HostBytes HostStore::acquire(int64_t unit) {
-  if (placement_.holds_all) return small();
   const auto u = static_cast<size_t>(unit);
+  if (!maps_.empty()) return small();
+  fill(unit);
+  if (placement_.holds_all) return small();
   if (slots_.empty()) return {&images_[u], held_at_[u]};
   run_until_visit();
   check(next_ < program_.instructions.size(), "unit {} is acquired after the end of the pass",
@@ -144,7 +169,7 @@ bool HostStore::can_view(const PieceTable& table) {
 }
 
 void HostStore::check_files() const {
-  if (placement_.holds_all && maps_.empty()) return;  // no file is read any more
+  if (placement_.holds_all && maps_.empty() && unfilled_ == 0) return;  // all is read
   for (const SafetensorsFile& file : folder_.files()) file.file().check_unchanged();
   for (size_t i = 0; i < maps_.size(); ++i)
     if (maps_[i].has_fault())

@@ -56,14 +56,16 @@ class HostBytes {
 
 class HostStore {
  public:
-  // Reads what is held. All references outlive the store; `trace` may be null.
+  // Reads what small() has, and begins to read the units that are held, which goes on meanwhile.
+  // All references outlive the store; `trace` may be null.
   HostStore(const ModelFolder& folder, const PieceTable& table, Device& device,
             const HostPlacement& placement, Trace* trace = nullptr);
 
   // Plans the ring for visits to these units and starts the first reads. Also check_files().
   void begin_pass(std::span<const int64_t> units);
   // The next unit of the pass, valid until its release; blocks until it is read. Throws what a read
-  // has thrown (DiskReader::wait). Threads: one.
+  // has thrown (DiskReader::wait), and BadInput where a file changed while it was read for good.
+  // Threads: one.
   HostBytes acquire(int64_t unit);
   // The unit is out of use once the work submitted to `queue` so far is complete.
   void release(Queue queue);
@@ -79,7 +81,7 @@ class HostStore {
   // what was computed since the last call is void.
   void check_files() const;
 
-  int64_t read_bytes() const { return reader_ ? reader_->read_bytes() : 0; }  // from disk so far
+  int64_t read_bytes() const { return read_bytes_; }  // into the ring so far
   double stall_ms() const { return stall_ms_; }  // that acquire has waited for the disk
 
  private:
@@ -89,10 +91,12 @@ class HostStore {
     bool was_released = false;
   };
   void hold();
+  void fill(int64_t unit);
   void run_until_visit();
   void wait(DiskJob& job, const std::string& what, int64_t bytes);
 
   const ModelFolder& folder_;
+  const PieceTable& table_;
   Device& device_;
   HostPlacement placement_;
   Trace* trace_;
@@ -101,6 +105,9 @@ class HostStore {
   HostImage small_;                // everything, with holds_all
   std::vector<HostImage> images_;  // per unit, unless all are held
   std::vector<const std::byte*> held_at_;
+  DiskJob first_;                  // what small() has
+  std::vector<DiskJob> fills_;     // per unit that is held
+  int64_t unfilled_ = 0;           // of them, not waited for
   Buffer small_memory_, held_memory_, ring_memory_;
   int64_t slot_bytes_ = 0;
   std::vector<Slot> slots_;
@@ -108,6 +115,7 @@ class HostStore {
   Program program_;
   size_t next_ = 0;  // instruction
   double stall_ms_ = 0;
+  int64_t read_bytes_ = 0;
   std::unique_ptr<DiskReader> reader_;  // last: its reads end before the memory does
 };
 

@@ -2,6 +2,7 @@
 // copies that are late.
 #include "stream/host_store.h"
 
+#include <chrono>
 #include <cstring>
 
 #include "support/catch.h"
@@ -200,6 +201,19 @@ TEST_CASE("a store that holds all, or maps all, has the embedding; a changed fil
   if (mode != DiskMode::Mmap) return store.check_files();  // read for good
   CHECK(contains(message_of(ErrorCode::BadInput, [&] { store.begin_pass(visits); }),
                  "model.safetensors: has 4096 bytes and had"));
+}
+
+TEST_CASE("a file that changes while it is read for good ends the first pass") {
+  const Model model(3, true);
+  const auto device = make_cpu_device();
+  HostPlacement placement{DiskMode::Buffered, GENERATE(true, false), {}, 0};
+  placement.held.assign(static_cast<size_t>(model.units()), true);
+  HostStore store(model.folder(), model.table(), *device, placement);
+  fs::last_write_time(model.path(), fs::file_time_type::clock::now() + std::chrono::hours(1));
+  const std::string message = message_of(ErrorCode::BadInput, [&] {
+    for (int64_t unit = 0; unit < model.units(); ++unit) store.acquire(unit);
+  });
+  CHECK(contains(message, "model.safetensors: "));
 }
 
 TEST_CASE("a folder too small to measure is read through the page cache") {
