@@ -1,4 +1,4 @@
-// AdamW in one pass over parameter, gradient and moments; the squared norm in 256 fixed parts. Ref:
+// AdamW in one pass over parameter, gradient and moments; the squared norm in fixed parts. Ref:
 // arXiv:1711.05101.
 #include <cmath>
 
@@ -40,25 +40,38 @@ struct Update {
   }
 };
 
-// parts[block] = sum of x^2 over every gridDim.x-th group of 256 elements, in double.
-__global__ void __launch_bounds__(256) partial_squares(double* parts, const float* x, int64_t n) {
-  double total = 0;
-  for (int64_t i = int64_t{blockIdx.x} * 256 + threadIdx.x; i < n; i += int64_t{gridDim.x} * 256)
-    total += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+// Over a block of 256, in a fixed order; for its first thread.
+__device__ double block_sum(double x) {
   __shared__ double sums[256];
-  sums[threadIdx.x] = total;
+  sums[threadIdx.x] = x;
   __syncthreads();
   for (int half = 128; half > 0; half /= 2) {
     if (threadIdx.x < half) sums[threadIdx.x] += sums[threadIdx.x + half];
     __syncthreads();
   }
-  if (threadIdx.x == 0) parts[blockIdx.x] = sums[0];
+  return sums[0];
 }
 
-__global__ void sum_parts(float* out, const double* parts) {
+// parts[block] = sum of x^2 over every gridDim.x-th group of 256 N elements, in double.
+template <int N>
+__global__ void __launch_bounds__(256) partial_squares(double* parts, const float* x, int64_t n) {
   double total = 0;
-  for (int64_t i = 0; i < kNormParts; ++i) total += parts[i];
-  *out = static_cast<float>(total);
+  const int64_t step = int64_t{gridDim.x} * 256 * N;
+  for (int64_t i = (int64_t{blockIdx.x} * 256 + threadIdx.x) * N; i < n; i += step) {
+    const Floats<N> values = load<N>(x + i);
+#pragma unroll
+    for (int k = 0; k < N; ++k)
+      total += static_cast<double>(values[k]) * static_cast<double>(values[k]);
+  }
+  const double sum = block_sum(total);
+  if (threadIdx.x == 0) parts[blockIdx.x] = sum;
+}
+
+__global__ void __launch_bounds__(256) sum_parts(float* out, const double* parts) {
+  double total = 0;
+  for (int64_t i = threadIdx.x; i < kNormParts; i += 256) total += parts[i];
+  const double sum = block_sum(total);
+  if (threadIdx.x == 0) *out = static_cast<float>(sum);
 }
 
 }  // namespace
@@ -89,9 +102,13 @@ void adamw(cudaStream_t stream, TensorView param, TensorView grad, TensorView mo
 }
 
 void squared_norm(cudaStream_t stream, TensorView out, TensorView x, double* parts) {
-  partial_squares<<<kNormParts, 256, 0, stream>>>(parts, x.as<float>(), x.elements());
+  const int64_t n = x.elements();
+  if (is_packed(x, DType::F32) && n % 4 == 0)
+    partial_squares<4><<<kNormParts, 256, 0, stream>>>(parts, x.as<float>(), n);
+  else
+    partial_squares<1><<<kNormParts, 256, 0, stream>>>(parts, x.as<float>(), n);
   check_launch("partial_squares");
-  sum_parts<<<1, 1, 0, stream>>>(out.as<float>(), parts);
+  sum_parts<<<1, 256, 0, stream>>>(out.as<float>(), parts);
   check_launch("sum_parts");
 }
 

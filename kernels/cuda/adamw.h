@@ -9,7 +9,7 @@
 namespace lema::cuda {
 
 // Doubles of scratch that squared_norm needs.
-inline constexpr int64_t kNormParts = 256;
+inline constexpr int64_t kNormParts = 1024;
 
 void adamw(cudaStream_t stream, TensorView param, TensorView grad, TensorView moment1,
            TensorView moment2, TensorView squared_norm, const AdamWStep& step);

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "cuda/adamw.h"
 
 namespace lema::cuda {
 namespace {
@@ -49,7 +50,7 @@ int64_t attention_bytes(const OpsLimits& limits) {
 int64_t Workspace::bytes_for(const OpsLimits& limits) {
   return converted_bytes(limits) + kPadding +
          std::max(
-             {linear_bytes(limits), head_bytes(limits), attention_bytes(limits), int64_t{4096}});
+             {linear_bytes(limits), head_bytes(limits), attention_bytes(limits), 8 * kNormParts});
 }
 
 Workspace::Workspace(Device& device, const OpsLimits& limits)

@@ -76,8 +76,8 @@ std::vector<PlanLine> fixed_lines(const RunPlan& plan, const RunModel& model, in
           {Tier::Device, "head workspace", HeadLoss::workspace_bytes(c, X, plan.head)},
           {Tier::Device, "gradient of the block output", b.tokens * c.C * element_bytes(X)},
           {Tier::Device, "kernel scratch", scratch},
-          {Tier::Device, "step inputs, losses, gradient norm",
-           inputs + std::max<int64_t>(1, b.target_rows) * 4 + 4},
+          {Tier::Device, "step inputs, losses, norms",
+           inputs + (kNormSlots + b.target_rows) * 4},
           {Tier::Device, "final norm", LayerStream::always_bytes(model.table)},
           {Tier::Pinned, "step inputs (host)", inputs},
           {Tier::Pinned, "rotary table (host)", RopeTable::pinned_bytes(c.rope, rope)}};

@@ -35,6 +35,9 @@ struct RunModel {
   AdapterParameters adapter;
 };
 
+// Norms that the host reads with the losses of a step, which begin 16 bytes after them.
+inline constexpr int64_t kNormSlots = 4;
+
 struct RunPlan {
   NumericPlan numeric;
   StepBounds bounds;

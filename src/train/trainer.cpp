@@ -92,17 +92,17 @@ void Trainer::allocate() {
   head_ = std::make_unique<HeadLoss>(*device_, *ops_, *transformer_, plan_.head);
   inputs_ = std::make_unique<StepInputs>(*device_, bounds.tokens, bounds.rows);
   dx_ = device_->allocate(boundary, "gradient of the block output");
-  losses_ = device_->allocate(std::max<int64_t>(1, bounds.target_rows) * 4, "losses");
-  norm_ = device_->allocate(4, "gradient norm");
+  readings_ = device_->allocate((kNormSlots + bounds.target_rows) * 4, "norms and losses");
   if (placement.kept_blocks > 0)
     kept_ = device_->allocate(placement.kept_blocks * kept_block_bytes(config_, X, bounds.tokens),
                               "kept activations");
 }
 
 StepResult Trainer::train_step(const StepBatch& batch, double lr, int64_t step) {
-  check_finite(step);
+  measure_state();
   StepResult result = probe(batch, step);
   store_->check_files();  // a gradient of weights that have changed is not applied
+  require_finite_state(step);
   judge(result);
   if (result.update == StepResult::Update::Applied) update(lr, step);
   if (trace_) trace_->flush(step + 1);
@@ -120,9 +120,11 @@ StepResult Trainer::probe(const StepBatch& batch, int64_t step) {
   forward(true);
   head(true, grad_scale);
   backward();
+  ops_->squared_norm(squared(Gradients), model_.adapter.gradients());
+  read_back(inputs_->targets().shape[0]);
   StepResult result;
-  result.loss = sum_of_losses(nullptr) / static_cast<double>(batch.trained_tokens);
-  result.grad_norm = norm_of(model_.adapter.gradients()) / static_cast<double>(scale);
+  result.loss = sum_of_losses() / static_cast<double>(batch.trained_tokens);
+  result.grad_norm = norm(Gradients) / static_cast<double>(scale);
   result.tokens = batch.tokens;
   result.trained_tokens = batch.trained_tokens;
   return result;
@@ -192,13 +194,25 @@ void Trainer::backward() {
                                rows_of(dx, micro));
 }
 
-// Waits for it; the square stays in norm_.
-double Trainer::norm_of(TensorView x) {
-  float squared = 0;
-  ops_->squared_norm({norm_.data(), DType::F32, {1}}, x);
-  device_->copy_async(Queue::Compute, &squared, norm_.data(), 4);
-  device_->synchronize(Queue::Compute);
-  return std::sqrt(static_cast<double>(squared));
+void Trainer::measure_state() {
+  ops_->squared_norm(squared(Values), model_.adapter.values());
+  ops_->squared_norm(squared(Moments), {moments_.data(), DType::F32,
+                                        {2 * model_.adapter.parameter_count()}});
+}
+
+void Trainer::require_finite_state(int64_t step) const {
+  for (const auto& [what, reading] : {std::pair("trained values", Values),
+                                      {"moments of the optimizer", Moments}})
+    if (!std::isfinite(norm(reading)))
+      fail(ErrorCode::Numeric,
+           "step {}: among the {} is one that is not finite, or their squares overflow f32",
+           step + 1, what);
+}
+
+void Trainer::check_finite(int64_t step) {
+  measure_state();
+  read_back(0);
+  require_finite_state(step);
 }
 
 void Trainer::judge(StepResult& result) {
@@ -215,20 +229,9 @@ void Trainer::judge(StepResult& result) {
   }
 }
 
-void Trainer::check_finite(int64_t step) {
-  const TensorView moments(moments_.data(), DType::F32, {2 * model_.adapter.parameter_count()});
-  for (const auto& [what, x] : {std::pair("trained values", model_.adapter.values()),
-                                {"moments of the optimizer", moments}})
-    if (!std::isfinite(norm_of(x)))
-      fail(ErrorCode::Numeric,
-           "step {}: among the {} is one that is not finite, or their squares overflow f32",
-           step + 1, what);
-}
-
-// By the gradients whose squared norm is in norm_.
+// By the gradients whose norm was measured.
 void Trainer::update(double lr, int64_t step) {
   const Trace::Span span(trace_.get(), Queue::Compute, "update");
-  const TensorView norm(norm_.data(), DType::F32, {1});
   AdamWStep s;
   s.grad_scale = 1 / loss_scale_.scale();
   s.lr = static_cast<float>(lr);
@@ -242,7 +245,7 @@ void Trainer::update(double lr, int64_t step) {
   for (const ParameterRun& run : model_.adapter.runs(run_.lora.plus_ratio, embedding_factor)) {
     s.lr = static_cast<float>(lr * run.lr_factor);
     ops_->adamw(part_of(model_.adapter.values(), run), part_of(model_.adapter.gradients(), run),
-                part_of(moment1(), run), part_of(moment2(), run), norm, s);
+                part_of(moment1(), run), part_of(moment2(), run), squared(Gradients), s);
   }
   model_.adapter.values_changed();
 }
@@ -254,17 +257,22 @@ double Trainer::evaluate(const StepBatch& batch, std::vector<float>* losses) {
   forward(false);
   head(false, 0);
   store_->check_files();
-  return sum_of_losses(losses);
+  read_back(inputs_->targets().shape[0]);
+  if (losses) losses->assign(read_.begin() + kNormSlots, read_.end());
+  return sum_of_losses();
 }
 
-double Trainer::sum_of_losses(std::vector<float>* out) {
-  std::vector<float> values(static_cast<size_t>(inputs_->targets().shape[0]));
-  device_->copy_async(Queue::Compute, values.data(), losses_.data(),
-                      static_cast<int64_t>(values.size()) * 4);
+// The norms, and as many losses, in one copy.
+void Trainer::read_back(int64_t losses) {
+  read_.resize(static_cast<size_t>(kNormSlots + losses));
+  device_->copy_async(Queue::Compute, read_.data(), readings_.data(), std::ssize(read_) * 4);
   device_->synchronize(Queue::Compute);
+}
+
+double Trainer::sum_of_losses() const {
   double sum = 0;
-  for (float loss : values) sum += static_cast<double>(loss);
-  if (out) *out = std::move(values);
+  for (auto loss = read_.begin() + kNormSlots; loss != read_.end(); ++loss)
+    sum += static_cast<double>(*loss);
   return sum;
 }
 

@@ -2,6 +2,7 @@
 // first.
 #pragma once
 
+#include <cmath>
 #include <memory>
 #include <string>
 #include <vector>
@@ -37,7 +38,7 @@ class Trainer {
 
   // One optimizer update at this rate, unless the guard or the loss scale has it left out: then
   // nothing changes. `step` is the 0-based index of the update. Numeric error, before anything
-  // changes, when trained values or moments are not finite.
+  // changes, when trained values or moments are not finite. The host waits for the device once.
   StepResult train_step(const StepBatch& batch, double lr, int64_t step);
 
   // Loss and gradient of a batch, and no update.
@@ -75,10 +76,12 @@ class Trainer {
   void forward(bool keep);
   void head(bool gradient, float grad_scale);
   void backward();
+  void measure_state();
+  void require_finite_state(int64_t step) const;
   void judge(StepResult& result);
   void update(double lr, int64_t step);
-  double norm_of(TensorView x);
-  double sum_of_losses(std::vector<float>* out);
+  void read_back(int64_t losses);
+  double sum_of_losses() const;
 
   Trace::Span compute_span(const char* pass, int64_t unit) {
     return {trace_.get(), Queue::Compute, fmt::format("{} {}", pass, unit)};
@@ -95,7 +98,13 @@ class Trainer {
   int64_t boundary_bytes() const {
     return inputs_->tokens() * config_.C * element_bytes(plan_.numeric.compute);
   }
-  TensorView losses() const { return {losses_.data(), DType::F32, {inputs_->targets().shape[0]}}; }
+  // What the host reads of a step: the squared norms of these, then the loss of every target.
+  enum Reading : size_t { Gradients, Values, Moments };
+  TensorView squared(Reading what) const { return {readings_.data() + 4 * what, DType::F32, {1}}; }
+  double norm(Reading what) const { return std::sqrt(static_cast<double>(read_[what])); }
+  TensorView losses() const {
+    return {readings_.data() + 4 * kNormSlots, DType::F32, {inputs_->targets().shape[0]}};
+  }
 
   const RunConfig& run_;
   const ModelConfig& config_;
@@ -113,7 +122,8 @@ class Trainer {
   std::unique_ptr<Transformer> transformer_;
   std::unique_ptr<HeadLoss> head_;
   std::unique_ptr<StepInputs> inputs_;
-  Buffer dx_, kept_, losses_, moments_, norm_;
+  Buffer dx_, kept_, moments_, readings_;
+  std::vector<float> read_;  // of readings_
   MatrixView output_;  // of the last block
 };
 

@@ -85,10 +85,14 @@ class LateDevice final : public Device {
     run_until(p.queue, p.clock[index(p.queue)]);
     learn(queue, p.clock);
   }
+  // Of the host, for any queue, so far.
+  int64_t host_waits() const { return host_waits_; }
   void synchronize(Event event) override {
+    ++host_waits_;
     for (const Queue queue : {Queue::Compute, Queue::H2D, Queue::D2H}) wait(queue, event);
   }
   void synchronize(Queue queue) override {
+    ++host_waits_;
     run_until(queue, known(queue)[index(queue)]);
     for (const Queue other : {Queue::Compute, Queue::H2D, Queue::D2H})
       learn(other, Clock(known(queue)));
@@ -164,6 +168,7 @@ class LateDevice final : public Device {
   std::map<int32_t, Event> timers_;
   std::vector<Touched> touched_;
   int64_t allocated_bytes_ = 0, pinned_bytes_ = 0;
+  int64_t host_waits_ = 0;
 };
 
 }  // namespace lema::test

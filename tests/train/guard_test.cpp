@@ -1,5 +1,5 @@
 // Numbers that are not finite among trained values and moments: seen before an update and before a
-// save, on the device where they lie.
+// save, on the device where they lie, without a wait of the host beside the one for the loss.
 #include <cmath>
 
 #include "support/catch.h"
@@ -50,4 +50,19 @@ TEST_CASE("a value or moment that is not finite ends the run before it is used")
         set(trainer, x, 0, kept);
       });
     }
+}
+
+TEST_CASE("the host waits for the device once a step") {
+  const TrainBench bench({Family::Llama, 4, DType::F32, false}, 23);
+  const RunConfig config = bench.config(
+      {"memory.residency=stream", "memory.slots=2", "memory.activations=offload"});
+  const auto waits = [&](int64_t steps) {
+    int64_t count = 0;
+    bench.run(config, {std::make_unique<LateDevice>(), cpu_ops()}, steps, {},
+              [&](Trainer& trainer) {
+                count = dynamic_cast<LateDevice&>(trainer.device()).host_waits();
+              });
+    return count;
+  };
+  CHECK(waits(4) - waits(1) == 3);
 }
