@@ -65,8 +65,7 @@ RunPlan plan_within(const RunConfig& config, const RunModel& model, const Device
     plan = make_run_plan(config, model, device, ops, data, within);
   } catch (const Error& error) {
     if (error.code() != ErrorCode::DoesNotFit) throw;
-    const int64_t vram = config.memory.vram_bytes > 0 ? config.memory.vram_bytes
-                                                      : device.free_bytes();
+    const int64_t vram = device_budget(config, device);
     if (vram > 0 && least_device_bytes(config, model, device, ops, data) > vram)
       refuse(error.what(), FitGoal::Kind::Vram, vram);
     refuse(error.what(), FitGoal::Kind::Ram, std::max(config.memory.ram_bytes, within));
@@ -117,6 +116,7 @@ Value Forecast::to_value() const {
 RunConfig settled(const RunConfig& config, const RunPlan& plan) {
   RunConfig same = config;
   same.memory.ram_bytes = plan.ram_budget;
+  same.memory.vram_bytes = plan.vram_budget;
   same.memory.disk = name(plan.placement.host.disk);
   return same;
 }

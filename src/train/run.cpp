@@ -97,9 +97,7 @@ class Run {
   }
 
   RunSummary run() {
-    const Forecast forecast = planned_.forecast(0);
-    log::info("memory plan\n{}", forecast.text());
-    prepare(forecast);
+    const Forecast forecast = prepare();
     StopSignals::check();
     open_output(forecast);
     try {
@@ -117,7 +115,7 @@ class Run {
       if (row < 0 || row >= std::ssize(train_.rows))
         fail(ErrorCode::Usage, "--rows: {} has rows 0 to {}, found {}", train_.path,
              train_.rows.size() - 1, row);
-    prepare(planned_.forecast(0));
+    prepare();
     std::vector<RowReplay> replays;
     for (const int64_t row : rows) {
       StopSignals::check();
@@ -135,15 +133,19 @@ class Run {
               schedule_.total_steps, config_.train.batch_size);
   }
 
-  // The trainer, at its start or at the checkpoint.
-  void prepare(const Forecast& forecast) {
+  // The trainer, at its start or at the checkpoint; and its plan, of what the device has free with
+  // all kernels loaded.
+  Forecast prepare() {
+    Forecast forecast = planned_.forecast(0);
+    loaded_bytes_ = planned_.load_kernels(forecast.plan);
+    if (loaded_bytes_ > 0) forecast = planned_.forecast(0);
     const RunPlan& plan = forecast.plan;
+    log::info("memory plan\n{}", forecast.text());
     if (plan.placement.weights.slots + plan.placement.host.slots == 0 && config_.memory.slots > 0)
       log::warn("all weights are at hand: memory.slots has no effect");
     log::info("{} trained parameters on {}, compute {}", forecast.parameters, plan.numeric.backend,
               name(plan.numeric.compute));
     const RunInputs& inputs = planned_.inputs();
-    loaded_bytes_ = planned_.load_kernels(plan);
     settled_ = settled(config_, plan);
     trainer_ = std::make_unique<Trainer>(settled_, inputs.folder, open_backend(config_.device),
                                          planned_.data(), planned_.start());
@@ -156,6 +158,7 @@ class Run {
       resume();
     }
     planned_.forget_start();
+    return forecast;
   }
 
   void resume() {

@@ -110,8 +110,7 @@ PlanRequest plan_request(const RunConfig& config, const RunPlan& plan, const Run
   request.boundary_bytes = plan.bounds.tokens * c.C * element_bytes(X);
   request.kept_bytes_per_block = kept_block_bytes(c, X, plan.bounds.tokens);
   request.device_budget_is_set = config.memory.vram_bytes > 0;
-  request.device_budget =
-      request.device_budget_is_set ? config.memory.vram_bytes : device.free_bytes();
+  request.device_budget = plan.vram_budget;
   request.weights_in_place = device.reads_host_memory() && HostStore::can_view(model.table);
   if (device.needs_pinned_weights()) {
     request.fixed.push_back({Tier::Device, "ends of the buffers' pages", kPageEnds});
@@ -213,6 +212,7 @@ RunPlan make_limits(const RunConfig& config, const RunModel& model, const Device
   plan.ops = ops_limits(config, model, b);
   plan.shares_memory = device.reads_host_memory();
   plan.ram_budget = config.memory.ram_bytes > 0 ? config.memory.ram_bytes : available;
+  plan.vram_budget = device_budget(config, device);
   plan.reads_into_memory = config.memory.disk == "buffered" || config.memory.disk == "direct" ||
                            plan.ram_budget > 0 || device.needs_pinned_weights();
   return plan;
@@ -223,6 +223,10 @@ int64_t scratch_bytes(const RunConfig& config, const OpsFactory& ops, const RunP
 }
 
 }  // namespace
+
+int64_t device_budget(const RunConfig& config, const Device& device) {
+  return config.memory.vram_bytes > 0 ? config.memory.vram_bytes : device.free_bytes();
+}
 
 RunPlan make_run_plan(const RunConfig& config, const RunModel& model, const Device& device,
                       const OpsFactory& ops, const DataFacts& data, int64_t available) {

@@ -46,6 +46,7 @@ struct RunPlan {
   HeadLimits head;
   bool reads_into_memory = false;  // weights are read into host memory, not mapped
   int64_t ram_budget = 0;          // of all host memory; 0: none
+  int64_t vram_budget = 0;         // of the device's; 0: none
   Plan placement;
   bool shares_memory = false;  // the device's memory is the host's: the CPU
 
@@ -58,6 +59,9 @@ struct RunPlan {
   std::string table() const;
   Value to_value() const;  // plan.json
 };
+
+// memory.vram, else what the device has free; 0: no limit.
+int64_t device_budget(const RunConfig& config, const Device& device);
 
 // Usage for rows beyond the model's positions; DoesNotFit as of make_plan. Nothing is allocated on
 // the device. `available`: bytes of host memory to stay within where memory.ram is not set; 0:
