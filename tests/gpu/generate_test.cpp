@@ -5,8 +5,7 @@
 #include "generate/generator.h"
 #include "generate/row_losses.h"
 #include "support/catch.h"
-#include "support/temp_folder.h"
-#include "support/tiny_model.h"
+#include "support/inference_case.h"
 
 using namespace lema;
 using namespace lema::test;
@@ -14,14 +13,6 @@ using namespace lema::test;
 namespace {
 
 const OpenOptions kCpu{{}, "f32", 1, "cpu"}, kGpu{{}, "f32", 1, "cuda"};
-
-std::vector<int32_t> ids_from(int64_t seed, int64_t count) {
-  std::vector<int32_t> ids;
-  for (int64_t i = 0; i < count; ++i)
-    ids.push_back(
-        static_cast<int32_t>((seed * 7919 + i * i * 31 + i * 17) % testing::kTinyVocabulary));
-  return ids;
-}
 
 std::vector<float> values(const MatrixView& logits) {
   const auto* begin = static_cast<const float*>(logits.data);
@@ -45,10 +36,8 @@ double relative_difference(const std::vector<float>& found, const std::vector<fl
 TEST_CASE("gpu: logits over a cache are the CPU's to rounding") {
   const TinyModelOptions options =
       GENERATE(TinyModelOptions(), TinyModelOptions{Family::Gpt2}, tiny_qwen3(), tiny_phi3());
-  const TempFolder temp("gpu_logits");
-  write_tiny_model(temp.path() / "model", options);
-  const ModelFolder folder(temp.path() / "model");
-  Inference cpu(folder, kCpu, 3, 64), gpu(folder, kGpu, 3, 64);
+  const TinyModel model("gpu_logits", options);
+  Inference cpu(model.folder, kCpu, 3, 64), gpu(model.folder, kGpu, 3, 64);
   const auto both = [&](const std::vector<Feed>& feeds) {
     const std::vector<float> expected = values(cpu.append(feeds));
     CHECK(relative_difference(values(gpu.append(feeds)), expected) < 1e-4);
@@ -62,19 +51,10 @@ TEST_CASE("gpu: logits over a cache are the CPU's to rounding") {
 
 TEST_CASE("gpu: losses of rows are the CPU's to rounding") {
   const TinyModelOptions options = GENERATE(TinyModelOptions(), TinyModelOptions{Family::Gpt2});
-  const TempFolder temp("gpu_losses");
-  write_tiny_model(temp.path() / "model", options);
-  const ModelFolder folder(temp.path() / "model");
-  Dataset dataset;
-  for (const int64_t length : {9, 70, 33}) {
-    Row row{ids_from(length, length), std::vector<uint8_t>(static_cast<size_t>(length), 1), length};
-    row.trained[0] = 0;
-    dataset.rows.push_back(row);
-    dataset.tokens += length;
-    dataset.longest_row_tokens = std::max(dataset.longest_row_tokens, length);
-  }
-  const auto cpu = row_losses(folder, kCpu, dataset, [](int64_t) {}),
-             gpu = row_losses(folder, kGpu, dataset, [](int64_t) {});
+  const TinyModel model("gpu_losses", options);
+  const Dataset dataset = dataset_of({ids_from(9, 9), ids_from(70, 70), ids_from(33, 33)});
+  const auto cpu = row_losses(model.folder, kCpu, dataset, [](int64_t) {}),
+             gpu = row_losses(model.folder, kGpu, dataset, [](int64_t) {});
   for (size_t r = 0; r < dataset.rows.size(); ++r)
     CHECK(relative_difference(gpu[r].losses, cpu[r].losses) < 1e-5);
 }

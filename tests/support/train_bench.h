@@ -9,6 +9,7 @@
 
 #include "data/model_text.h"
 #include "support/catch.h"
+#include "support/message_of.h"
 #include "support/temp_folder.h"
 #include "support/tiny_model.h"
 #include "train/trainer.h"
@@ -40,6 +41,20 @@ inline std::vector<float> floats(Device& device, const TensorView& view) {
   device.copy_async(Queue::Compute, values.data(), view.data, view.bytes());
   device.synchronize(Queue::Compute);
   return values;
+}
+
+using Settings = std::vector<std::string>;
+inline Settings with(Settings settings, const Settings& more) {
+  settings.insert(settings.end(), more.begin(), more.end());
+  return settings;
+}
+
+// The budget in bytes that a refusal names.
+inline int64_t named_least(const std::string& refusal) {
+  INFO(refusal);
+  const std::string before = "at least ";
+  REQUIRE(contains(refusal, before));
+  return std::stoll(refusal.substr(refusal.find(before) + before.size()));
 }
 
 class TrainBench {

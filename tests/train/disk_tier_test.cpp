@@ -10,7 +10,7 @@ using namespace lema::test;
 
 namespace {
 
-Outcome run(const TrainBench& bench, const std::vector<std::string>& settings, bool in_place) {
+Outcome run(const TrainBench& bench, const Settings& settings, bool in_place) {
   const auto as_planned = [](Trainer& trainer) {
     const auto& device = dynamic_cast<LateDevice&>(trainer.device());
     const RunPlan& plan = trainer.plan();
@@ -20,24 +20,6 @@ Outcome run(const TrainBench& bench, const std::vector<std::string>& settings, b
   };
   return bench.run(bench.config(settings), {std::make_unique<LateDevice>(in_place), cpu_ops()}, 4,
                    as_planned);
-}
-
-std::vector<std::string> with(std::vector<std::string> settings,
-                              const std::vector<std::string>& more) {
-  settings.insert(settings.end(), more.begin(), more.end());
-  return settings;
-}
-
-// The number after "at least" in the refusal of a budget of one byte.
-int64_t least_ram(const TrainBench& bench, const std::vector<std::string>& settings,
-                  bool in_place) {
-  const std::string refusal = message_of(ErrorCode::DoesNotFit, [&] {
-    run(bench, with(settings, {"memory.ram=1"}), in_place);
-  });
-  INFO(refusal);
-  const std::string before = "memory.ram is 1 B; set it to at least ";
-  REQUIRE(contains(refusal, before));
-  return std::stoll(refusal.substr(refusal.find(before) + before.size()));
 }
 
 bool can_be_direct(const TrainBench& bench) {
@@ -57,7 +39,7 @@ TEST_CASE("a ring in RAM that is read in place changes no bit") {
   const std::string compute = dtype == DType::BF16 ? "compute=bf16" : "compute=f32";
   const Outcome reference = run(bench, {compute, "memory.activations=keep"}, true);
   CHECK(reference.disk_bytes == 0);
-  std::vector<std::vector<std::string>> variants = {
+  std::vector<Settings> variants = {
       {"memory.slots=2", "memory.disk=buffered"},
       {"memory.slots=3", "memory.disk=buffered", "threads=1", "memory.activations=recompute"}};
   if (can_be_direct(bench)) {
@@ -78,11 +60,14 @@ TEST_CASE("a ring in RAM that is read in place changes no bit") {
 TEST_CASE("a budget for host memory changes no bit and is kept") {
   const bool in_place = GENERATE(true, false);
   const TrainBench bench({Family::Llama, GENERATE(int64_t{5}, int64_t{6}), DType::F32, false}, 11);
-  std::vector<std::string> settings = {"compute=f32", "memory.activations=recompute"};
+  Settings settings = {"compute=f32", "memory.activations=recompute"};
   const Outcome reference = run(bench, settings, in_place);
   if (!in_place) settings.push_back("memory.residency=stream");
   if (GENERATE(true, false) && can_be_direct(bench)) settings.push_back("memory.disk=direct");
-  const int64_t least = least_ram(bench, settings, in_place);
+  const std::string refusal = message_of(
+      ErrorCode::DoesNotFit, [&] { run(bench, with(settings, {"memory.ram=1"}), in_place); });
+  CHECK(contains(refusal, "memory.ram is 1 B; set it to"));
+  const int64_t least = named_least(refusal);
   int64_t fewest = INT64_MAX;
   for (const int64_t more : {-1, 0, 50'000, 100'000, 150'000, 200'000, 2'000'000}) {
     INFO(fmt::format("least {} and {}", least, more));
@@ -105,7 +90,7 @@ TEST_CASE("matrices in full and magnitudes start from weights that are not held"
   const auto family = GENERATE(Family::Llama, Family::Gpt2);
   const TrainBench bench({.family = family, .L = 3}, 23);
   const std::string embedding = family == Family::Gpt2 ? "wte" : "embed_tokens";
-  const std::vector<std::string> settings = {
+  const Settings settings = {
       "compute=f32", "lora.dora=true",
       "lora.modules_to_save=[\"" + embedding + "\",\"lm_head\"]"};
   const Outcome reference = run(bench, settings, true);

@@ -10,37 +10,12 @@
 #include "generate/row_logits.h"
 #include "generate/row_losses.h"
 #include "support/catch.h"
-#include "support/temp_folder.h"
-#include "support/tiny_model.h"
+#include "support/inference_case.h"
 
 using namespace lema;
+using test::dataset_of, test::ids_from, test::TinyModel;
 
 namespace {
-
-std::vector<int32_t> ids_from(int64_t seed, int64_t count) {
-  std::vector<int32_t> ids;
-  for (int64_t i = 0; i < count; ++i)
-    ids.push_back(
-        static_cast<int32_t>((seed * 7919 + i * i * 31 + i * 17) % testing::kTinyVocabulary));
-  return ids;
-}
-
-// A folder with one tiny model; positions beyond the usual 128 where asked for (Llama only).
-struct TinyModel {
-  TempFolder temp;
-  ModelFolder folder;
-  TinyModel(std::string_view name, const test::TinyModelOptions& options, int64_t positions = 0)
-      : temp(name), folder(written(temp.path() / "model", options, positions)) {}
-  static fs::path written(const fs::path& path, const test::TinyModelOptions& options,
-                          int64_t positions) {
-    test::write_tiny_model(path, options);
-    if (positions == 0) return path;
-    Value config = parse_json(read_text(path / "config.json", 1 << 20), "config.json");
-    config.set("max_position_embeddings", positions);
-    write_file(path / "config.json", dump_json(config));
-    return path;
-  }
-};
 
 const OpenOptions kF32{{}, "f32", 1};
 
@@ -77,10 +52,7 @@ TEST_CASE("inference: token by token equals one pass, and both equal the pass wi
   const std::vector<int32_t> ids = ids_from(1, 70);
 
   // The path without a cache gives log-probabilities of the row's tokens.
-  Dataset dataset;
-  dataset.rows.push_back({ids, std::vector<uint8_t>(ids.size(), 1), 1});
-  dataset.rows[0].trained[0] = 0;
-  dataset.longest_row_tokens = dataset.tokens = std::ssize(ids);
+  const Dataset dataset = dataset_of({ids});
   const std::vector<float> losses =
       row_losses(model.folder, kF32, dataset, [](int64_t) {}).at(0).losses;
 
@@ -135,12 +107,7 @@ TEST_CASE("inference: a reply that outgrows the short range of longrope is compu
 
 TEST_CASE("row logits: the file is there when it is whole, and nothing is after an interruption") {
   const TinyModel model("row_logits", {});
-  Dataset dataset;
-  for (int64_t i = 0; i < 3; ++i) {
-    dataset.rows.push_back({ids_from(i, 5), std::vector<uint8_t>(5, 1), static_cast<int>(i) + 1});
-    dataset.tokens += 5;
-  }
-  dataset.longest_row_tokens = 5;
+  const Dataset dataset = dataset_of({ids_from(0, 5), ids_from(1, 5), ids_from(2, 5)});
   const fs::path path = model.temp.path() / "out" / "logits.safetensors";
   fs::create_directory(path.parent_path());
   const auto write = [&](int64_t rows) {
