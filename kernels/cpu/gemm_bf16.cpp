@@ -13,6 +13,7 @@
 #include "cpu/amx.h"
 #include "cpu/convert.h"
 #include "cpu/simd.h"
+#include "cpu/tile.h"
 #include "cpu/transpose.h"
 
 namespace lema::cpu {
@@ -22,7 +23,7 @@ constexpr int kRows = 8;  // rows of the AVX-512 kernel
 constexpr int64_t kRowsAhead = 8;  // of a matrix that is packed, asked for before they are read
 // Columns of A that meet a sliver at a time, so that both stay in the L1 cache: of A as it is, and
 // in three parts.
-constexpr int64_t kWholeBlock = 256, kSplitBlock = 128;
+constexpr int64_t kWholeBlock = 320, kSplitBlock = 128;
 // Rows and columns of A that are split at a time: long runs of memory, and the parts fit the L2.
 constexpr int64_t kSplitRows = 2 * kAmxRows, kSplitColumns = 768;
 static_assert(kTileRows * kWholeBlock <= 2 * kMultiplyScratch &&
@@ -323,8 +324,11 @@ void multiply_whole(const Product& p, const Operand& a, int64_t M, int64_t K, bf
   const bool amx = bf16_products() == Bf16Products::Amx;
   const bool in_place = a.dtype == DType::BF16 && a.col_stride == 1 && K % kInnerStep == 0 &&
                         M % kAmxRows == 0;
-  for (int64_t k = 0; k < K; k += kWholeBlock) {
-    const int64_t kn = std::min(kWholeBlock, K - k), padded = round_up(kn, kInnerStep);
+  // Of equal length: a short last one would read and write all sums for little.
+  const int64_t blocks = tile_count(K, kWholeBlock),
+                block = round_up(tile_count(K, blocks), kInnerStep);
+  for (int64_t k = 0; k < K; k += block) {
+    const int64_t kn = std::min(block, K - k), padded = round_up(kn, kInnerStep);
     if (!in_place) copy_rows(copy, a.from(0, k), M, kn);
     const auto* from = in_place ? static_cast<const bf16*>(a.from(0, k).data) : copy;
     const int64_t lda = in_place ? a.row_stride : padded;
