@@ -1,10 +1,20 @@
 #!/usr/bin/env bash
-# Runs the tests that need a GPU (label `gpu`) of a build, then the same under compute-sanitizer where it is there.
+# Runs the tests that need a GPU (label `gpu`) of a build; training and logits of every family against transformers and PEFT
+# with lema on the GPU, where they are installed; and the first once more under compute-sanitizer where it is there.
 #   scripts/gpu_test.sh [BUILD_DIR, default build] [memcheck racecheck initcheck synccheck ...]
 set -euo pipefail
-build=${1:-build}
+build=$(realpath "${1:-build}")
 shift || true
+source=$(dirname "$(dirname "$(realpath "$0")")")
 ctest --test-dir "$build" -L gpu --output-on-failure --no-tests=error
+if python3 -c "import peft" 2>/dev/null; then
+  for test in logits_test train_test; do
+    LEMA=$build/lema LEMA_SOURCE=$source PYTHONPATH=$source/tests/support HF_HUB_OFFLINE=1 \
+      python3 "$source/tests/parity/$test.py"
+  done
+else
+  echo "no peft here: comparisons with transformers and PEFT skipped"
+fi
 command -v compute-sanitizer >/dev/null || { echo "no compute-sanitizer here: checks skipped"; exit 0; }
 check() {  # tool, test, filters
   echo "== $*"
