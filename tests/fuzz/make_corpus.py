@@ -20,6 +20,7 @@ def safetensors():
     for i, (header, data) in enumerate([(two, 26), (meta, 4), (small, 3), ("{}", 0), ("{}  ", 0)]):
         yield f"header{i}", b"\x01" + struct.pack("<H", data) + header.encode()
         yield f"file{i}", b"\x00" + struct.pack("<Q", len(header)) + header.encode() + bytes(data)
+    yield "short", b"\x00" + struct.pack("<Q", len(two) + 8) + two.encode()
     yield "lfs", b"\x00version https://git-lfs.github.com/spec/v1\n"
 
 
@@ -176,6 +177,7 @@ def adapter_config():
                                "exclude_modules": ".*lm_head", "init_lora_weights": "gaussian"})
     yield "patterns", json.dumps({**base, "rank_pattern": {"^q.*": 4}, "alpha_pattern": {"v_proj": 3.5},
                                   "modules_to_save": ["lm_head"], "layers_to_transform": [0, 1], "layers_pattern": "layers"})
+    yield "escape_in_a_pattern", json.dumps({**base, "rank_pattern": {"\x1b[2J": 0}})
 
 
 RUN = {"model": "m", "output_dir": "o", "seed": 1, "method": "lora",

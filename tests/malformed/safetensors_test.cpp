@@ -44,6 +44,9 @@ TEST_CASE("lengths and sizes that wrap") {
         (uint64_t{1} << 63) - 8, uint64_t{1} << 32, (uint64_t{1} << 32) + 2})
     cases.push_back({fmt::format("a header of {} bytes", length), with_length(length, "{}"),
                      fmt::format("header of {} bytes, at most", length)});
+  for (const uint64_t missing : {uint64_t{1}, uint64_t{7}, uint64_t{8}})
+    cases.push_back({fmt::format("a header that ends {} bytes behind the file", missing),
+                     with_length(40 + missing, std::string(40, ' ')), "but only 40 follow"});
   // CVE-2024-21825, CVE-2024-21836, CVE-2024-23605, CVE-2026-33298: a product of sizes that wraps.
   for (const char* shape :
        {"[4294967296,4294967296]", "[65536,65536,65536,65536]", "[2147483648,2147483648,4]",

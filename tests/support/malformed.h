@@ -24,7 +24,7 @@ namespace malformed {
 
 inline double cpu_seconds() { return static_cast<double>(std::clock()) / CLOCKS_PER_SEC; }
 
-#ifdef __SANITIZE_ADDRESS__
+#ifdef LEMA_SANITIZED
 inline constexpr double kMaxSeconds = 30;  // instrumented code is that much slower, and pads blocks
 inline constexpr int64_t kMemoryFactor = 160, kMemoryFloor = int64_t{1} << 30;
 #else

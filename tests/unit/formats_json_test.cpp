@@ -210,7 +210,7 @@ TEST_CASE("a tokenizer-like document stays within 16 times its size in memory") 
   const int64_t after = resident_memory().total;
   CHECK(v.find("model")->find("vocab")->as_object().size() == 300001);
   CHECK(v.find("model")->find("vocab")->as_object()[200000].second.line == 200004);
-#ifdef __SANITIZE_ADDRESS__
+#ifdef LEMA_SANITIZED
   constexpr int64_t kFactor = 160;  // its allocator pads every block and keeps freed ones
 #else
   constexpr int64_t kFactor = 16;
