@@ -67,8 +67,11 @@ class CpuDevice final : public Device {
     if (bytes > limit_[pinned] - used_[pinned])
       fail(ErrorCode::DoesNotFit, "{}: {} beside {} are more than the {} planned", label,
            format_bytes(bytes), format_bytes(used_[pinned]), format_bytes(limit_[pinned]));
+    std::map<void*, int64_t> entry{{nullptr, bytes}};  // first: nothing fails once it is mapped
     void* data = cpu::map_memory(bytes, label, commit_);
-    bytes_of_[data] = bytes;
+    auto node = entry.extract(nullptr);
+    node.key() = data;
+    bytes_of_.insert(std::move(node));
     used_[pinned] += bytes;
     ++allocation_count_;
     return Buffer(this, data, bytes, pinned);

@@ -99,6 +99,7 @@ void tokenize(const TokenizeOptions& options) {
     if (std::fwrite(out.data(), 1, out.size(), stdout) != out.size())
       return;  // main reports the stream's error
   }
+  if (std::cin.bad()) fail(ErrorCode::Io, "{}: cannot be read", kSource);
 }
 
 }  // namespace

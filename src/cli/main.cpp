@@ -1,9 +1,14 @@
 // The entry of the binary: parses the command line, runs one command and turns what it throws into
 // a message and an exit code. A command's own code starts in its cmd_NAME.cpp.
+#include <cxxabi.h>
+
 #include <cstdio>
+#include <cstdlib>
+#include <exception>
 #include <filesystem>
 #include <new>
 #include <string>
+#include <typeinfo>
 
 #include "cli/commands.h"
 #include "core/error.h"
@@ -55,10 +60,8 @@ void add_commands(CLI::App& app) {
   lema::add_bench(app);
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
-  lema::install_signal_handlers();
+// Parses and runs one command; what it throws but for a usage error is main's.
+int run(int argc, char** argv) {
   lema::log::start(false);
   CLI::App app("lema: fine-tunes language models larger than the memory they run in", "lema");
   app.set_version_flag("--version", fmt::format("lema {}\ncompiler: {}\nbackends: {}", LEMA_VERSION,
@@ -67,20 +70,47 @@ int main(int argc, char** argv) {
       "--verbose", [] { lema::log::start(true); }, "Log more");
   app.require_subcommand(1);
   app.fallthrough();
+  add_commands(app);
   try {
-    add_commands(app);
     app.parse(argc, argv);
-    if (std::fflush(stdout) != 0 || std::ferror(stdout))
-      lema::fail(lema::ErrorCode::Io, "cannot write the output");
-    return 0;
   } catch (const CLI::ParseError& error) {
     return report_usage(app, error);
+  }
+  if (std::fflush(stdout) != 0 || std::ferror(stdout))
+    lema::fail(lema::ErrorCode::Io, "cannot write the output");
+  return 0;
+}
+
+// Without memory: of which it takes none.
+int report_no_memory(const char* command) {
+  lema::log::end_progress();
+  std::fprintf(stderr, "lema: error: out of memory%s%s\n", command ? " in lema " : "",
+               command ? command : "");
+  return static_cast<int>(lema::ErrorCode::DoesNotFit);
+}
+
+// Where an exception cannot pass, as in a destructor that a library runs: memory that runs out
+// there is reported like any other.
+[[noreturn]] void on_terminate() {
+  const std::type_info* thrown = abi::__cxa_current_exception_type();  // to throw again takes memory
+  if (!thrown || *thrown != typeid(std::bad_alloc)) std::abort();
+  std::fputs("lema: error: out of memory\n", stderr);
+  std::_Exit(static_cast<int>(lema::ErrorCode::DoesNotFit));
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::set_terminate(on_terminate);
+  lema::install_signal_handlers();
+  try {
+    return run(argc, argv);
   } catch (const lema::Error& error) {
     return report(error.code(), error.what());
   } catch (const std::filesystem::filesystem_error& error) {
     return report(lema::ErrorCode::Io, lema::escaped(error.what()));
   } catch (const std::bad_alloc&) {
-    return report(lema::ErrorCode::DoesNotFit, "out of memory");
+    return report_no_memory(argc > 1 ? argv[1] : nullptr);
   } catch (const std::exception& error) {
     return report(lema::ErrorCode::Internal, error.what());
   }

@@ -6,11 +6,13 @@
 #include <fstream>
 #include <optional>
 
+#include "core/out_of_memory.h"
+
 namespace lema {
 namespace {
 
 std::optional<int64_t> number_in(const std::string& path) {
-  std::ifstream file(path);
+  std::ifstream file = stream_of(path);
   int64_t value = 0;
   if (file >> value) return value;
   return std::nullopt;  // absent, or "max"
@@ -18,7 +20,7 @@ std::optional<int64_t> number_in(const std::string& path) {
 
 // Pages of files that a group counts as used, and that go where memory is wanted.
 int64_t cached_bytes(const std::string& folder) {
-  std::ifstream stat(folder + "/memory.stat");
+  std::ifstream stat = stream_of(folder + "/memory.stat");
   int64_t cached = 0, bytes = 0;
   for (std::string name; stat >> name >> bytes;)
     if (name == "active_file" || name == "inactive_file") cached += bytes;
@@ -27,7 +29,7 @@ int64_t cached_bytes(const std::string& folder) {
 
 template <typename Visit>
 void each_group(const ControlGroups& groups, const Visit& visit) {
-  std::ifstream file(groups.process_groups);
+  std::ifstream file = stream_of(groups.process_groups);
   for (std::string line; std::getline(file, line);) {
     if (!line.starts_with("0::")) continue;
     for (std::string group = line.substr(3);; group.resize(group.rfind('/'))) {
@@ -53,7 +55,8 @@ int64_t ControlGroups::memory_left() const {
 int ControlGroups::cpus() const {
   int64_t cpus = INT_MAX;
   each_group(*this, [&](const std::string& folder) {
-    std::ifstream file(folder + "/cpu.max");  // "QUOTA PERIOD" in microseconds, or "max PERIOD"
+    // "QUOTA PERIOD" in microseconds, or "max PERIOD"
+    std::ifstream file = stream_of(folder + "/cpu.max");
     int64_t quota = 0, period = 0;
     if (file >> quota >> period && quota > 0 && period > 0)
       cpus = std::min(cpus, (quota - 1) / period + 1);

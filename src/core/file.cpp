@@ -26,7 +26,10 @@ int64_t mtime_ns(const struct stat& st) {
 
 }  // namespace
 
+// The path is copied before the descriptor is there, which a copy that fails would leave open.
+
 File File::open(const fs::path& path) {
+  fs::path own = path;
   const int fd = uninterrupted([&] {
     return sys::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);  // no wait on a FIFO
   });
@@ -35,7 +38,7 @@ File File::open(const fs::path& path) {
       fail(ErrorCode::BadInput, "{}: no such file", path.string());
     io_failure("open", path);
   }
-  File file(fd, path);
+  File file(fd, std::move(own));
   struct stat st {};
   if (sys::fstat(fd, &st) != 0) io_failure("stat", path);
   if (!S_ISREG(st.st_mode)) fail(ErrorCode::BadInput, "{}: not a regular file", path.string());
@@ -45,27 +48,30 @@ File File::open(const fs::path& path) {
 }
 
 std::optional<File> File::open_direct() const {
+  fs::path own = path_;
   // By way of the descriptor: the path may name another file meanwhile.
   const std::string self = fmt::format("/proc/self/fd/{}", fd_);
   const int fd = sys::open(self.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECT);
   if (fd < 0) return std::nullopt;
-  return File(fd, path_);
+  return File(fd, std::move(own));
 }
 
 File File::create(const fs::path& path) {
+  fs::path own = path;
   const int fd = uninterrupted([&] {
     return sys::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
   });
   if (fd < 0) io_failure("create", path);
-  return File(fd, path);
+  return File(fd, std::move(own));
 }
 
 File File::append(const fs::path& path) {
+  fs::path own = path;
   const int fd = uninterrupted([&] {
     return sys::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
   });
   if (fd < 0) io_failure("open", path);
-  return File(fd, path);
+  return File(fd, std::move(own));
 }
 
 File::File(File&& other) noexcept
@@ -171,7 +177,8 @@ std::string read_text(const fs::path& path, int64_t max_bytes) {
 
 void io_failure(std::string_view action, const fs::path& path) {
   const int code = errno;
-  fail(ErrorCode::Io, "{}: cannot {}: {}", path.string(), action, std::strerror(code));
+  fail(code == ENOMEM ? ErrorCode::DoesNotFit : ErrorCode::Io, "{}: cannot {}: {}", path.string(),
+       action, code == ENOMEM ? "out of memory" : std::strerror(code));
 }
 
 fs::path temporary_name(const fs::path& path) {

@@ -95,7 +95,7 @@ void write_new_file(const fs::path& path, std::string_view bytes);
 
 // The temporary name beside `path` that this process writes to.
 fs::path temporary_name(const fs::path& path);
-// Io, "PATH: cannot ACTION: " and errno's text.
+// Io, "PATH: cannot ACTION: " and errno's text; DoesNotFit where the system had no memory for it.
 [[noreturn]] void io_failure(std::string_view action, const fs::path& path);
 
 }  // namespace lema

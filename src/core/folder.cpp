@@ -134,6 +134,7 @@ StagedFolder::~StagedFolder() {
     remove_tree(staged_);
   } catch (const Error& error) {  // the failure that leads here is the one to report
     log::warn("{}", error.what());
+  } catch (const std::bad_alloc&) {  // the next run removes it
   }
 }
 
@@ -193,36 +194,42 @@ bool names(const fs::path& path, int fd) {
 
 }  // namespace
 
-FolderLock::FolderLock(const fs::path& folder) : folder_(folder), created_(!is_there(folder)) {
+FolderLock::FolderLock(const fs::path& folder)
+    : folder_(folder), path_(folder / kLockName), created_(!is_there(folder)) {
   create_folders(folder_);
-  const fs::path lock = folder_ / kLockName;
   for (;;) {
-    File file = File::append(lock);
+    File file = File::append(path_);
     if (sys::flock(file.descriptor(), LOCK_EX | LOCK_NB) != 0) {
       if (errno == EWOULDBLOCK)
-        fail(ErrorCode::Usage, "{}: in use by {}", folder_.string(), holder(lock));
+        fail(ErrorCode::Usage, "{}: in use by {}", folder_.string(), holder(path_));
       if (errno != ENOLCK && errno != EOPNOTSUPP && errno != EINVAL && errno != ENOSYS)
         io_failure("lock", folder_);
       log::warn("{}: this file system has no locks; nothing keeps a second run out",
                 folder_.string());
       return;
     }
-    if (!names(lock, file.descriptor())) continue;
+    if (!names(path_, file.descriptor())) continue;
     if (file.size() == 0) {
       file_ = std::move(file);
       break;
     }
-    remove_file(lock);  // of a process that died
+    remove_file(path_);  // of a process that died
   }
-  char host[256] = "?";
-  ::gethostname(host, sizeof host - 1);
-  const std::string text = fmt::format("process {} on {}\n", ::getpid(), host);
-  file_.write(text.data(), std::ssize(text));
+  try {
+    char host[256] = "?";
+    ::gethostname(host, sizeof host - 1);
+    const std::string text = fmt::format("process {} on {}\n", ::getpid(), host);
+    file_.write(text.data(), std::ssize(text));
+  } catch (...) {  // no destructor runs
+    sys::unlink(path_.c_str());
+    if (created_) sys::rmdir(folder_.c_str());
+    throw;
+  }
 }
 
 FolderLock::~FolderLock() {
   if (file_.descriptor() < 0) return;
-  sys::unlink((folder_ / kLockName).c_str());
+  sys::unlink(path_.c_str());
   if (created_) sys::rmdir(folder_.c_str());  // fails where a run has left something
 }
 

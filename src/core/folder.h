@@ -67,7 +67,7 @@ class FolderLock {
   ~FolderLock();
 
  private:
-  fs::path folder_;
+  fs::path folder_, path_;
   bool created_;
   File file_;  // closed where the file system has no locks
 };

@@ -1,12 +1,13 @@
 // SHA-256 by OpenSSL; CRC32C by the SSE4.2 instruction where the CPU has it, else by table.
 #include "core/hash.h"
 
-#include <openssl/evp.h>
+// The functions that take no memory: those of EVP crash where there is none left.
+#define OPENSSL_SUPPRESS_DEPRECATED
+#include <openssl/sha.h>
 
 #include <algorithm>
 #include <array>
 #include <cstring>
-#include <memory>
 #include <vector>
 
 #include "core/error.h"
@@ -19,21 +20,18 @@ constexpr int64_t kChunkBytes = 128 << 10;  // read beside a run whose memory is
 
 class Sha256 {
  public:
-  Sha256() : context_(EVP_MD_CTX_new(), EVP_MD_CTX_free) {
-    check(context_ && EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr) == 1,
-          "SHA-256 is unavailable");
-  }
-  void update(const void* data, size_t bytes) { EVP_DigestUpdate(context_.get(), data, bytes); }
+  Sha256() { SHA256_Init(&context_); }
+  void update(const void* data, size_t bytes) { SHA256_Update(&context_, data, bytes); }
   std::string hex() {
-    std::array<unsigned char, 32> digest{};
-    EVP_DigestFinal_ex(context_.get(), digest.data(), nullptr);
+    std::array<unsigned char, SHA256_DIGEST_LENGTH> digest{};
+    SHA256_Final(digest.data(), &context_);
     std::string out;
     for (unsigned char byte : digest) out += fmt::format("{:02x}", byte);
     return out;
   }
 
  private:
-  std::unique_ptr<EVP_MD_CTX, void (*)(EVP_MD_CTX*)> context_;
+  SHA256_CTX context_;
 };
 
 // Calls visit(data, bytes) for the whole file, chunk by chunk.

@@ -9,10 +9,11 @@
 #include <string>
 
 #include "core/control_groups.h"
+#include "core/out_of_memory.h"
 
 namespace lema {
 ResidentMemory resident_memory() {
-  std::ifstream status("/proc/self/status");
+  std::ifstream status = stream_of("/proc/self/status");
   ResidentMemory memory;
   for (std::string line; std::getline(status, line);) {
     long long kib = 0;
@@ -25,7 +26,7 @@ ResidentMemory resident_memory() {
 }
 
 int64_t available_memory() {
-  std::ifstream info("/proc/meminfo");
+  std::ifstream info = stream_of("/proc/meminfo");
   int64_t available = INT64_MAX;
   for (std::string line; std::getline(info, line);) {
     long long kib = 0;

@@ -7,6 +7,7 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <new>
 #include <system_error>
 #include <utility>
 
@@ -37,6 +38,9 @@ ThreadPool::ThreadPool(int threads) : spins_(threads <= available_cpus() ? kSpin
   } catch (const std::system_error& error) {
     join();
     fail(ErrorCode::DoesNotFit, "cannot start {} threads: {}", threads, error.what());
+  } catch (const std::bad_alloc&) {
+    join();
+    throw;
   }
 }
 

@@ -18,6 +18,12 @@ class Value {
   using Object = std::vector<std::pair<std::string, Value>>;  // file order; keys are unique
 
   Value() = default;
+  // By assignment: in libstdc++ 12 a variant whose construction as a copy throws is destroyed as
+  // if it had been made.
+  Value(const Value& other) : line(other.line) { data_ = other.data_; }
+  Value& operator=(const Value&) = default;
+  Value(Value&&) = default;
+  Value& operator=(Value&&) = default;
   Value(std::nullptr_t) {}                              // NOLINT: literals convert
   Value(bool x) : data_(x) {}                           // NOLINT
   Value(int x) : data_(int64_t{x}) {}                   // NOLINT

@@ -7,6 +7,7 @@
 #include <array>
 
 #include "core/error.h"
+#include "core/out_of_memory.h"
 
 namespace lema {
 namespace {
@@ -38,7 +39,9 @@ struct TextStream::Inflater {
 
   Inflater() {
     constexpr int kGzipOnly = 16 + MAX_WBITS;
-    check(inflateInit2(&z, kGzipOnly) == Z_OK, "zlib does not start");
+    const int result = inflateInit2(&z, kGzipOnly);
+    check_memory(result != Z_MEM_ERROR);
+    check(result == Z_OK, "zlib does not start");
   }
   Inflater(const Inflater&) = delete;
   ~Inflater() { inflateEnd(&z); }

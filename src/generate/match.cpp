@@ -38,6 +38,7 @@ MatchRow row_of(const Value& object, const std::string& place, const ModelText& 
 std::vector<MatchRow> read_match_rows(const std::string& path, const ModelText& text,
                                       bool has_common, int64_t positions) {
   std::istringstream lines(read_text(path, kMaxFileBytes));
+  lines.exceptions(std::ios::badbit);  // where memory runs out a stream would just end
   std::vector<MatchRow> rows;
   std::string line;
   for (int number = 1; std::getline(lines, line); ++number) {

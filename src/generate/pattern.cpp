@@ -7,6 +7,7 @@
 #include <array>
 
 #include "core/error.h"
+#include "core/out_of_memory.h"
 
 namespace lema {
 namespace {
@@ -43,11 +44,12 @@ Pattern::Pattern(std::string_view pattern, std::string place) {
   program->place = std::move(place);
   program->code.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
                                     PCRE2_UTF, &error, &offset, nullptr));
+  check_memory(program->code || error != PCRE2_ERROR_HEAP_FAILED);
   if (!program->code)
     fail(ErrorCode::BadInput, "{}: bad pattern \"{}\" at byte {}: {}", program->place,
          escaped(pattern), offset, reason(error));
   program->limits.reset(pcre2_match_context_create(nullptr));
-  check(program->limits != nullptr, "no PCRE2 match context");
+  check_memory(program->limits != nullptr);
   pcre2_set_match_limit(program->limits.get(), kMatchLimit);
   pcre2_set_heap_limit(program->limits.get(), kHeapLimitKib);
   program_ = std::move(program);
@@ -60,11 +62,12 @@ Pattern::~Pattern() = default;
 bool Pattern::matches(std::string_view text) const {
   const std::unique_ptr<pcre2_match_data, Freed<pcre2_match_data_free>> found(
       pcre2_match_data_create_from_pattern(program_->code.get(), nullptr));
-  check(found != nullptr, "no PCRE2 match data");
+  check_memory(found != nullptr);
   const int result = pcre2_match(program_->code.get(), reinterpret_cast<PCRE2_SPTR>(text.data()),
                                  text.size(), 0, 0, found.get(), program_->limits.get());
   if (result >= 0) return true;
   if (result == PCRE2_ERROR_NOMATCH) return false;
+  check_memory(result != PCRE2_ERROR_NOMEMORY);
   fail(ErrorCode::BadInput, "{}: the pattern failed on a text of {} bytes: {}", program_->place,
        text.size(), reason(result));
 }

@@ -2,7 +2,11 @@
 #include "stream/disk_reader.h"
 
 #include <algorithm>
+#include <new>
+#include <system_error>
 #include <utility>
+
+#include "core/error.h"
 
 namespace lema {
 namespace {
@@ -16,11 +20,21 @@ constexpr int kThreads = 4;  // that wait for one read each
 
 DiskReader::DiskReader(const DiskFiles& files, bool uring) : files_(files) {
   if (uring && files.is_direct()) queue_ = UringQueue::open(kDepth);
-  for (int i = 0; i < (queue_ ? 1 : kThreads); ++i)
-    threads_.emplace_back([this] { work(); });
+  try {
+    for (int i = 0; i < (queue_ ? 1 : kThreads); ++i)
+      threads_.emplace_back([this] { work(); });
+  } catch (const std::system_error& error) {
+    stop();
+    fail(ErrorCode::DoesNotFit, "cannot start threads that read from disk: {}", error.what());
+  } catch (const std::bad_alloc&) {
+    stop();
+    throw;
+  }
 }
 
-DiskReader::~DiskReader() {
+DiskReader::~DiskReader() { stop(); }
+
+void DiskReader::stop() {
   {
     const std::lock_guard lock(mutex_);
     stop_ = true;

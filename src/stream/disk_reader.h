@@ -62,6 +62,7 @@ class DiskReader {
     DiskJob* job = nullptr;
   };
   void work();
+  void stop();
   void keep_error();
   void read_by_waiting();
   void read_by_queue();

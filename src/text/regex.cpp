@@ -8,6 +8,7 @@
 #include <array>
 
 #include "core/error.h"
+#include "core/out_of_memory.h"
 #include "text/regex_dialect.h"
 #include "text/unicode.h"
 
@@ -54,13 +55,14 @@ struct Regex::Program {
     options |= PCRE2_UTF;
     code.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(), options,
                              &error, &offset, nullptr));
+    check_memory(code || error != PCRE2_ERROR_HEAP_FAILED);
     if (!code)
       fail(ErrorCode::BadInput, "{}: bad pattern \"{}\" at byte {}: {}", place, escaped(pattern),
            offset, reason(error));
     if (just_in_time)  // without a compiler the interpreter runs
       pcre2_jit_compile(code.get(), PCRE2_JIT_COMPLETE);
     limits.reset(pcre2_match_context_create(nullptr));
-    check(limits != nullptr, "no memory for a pattern");
+    check_memory(limits != nullptr);
     pcre2_set_match_limit(limits.get(), kMatchLimit);
     pcre2_set_heap_limit(limits.get(), kHeapLimitKib);
   }
@@ -91,7 +93,7 @@ Regex::~Regex() = default;
 bool Regex::matches_whole(std::string_view text, int64_t& steps_left) const {
   const MatchData data(pcre2_match_data_create(1, nullptr));
   const MatchContext limits(pcre2_match_context_copy(program_->limits.get()));
-  check(data != nullptr && limits != nullptr, "no memory for a match");
+  check_memory(data != nullptr && limits != nullptr);
   int result = PCRE2_ERROR_MATCHLIMIT;
   for (int64_t limit = 0; result == PCRE2_ERROR_MATCHLIMIT && limit < kMatchLimit;) {
     if (steps_left <= 0)
@@ -103,6 +105,7 @@ bool Regex::matches_whole(std::string_view text, int64_t& steps_left) const {
                          text.size(), 0, PCRE2_ANCHORED | PCRE2_ENDANCHORED, data.get(),
                          limits.get());
   }
+  check_memory(result != PCRE2_ERROR_NOMEMORY);
   if (result < 0 && result != PCRE2_ERROR_NOMATCH)
     fail(ErrorCode::BadInput, "{}: the pattern gave up on \"{}\": {}", program_->place,
          escaped(text), reason(result));
@@ -112,7 +115,7 @@ bool Regex::matches_whole(std::string_view text, int64_t& steps_left) const {
 void Regex::each_match(std::string_view text,
                        const std::function<void(size_t, size_t)>& found) const {
   const MatchData data(pcre2_match_data_create(1, nullptr));
-  check(data != nullptr, "no memory for a match");
+  check_memory(data != nullptr);
   const auto* subject = reinterpret_cast<PCRE2_SPTR>(text.data());
   size_t at = 0, last_end = std::string_view::npos;
   while (at <= text.size()) {
@@ -124,6 +127,7 @@ void Regex::each_match(std::string_view text,
     if (result == PCRE2_ERROR_JIT_STACKLIMIT)
       result = match(PCRE2_NO_JIT);  // its stack is on the heap, and bounded
     if (result == PCRE2_ERROR_NOMATCH) return;
+    check_memory(result != PCRE2_ERROR_NOMEMORY);
     if (result < 0)
       fail(ErrorCode::BadInput, "{}: the pattern gave up at byte {} of a text of {} bytes: {}",
            program_->place, at, text.size(), reason(result));
