@@ -10,7 +10,7 @@ SavedStore::SavedStore(Device& device, int64_t count, int64_t bytes_each, bool o
                        Trace* trace)
     : device_(device),
       count_(count),
-      bytes_each_((bytes_each + 63) / 64 * 64),
+      bytes_each_(stride(bytes_each)),
       offload_(offload && count > kStaging),
       trace_(trace) {
   device_buffer_ =

@@ -13,6 +13,8 @@ namespace lema {
 class SavedStore {
  public:
   static constexpr int64_t kStaging = 3;  // buffers of the ring
+  // What a tensor takes of a buffer.
+  static constexpr int64_t stride(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
   // `count` boundaries of at most `bytes_each` bytes. `trace` may be null.
   SavedStore(Device& device, int64_t count, int64_t bytes_each, bool offload,

@@ -6,6 +6,7 @@
 
 #include "core/units.h"
 #include "stream/embedding_rows.h"
+#include "stream/saved_store.h"
 #include "train/init_adapter.h"
 #include "train/step_inputs.h"
 
@@ -107,7 +108,7 @@ PlanRequest plan_request(const RunConfig& config, const RunPlan& plan, const Run
   request.fixed = fixed_lines(plan, model, scratch);
   for (PlanLine& line : host_lines(plan, model, data)) request.fixed.push_back(std::move(line));
   request.boundary_count = c.L + 1;
-  request.boundary_bytes = plan.bounds.tokens * c.C * element_bytes(X);
+  request.boundary_bytes = SavedStore::stride(plan.bounds.tokens * c.C * element_bytes(X));
   request.kept_bytes_per_block = kept_block_bytes(c, X, plan.bounds.tokens);
   request.device_budget_is_set = config.memory.vram_bytes > 0;
   request.device_budget = plan.vram_budget;

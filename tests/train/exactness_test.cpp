@@ -205,6 +205,26 @@ TEST_CASE("a forgotten wait turns the comparison red") {
   CHECK_FALSE(differs({Queue::H2D, Queue::H2D}));
 }
 
+TEST_CASE("slots that share their bytes turn the comparison red") {
+  const Bench bench({Family::Llama, 5, DType::F32, false}, 11);
+  const RunConfig config =
+      bench.config({"compute=f32", "memory.residency=stream", "memory.slots=2"});
+  const Outcome reference = bench.run(config);
+  const auto run = [&](int64_t slots) {
+    auto device = std::make_unique<LateDevice>();
+    device->alias_slots(slots);
+    return bench.TrainBench::run(config, {std::move(device), cpu_ops()}, 4);
+  };
+  CHECK(run(0) == reference);
+  bool differs = false;
+  try {
+    differs = !(run(2) == reference);
+  } catch (const Error&) {  // a loss that is not finite
+    differs = true;
+  }
+  CHECK(differs);
+}
+
 TEST_CASE("micro-batches and packing agree to rounding") {
   const TinyModelOptions model =
       GENERATE(TinyModelOptions(), TinyModelOptions{Family::Gpt2}, tiny_qwen3(), tiny_phi3());
