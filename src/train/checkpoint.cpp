@@ -31,6 +31,7 @@ Value to_value(const TrainState& state, const RunIdentity& identity) {
   value.set("tokens_seen", state.tokens_seen);
   value.set("best_eval_loss", state.best_eval_loss ? Value(*state.best_eval_loss) : Value());
   value.set("best_step", state.best_step);
+  value.set("owes_evaluation", state.owes_evaluation);
   value.set("run_id", state.run_id);
   value.set("numeric_plan", identity.numeric_plan);
   value.set("model_sha256", identity.model_sha256);
@@ -95,7 +96,8 @@ class Comparison {
       : checkpoint_(state.parent_path()), accepted_(accepted) {}
 
   void expect_same(const Value& saved, const Value& mine, const char* name, const char* what) {
-    if (!(saved == mine)) differs(name, what, escaped(dump_json(saved)) + ", now " + escaped(dump_json(mine)));
+    if (!(saved == mine))
+      differs(name, what, escaped(dump_json(saved)) + ", now " + escaped(dump_json(mine)));
   }
   void differs(const char* name, const char* what, const std::string& how) {
     if (!accepted_.contains(name))
@@ -208,9 +210,11 @@ RunIdentity run_identity(const RunConfig& config, const ModelFolder& folder,
 
 std::string weights_checksum(const ModelFolder& folder, const std::function<void()>& check) {
   std::string all;
-  for (const SafetensorsFile& file : folder.files())
+  for (const SafetensorsFile& file : folder.files()) {
     all += fmt::format("{}{:08x}", all.empty() ? "" : " ",
                        crc32c_file(file.file(), [&](int64_t) { check(); }));
+    file.file().check_unchanged();  // of what the run read, not of what came after
+  }
   return all;
 }
 
@@ -271,6 +275,7 @@ TrainState load_checkpoint(const fs::path& checkpoint, Trainer& trainer, RunIden
   if (fields.find("best_eval_loss"))
     state.best_eval_loss = fields.required_number("best_eval_loss", -1e300, 1e300);
   state.best_step = count("best_step");
+  if (const Value* owes = value.find("owes_evaluation")) state.owes_evaluation = owes->as_bool();
   const Value& run_id = fields.required("run_id");
   if (!run_id.is_string()) fields.wrong("run_id", run_id, "string");
   state.run_id = run_id.as_string();

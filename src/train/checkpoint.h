@@ -29,7 +29,8 @@ struct TrainState {
   int64_t tokens_seen = 0;
   std::optional<double> best_eval_loss;  // lowest at a checkpoint
   int64_t best_step = 0;                 // that checkpoint's
-  std::string run_id;                    // random, of the run's first start
+  bool owes_evaluation = false;  // after this step: a stop came before it was done
+  std::string run_id;            // random, of the run's first start
 };
 
 // What must not change between the runs that a checkpoint joins.

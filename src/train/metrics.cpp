@@ -68,7 +68,7 @@ void Metrics::step(const StepMetrics& m, bool show) {
   value.set("tokens", m.result.tokens);
   value.set("trained_tokens", m.result.trained_tokens);
   value.set("step_ms", m.step_ms);
-  value.set("tokens_per_s", rate);
+  value.set("tokens_per_s", finite_or_null(rate));  // a coarse clock measures 0 ms
   value.set("ram_peak_bytes", memory.peak);
   if (m.vram_bytes > 0) value.set("vram_bytes", m.vram_bytes);
   value.set("h2d_bytes", m.h2d_bytes);

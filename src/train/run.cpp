@@ -11,6 +11,7 @@
 #include <span>
 
 #include "core/log.h"
+#include "core/out_of_memory.h"
 #include "core/signals.h"
 #include "core/units.h"
 #include "formats/json.h"
@@ -97,15 +98,20 @@ class Run {
   }
 
   RunSummary run() {
-    const Forecast forecast = prepare();
-    StopSignals::check();
-    open_output(forecast);
+    or_out_of_memory("preparing the run", [&] {
+      const Forecast forecast = prepare();
+      StopSignals::check();
+      open_output(forecast);
+    });
     try {
       Metrics metrics(output_, state_.step);
+      if (state_.owes_evaluation) catch_up(metrics);
       loop(metrics);
     } catch (const Error& error) {
       if (error.code() == ErrorCode::Interrupted) throw;
       throw Error(error.code(), fmt::format("{}; {}", error.what(), standing()));
+    } catch (const std::bad_alloc&) {
+      fail(ErrorCode::DoesNotFit, "out of memory after step {}; {}", state_.step, standing());
     }
     return {state_.step, last_loss_, saved_.string()};
   }
@@ -151,6 +157,7 @@ class Run {
                                          planned_.data(), planned_.start());
     if (lock_ || !saved_.empty())  // rows shown without a checkpoint are compared with nothing
       identity_ = run_identity(config_, inputs.folder, inputs.text_fingerprint, plan.numeric);
+    inputs.data_files.check_unchanged();  // what was hashed is what was read
     if (saved_.empty()) {
       trainer_->initialise_adapter(planned_.start());
       if (lock_) checksum_ = std::make_unique<WeightsChecksum>(inputs.folder);
@@ -267,12 +274,25 @@ class Run {
          saved_.empty() ? "" : ", --resume", fmt::join(numbers, ","));
   }
 
+  // The evaluation that a stop has cut short, as if it had not.
+  void catch_up(Metrics& metrics) {
+    const std::optional<double> loss = evaluate(metrics, false);
+    if (!loss)
+      fail(ErrorCode::Interrupted, "stopped at step {}; continue with --resume", state_.step);
+    state_.owes_evaluation = false;
+    // One of another folder is none of this one's.
+    const fs::path mine = checkpoint_folder(output_, state_.step);
+    if (is_there(mine) && is_best(loss)) mark_best(output_, mine);
+  }
+
   void after_step(Metrics& metrics) {
     const auto is_due = [&](int64_t every) { return every > 0 && state_.step % every == 0; };
     const bool last = state_.step == schedule_.total_steps;
     const bool due = last || is_due(config_.checkpoint.every_steps);
     std::optional<double> loss;
-    if (eval_ && (due || is_due(config_.eval.every_steps))) loss = evaluate(metrics);
+    const bool evaluates = eval_ && (due || is_due(config_.eval.every_steps));
+    if (evaluates) loss = evaluate(metrics, last);  // what the last step owes nobody would do
+    state_.owes_evaluation = evaluates && !loss;
     const bool stops = stop_requested(), wanted = StopSignals::take_save_request();
     if (!due && !stops && !wanted) return;
     save(loss, metrics);
@@ -286,14 +306,18 @@ class Run {
     return StopSignals::requested() || fs::exists(output_ / kStopFile, error);
   }
 
+  // Whether this step's loss over the evaluation set is the best so far; it is from here on.
+  bool is_best(std::optional<double> loss) {
+    if (!loss || !config_.checkpoint.best.value_or(true)) return false;
+    if (state_.best_eval_loss && *loss >= *state_.best_eval_loss) return false;
+    state_.best_eval_loss = loss;
+    state_.best_step = state_.step;
+    return true;
+  }
+
   // `loss`: this step's over the evaluation set, where there is one.
   void save(std::optional<double> loss, Metrics& metrics) {
-    const bool improved = loss && config_.checkpoint.best.value_or(true) &&
-                          (!state_.best_eval_loss || *loss < *state_.best_eval_loss);
-    if (improved) {
-      state_.best_eval_loss = loss;
-      state_.best_step = state_.step;
-    }
+    const bool improved = is_best(loss);
     try {
       metrics.sync();
       if (checksum_) identity_.weights_crc32c = checksum_->get();
@@ -301,6 +325,8 @@ class Run {
                                planned_.inputs().chat_template);
     } catch (const Error& error) {
       throw Error(error.code(), fmt::format("step {} is not saved: {}", state_.step, error.what()));
+    } catch (const std::bad_alloc&) {
+      fail(ErrorCode::DoesNotFit, "step {} is not saved: out of memory", state_.step);
     }
     log::info("saved {}", saved_.string());
     if (improved) mark_best(output_, saved_);
@@ -311,14 +337,14 @@ class Run {
     return saved_.empty() ? "nothing was saved before" : saved_.string() + " stands";
   }
 
-  // Mean loss over the evaluation set; nullopt when a signal asks to stop.
-  std::optional<double> evaluate(Metrics& metrics) {
+  // Mean loss over the evaluation set; nullopt when a signal asks to stop, unless it must be done.
+  std::optional<double> evaluate(Metrics& metrics, bool must) {
     double sum = 0;
     int64_t targets = 0;
     Batcher order(static_cast<int64_t>(eval_->rows.size()), config_.train.batch_size, 0, false);
     BatchCursor cursor;
     for (int64_t step = 0; step < order.steps_per_epoch(); ++step) {
-      if (StopSignals::requested()) return std::nullopt;
+      if (!must && StopSignals::requested()) return std::nullopt;
       const StepBatch batch = make_step_batch(
           *eval_, order.next(cursor), trainer_->plan().bounds.micro_rows, config_.data.packing);
       sum += trainer_->evaluate(batch);
@@ -355,7 +381,10 @@ class Run {
 }  // namespace
 
 RunSummary run_training(const RunConfig& config, const RunOptions& options) {
-  return Run(config, options, Run::Purpose::Train).run();
+  const auto run = or_out_of_memory("reading the model and its data", [&] {
+    return std::make_unique<Run>(config, options, Run::Purpose::Train);
+  });
+  return run->run();
 }
 
 std::vector<RowReplay> replay_rows(const RunConfig& config, const RunOptions& options,

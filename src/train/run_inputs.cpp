@@ -33,6 +33,10 @@ RunInputs::RunInputs(const RunConfig& config, const fs::path& checkpoint) : fold
                                            Value(Value::Object(config.data.chat_template_kwargs)));
     text_fingerprint = text.fingerprint();
     chat_template = text.adapter_template();
+    std::vector<std::string> files = lema::data_files(config.data.train);
+    if (!config.data.eval.empty())
+      for (std::string& file : lema::data_files(config.data.eval)) files.push_back(std::move(file));
+    data_files = FileStamps(files);
     data = prepare_data(config.data, cache_folder(config.data, config.output_dir), text);
   }
   return_freed_memory();

@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "core/file_stamps.h"
 #include "data/prepare_data.h"
 #include "formats/hf_model.h"
 
@@ -19,6 +20,7 @@ struct RunInputs {
   std::string text_fingerprint;
   std::string chat_template;  // that the adapter brings along, "" for the model's own
   PreparedData data;
+  FileStamps data_files;  // as they were when they were read
 };
 
 }  // namespace lema

@@ -1,5 +1,5 @@
 """kill -9 before every call by which a run changes the file system, and at random instants: no save that was reported is lost, what
-is left half-written goes, and the resumed run ends byte-equal. Then one run killed and resumed again and again."""
+is left half-written goes, and the resumed run ends byte-equal."""
 import random
 import shutil
 import signal
@@ -40,24 +40,6 @@ class Kill(FaultCase):
             self.check_folder(output, log, f"killed at random, {n}")
 
         self.together(work, range(40))
-
-
-class Soak(FaultCase):
-    def test_killed_and_resumed_again_and_again(self):
-        """Twenty lives of one run: killed after its k-th call, resumed, killed a little later."""
-        output, log, lives = self.folder / "run", "", 0
-        for n in range(20):
-            has_one = bool(self.saved(output))
-            ended = self.train(output, binary=FAULTY, under=output, fault=f"at={60 + 7 * n},do=kill",
-                               more=["--resume"] if has_one else [])
-            log += ended.log
-            if ended.code == 0:
-                break
-            self.assertEqual(ended.code, -signal.SIGKILL, ended.log)
-            lives += 1
-        self.assertGreaterEqual(lives, 1)
-        self.check_folder(output, log, f"after {lives} lives")
-        self.assertEqual(self.saved(output)[-1], STEPS)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 // The failing twin of src/core/system_calls.cpp: linked in its place into lema_faulty, the binary of
 // the tests under tests/fault. Every call is counted, 1 the first; by environment:
 //
-//   LEMA_FAULT        at=N,do=WHAT[,sticky]: at call N. WHAT is the name of an errno (the call fails),
-//                     short (a transfer of half), kill, cut (power loss) or fill (to the last byte) of
-//                     LEMA_FAULT_MOUNT, slow, or INT, TERM, HUP, USR1 (that signal comes). sticky: at
-//                     every later call of the same function too
+//   LEMA_FAULT        at=N,do=WHAT[,of=FUNCTION][,sticky]: at call N (of that function). WHAT is the
+//                     name of an errno (the call fails), short (a transfer of half), kill, cut (power
+//                     loss) or fill (to the last byte) of LEMA_FAULT_MOUNT, slow, or INT, TERM, HUP,
+//                     USR1, STOP (that signal comes). sticky: at every later call of the same function
+//                     too
 //   LEMA_FAULT_UNDER  only calls whose path begins so are counted
 //   LEMA_FAULT_LOG    file to which a line "N function path" is appended for each counted call
 //   LEMA_FAULT_MOUNT  mount point of the file system whose power is cut: EXT4_IOC_SHUTDOWN or
@@ -29,6 +30,7 @@
 #include <string>
 
 #include "core/system_calls.h"
+#include "support/failing_memory.h"
 
 namespace {
 
@@ -52,7 +54,7 @@ const std::map<std::string, int> kErrors = {
     {"EINTR", EINTR},   {"EDQUOT", EDQUOT}, {"ENOMEM", ENOMEM}, {"EACCES", EACCES},
     {"EAGAIN", EAGAIN}, {"ENOLCK", ENOLCK}};
 const std::map<std::string, int> kSignals = {
-    {"INT", SIGINT}, {"TERM", SIGTERM}, {"HUP", SIGHUP}, {"USR1", SIGUSR1}};
+    {"INT", SIGINT}, {"TERM", SIGTERM}, {"HUP", SIGHUP}, {"USR1", SIGUSR1}, {"STOP", SIGSTOP}};
 
 struct Settings {
   std::string fault = text_of("LEMA_FAULT"), under = text_of("LEMA_FAULT_UNDER"),
@@ -60,7 +62,7 @@ struct Settings {
               writer = text_of("LEMA_FAULT_WRITER");
   long at = std::atol(part(fault, "at").c_str());
   long early = std::atol(part(text_of("LEMA_FAULT_EARLY"), "at").c_str());
-  std::string what = part(fault, "do");
+  std::string what = part(fault, "do"), of = part(fault, "of");
   bool sticky = fault.ends_with(",sticky");
 };
 
@@ -99,10 +101,10 @@ void fill_disk() {
 }
 
 // Counts the call; carries out what is to happen before it, or says how it ends.
-Fault enter(const std::string& function, const std::string& path) {
+Fault enter(const char* function, const std::string& path) {
   const std::lock_guard lock(g_mutex);
   const Settings& s = settings();
-  if (!path.starts_with(s.under)) return Fault::None;
+  if (!path.starts_with(s.under) || (!s.of.empty() && s.of != function)) return Fault::None;
   ++g_calls;
   if (!s.log.empty()) {
     const std::string line = std::to_string(g_calls) + " " + function + " " + path + "\n";
@@ -159,12 +161,14 @@ void prune_early(const fs::path& staged) {
 namespace lema::sys {
 
 int open(const char* path, int flags, mode_t mode) {
+  const test::Uncounted own;
   const std::string p = place(path);
   if (enter((flags & O_CREAT) != 0 ? "create" : "open", p) == Fault::Error) return -1;
   return opened(::open(p.c_str(), flags, mode), p);
 }
 
 int close(int fd) {
+  const test::Uncounted own;
   const Fault fault = enter("close", path_of(fd));
   const int code = errno;
   const int result = ::close(fd);
@@ -174,18 +178,21 @@ int close(int fd) {
 }
 
 ssize_t pread(int fd, void* out, size_t bytes, off_t offset) {
+  const test::Uncounted own;
   const Fault fault = enter("pread", path_of(fd));
   if (fault == Fault::Error) return -1;
   return ::pread(fd, out, fault == Fault::Short ? (bytes + 1) / 2 : bytes, offset);
 }
 
 ssize_t write(int fd, const void* data, size_t bytes) {
+  const test::Uncounted own;
   const Fault fault = enter("write", path_of(fd));
   if (fault == Fault::Error) return -1;
   return ::write(fd, data, fault == Fault::Short ? (bytes + 1) / 2 : bytes);
 }
 
 int fsync(int fd) {
+  const test::Uncounted own;
   struct ::stat st {};
   ::fstat(fd, &st);
   const std::string& writer = settings().writer;
@@ -195,46 +202,56 @@ int fsync(int fd) {
 }
 
 int fstat(int fd, struct stat* out) {
+  const test::Uncounted own;
   return enter("fstat", path_of(fd)) == Fault::Error ? -1 : ::fstat(fd, out);
 }
 
 int stat(const char* path, struct stat* out) {
+  const test::Uncounted own;
   return enter("stat", path) == Fault::Error ? -1 : ::stat(path, out);
 }
 
 int statvfs(const char* path, struct statvfs* out) {
+  const test::Uncounted own;
   return enter("statvfs", path) == Fault::Error ? -1 : ::statvfs(path, out);
 }
 
 void* map(int fd, size_t bytes) {
+  const test::Uncounted own;
   if (enter("map", path_of(fd)) == Fault::Error) return MAP_FAILED;
   return ::mmap(nullptr, bytes, PROT_READ, MAP_PRIVATE, fd, 0);
 }
 
 int flock(int fd, int operation) {
+  const test::Uncounted own;
   return enter("flock", path_of(fd)) == Fault::Error ? -1 : ::flock(fd, operation);
 }
 
 int rename(const char* from, const char* to) {
+  const test::Uncounted own;
   return enter("rename", to) == Fault::Error ? -1 : ::rename(from, to);
 }
 
 int rename_new(const char* from, const char* to) {
+  const test::Uncounted own;
   if (enter("rename_new", to) == Fault::Error) return -1;
   const std::string source = place(from);
   return source == to ? 0 : ::renameat2(AT_FDCWD, source.c_str(), AT_FDCWD, to, RENAME_NOREPLACE);
 }
 
 int symlink(const char* target, const char* path) {
+  const test::Uncounted own;
   return enter("symlink", path) == Fault::Error ? -1 : ::symlink(target, path);
 }
 
 int unlink(const char* path) {
+  const test::Uncounted own;
   const std::string p = place(path);
   return enter("unlink", p) == Fault::Error ? -1 : ::unlink(p.c_str());
 }
 
 int mkdir(const char* path, mode_t mode) {
+  const test::Uncounted own;
   const std::string p = place(path);
   if (enter("mkdir", p) == Fault::Error) return -1;
   prune_early(path);
@@ -242,12 +259,17 @@ int mkdir(const char* path, mode_t mode) {
 }
 
 int rmdir(const char* path) {
+  const test::Uncounted own;
   const std::string p = place(path);
   return enter("rmdir", p) == Fault::Error ? -1 : ::rmdir(p.c_str());
 }
 
 DIR* fdopendir(int fd) {
-  return enter("fdopendir", path_of(fd)) == Fault::Error ? nullptr : ::fdopendir(fd);
+  {
+    const test::Uncounted own;
+    if (enter("fdopendir", path_of(fd)) == Fault::Error) return nullptr;
+  }
+  return ::fdopendir(fd);
 }
 
 }  // namespace lema::sys

@@ -16,12 +16,12 @@ LEMA = os.environ["LEMA"]
 STEPS = 20
 
 
-def write_random_model(folder):
+def write_random_model(folder, blocks=1):
     """The byte-token Llama with seeded weights in place of zeros."""
-    folder = tiny_folder.write_byte_model(folder)
+    folder = tiny_folder.write_byte_model(folder, num_hidden_layers=blocks)
     rng = random.Random(5)
     tensors = {}
-    for name, (dtype, shape) in tiny_folder.llama_tensors(259).items():
+    for name, (dtype, shape) in tiny_folder.llama_tensors(259, blocks).items():
         count = 1
         for size in shape:
             count *= size
