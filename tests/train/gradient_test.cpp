@@ -90,7 +90,7 @@ class GradientCheck {
   // Four points: what is left of the step's size is of its fourth power.
   double difference(int64_t i) {
     if (const auto known = differences_.find(i); known != differences_.end()) return known->second;
-    constexpr double kStep = 0.003;  // f32 losses have a noise of 1e-7
+    constexpr double kStep = 0.004;
     const auto loss = [&](double by) {
       std::vector<float> moved = values_;
       moved[static_cast<size_t>(i)] += static_cast<float>(by);
@@ -119,7 +119,8 @@ class GradientCheck {
   std::map<int64_t, double> differences_;
 };
 
-constexpr double kTolerance = 2e-3;
+// Of the largest gradient: f32 losses have a noise of 1e-7, the smallest tensors slopes of 0.01.
+constexpr double kTolerance = 5e-3;
 
 }  // namespace
 
