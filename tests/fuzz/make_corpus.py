@@ -37,6 +37,7 @@ def model_config():
              "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 32,
              "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "eos_token_id": [1, 2], "tie_word_embeddings": True}
     yield "llama", json.dumps(llama, indent=1)
+    yield "ids_beyond", json.dumps({**llama, "eos_token_id": [-1, 0, 31, 32, 33, 1 << 40]})
     yield "llama3", json.dumps({**llama, "rope_scaling": {
         "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1, "high_freq_factor": 4,
         "original_max_position_embeddings": 32}})
@@ -164,6 +165,7 @@ def chat_template():
                       "{{ messages | selectattr('role', 'equalto', 'user') | list | length }}{{ 'x' * 3 ~ 1 }}")
     yield "slices", ("{{ messages[1:][0].content[::-1] }}{{ 'abc'[-2:] }}{{ 7 // 2 }}{{ -7 % 3 }}{{ 2 ** 8 }}{{ 1 / 3 }}"
                      "{{ 'k' in {'k': 1} and not none is defined }}{{ (1, 2)[0] }}{{ 'a' if x else 'b' }}")
+    yield "slices_past_the_end", "{{ [1, 2, 3, 4][1:99] }}{{ 'abcd'[0:99:2] }}{{ 'abcd'[99::-1] }}{{ [1, 2][-99:99] }}"
     yield "strings", ("{{ ' a '.strip() }}{{ 'a,b'.split(',')[1] }}{{ 'ab'.startswith('a') }}{{ 'A'.lower().title() }}"
                       "{{ '%s %d' % ('a', 3) }}{{ '{}'.format(1) }}{% raw %}{{ }}{% endraw %}{# note #}"
                       "{% filter upper %}x{% endfilter %}{% with a = 1 %}{{ a }}{% endwith %}{{ strftime_now('%Y') }}")

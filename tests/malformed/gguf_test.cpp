@@ -60,6 +60,24 @@ TEST_CASE("counts and lengths that wrap") {
   expect(cases);
 }
 
+TEST_CASE("files that end early, at every byte") {
+  const std::string good = B().u32("k", 1)
+                               .string("s", "text")
+                               .ints("l", {1, 2})
+                               .floats("t", {8}, std::vector<float>(8, 1.0f))
+                               .bytes();
+  std::vector<Malformed> cases;
+  for (size_t length = 0; length < good.size(); ++length)
+    cases.push_back({fmt::format("{} bytes", length), good.substr(0, length), ""});
+  expect(cases);
+  // A count that the file cannot hold, though memory could.
+  expect(
+      {{"1,000 elements in 300 bytes", padded(B().key("k", B::Array, array(B::U8, 1000))),
+        "array length of k is 1000"},
+       {"a string of 1,000 in 300 bytes", padded(B().key("k", B::String, B::raw(uint64_t{1000}))),
+        "a string value of 1000 bytes"}});
+}
+
 TEST_CASE("kinds and counts that a reader trusts") {
   std::vector<Malformed> cases;
   // CVE-2024-21802: the number of dimensions.

@@ -91,6 +91,10 @@ TEST_CASE("RoPE and window numbers that arithmetic cannot take") {
                      value),
          "original_max_position_embeddings: found");
   rope(R"("type": "\u001b[31m")", "\\x1b[31m");
+  for (const char* share : {"1.5", "2", "1e15", "0", "-1"})
+    cases.push_back({fmt::format("partial_rotary_factor {}", share),
+                     model("phi3", fmt::format("\"partial_rotary_factor\": {}", share)),
+                     "partial_rotary_factor: "});
   rope(R"("type": 3)", "type: found integer");
   rope(R"("rope_type": "llama3", "factor": 8, "low_freq_factor": 0, "high_freq_factor": 4)",
        "low_freq_factor");

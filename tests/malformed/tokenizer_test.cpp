@@ -200,6 +200,26 @@ TEST_CASE("tokenizer.model: protobuf that is none, by the classes of recorded fa
   expect_refused(cases, "tokenizer.model", read);
 }
 
+TEST_CASE("tokenizer.model: character maps that lie about their sizes") {
+  const auto load_model = [](const std::string& map) {
+    const std::string bytes = piece("<unk>", 2) + piece("a") + kTrainer + field(3, field(2, map));
+    Tokenizer::from_json(
+        sentencepiece_tokenizer_json(read_sentencepiece(bytes, "tokenizer.model"), "always"),
+        nullptr);
+  };
+  const std::string unit(4, '\0');
+  CHECK_NOTHROW(load_model(std::string("\4\0\0\0", 4) + unit));
+  std::vector<Malformed> cases = {
+      {"no size", std::string("\4\0\0", 3), "character map of 3 bytes"},
+      {"a trie of 0", unit + unit, "its trie has 0"},
+      {"a trie of no whole units", std::string("\5\0\0\0", 4) + unit + unit, "its trie has 5"},
+      {"a trie longer by a unit", std::string("\10\0\0\0", 4) + unit, "its trie has 8"},
+      {"a trie of 2^32 - 4", std::string("\xfc\xff\xff\xff", 4) + unit, "its trie has 4294967292"},
+      {"strings that are no UTF-8", std::string("\4\0\0\0", 4) + unit + "\xff", "not UTF-8"},
+  };
+  expect_refused(cases, "", load_model);
+}
+
 TEST_CASE("tokenizer.model: rank files that are none") {
   const auto read = [](const std::string& bytes) { read_tiktoken(bytes, "tokenizer.model"); };
   const std::vector<Malformed> cases = {
