@@ -69,6 +69,7 @@ class FileCalls(FaultCase):
 
     def test_an_older_checkpoint_that_cannot_be_read_ends_no_run(self):
         """It is read once more to know whether those before it may go: they stay then."""
+        self.in_one_part()
         output = self.folder / "run"
         older = self.folder / "counted" / "checkpoint-000004"
         reads = [n for n, (function, _) in enumerate(self.calls(under=older), 1) if function == "pread"]
@@ -78,6 +79,7 @@ class FileCalls(FaultCase):
         self.assertEqual(self.saved(output), [2, 4, 6])
 
     def test_a_fresh_run_says_what_it_could_not_do(self):
+        self.in_one_part()
         calls = self.calls(under=self.folder)
         for n in range(1, len(calls) + 1, 29):
             output = self.folder / f"run-{n}"
@@ -112,6 +114,7 @@ class FullDisk(FaultCase):
         print(f"{len(cases)} full disks")
 
     def test_too_little_room_is_said_before_the_first_step(self):
+        self.in_one_part()
         with mounted("tmpfs", self.folder / "small", "-t", "tmpfs", "-o", "size=512k") as disk:
             ended = self.train(disk / "run")
             self.assertEqual(ended.code, 74, ended.log)

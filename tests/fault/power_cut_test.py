@@ -77,6 +77,7 @@ class PowerCut(FaultCase):
         self.assertGreater(self.all_cuts("xfs", 3), 50)
 
     def test_every_part_of_the_protocol_is_needed(self):
+        self.in_one_part()
         self.base("ext4")
         for writer in ("nofilesync", "nofoldersync", "norename", "earlyprune"):
             found = None

@@ -14,6 +14,7 @@ from tiny_run import LEMA, RunCase
 
 FAULTY = os.environ["LEMA_FAULTY"]
 Ended = collections.namedtuple("Ended", "code log")
+PART, PARTS = map(int, os.environ.get("LEMA_FAULT_PART", "0/1").split("/"))  # 0/3, 1/3, 2/3: of every test's cases
 STEPS, EVERY = 6, 2
 MUTATING = {"create", "write", "fsync", "rename", "rename_new", "symlink", "unlink", "mkdir", "rmdir"}
 BYTES = ("adapter_model.safetensors", "state.safetensors")  # of a checkpoint: what training computes
@@ -98,8 +99,15 @@ class FaultCase(RunCase):
         steps = [json.loads(line)["step"] for line in (output / "metrics.jsonl").read_text().splitlines()]
         self.assertEqual(steps, list(range(1, STEPS + 1)), what)
 
+    def in_one_part(self):
+        """Of the processes that share a file's cases the first alone runs this test."""
+        if PART:
+            self.skipTest(f"is of part 1 of {PARTS}")
+
     def together(self, work, cases):
-        """work(case) for all, as many at a time as there are processors; the first failure is raised."""
+        """work(case) for all of this process's part, as many at a time as there are processors; the first failure is
+        raised."""
+        cases = list(cases)[PART::PARTS]
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             for done in concurrent.futures.as_completed([pool.submit(work, case) for case in cases]):
                 done.result()
