@@ -179,6 +179,7 @@ def adapter_config():
                                "exclude_modules": ".*lm_head", "init_lora_weights": "gaussian"})
     yield "patterns", json.dumps({**base, "rank_pattern": {"^q.*": 4}, "alpha_pattern": {"v_proj": 3.5},
                                   "modules_to_save": ["lm_head"], "layers_to_transform": [0, 1], "layers_pattern": "layers"})
+    yield "nothing_left", json.dumps({**base, "lora_dropout": 1})
     yield "escape_in_a_pattern", json.dumps({**base, "rank_pattern": {"\x1b[2J": 0}})
 
 

@@ -55,10 +55,15 @@ TEST_CASE("manifests that are malformed or lie") {
     cases.push_back({std::string("a size of ") + bytes,
                      manifest(fmt::format(R"("a":{{"bytes":{},"crc32c":"e3069283"}})", bytes)),
                      "a"});
-  for (const char* crc : {"", "0", "e306928", "e30692833", "E306928g", "-3069283", "+3069283",
-                          "0xe30692", " e306928", "e3069284", "00000000", "\\u001b[2J"})
+  const auto checksum = [&](const char* crc, std::string_view part) {
     cases.push_back({std::string("a checksum of ") + crc,
-                     manifest(fmt::format(R"("a":{{"bytes":9,"crc32c":"{}"}})", crc)), "a"});
+                     manifest(fmt::format(R"("a":{{"bytes":9,"crc32c":"{}"}})", crc)),
+                     std::string(part)});
+  };
+  for (const char* crc : {"", "0", "e306928", "3069283", "e30692833", "E306928g", "-3069283",
+                          "+3069283", "0xe30692", " e306928", "\\u001b[2J"})
+    checksum(crc, "is not 8 hex digits");
+  for (const char* crc : {"e3069284", "00000000"}) checksum(crc, "a has checksum e3069283");
   const Malformed more[] = {
       {"a checksum that is a number", manifest(R"("a":{"bytes":9,"crc32c":3808858755})"),
        "manifest.json"},
