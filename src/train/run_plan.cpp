@@ -15,8 +15,8 @@ namespace {
 
 // What the process takes beside the buffers, measured: heap, stacks and tables of a run that has
 // loaded its model and data (less the rows), and the pages of the program and its libraries.
-constexpr int64_t kProgramBytes = 2'000'000;
-constexpr int64_t kProgramPages = 12'000'000;
+constexpr int64_t kProgramBytes = 1'700'000;
+constexpr int64_t kProgramPages = 9'800'000;
 // Where weights are read into memory: stacks of the reader's threads, io_uring's rings.
 constexpr int64_t kReaderBytes = 2'000'000;
 
