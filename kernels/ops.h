@@ -4,10 +4,11 @@
 //
 // Conventions. X is the activation dtype, F32 or BF16, on a GPU F16 too; arithmetic and reductions
 // are f32 with a fixed order, and rounding to X happens once, when an output is stored (units that
-// multiply 16-bit numbers take attention's probabilities rounded to X as well). Outputs come first,
-// then inputs, then what forward saved, then scalars. `d` + name is dLoss/dname with the shape of
-// name. Letters: N rows (tokens), C width, F feed-forward width, H query heads, Hkv key-value heads,
-// D head size, V vocabulary, R rank, I and O inner and outer width of a linear.
+// multiply 16-bit numbers take attention's probabilities and their gradients rounded to X as well,
+// but for a few rows). Outputs come first, then inputs, then what forward saved, then scalars.
+// `d` + name is dLoss/dname with the shape of name. Letters: N rows (tokens), C width, F
+// feed-forward width, H query heads, Hkv key-value heads, D head size, V vocabulary, R rank, I and
+// O inner and outer width of a linear.
 #pragma once
 
 #include <cstdint>

@@ -23,7 +23,7 @@ constexpr int kRows = 8;  // rows of the AVX-512 kernel
 constexpr int64_t kRowsAhead = 8;  // of a matrix that is packed, asked for before they are read
 // Columns of A that meet a sliver at a time, so that both stay in the L1 cache: of A as it is, and
 // in three parts.
-constexpr int64_t kWholeBlock = 320, kSplitBlock = 128;
+constexpr int64_t kWholeBlock = 288, kSplitBlock = 128;
 // Rows and columns of A that are split at a time: long runs of memory, and the parts fit the L2.
 constexpr int64_t kSplitRows = 2 * kAmxRows, kSplitColumns = 768;
 static_assert(kTileRows * kWholeBlock <= 2 * kMultiplyScratch &&

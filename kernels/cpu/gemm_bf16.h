@@ -23,7 +23,7 @@ void use_bf16_products(Bf16Products products);
 bool packs_pairs(DType b, DType X);
 
 // Panels as [pairs of rows][columns][2], zero up to a multiple of kInnerStep rows. Arguments as in
-// gemm.h.
+// gemm.h; where A is one of K columns, all M rows of it rounded to bf16 fit `scratch`.
 inline constexpr int64_t kInnerStep = 32;
 void pack_pairs(const Panel& panel, const Operand& b, int64_t N);
 void multiply_pairs(float* c, int64_t ldc, const Operand& a, const Panel& panel, int64_t M,

@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <new>
 #include <system_error>
 #include <thread>
 #include <vector>
@@ -30,6 +31,7 @@ void commit_pages(char* data, size_t bytes) {
   try {
     for (size_t from = step; from < bytes; from += step) others.emplace_back(commit, from);
   } catch (const std::system_error&) {
+  } catch (const std::bad_alloc&) {
   }
   commit(0);
 }

@@ -69,10 +69,10 @@ class Chat {
                 folder_.path().string());
   }
 
-  // One turn: prints the reply. False when a stop signal cut it short.
+  // One turn: prints the reply. False when a stop signal cut it short, for which StopSignals is
+  // alive.
   bool turn(const std::string& user) {
     const std::vector<std::vector<int32_t>> prompt = {conversation_.ask(user)};
-    const StopSignals signals;
     StreamDecoder decoder(text_.tokenizer(), true);
     std::string content;
     const auto show = [&](const std::string& part) {
@@ -112,6 +112,7 @@ class Chat {
     std::string line;
     while (print("> "), std::getline(std::cin, line)) {
       if (line == "/quit") return;
+      const StopSignals signals;  // outlives what a turn throws, which does not end the process
       try {
         if (line.starts_with("/"))
           obey(line);
@@ -210,13 +211,16 @@ void chat(const ChatOptions& options) {
   Chat session(options);
   bool complete = true;
   if (options.prompt) {
+    const StopSignals signals;
     complete = session.turn(*options.prompt);
   } else if (::isatty(STDIN_FILENO) && !options.json) {
     session.interact();
   } else {
     std::string line;
-    while (complete && std::getline(std::cin, line))
+    while (complete && std::getline(std::cin, line)) {
+      const StopSignals signals;
       if (!line.empty()) complete = session.turn(line);
+    }
   }
   if (!complete) fail(ErrorCode::InterruptedEmpty, "interrupted");
 }

@@ -92,7 +92,8 @@ int report_no_memory(const char* command) {
 // Where an exception cannot pass, as in a destructor that a library runs: memory that runs out
 // there is reported like any other.
 [[noreturn]] void on_terminate() {
-  const std::type_info* thrown = abi::__cxa_current_exception_type();  // to throw again takes memory
+  // To throw it again would take memory.
+  const std::type_info* thrown = abi::__cxa_current_exception_type();
   if (!thrown || *thrown != typeid(std::bad_alloc)) std::abort();
   std::fputs("lema: error: out of memory\n", stderr);
   std::_Exit(static_cast<int>(lema::ErrorCode::DoesNotFit));

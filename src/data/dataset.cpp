@@ -18,7 +18,8 @@ namespace lema {
 namespace {
 
 constexpr size_t kReasonsShown = 20;
-// Of a file that is nothing but wrong rows: more are not counted, so that it costs a second at most.
+// Of a file that is nothing but wrong rows: more are not counted, so that it costs a second at
+// most.
 constexpr int64_t kBadRowsCounted = 100'000;
 constexpr size_t kFieldsShown = 10;
 constexpr size_t kBadTextKept = 64 << 10;

@@ -66,7 +66,8 @@ Manifest read_manifest(const fs::path& folder) {
       fail(ErrorCode::BadInput, "{}: format {}, this lema reads {}", place, format, kFormat);
     Manifest manifest;
     manifest.step = member(root, "step", place).as_int();
-    if (manifest.step < 0) fail(ErrorCode::BadInput, "{}: step {} is negative", place, manifest.step);
+    if (manifest.step < 0)
+      fail(ErrorCode::BadInput, "{}: step {} is negative", place, manifest.step);
     manifest.run_id = member(root, "run_id", place).as_string();
     for (const auto& [name, item] : member(root, "files", place).as_object()) {
       if (name.empty() || name == "." || name == ".." || name.find('/') != name.npos ||

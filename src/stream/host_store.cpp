@@ -50,7 +50,8 @@ HostStore::HostStore(const ModelFolder& folder, const PieceTable& table, Device&
 }
 
 // Allocates what stays and reads what is wanted at once; the units come after it, in the order of
-// a pass, while the first pass may begin. A disk block that two of them share is read twice.
+// a pass, while the first pass may begin; what a ring loads comes after them all. A disk block that
+// two of them share is read twice, into the same place.
 void HostStore::hold() {
   int64_t held_bytes = 0;
   for (size_t u = 0; u < images_.size(); ++u)

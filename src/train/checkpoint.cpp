@@ -275,7 +275,7 @@ TrainState load_checkpoint(const fs::path& checkpoint, Trainer& trainer, RunIden
   if (fields.find("best_eval_loss"))
     state.best_eval_loss = fields.required_number("best_eval_loss", -1e300, 1e300);
   state.best_step = count("best_step");
-  if (const Value* owes = value.find("owes_evaluation")) state.owes_evaluation = owes->as_bool();
+  state.owes_evaluation = fields.boolean("owes_evaluation", false);
   const Value& run_id = fields.required("run_id");
   if (!run_id.is_string()) fields.wrong("run_id", run_id, "string");
   state.run_id = run_id.as_string();

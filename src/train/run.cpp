@@ -69,9 +69,20 @@ class WeightsChecksum {
           });
         })) {}
   ~WeightsChecksum() { abandoned_ = true; }  // and value_ waits for the thread
-  const std::string& get() const { return value_.get(); }
+  // Throws what went wrong with it, once it is known.
+  void check() const {
+    if (is_ready()) value_.get();
+  }
+  const std::string& get() const {
+    if (!is_ready()) log::info("waiting for the checksum of the weights");
+    return value_.get();
+  }
 
  private:
+  bool is_ready() const {
+    return value_.wait_for(std::chrono::seconds(0)) == std::future_status::ready;
+  }
+
   std::atomic<bool> abandoned_ = false;
   std::shared_future<std::string> value_;
 };
@@ -105,7 +116,7 @@ class Run {
     });
     try {
       Metrics metrics(output_, state_.step);
-      if (state_.owes_evaluation) catch_up(metrics);
+      if (state_.owes_evaluation && eval_) catch_up(metrics);
       loop(metrics);
     } catch (const Error& error) {
       if (error.code() == ErrorCode::Interrupted) throw;
@@ -286,6 +297,7 @@ class Run {
   }
 
   void after_step(Metrics& metrics) {
+    if (checksum_) checksum_->check();
     const auto is_due = [&](int64_t every) { return every > 0 && state_.step % every == 0; };
     const bool last = state_.step == schedule_.total_steps;
     const bool due = last || is_due(config_.checkpoint.every_steps);

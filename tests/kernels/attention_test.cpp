@@ -183,6 +183,8 @@ TEST_CASE("attention: the forward is the reference") {
                                              {4, 2, 96, {{67, 67}}},
                                              {7, 1, 128, {{1, 65}, {2, 130}}},
                                              {2, 1, 256, {{63, 66}}},
+                                             {2, 1, 144, {{70, 70}}},
+                                             {1, 1, 200, {{33, 130}}},
                                              {2, 1, 8, {{70, 70}, {9, 9}}, 1},
                                              {3, 1, 16, {{65, 65}, {2, 40}, {200, 200}}, 5},
                                              {2, 2, 64, {{130, 130}, {1, 129}, {5, 200}}, 64},
@@ -204,6 +206,8 @@ TEST_CASE("attention: the backward is the reference") {
                                              {4, 2, 80, {{67, 67}}},
                                              {2, 1, 80, {{90, 90}, {7, 7}}, 0, true},
                                              {2, 1, 256, {{100, 100}}},
+                                             {2, 1, 144, {{70, 70}}},
+                                             {1, 1, 200, {{130, 130}}},
                                              {4, 1, 128, {{200, 200}}, 33},
                                              {2, 1, 64, {{300, 300}, {1, 1}, {64, 64}}},
                                              {2, 1, 96, {{33, 33}}},
@@ -229,19 +233,21 @@ TEST_CASE("attention: large scores neither overflow nor lose the maximum") {
   }
 }
 
-TEST_CASE("attention: a NaN reaches only the rows that see it") {
+TEST_CASE("attention: a NaN reaches only the rows that see it, and those of their tile") {
   const Case c{1, 1, 8, {{70, 70}, {9, 9}}};
-  Call call(c, DType::F32);
-  call.v.set(66, 3, NAN);
-  Ops& ops = test_ops(2);
-  Matrix o(call.Nq, 8, DType::F32);
-  ops.attention(o, {}, call.q, call.k, call.v, call.sequences.tensor(), call.attention);
-  const Values found = o.values();
-  for (size_t n = 0; n < 79; ++n)
-    for (size_t d = 0; d < 8; ++d) {
-      if (n >= 66 && n < 70 && d == 3) CHECK(std::isnan(found[n * 8 + d]));
-      if (n < 64 || n >= 70) CHECK_FALSE(std::isnan(found[n * 8 + d]));
-    }
+  for (const DType X : activations()) {
+    INFO(name(X));
+    Call call(c, X);
+    call.v.set(66, 3, NAN);
+    Matrix o(call.Nq, 8, X);
+    test_ops(2).attention(o, {}, call.q, call.k, call.v, call.sequences.tensor(), call.attention);
+    const Values found = o.values();
+    for (size_t n = 0; n < 79; ++n)
+      for (size_t d = 0; d < 8; ++d) {
+        if (n >= 66 && n < 70 && d == 3) CHECK(std::isnan(found[n * 8 + d]));
+        if (n < 64 || n >= 70) CHECK_FALSE(std::isnan(found[n * 8 + d]));
+      }
+  }
 }
 
 }  // namespace lema::test
