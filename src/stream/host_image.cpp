@@ -38,7 +38,7 @@ HostImage::HostImage(std::vector<Extent> extents) {
   }
 }
 
-int64_t HostImage::offset_of(size_t file, int64_t file_offset) const {
+const Window& HostImage::window_of(size_t file, int64_t file_offset) const {
   const auto after = std::upper_bound(
       windows_.begin(), windows_.end(), std::pair(file, file_offset),
       [](const auto& place, const Window& w) { return place < std::pair(w.file, w.begin); });
@@ -46,12 +46,32 @@ int64_t HostImage::offset_of(size_t file, int64_t file_offset) const {
   const Window& window = *(after - 1);
   check(window.file == file && file_offset < window.begin + window.needed,
         "byte {} of file {} is in no window", file_offset, file);
+  return window;
+}
+
+int64_t HostImage::offset_of(size_t file, int64_t file_offset) const {
+  const Window& window = window_of(file, file_offset);
   return window.image_offset + file_offset - window.begin;
 }
 
-HostImage HostImage::part(std::vector<Extent> extents) const {
-  HostImage part(std::move(extents));
-  for (Window& window : part.windows_) window.image_offset = offset_of(window.file, window.begin);
+HostImage HostImage::part(std::vector<Extent> extents, std::vector<bool>& taken) const {
+  HostImage part;
+  for (const Window& wanted : HostImage(std::move(extents)).windows_) {
+    const Window& whole = window_of(wanted.file, wanted.begin);
+    for (int64_t at = wanted.begin; at < wanted.begin + wanted.bytes; at += kDiskBlock) {
+      const int64_t image_offset = whole.image_offset + at - whole.begin;
+      const auto block = static_cast<size_t>(image_offset / kDiskBlock);
+      if (taken[block]) continue;
+      taken[block] = true;
+      if (part.windows_.empty() || part.windows_.back().file != wanted.file ||
+          part.windows_.back().begin + part.windows_.back().bytes != at)
+        part.windows_.push_back({wanted.file, at, 0, 0, image_offset});
+      Window& window = part.windows_.back();
+      window.bytes += kDiskBlock;
+      window.needed = std::min(window.bytes, whole.begin + whole.needed - window.begin);
+      part.bytes_ += kDiskBlock;
+    }
+  }
   return part;
 }
 

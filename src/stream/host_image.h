@@ -29,10 +29,13 @@ class HostImage {
   int64_t bytes() const { return bytes_; }
   // Where a byte of a file lies in the image; Internal when it is in no window.
   int64_t offset_of(size_t file, int64_t file_offset) const;
-  // The windows of some of its extents, where they lie in this image.
-  HostImage part(std::vector<Extent> extents) const;
+  // The windows of some of its extents, where they lie in this image, but for the disk blocks that
+  // are `taken` already; it takes the others. `taken` has a bit for each block of this image.
+  HostImage part(std::vector<Extent> extents, std::vector<bool>& taken) const;
 
  private:
+  const Window& window_of(size_t file, int64_t file_offset) const;
+
   std::vector<Window> windows_;
   int64_t bytes_ = 0;
 };

@@ -50,8 +50,8 @@ HostStore::HostStore(const ModelFolder& folder, const PieceTable& table, Device&
 }
 
 // Allocates what stays and reads what is wanted at once; the units come after it, in the order of
-// a pass, while the first pass may begin; what a ring loads comes after them all. A disk block that
-// two of them share is read twice, into the same place.
+// a pass, while the first pass may begin; what a ring loads comes after them all. In one image of
+// all weights a disk block that two of them share is read with the first.
 void HostStore::hold() {
   int64_t held_bytes = 0;
   for (size_t u = 0; u < images_.size(); ++u)
@@ -62,7 +62,8 @@ void HostStore::hold() {
   std::vector<Extent> first = small_extents(table_);
   if (placement_.holds_all)
     first.push_back({table_.embed.file, table_.embed.file_offset, 0, table_.embed.bytes});
-  const HostImage at_once = small_.part(std::move(first));
+  std::vector<bool> taken(static_cast<size_t>(small_.bytes() / kDiskBlock));
+  const HostImage at_once = small_.part(std::move(first), taken);
   reader_->start(at_once, small_memory_.data(), first_);
   const auto units = static_cast<size_t>(table_.unit_count()), blocks = table_.blocks.size();
   fills_.resize(units);
@@ -73,7 +74,7 @@ void HostStore::hold() {
     if (!placement_.holds_all && !placement_.held[u]) continue;
     ++unfilled_;
     if (placement_.holds_all) {
-      reader_->start(small_.part(unit_extents(table_.unit(static_cast<int64_t>(u)))),
+      reader_->start(small_.part(unit_extents(table_.unit(static_cast<int64_t>(u))), taken),
                      small_memory_.data(), fills_[u]);
       continue;
     }
@@ -86,13 +87,17 @@ void HostStore::hold() {
   check_files();
 }
 
-// Waits for the reads of a unit that stays. After the last of them the files are as they were.
+// Waits for the reads of a unit that stays, and of those before it, with which it may share disk
+// blocks. After the last of them the files are as they were.
 void HostStore::fill(int64_t unit) {
-  DiskJob& job = fills_[static_cast<size_t>(unit)];
-  if (!job.is_open()) return;
-  wait(job, fmt::format("unit {}", unit), table_.unit(unit).bytes);
-  if (--unfilled_ > 0) return;
-  for (const SafetensorsFile& file : folder_.files()) file.file().check_unchanged();
+  if (unfilled_ == 0) return;
+  for (int64_t u = 0; u <= unit; ++u) {
+    DiskJob& job = fills_[static_cast<size_t>(u)];
+    if (!job.is_open()) continue;
+    wait(job, fmt::format("unit {}", u), table_.unit(u).bytes);
+    if (--unfilled_ > 0) continue;
+    for (const SafetensorsFile& file : folder_.files()) file.file().check_unchanged();
+  }
 }
 
 void HostStore::wait(DiskJob& job, const std::string& what, int64_t bytes) {

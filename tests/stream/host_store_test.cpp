@@ -82,6 +82,24 @@ TEST_CASE("an image holds its extents at the alignment of the file and no block 
                    "is in no window"));
 }
 
+TEST_CASE("parts of an image take every disk block once") {
+  // The second part lies in the first block and begins another; the third is in the end of that.
+  const Extent first{0, 100, 0, 5000}, second{0, 5100, 0, 4000}, third{0, 9100, 0, 50};
+  const HostImage image({first, second, third});
+  std::vector<bool> taken(static_cast<size_t>(image.bytes() / kDiskBlock));
+  const HostImage a = image.part({first}, taken);
+  REQUIRE(a.windows().size() == 1);
+  CHECK(a.windows()[0].bytes == 8192);
+  CHECK(a.windows()[0].needed == 8192);
+  const HostImage b = image.part({second}, taken);
+  REQUIRE(b.windows().size() == 1);
+  CHECK(b.windows()[0].begin == 8192);
+  CHECK(b.windows()[0].image_offset == 8192);
+  CHECK(b.windows()[0].bytes == 4096);
+  CHECK(b.windows()[0].needed == 9150 - 8192);  // the third's bytes too: it will not read them
+  CHECK(image.part({third}, taken).windows().empty());
+}
+
 TEST_CASE("every engine reads what is in the file") {
   const Model model;
   const DiskMode mode = GENERATE(DiskMode::Buffered, DiskMode::Direct);
