@@ -74,7 +74,8 @@ class WeightsChecksum {
     if (is_ready()) value_.get();
   }
   const std::string& get() const {
-    if (!is_ready()) log::info("waiting for the checksum of the weights");
+    if (value_.wait_for(std::chrono::seconds(1)) == std::future_status::timeout)
+      log::info("waiting for the checksum of the weights");
     return value_.get();
   }
 

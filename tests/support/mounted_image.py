@@ -5,6 +5,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import time
 
 
 def shell(*command):
@@ -33,7 +34,16 @@ def mounted(source, folder, *options):
     try:
         yield folder
     finally:
-        shell("umount", folder)
+        unmount(folder)
+
+
+def unmount(folder):
+    """A child that another thread starts holds the open files of this one until its program runs."""
+    for _ in range(100):
+        if subprocess.run(["umount", str(folder)], capture_output=True).returncode == 0:
+            return
+        time.sleep(0.05)
+    shell("umount", folder)
 
 
 def require_mounts(kinds=()):
