@@ -4,19 +4,11 @@
 
 #include "formats/hf_model.h"
 #include "fuzz/fuzz_target.h"
+#include "support/write_shard.h"
 
 using namespace lema;
 
 namespace {
-
-void write_shard(const fs::path& path, const std::vector<std::string>& names) {
-  std::vector<TensorSpec> specs;
-  for (const std::string& name : names) specs.push_back({name, DType::F32, {2}});
-  SafetensorsWriter writer(path, specs, {});
-  const std::string zeros(names.size() * 8, '\0');
-  writer.write(zeros.data(), static_cast<int64_t>(zeros.size()));
-  writer.finish();
-}
 
 const fs::path& model_folder() {
   static const fs::path path = [] {
@@ -24,9 +16,9 @@ const fs::path& model_folder() {
     fs::create_directories(model / "sub");
     fs::create_directories(model / "d");
     write_file(model / "config.json", R"({"model_type": "llama"})");
-    write_shard(model / "a", {"x", "y"});
-    write_shard(model / "sub/b", {"z"});
-    write_shard(root / "secret", {"x"});
+    test::write_shard(model / "a", {"x", "y"});
+    test::write_shard(model / "sub/b", {"z"});
+    test::write_shard(root / "secret", {"x"});
     fs::create_symlink("../secret", model / "l");
     fs::create_directory_symlink("..", model / "up");
     ::mkfifo((model / "p").c_str(), 0600);

@@ -5,19 +5,11 @@
 #include "formats/hf_model.h"
 #include "support/malformed.h"
 #include "support/temp_folder.h"
+#include "support/write_shard.h"
 
 using namespace lema;
 
 namespace {
-
-void write_shard(const fs::path& path, const std::vector<std::string>& names) {
-  std::vector<TensorSpec> specs;
-  for (const std::string& name : names) specs.push_back({name, DType::F32, {2}});
-  SafetensorsWriter writer(path, specs, {});
-  const std::string zeros(names.size() * 8, '\0');
-  writer.write(zeros.data(), static_cast<int64_t>(zeros.size()));
-  writer.finish();
-}
 
 // A model folder as the hub's cache has it, with shards "a" (x, y), "sub/b" (z) and the link "blob"
 // (x), and all that may not be opened.
@@ -27,12 +19,12 @@ class Model {
     fs::create_directories(folder_ / "sub");
     fs::create_directories(folder_ / "d");
     outer_.file("snapshots/model/config.json", R"({"model_type": "llama"})");
-    write_shard(folder_ / "a", {"x", "y"});
-    write_shard(folder_ / "sub/b", {"z"});
-    write_shard(outer_.path() / "secret", {"x", "y"});
-    write_shard(outer_.path() / "snapshots/secret", {"x", "y"});
+    test::write_shard(folder_ / "a", {"x", "y"});
+    test::write_shard(folder_ / "sub/b", {"z"});
+    test::write_shard(outer_.path() / "secret", {"x", "y"});
+    test::write_shard(outer_.path() / "snapshots/secret", {"x", "y"});
     fs::create_directories(outer_.path() / "blobs");
-    for (const char* blob : {"00ff", "00FF"}) write_shard(outer_.path() / "blobs" / blob, {"x"});
+    for (const char* blob : {"00ff", "00FF"}) test::write_shard(outer_.path() / "blobs" / blob, {"x"});
     fs::create_symlink("../../blobs/00ff", folder_ / "blob");
     fs::create_symlink("../secret", folder_ / "link_out");
     fs::create_symlink(outer_.path() / "secret", folder_ / "link_absolute");
