@@ -2,10 +2,8 @@
 #include "train/run.h"
 
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <cmath>
-#include <future>
 #include <memory>
 #include <random>
 #include <span>
@@ -20,6 +18,7 @@
 #include "train/metrics.h"
 #include "train/plan_training.h"
 #include "train/run_folder.h"
+#include "train/weights_checksum.h"
 
 namespace lema {
 namespace {
@@ -57,36 +56,6 @@ std::unique_ptr<FolderLock> lock_folder(const fs::path& output) {
   remove_file(output / kStopFile);
   return lock;
 }
-
-// The checksum of a model's weights, read beside the first steps: only a checkpoint needs it, and a
-// model larger than memory takes as long to read as half a step.
-class WeightsChecksum {
- public:
-  explicit WeightsChecksum(const ModelFolder& folder)
-      : value_(std::async(std::launch::async | std::launch::deferred, [this, &folder] {
-          return weights_checksum(folder, [this] {
-            if (abandoned_) fail(ErrorCode::Interrupted, "the run ended before its first save");
-          });
-        })) {}
-  ~WeightsChecksum() { abandoned_ = true; }  // and value_ waits for the thread
-  // Throws what went wrong with it, once it is known.
-  void check() const {
-    if (is_ready()) value_.get();
-  }
-  const std::string& get() const {
-    if (value_.wait_for(std::chrono::seconds(1)) == std::future_status::timeout)
-      log::info("waiting for the checksum of the weights");
-    return value_.get();
-  }
-
- private:
-  bool is_ready() const {
-    return value_.wait_for(std::chrono::seconds(0)) == std::future_status::ready;
-  }
-
-  std::atomic<bool> abandoned_ = false;
-  std::shared_future<std::string> value_;
-};
 
 class Run {
  public:
