@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the tests that need a GPU (label `gpu`) of a build; training and logits of every family against transformers and PEFT
-# with lema on the GPU, where they are installed; and the first once more under compute-sanitizer where it is there.
-#   scripts/gpu_test.sh [BUILD_DIR, default build] [memcheck racecheck initcheck synccheck ...]
+# with lema on the GPU, where they are installed; and the first under compute-sanitizer (gpu_sanitize.sh), where it is there.
+#   scripts/gpu_test.sh [BUILD_DIR, default build] [TOOL of compute-sanitizer..., default all four]
 set -euo pipefail
 build=$(realpath "${1:-build}")
 shift || true
@@ -16,19 +16,4 @@ else
   echo "no peft here: comparisons with transformers and PEFT skipped"
 fi
 command -v compute-sanitizer >/dev/null || { echo "no compute-sanitizer here: checks skipped"; exit 0; }
-check() {  # tool, test, filters
-  echo "== $*"
-  compute-sanitizer --tool "$1" --error-exitcode 9 "$build/tests/$2" "${@:3}" | tail -n 4
-}
-for tool in "${@:-memcheck}"; do
-  case $tool in
-    # initcheck does not see what the kernels of cuBLASLt store, and racecheck breaks down in them ("failed to handle a
-    # hardware exception"): these two are for kernels that run without a product.
-    initcheck | racecheck) check "$tool" gpu_kernels "~linear*" "~dropout*" "~head*" "~lora_norm*" "~[cpu]" ;;
-    *)
-      check "$tool" gpu_kernels "~[cpu]"
-      check "$tool" gpu_train "[sanitize]"
-      check "$tool" gpu_generate
-      ;;
-  esac
-done
+"$source/scripts/gpu_sanitize.sh" "$build" "$@"

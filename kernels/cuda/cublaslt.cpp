@@ -33,7 +33,6 @@ CublasLt open() {
   CublasLt f{};
   find(library, f.create, "cublasLtCreate");
   find(library, f.destroy, "cublasLtDestroy");
-  find(library, f.version, "cublasLtGetVersion");
   find(library, f.create_product, "cublasLtMatmulDescCreate");
   find(library, f.destroy_product, "cublasLtMatmulDescDestroy");
   find(library, f.set_product, "cublasLtMatmulDescSetAttribute");

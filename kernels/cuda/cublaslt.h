@@ -9,7 +9,6 @@ namespace lema::cuda {
 struct CublasLt {
   decltype(&::cublasLtCreate) create;
   decltype(&::cublasLtDestroy) destroy;
-  decltype(&::cublasLtGetVersion) version;
   decltype(&::cublasLtMatmulDescCreate) create_product;
   decltype(&::cublasLtMatmulDescDestroy) destroy_product;
   decltype(&::cublasLtMatmulDescSetAttribute) set_product;
