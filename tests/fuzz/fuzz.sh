@@ -8,6 +8,12 @@ shift 3
 here=$(cd "$(dirname "$0")" && pwd)
 corpus=$here/corpus/$name
 found=$(mktemp -d)
+# The target's files are in memory where there is any such file system, and go whatever its end.
+memory=/dev/shm
+[[ -d $memory ]] || memory=${TMPDIR:-/tmp}
+export TMPDIR
+TMPDIR=$(mktemp -d -p "$memory")
+trap 'rm -rf "$TMPDIR"' EXIT
 # Freed memory that AddressSanitizer holds back counts as the target's.
 export ASAN_OPTIONS=quarantine_size_mb=16:malloc_context_size=8:detect_leaks=1
 export UBSAN_OPTIONS=print_stacktrace=1

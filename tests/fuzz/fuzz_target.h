@@ -1,8 +1,9 @@
-// What the fuzz targets share: a folder in memory for parsers that open files, the rule that every
-// input is accepted or refused by one clear line, and assertions that abort. Each NAME.cpp here
-// defines LLVMFuzzerTestOneInput for one parser; fuzz.sh runs it on corpus/NAME, then at random.
+// What the fuzz targets share: a folder for parsers that open files, the rule that every input is
+// accepted or refused by one clear line, and assertions that abort. Each NAME.cpp here defines
+// LLVMFuzzerTestOneInput for one parser; fuzz.sh runs it on corpus/NAME, then at random.
 #pragma once
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -53,12 +54,11 @@ bool accepts(Body&& body, std::initializer_list<ErrorCode> refusals = {ErrorCode
   }
 }
 
-// A folder of this process, in memory where the system has /dev/shm, removed at the end.
+// A folder of this process where TMPDIR says, removed at the end; fuzz.sh has it in memory and
+// removes what a crash leaves.
 class Folder {
  public:
-  Folder()
-      : path_((fs::exists("/dev/shm") ? fs::path("/dev/shm") : fs::temp_directory_path()) /
-              fmt::format("lema_fuzz_{}", ::getpid())) {
+  Folder() : path_(fs::temp_directory_path() / fmt::format("lema_fuzz_{}", ::getpid())) {
     fs::remove_all(path_);
     fs::create_directories(path_);
     spdlog::set_level(spdlog::level::off);
@@ -69,10 +69,13 @@ class Folder {
     fs::remove_all(path_, ignored);
   }
   const fs::path& path() const { return path_; }
-  // Writes the bytes as a file of this name.
+  // Writes the bytes as a file of this name, in place: three system calls an input.
   fs::path file(const std::string& name, std::string_view bytes) const {
-    write_file(path_ / name, bytes);
-    return path_ / name;
+    fs::path path = path_ / name;
+    const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    expect(::write(fd, bytes.data(), bytes.size()) == std::ssize(bytes), "a file not written");
+    ::close(fd);
+    return path;
   }
 
  private:

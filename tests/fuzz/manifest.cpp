@@ -14,7 +14,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     write_file(path / "b", "");
     return path;
   }();
-  write_file(folder / kManifestName, fuzz::text_of(data, size));
+  fuzz::folder().file(fmt::format("checkpoint-000001/{}", kManifestName),
+                      fuzz::text_of(data, size));
   Manifest manifest;
   const bool is_read = fuzz::accepts([&] { manifest = read_manifest(folder); });
   fuzz::accepts([&] {

@@ -31,7 +31,7 @@ const fs::path& model_folder() {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const fs::path& folder = model_folder();
-  write_file(folder / "model.safetensors.index.json", fuzz::text_of(data, size));
+  fuzz::folder().file("model/model.safetensors.index.json", fuzz::text_of(data, size));
   fuzz::accepts([&] {
     const ModelFolder model(folder);
     fuzz::expect(!model.files().empty(), "a model without files");
