@@ -7,7 +7,8 @@ Writes the model folder once (torch makes the weights; 13 GB in bf16), then runs
 much of it as that does not hold), with half of the blocks resident and with all of them, and prints a table: median step of those after
 the second, its spread, MiB on the device by the plan and by the driver's count less what stood there when context and
 kernels were loaded (that is `base`), bytes copied per step. The last two runs of a row keep, recompute and offload what
-the first did, so that only the place of the weights differs. --gradients compares lema's gradients of a row with those of
+the first did, so that only the place of the weights differs. --bus runs a row once more with log.trace, between two
+measurements of plain pinned copies, for what its steps make of the bus. --gradients compares lema's gradients of a row with those of
 transformers and PEFT, each in f32 and in bf16; --peft times these (bench_gpu_peft.py) in each of --arms: all resident with
 and without checkpointing of activations, with the kernels of liger_kernel, and with FSDP2's offload of weights to the CPU.
 """
@@ -124,6 +125,35 @@ for count in (2, 20):
     torch.cuda.synchronize()
 print(count * host.numel() / (time.perf_counter() - start))"""
     return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+
+
+def describe_bus(options, batch, length, settings):
+    """The rate of a step's copies from the first to the last of them, and the step beside the time of 26 GB, about what both
+    passes over the weights are, at the rate of plain copies measured right before and after, and at its own copies' rate."""
+    trace = options.folder / "trace.json"
+    before = copy_rate()
+    r = run(options, batch, length, [*settings, f"log.trace={trace}"])
+    after = copy_rate()
+    if "error" in r:
+        sys.exit(r["error"])
+    steps = {}
+    for event in json.loads(trace.read_text()):
+        if event["ph"] == "X" and event["args"]["step"] > 2:
+            steps.setdefault(event["args"]["step"], []).append(event)
+    rates, shares, idle = [], [], []
+    for events in steps.values():
+        copies = sorted((e for e in events if e["tid"] == 1), key=lambda e: e["ts"])
+        begin, end = copies[0]["ts"], copies[-1]["ts"] + copies[-1]["dur"]
+        size, busy = sum(e["args"]["bytes"] for e in copies), sum(e["dur"] for e in copies)
+        rates.append(size / (end - begin) / 1e3)
+        shares.append(size / busy / 1e3)
+        idle.append((end - begin - busy) / 1e3)
+    plain = (before + after) / 2e9
+    print(f"{batch}x{length} bus: plain copies {before / 1e9:.2f} GB/s before, {after / 1e9:.2f} after; of a step "
+          f"{statistics.median(rates):.2f} ({min(rates):.2f} to {max(rates):.2f}) from the first copy to the last, "
+          f"{statistics.median(idle):.2f} ms of them idle; step {r['ms']:.1f} ms ({r['low']:.1f} to {r['high']:.1f}), "
+          f"{r['ms'] * plain / 26e3:.4f} of 26 GB at the plain rate, "
+          f"{r['ms'] * statistics.median(shares) / 26e3:.4f} at that of its copies", flush=True)
 
 
 def run(options, batch, length, settings, output=None):
@@ -245,6 +275,7 @@ def main():
     parser.add_argument("--steps", type=int, default=7)
     parser.add_argument("--vram", nargs="*", default=[], help="budgets of the streamed runs, e.g. 1x512=2GiB")
     parser.add_argument("--gradients", nargs="*", default=[], metavar="ROW", help="rows whose gradients are compared")
+    parser.add_argument("--bus", nargs="*", default=[], metavar="ROW", help="rows whose copies are looked at")
     parser.add_argument("--peft", nargs="*", default=[], metavar="ROW", help="rows that PEFT is timed with")
     parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=list(ARMS), help="of PEFT")
     parser.add_argument("--set", nargs="*", default=[], help="further settings of every run")
@@ -277,6 +308,8 @@ def main():
                   f"{1000 * batch * length / r['ms']:7.0f} {planned:9.1f} {r['vram']:9.1f} {r['peak'] - r['vram']:5.0f} "
                   f"{r['vram'] / planned:6.3f} {r['growth']:6} {r['h2d']:7.2f} {r['disk']:7.2f}  {r['loss']!r}",
                   flush=True)
+    for row in options.bus:
+        describe_bus(options, *map(int, row.split("x")), [f"memory.vram={budgets[row]}"])
     for row in dict.fromkeys(options.gradients + options.peft):
         batch, length = map(int, row.split("x"))
         checkpoint, _ = adapter_after(options, batch, length, ["train.max_steps=4", "optimizer.lr=1e-3"])
