@@ -1,12 +1,19 @@
 #!/usr/bin/env bash
-# Runs the tests that need a GPU (label `gpu`) of a build; training and logits of every family against transformers and PEFT
-# with lema on the GPU, where they are installed; and the first under compute-sanitizer (gpu_sanitize.sh), where it is there.
+# Runs the tests that need a GPU (label `gpu`) of a build; the fault tests of runs on the GPU; training and logits of every
+# family against transformers and PEFT with lema on the GPU, where they are installed; and the first under compute-sanitizer
+# (gpu_sanitize.sh), where it is there.
 #   scripts/gpu_test.sh [BUILD_DIR, default build] [TOOL of compute-sanitizer..., default all four]
 set -euo pipefail
 build=$(realpath "${1:-build}")
 shift || true
 source=$(dirname "$(dirname "$(realpath "$0")")")
 ctest --test-dir "$build" -L gpu --output-on-failure --no-tests=error
+for test in "resume_matrix" "memory" "nonfinite" "signals Phases" "kill" "soak"; do
+  echo "== faults on the GPU: $test"
+  read -ra words <<<"$test"
+  LEMA_RUN_DEVICE=cuda LEMA=$build/lema LEMA_FAULTY=$build/tests/lema_faulty LEMA_SOURCE=$source \
+    PYTHONPATH=$source/tests/support LEMA_KILLS=20 python3 "$source/tests/fault/${words[0]}_test.py" "${words[@]:1}"
+done
 if python3 -c "import peft" 2>/dev/null; then
   for test in logits_test train_test; do
     LEMA=$build/lema LEMA_SOURCE=$source PYTHONPATH=$source/tests/support HF_HUB_OFFLINE=1 \

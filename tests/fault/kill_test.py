@@ -1,5 +1,7 @@
-"""kill -9 before every call by which a run changes the file system, and at random instants: no save that was reported is lost, what
-is left half-written goes, and the resumed run ends byte-equal."""
+"""kill -9 before every call by which a run changes the file system, and at random instants: no save that was reported is
+lost, what is left half-written goes, and the resumed run ends byte-equal. LEMA_FAULT_STRIDE=k takes every k-th call
+only, LEMA_KILLS=n so many instants."""
+import os
 import random
 import shutil
 import signal
@@ -8,6 +10,9 @@ import unittest
 
 from faulty_run import FAULTY, MUTATING, STEPS, FaultCase
 from tiny_run import LEMA
+
+STRIDE = int(os.environ.get("LEMA_FAULT_STRIDE", 1))
+INSTANTS = int(os.environ.get("LEMA_KILLS", 40))
 
 
 class Kill(FaultCase):
@@ -23,7 +28,7 @@ class Kill(FaultCase):
             self.check_folder(output, ended.log, f"killed at call {n} {calls[n - 1]}")
             shutil.rmtree(output)
 
-        self.together(work, mutating)
+        self.together(work, mutating[::STRIDE])
 
     def test_at_random_instants(self):
         start = time.monotonic()
@@ -38,8 +43,9 @@ class Kill(FaultCase):
             process.kill()
             log = process.communicate()[1]
             self.check_folder(output, log, f"killed at random, {n}")
+            shutil.rmtree(output)
 
-        self.together(work, range(40))
+        self.together(work, range(INSTANTS))
 
 
 if __name__ == "__main__":

@@ -105,9 +105,9 @@ class FaultCase(RunCase):
             self.skipTest(f"is of part 1 of {PARTS}")
 
     def together(self, work, cases):
-        """work(case) for all of this process's part, as many at a time as there are processors; the first failure is
-        raised."""
+        """work(case) for all of this process's part, as many at a time as it may use processors (taskset says fewer); the
+        first failure is raised."""
         cases = list(cases)[PART::PARTS]
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             for done in concurrent.futures.as_completed([pool.submit(work, case) for case in cases]):
                 done.result()

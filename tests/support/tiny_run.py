@@ -1,5 +1,5 @@
 """Training runs of the real binary on a tiny random model. Base of the Python tests of `lema train`. Standard library
-only; LEMA is the binary."""
+only; LEMA is the binary. LEMA_RUN_DEVICE=cuda runs them on a GPU."""
 import json
 import os
 import pathlib
@@ -13,6 +13,7 @@ import unittest
 import tiny_folder
 
 LEMA = os.environ["LEMA"]
+ON_GPU = os.environ.get("LEMA_RUN_DEVICE") == "cuda"
 STEPS = 20
 
 
@@ -54,7 +55,7 @@ class RunCase(unittest.TestCase):
                   "lora": {"rank": 2, "dropout": 0.1}, "optimizer": {"lr": 0.01},
                   "train": {"max_steps": STEPS, "batch_size": 4, "micro_batch_size": 2},
                   "checkpoint": {"every_steps": 5, "keep": 9}}
-        config.update(changes)
+        config.update({"device": "cuda"} if ON_GPU else {}, **changes)
         path = self.folder / name
         path.write_text(json.dumps(config))
         return path
