@@ -5,7 +5,9 @@
 #undef NDEBUG  // it would turn the library's checks of itself into assumptions
 namespace lema {
 namespace {
-struct BrokenRule {};  // thrown where the library would end the process
+// Thrown where the library would end the process, and there does where its function is noexcept: of
+// those, texts within the limits below break no rule.
+struct BrokenRule {};
 constexpr void keep_rule(bool is_kept) {
   if (!is_kept) throw BrokenRule();
 }
@@ -38,6 +40,9 @@ namespace {
 
 // A dotted key nests one table a dot, without a limit in the library; a key lies on one line.
 constexpr int kMaxDotsInLine = 100;
+// Bytes of a word outside strings. The library reads values ahead and goes back, at most 127
+// characters, in a function that is noexcept; of a date it reads more without counting.
+constexpr int kMaxWord = 100;
 constexpr int kMaxDepth = 64;
 
 class Converter {
@@ -124,9 +129,14 @@ size_t end_of_string(std::string_view text, size_t at) {
   return at;
 }
 
-// Counts what may be dots of keys: those outside strings and comments.
-void check_dots(std::string_view text, const std::string& source) {
-  int line = 1, dots = 0;
+bool is_of_word(char c) {
+  return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' ||
+         c == '-';
+}
+
+// Counts what may be dots of keys, and bytes of words: those outside strings and comments.
+void check_lines(std::string_view text, const std::string& source) {
+  int line = 1, dots = 0, word = 0;
   for (size_t at = 0; at < text.size();) {
     const size_t start = at;
     if (text[at] == '"' || text[at] == '\'') {
@@ -142,6 +152,10 @@ void check_dots(std::string_view text, const std::string& source) {
     if (part == "." && ++dots > kMaxDotsInLine)
       fail(ErrorCode::BadInput, "{}:{}:1: more than {} dots in one line", source, line,
            kMaxDotsInLine);
+    word = is_of_word(part[0]) ? word + 1 : 0;
+    if (word > kMaxWord)
+      fail(ErrorCode::BadInput, "{}:{}:1: a word of more than {} characters", source, line,
+           kMaxWord);
   }
 }
 
@@ -171,7 +185,7 @@ Value parse_toml(std::string_view text, const std::string& source) {
   if (text.starts_with("\xef\xbb\xbf"))
     fail(ErrorCode::BadInput, "{}:1:1: the text starts with a byte order mark (BOM); remove it",
          source);
-  check_dots(text, source);
+  check_lines(text, source);
   const std::optional<toml::parse_result> result = parse(text);
   if (!result)
     fail(ErrorCode::BadInput, "{}:{}:1: expected a key, a [table] or a comment", source,

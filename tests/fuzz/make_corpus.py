@@ -209,6 +209,7 @@ def run_config_toml():
                       " {x = true}]\n[[t]]\nz = -1.5\n[[t]]\n[t.u]\n")
     yield "nameless_table", 'a = 1\n[= [0.9, 0.99]\n[b]\n'
     yield "letter_in_a_number", 'model =77777777777\u0120__ """\\\n  \\u00e9  = "a.jso'
+    yield "long_date", f"a = 1979-05-2{'_' * 116}7 10:00\n"
 
 
 def manifest():

@@ -76,6 +76,11 @@ TEST_CASE("TOML that is none") {
       {"a date and a time", "a = 1979-05-27T07:32:00Z", "dates and times"},
       {"a date in a table in an array", "a = [{b = 1979-05-27}]", "dates and times"},
       {"a date that is none", "a = 1979-13-27", "f.toml:1:"},
+      // The library reads such a date further ahead than it can go back.
+      {"a date of 125 characters", "b = 1\na = 1979-05-2" + repeat("_", 115) + "7 10:00\n",
+       "f.toml:2:1: a word of more than 100 characters"},
+      {"a date of 100 characters", "a = 1979-05-2" + repeat("_", 90) + "7 " + repeat("1", 100),
+       "f.toml:1:"},
   };
   expect_refused(cases, "f.toml", parse);
 }
@@ -88,6 +93,8 @@ TEST_CASE("TOML that is made to cost") {
       {"a key of a million dots", repeat("a.", 1'000'000) + "b = 1", "more than 100 dots"},
       {"a table of a million dots", "[" + repeat("a.", 1'000'000) + "b]", "more than 100 dots"},
       {"a quoted key of dots", "\"a\"" + repeat(".\"a\"", 300) + " = 1", "more than 100 dots"},
+      {"a megabyte of digits", "a = " + repeat("1", 1 << 20), "a word of more than 100 characters"},
+      {"a key of 101 characters", repeat("k", 101) + " = 1", "a word of more than 100 characters"},
       {"a megabyte of quotes", repeat("\"", 1 << 20), "f.toml:1:"},
       {"a megabyte of backslashes", "a = \"" + repeat("\\\\", 1 << 19), "f.toml:1:"},
       {"100,000 keys, the last twice",
