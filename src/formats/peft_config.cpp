@@ -87,6 +87,8 @@ bool is_unset(const Value& value) {
 }
 
 void check_keys(const Value& json, const JsonFields& fields) {
+  constexpr size_t kMostNamed = 8;
+  std::vector<std::string> unknown;
   for (const auto& [key, value] : json.as_object()) {
     const auto refused =
         std::find_if(kMustBeUnset.begin(), kMustBeUnset.end(),
@@ -96,9 +98,14 @@ void check_keys(const Value& json, const JsonFields& fields) {
         fail(ErrorCode::BadInput, "{} = {} is not supported; {}", fields.place(key),
              escaped(dump_json(value)), refused->way_out);
     } else if (!contains(kOther, key)) {
-      log::warn("{}: unknown key, ignored", fields.place(escaped(key)));
+      unknown.push_back(escaped(key));
     }
   }
+  const size_t count = unknown.size();
+  if (count == 0) return;
+  unknown.resize(std::min(count, kMostNamed));
+  log::warn("{}: unknown keys, ignored: {}{}", fields.source(), fmt::join(unknown, ", "),
+            count > kMostNamed ? fmt::format(" and {} more", count - kMostNamed) : "");
 }
 
 // Initialisations such as PiSSA also rewrite the base weights, so their A and B mean nothing over
@@ -114,16 +121,16 @@ void check_initialisation(const JsonFields& fields) {
          fields.place("init_lora_weights"), escaped(init->as_string()), fmt::join(kHarmless, ", "));
 }
 
-void check_count(const JsonFields& fields, std::string_view key, const Value& value) {
-  if (std::cmp_greater(value.as_array().size(), kMaxEntries))
+void check_count(const JsonFields& fields, std::string_view key, size_t count) {
+  if (std::cmp_greater(count, kMaxEntries))
     fail(ErrorCode::BadInput, "{}: found {} entries, at most {} are allowed", fields.place(key),
-         value.as_array().size(), kMaxEntries);
+         count, kMaxEntries);
 }
 
 std::vector<std::string> strings(const JsonFields& fields, std::string_view key,
                                  const Value& value) {
   std::vector<std::string> list;
-  check_count(fields, key, value);
+  check_count(fields, key, value.as_array().size());
   for (const Value& item : value.as_array()) {
     if (!item.is_string()) fields.wrong(key, item, "string");
     list.push_back(item.as_string());
@@ -157,7 +164,7 @@ std::vector<int64_t> layers(const JsonFields& fields) {
   if (!value) return {};
   if (value->is_int()) return {value->as_int()};
   if (!value->is_array()) fields.wrong(kKey, *value, "integer or list of integers");
-  check_count(fields, kKey, *value);
+  check_count(fields, kKey, value->as_array().size());
   std::vector<int64_t> list;
   for (const Value& item : value->as_array()) {
     if (!item.is_int()) fields.wrong(kKey, item, "integer");
@@ -174,6 +181,7 @@ std::vector<std::pair<std::string, T>> pattern(const JsonFields& fields, std::st
   const Value* value = fields.find(key);
   if (!value) return list;
   if (!value->is_object()) fields.wrong(key, *value, "object");
+  check_count(fields, key, value->as_object().size());
   const JsonFields members(*value, fields.place(key));
   for (const auto& [name, number] : value->as_object())
     list.emplace_back(name, convert(members, name));
