@@ -14,7 +14,7 @@ struct ResidentMemory {
 ResidentMemory resident_memory();
 
 // Bytes that this process could take in addition: what the machine has available, within the
-// limits of the process's control groups.
+// limits of the process's control groups; INT64_MAX where neither says.
 int64_t available_memory();
 
 // Gives freed heap memory back to the system, and from here on as soon as it is freed.

@@ -3,6 +3,7 @@
 // what nobody has named.
 #pragma once
 
+#include <cerrno>
 #include <fstream>
 #include <new>
 #include <string>
@@ -26,9 +27,12 @@ inline void check_memory(bool got) {
   if (!got) throw std::bad_alloc();
 }
 
-// A file to read whose stream throws bad_alloc, which it would else take for the file's end.
+// A file to read whose stream throws bad_alloc, which it would else take for a file that is missing
+// or ends there.
 inline std::ifstream stream_of(const std::string& path) {
+  errno = 0;
   std::ifstream file(path);
+  check_memory(file.is_open() || errno != ENOMEM);
   file.exceptions(std::ios::badbit);
   return file;
 }

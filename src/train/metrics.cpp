@@ -13,7 +13,8 @@
 namespace lema {
 namespace {
 
-constexpr int64_t kMaxMetricsBytes = int64_t{1} << 32;
+// Read at a time of the log of a run that is resumed; more than its longest line.
+constexpr int64_t kPieceBytes = 1 << 16;
 
 Value finite_or_null(double x) { return std::isfinite(x) ? Value(x) : Value(); }
 
@@ -24,28 +25,47 @@ int64_t step_in(const std::string& line) {
   return step->as_int();
 }
 
-std::string lines_up_to(int64_t last_step, const std::string& text) {
+// Those of the whole lines of `piece` that are of steps up to the last; `sound` becomes the bytes
+// of all that could be read.
+std::string lines_up_to(int64_t last_step, const std::string& piece, size_t& sound) {
   std::string kept;
-  for (size_t begin = 0; begin < text.size();) {
-    const size_t end = text.find('\n', begin);
-    if (end == std::string::npos) break;
-    const std::string line = text.substr(begin, end - begin);
+  for (sound = 0;;) {
+    const size_t end = piece.find('\n', sound);
+    if (end == std::string::npos) return kept;
+    const std::string line = piece.substr(sound, end - sound);
     try {
       if (step_in(line) <= last_step) kept += line + "\n";
     } catch (const Error&) {  // unsynced bytes of a power cut
-      break;
+      return kept;
     }
-    begin = end + 1;
+    sound = end + 1;
   }
-  return kept;
+}
+
+// A log grows with its run, and may be larger than what a run may hold.
+void drop_lines_after(int64_t last_step, const fs::path& path) {
+  const File log = File::open(path);
+  StagedFile staged(path);
+  File file = File::create(staged.path());
+  std::string piece(kPieceBytes, '\0');
+  size_t sound = 0;
+  for (int64_t at = 0;; at += static_cast<int64_t>(sound)) {
+    piece.resize(static_cast<size_t>(log.read_up_to(piece.data(), kPieceBytes, at)));
+    const std::string kept = lines_up_to(last_step, piece, sound);
+    if (sound == 0) break;
+    file.write(kept.data(), static_cast<int64_t>(kept.size()));
+    piece.resize(kPieceBytes);
+  }
+  file.sync();
+  file.close();
+  staged.commit();
 }
 
 }  // namespace
 
 Metrics::Metrics(const fs::path& output_dir, int64_t resumed_step)
     : path_(output_dir / "metrics.jsonl") {
-  if (is_there(path_))
-    write_file(path_, lines_up_to(resumed_step, read_text(path_, kMaxMetricsBytes)));
+  if (is_there(path_)) drop_lines_after(resumed_step, path_);
   file_ = File::append(path_);
 }
 

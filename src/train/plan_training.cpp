@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 
+#include "core/checked.h"
 #include "core/log.h"
 #include "core/memory.h"
 #include "core/units.h"
@@ -70,7 +71,8 @@ RunPlan plan_within(const RunConfig& config, const RunModel& model, const Device
       refuse(error.what(), FitGoal::Kind::Vram, vram);
     refuse(error.what(), FitGoal::Kind::Ram, std::max(config.memory.ram_bytes, within));
   }
-  const int64_t available = available_memory() + resident_memory().anonymous;
+  const int64_t available =
+      checked_add(available_memory(), resident_memory().anonymous).value_or(INT64_MAX);
   const bool may_stream = plan.ram_budget == 0 && config.memory.disk == "auto";
   if (may_stream && plan.memory_bytes() > available) {
     log::info("memory of {} is available: weights that it cannot hold are read from disk",

@@ -133,6 +133,29 @@ class DeadEnds(FolderCase):
         self.lema("train", "--config", self.config())
         self.assertEqual([m["step"] for m in self.metrics() if "loss" in m], list(range(1, STEPS + 1)))
 
+    def test_the_sound_lines_of_a_log_of_any_length_are_kept(self):
+        config = self.config()
+        self.lema("train", "--config", config)
+        want = self.final("run")
+        lines = (self.folder / "run" / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+        first = [line for line in lines if json.loads(line)["step"] <= 10]
+        later = lines[len(first):]
+        # Some 10,000 evaluations before, then what a crash may leave: nothing, later steps, a line that is cut, zeros,
+        # an endless line, steps behind damage.
+        long = b"".join(b'{"step":1,"eval_loss":%.4f}\n' % (1 + i / 1e4) for i in range(10000))
+        self.assertGreater(len(long), 200000)
+        for n, damage in enumerate((b"", b"".join(later), later[0][:50], bytes(5000), b'"' + b"x" * 200000 + b'"\n',
+                                    b"]\n" + first[0])):
+            run = f"again-{n}"
+            self.rewind("run", run, 10)
+            log = self.folder / run / "metrics.jsonl"
+            log.write_bytes(long + b"".join(first) + damage)
+            self.lema("train", "--config", self.config(output_dir=str(self.folder / run)), "--resume")
+            found = log.read_bytes()
+            self.assertTrue(found.startswith(long + b"".join(first)), f"damage {n}")
+            log.write_bytes(found[len(long):])
+            self.assertEqual(self.final(run), want, f"damage {n}")
+
     def test_a_stop_before_the_first_step_leaves_nothing(self):
         # The adapter's start and the checksum of the data take a while between the handlers and the first step.
         self.data.write_text("".join(json.dumps({"tokens": [1, 2, 3], "note": "x" * 500000}) + "\n" for _ in range(100)))

@@ -9,7 +9,7 @@ import shutil
 import unittest
 
 from faulty_run import FAULTY, STEPS, FaultCase
-from tiny_run import ON_GPU
+from tiny_run import LEMA, ON_GPU
 
 STRIDE = int(os.environ.get("LEMA_FAULT_STRIDE", 1 if ON_GPU else 4))
 
@@ -76,6 +76,15 @@ class Memory(MemoryCase):
 
     def test_a_resumed_run(self):
         self.run_all(self.as_killed, ["--resume"])
+
+    @unittest.skipIf(os.geteuid(), "mounts need root")
+    def test_a_machine_that_does_not_say_what_it_has(self):
+        output = self.folder / "run"
+        process = self.start(["unshare", "-m", "sh", "-c", 'mount --bind /dev/null /proc/meminfo && exec "$@"', "sh", LEMA,
+                              "train", "--config", self.json, "--set", f"output_dir={output}"])
+        log = process.communicate()[1]
+        self.assertEqual(process.returncode, 0, log)
+        self.assertTrue(self.is_whole(output, STEPS))
 
 
 @unittest.skipUnless(ON_GPU, "of a GPU's memory")

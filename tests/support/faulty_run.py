@@ -105,9 +105,12 @@ class FaultCase(RunCase):
             self.skipTest(f"is of part 1 of {PARTS}")
 
     def together(self, work, cases):
-        """work(case) for all of this process's part, as many at a time as it may use processors (taskset says fewer); the
-        first failure is raised."""
+        """work(case) for all of this process's part, as many at a time as it may use processors (taskset says fewer);
+        failures are raised at the end, the first of them whole."""
         cases = list(cases)[PART::PARTS]
         with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            for done in concurrent.futures.as_completed([pool.submit(work, case) for case in cases]):
-                done.result()
+            futures = [pool.submit(work, case) for case in cases]
+        failures = [future.exception() for future in futures if future.exception()]
+        if failures:
+            print(f"{len(failures)} of {len(cases)} cases failed:", *(str(f)[:400] for f in failures[1:9]), sep="\n- ")
+            raise failures[0]
