@@ -80,8 +80,8 @@ TEST_CASE("gpu: placement, slots, recompute and offload change no bit of Phi-3")
 }
 
 // Few steps, but of every kind: for compute-sanitizer over cuBLASLt, where the other cases take an
-// hour.
-TEST_CASE("gpu: each kind of model, streamed, is what it is resident", "[sanitize]") {
+// hour (scripts/gpu_sanitize.sh).
+TEST_CASE("gpu: each kind of model, streamed, is what it is resident") {
   const auto [model, settings] = GENERATE(
       std::pair(TinyModelOptions{Family::Llama, 3, DType::BF16, true}, Settings{"compute=bf16"}),
       std::pair(TinyModelOptions{Family::Gpt2, 3, DType::F32, false}, Settings{"compute=f16"}),
