@@ -1,18 +1,29 @@
 """The power is cut at every call by which a run changes its folder, on real ext4 and XFS file systems: after the journal is
 replayed no save that was reported is lost, no checkpoint that is there under its own name is torn, and the resumed run ends
 byte-equal. Control arms: writers that lack one part of the commit protocol must lose or tear something. Each cut is asserted
-to have happened."""
+to have happened. LEMA_CUTS=n: so many cuts instead, drawn from all combinations of file system, run, call, what was written
+back before it, and whether the journal gets to the disk at the end; LEMA_CUT_DISKS=ext4 of file systems of that kind."""
+import collections
+import os
 import pathlib
+import queue
 import random
 import shutil
 import tempfile
-import threading
 import unittest
 
-from faulty_run import FAULTY, MUTATING, FaultCase
-from mounted_image import copy_image, make_image, mounted, require_mounts
+from faulty_run import FAULTY, MUTATING, STEPS, FaultCase
+from mounted_image import Disk, require_mounts
+from tiny_run import write_rows
 
 CUT = 99  # the exit status of a process whose power was cut
+CUTS = int(os.environ.get("LEMA_CUTS", 0))
+DISKS = {"ext4": ("ext4", ""), "xfs": ("xfs", ""), "ext4, all in the journal": ("ext4", "data=journal"),
+         "ext4, metadata before data": ("ext4", "data=writeback,noauto_da_alloc")}
+DISKS = {name: disk for name, disk in DISKS.items() if disk[0] in os.environ.get("LEMA_CUT_DISKS", "ext4 xfs").split()}
+RUNS = {"fresh": [], "every step, few kept": ["checkpoint.every_steps=1", "checkpoint.keep=1"],
+        "best": ["eval.every_steps=1", "checkpoint.keep=1"], "resumed": []}
+Case = collections.namedtuple("Case", "disk run call early how writer", defaults=(None, "cut", ""))
 
 
 class PowerCut(FaultCase):
@@ -20,69 +31,108 @@ class PowerCut(FaultCase):
         super().setUp()
         self.memory = pathlib.Path(tempfile.mkdtemp(prefix="lema_cut_", dir="/dev/shm"))
         self.addCleanup(shutil.rmtree, self.memory, True)
-        calls = self.calls(under=self.folder / "counted")
-        self.mutating = [n for n, (function, _) in enumerate(calls, 1) if function in MUTATING]
-        self.count, self.lock = 0, threading.Lock()
+        self.whole = self.folder / "every step"
+        self.assertEqual(self.train(self.whole, "checkpoint.keep=9", "checkpoint.every_steps=1").code, 0)
+        self.idle = {kind: queue.LifoQueue() for kind in DISKS}
+        self.names = iter(range(1000))
+        self.eval = write_rows(self.folder / "eval.jsonl", 3, 9)
+        self.mutating = {}
+        for run in RUNS:
+            calls = self.calls(*self.settings(run), under=self.folder / "counted", more=self.more(run),
+                               prepare=lambda output, run=run: self.prepare(run, output))
+            self.mutating[run] = [n for n, (function, _) in enumerate(calls, 1) if function in MUTATING]
 
-    def base(self, kind):
-        image = self.memory / f"base-{kind}"
-        make_image(image, kind)
-        return image
+    def settings(self, run):
+        return RUNS[run] + ([f"data.eval={self.eval}"] if run == "best" else [])
 
-    def cut(self, kind, n, early=None, writer=""):
-        """None, or what is wrong after the cut at call n."""
-        with self.lock:
-            self.count += 1
-            place = self.memory / f"{kind}-{self.count}"
-        image = place.with_suffix(".image")
-        options = ["-o", "loop" if kind == "ext4" else "loop,nouuid"]
-        copy_image(self.memory / f"base-{kind}", image)
+    def more(self, run):
+        return ["--resume"] if run == "resumed" else []
+
+    def prepare(self, run, output):
+        """A run that is resumed was killed after step 4."""
+        if run == "resumed":
+            later = [f"checkpoint-{step:06}" for step in (1, 3, 5, STEPS)]
+            shutil.copytree(self.whole, output, symlinks=True, ignore=shutil.ignore_patterns(*later))
+
+    def disk(self, kind):
+        """An empty one that no other thread uses."""
         try:
-            with mounted(image, place, *options):
-                fault = {"early": f"at={early}"} if early else {}
-                ended = self.train(place / "run", binary=FAULTY, under=place / "run", mount=place, writer=writer,
-                                   fault=f"at={n},do=cut", **fault)
-            self.assertEqual(ended.code, CUT, f"call {n}: no cut: {ended.log}")
-            with mounted(image, place, *options):
-                run = place / "run"
-                torn = [step for step in self.saved(run)
-                        if not (run / f"checkpoint-{step:06}" / "manifest.json").exists() or not self.is_whole(run, step)]
-                if torn:
-                    return f"torn: {torn}"
-                try:
-                    self.check_folder(run, ended.log, f"{kind} cut at call {n} of {writer or 'lema'}")
-                except AssertionError as error:
-                    return str(error)
-        finally:
-            image.unlink()
-            place.rmdir()
+            return self.idle[kind].get_nowait()
+        except queue.Empty:
+            disk = Disk(self.memory / str(next(self.names)), *DISKS[kind])
+            self.addCleanup(disk.close)
+            return disk
+
+    def cut(self, case):
+        """None, or what is wrong after the cut."""
+        disk = self.disk(case.disk)
+        run = disk.place / "run"
+        self.prepare(case.run, run)
+        disk.sync()
+        fault = {"early": case.early} if case.early else {}
+        ended = self.train(run, *self.settings(case.run), binary=FAULTY, under=run, mount=disk.place, more=self.more(case.run),
+                           writer=case.writer, fault=f"at={case.call},do={case.how}", **fault)
+        disk.mount_again()
+        wrong = self.what_is_wrong(case, run, ended)
+        disk.clear()
+        self.idle[case.disk].put(disk)
+        return wrong
+
+    def what_is_wrong(self, case, run, ended):
+        self.assertEqual(ended.code, CUT, f"{case}: no cut: {ended.log}")
+        torn = [step for step in self.saved(run)
+                if not (run / f"checkpoint-{step:06}" / "manifest.json").exists() or not self.is_whole(run, step)]
+        if torn:
+            return f"torn: {torn}"
+        before = "saved checkpoint-000004\n" if case.run == "resumed" else ""
+        try:
+            self.check_folder(run, before + ended.log, str(case), *self.settings(case.run))
+        except AssertionError as error:
+            return str(error)
         return None
 
-    def all_cuts(self, kind, step):
-        self.base(kind)
-        rng = random.Random(11)
-        cases = [(n, early) for n in self.mutating[::step] for early in (None, rng.choice(self.mutating) % n or 1)]
+    def nothing_is_lost(self, cases):
+        done = collections.Counter()
 
         def work(case):
-            self.assertIsNone(self.cut(kind, *case), f"{kind}, (call, early commit) {case}")
+            self.assertIsNone(self.cut(case), str(case))
+            done[case.disk] += 1
 
-        self.together(work, cases)
-        print(f"{kind}: {len(cases)} cuts, nothing lost, nothing torn")
-        return len(cases)
+        self.together(work, cases, each=3)  # a run waits for its disk most of the time
+        print(f"{done.total()} cuts, nothing lost, nothing torn: {dict(done)}")
 
-    def test_nothing_is_lost_on_ext4(self):
-        self.assertGreater(self.all_cuts("ext4", 1), 250)
+    def drawn(self, rng, count):
+        """Distinct cases; the early call, if any, is before the cut."""
+        cases = set()
+        while len(cases) < count:
+            run = rng.choice(list(RUNS))
+            call = rng.choice(self.mutating[run])
+            early = rng.choice((None, "at={}", "at={},do=data"))
+            cases.add(Case(rng.choice(list(DISKS)), run, call, early and early.format(rng.randrange(1, call + 1)),
+                           rng.choice(("cut", "cut_committed"))))
+        return sorted(cases, key=str)
 
-    def test_nothing_is_lost_on_xfs(self):
-        self.assertGreater(self.all_cuts("xfs", 3), 50)
+    @unittest.skipIf(CUTS, "others are drawn")
+    def test_at_every_call(self):
+        rng = random.Random(11)
+        cases = [Case("ext4", "fresh", n, early) for n in self.mutating["fresh"]
+                 for early in (None, f"at={rng.choice(self.mutating['fresh']) % n or 1}")]
+        self.assertGreater(len(cases), 250)
+        self.nothing_is_lost(cases + [case for case in self.drawn(rng, 120) if case not in cases])
 
+    @unittest.skipUnless(CUTS, "by hand")
+    def test_drawn(self):
+        self.nothing_is_lost(self.drawn(random.Random(12), CUTS))
+
+    @unittest.skipIf(CUTS, "of the cuts in ctest")
     def test_every_part_of_the_protocol_is_needed(self):
         self.in_one_part()
-        self.base("ext4")
+        mutating = self.mutating["fresh"]
         for writer in ("nofilesync", "nofoldersync", "norename", "earlyprune"):
             found = None
-            for n in self.mutating[len(self.mutating) // 2::3]:
-                found = self.cut("ext4", n, early=n - 1 if writer in ("nofilesync", "norename") else None, writer=writer)
+            for n in mutating[len(mutating) // 2::3]:
+                early = f"at={n - 1}" if writer in ("nofilesync", "norename") else None
+                found = self.cut(Case("ext4", "fresh", n, early, writer=writer))
                 if found:
                     print(f"{writer}: cut at call {n}: {found[:100]}")
                     break
@@ -90,5 +140,5 @@ class PowerCut(FaultCase):
 
 
 if __name__ == "__main__":
-    require_mounts(("ext4", "xfs"))
+    require_mounts(sorted({kind for kind, _ in DISKS.values()}))
     unittest.main()

@@ -1,16 +1,19 @@
-// The failing twin of src/core/system_calls.cpp: linked in its place into lema_faulty, the binary of
-// the tests under tests/fault. Every call is counted, 1 the first; by environment:
+// The failing twin of src/core/system_calls.cpp: linked in its place into lema_faulty, the binary
+// of the tests under tests/fault. Every call is counted, 1 the first; by environment:
 //
-//   LEMA_FAULT        at=N,do=WHAT[,of=FUNCTION][,sticky]: at call N (of that function). WHAT is the
-//                     name of an errno (the call fails), short (a transfer of half), kill, cut (power
-//                     loss) or fill (to the last byte) of LEMA_FAULT_MOUNT, slow, or INT, TERM, HUP,
-//                     USR1, STOP (that signal comes). sticky: at every later call of the same function
-//                     too
+//   LEMA_FAULT        at=N,do=WHAT[,of=FUNCTION][,sticky]: at call N (of that function). WHAT is
+//   the
+//                     name of an errno (the call fails), short (a transfer of half), kill, cut
+//                     (power loss), cut_committed (the same after a commit of the journal) or fill
+//                     (to the last byte) of LEMA_FAULT_MOUNT, slow, or INT, TERM, HUP, USR1, STOP
+//                     (that signal comes). sticky: at every later call of the same function too
 //   LEMA_FAULT_UNDER  only calls whose path begins so are counted
 //   LEMA_FAULT_LOG    file to which a line "N function path" is appended for each counted call
 //   LEMA_FAULT_MOUNT  mount point of the file system whose power is cut: EXT4_IOC_SHUTDOWN or
-//                     XFS_IOC_GOINGDOWN without a flush of journal or data
-//   LEMA_FAULT_EARLY  at=N: at call N the journal is committed, by syncing a file of its own
+//                     XFS_IOC_GOINGDOWN without a flush of data
+//   LEMA_FAULT_EARLY  at=N[,do=data]: at call N the journal is committed, by syncing a file of its
+//   own;
+//                     data: the written pages of all open files go to the disk, their metadata not
 //   LEMA_FAULT_WRITER a writer that lacks a part of the commit protocol: nofilesync, nofoldersync,
 //                     norename, earlyprune
 #include <fcntl.h>
@@ -61,7 +64,8 @@ struct Settings {
               log = text_of("LEMA_FAULT_LOG"), mount = text_of("LEMA_FAULT_MOUNT"),
               writer = text_of("LEMA_FAULT_WRITER");
   long at = std::atol(part(fault, "at").c_str());
-  long early = std::atol(part(text_of("LEMA_FAULT_EARLY"), "at").c_str());
+  std::string early_spec = text_of("LEMA_FAULT_EARLY"), early_what = part(early_spec, "do");
+  long early = std::atol(part(early_spec, "at").c_str());
   std::string what = part(fault, "do"), of = part(fault, "of");
   bool sticky = fault.ends_with(",sticky");
 };
@@ -85,11 +89,18 @@ void commit_journal() {
   ::close(fd);
 }
 
+void write_back() {
+  for (size_t fd = 0; fd < g_paths.size(); ++fd)
+    if (g_paths[fd].starts_with(settings().mount))
+      ::sync_file_range(static_cast<int>(fd), 0, 0,
+                        SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER);
+}
+
 [[noreturn]] void cut_power() {
   constexpr unsigned long kShutdown = 0x8004587D;
-  unsigned int no_flush = 2;
+  unsigned int flags = settings().what == "cut" ? 2 : 1;  // no flush; of the journal
   const int fd = ::open(settings().mount.c_str(), O_RDONLY);
-  ::_exit(fd >= 0 && ::ioctl(fd, kShutdown, &no_flush) == 0 ? 99 : 98);
+  ::_exit(fd >= 0 && ::ioctl(fd, kShutdown, &flags) == 0 ? 99 : 98);
 }
 
 void fill_disk() {
@@ -112,11 +123,11 @@ Fault enter(const char* function, const std::string& path) {
     static_cast<void>(!::write(fd, line.data(), line.size()));
     ::close(fd);
   }
-  if (g_calls == s.early) commit_journal();
+  if (g_calls == s.early) s.early_what == "data" ? write_back() : commit_journal();
   if (g_calls == s.at && s.sticky) g_sticky = function;
   if (g_calls != s.at && g_sticky != function) return Fault::None;
   if (s.what == "kill") ::raise(SIGKILL);
-  if (s.what == "cut") cut_power();
+  if (s.what.starts_with("cut")) cut_power();
   if (s.what == "fill" && g_calls == s.at) fill_disk();
   if (s.what == "slow") ::usleep(300'000);
   if (s.what == "short") return Fault::Short;

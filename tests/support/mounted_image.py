@@ -1,5 +1,6 @@
-"""A file system in a file on tmpfs, mounted for a test of power cuts or full disks. Needs root and loop devices."""
+"""File systems in memory, mounted for tests of power cuts and full disks. Needs root and loop devices."""
 import contextlib
+import ctypes
 import os
 import pathlib
 import shutil
@@ -14,16 +15,59 @@ def shell(*command):
         raise OSError(f"{' '.join(map(str, command))}: {done.stderr.strip()}")
 
 
-def make_image(path, kind):
-    """An empty ext4 or XFS file system: the smallest that has a journal."""
-    with open(path, "wb") as image:
-        image.truncate((24 if kind == "ext4" else 300) << 20)
-    shell(*(["mkfs.ext4", "-q", "-J", "size=4"] if kind == "ext4" else ["mkfs.xfs", "-q", "-f"]), path)
+class Disk:
+    """An ext4 or XFS file system, the smallest that has a journal, on a loop device over a file in memory; mounted from
+    its making to close(). By system calls: the commands take ten times as long."""
+    libc = ctypes.CDLL(None, use_errno=True)
 
+    def __init__(self, name, kind, options=""):
+        self.kind, self.options = kind, options
+        image = pathlib.Path(f"{name}.image")
+        self.place = pathlib.Path(name)
+        self.place.mkdir()
+        with open(image, "wb") as file:
+            file.truncate((24 if kind == "ext4" else 64) << 20)
+        small = ["-J", "size=4"] if kind == "ext4" else ["--unsupported", "-l", "size=6m"]
+        shell(f"mkfs.{kind}", "-q", *small, image)
+        self.device = subprocess.check_output(["losetup", "-f", "--show", image], text=True).strip()
+        image.unlink()  # the device holds it
+        self.mount()
 
-def copy_image(source, target):
-    """Holes stay holes."""
-    shell("cp", "--sparse=always", source, target)
+    def call(self, name, *arguments):
+        if getattr(self.libc, name)(*arguments):
+            number = ctypes.get_errno()
+            raise OSError(number, f"{name} {self.place}: {os.strerror(number)}")
+
+    def mount(self):
+        self.call("mount", self.device.encode(), bytes(self.place), self.kind.encode(), 0, self.options.encode() or None)
+
+    def mount_again(self):
+        """As after a power cut: what the journal holds is replayed."""
+        for _ in range(100):
+            with contextlib.suppress(OSError):  # busy, as of unmount()
+                self.call("umount2", bytes(self.place), 0)
+                break
+            time.sleep(0.05)
+        self.mount()
+
+    def sync(self):
+        folder = os.open(self.place, os.O_RDONLY)
+        self.call("syncfs", folder)
+        os.close(folder)
+
+    def clear(self):
+        """Empty, and nothing of it left to be written."""
+        for path in self.place.iterdir():
+            if path.is_dir() and path.name != "lost+found":
+                shutil.rmtree(path)
+            elif path.is_file():
+                path.unlink()
+        self.sync()
+
+    def close(self):
+        unmount(self.place)
+        shell("losetup", "-d", self.device)
+        self.place.rmdir()
 
 
 @contextlib.contextmanager
