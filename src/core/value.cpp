@@ -1,6 +1,8 @@
 // Checked access to parsed documents.
 #include "core/value.h"
 
+#include <unordered_map>
+
 #include "core/error.h"
 
 namespace lema {
@@ -82,6 +84,22 @@ void Value::set(std::string_view key, Value value) {
     }
   }
   as_object().emplace_back(std::string(key), std::move(value));
+}
+
+void Value::merge(Object members) {
+  if (is_null()) data_ = Object{};
+  Object& own = as_object();
+  own.reserve(own.size() + members.size());  // the keys stay where they are
+  std::unordered_map<std::string_view, size_t> places;
+  for (size_t i = 0; i < own.size(); ++i) places.emplace(own[i].first, i);
+  for (auto& [key, value] : members) {
+    if (const auto place = places.find(key); place != places.end()) {
+      own[place->second].second = std::move(value);
+      continue;
+    }
+    own.emplace_back(std::move(key), std::move(value));
+    places.emplace(own.back().first, own.size() - 1);
+  }
 }
 
 }  // namespace lema

@@ -222,7 +222,7 @@ Value sharegpt_message(const Value& turn, const std::string& place) {
     }
     result = message(known->second, said ? *said : Value());
   }
-  for (auto& [key, value] : rest) result.set(key, std::move(value));
+  result.merge(std::move(rest));
   return result;
 }
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <string_view>
+#include <unordered_set>
 
 #include "core/error.h"
 #include "core/file.h"
@@ -47,10 +48,12 @@ std::optional<int64_t> integer_of(const Value& object, std::string_view key) {
   return value && value->is_int() ? std::optional(value->as_int()) : std::nullopt;
 }
 
-// The names that a conversation itself gives to a template.
-void refuse_own_name(ErrorCode code, const char* place, const std::string& name) {
+// The members of `variables` become a template's, but for the names that a conversation itself
+// gives.
+void add_variables(Value& context, const Value& variables, ErrorCode code, const char* place) {
   for (const char* own : {"messages", "tools", "documents", "add_generation_prompt"})
-    if (name == own) fail(code, "{}.{}: this name is the conversation's own", place, name);
+    if (variables.find(own)) fail(code, "{}.{}: this name is the conversation's own", place, own);
+  context.merge(variables.as_object());
 }
 
 // A message as transformers hands it to a template: without its null members, and with reasoning
@@ -115,10 +118,7 @@ ModelText::ModelText(const TextSources& sources, const std::string& template_ove
   variables_ = special_tokens_;
   given_variables_ = variables;
   if (variables.is_object())
-    for (const auto& [key, value] : variables.as_object()) {
-      refuse_own_name(ErrorCode::Usage, "data.chat_template_kwargs", key);
-      variables_.set(key, value);
-    }
+    add_variables(variables_, variables, ErrorCode::Usage, "data.chat_template_kwargs");
   take_stop_ids(sources);
   if (!sources.digest.empty())
     fingerprint_ =
@@ -161,15 +161,19 @@ void ModelText::take_special_tokens(const TextSources& sources) {
 // of an object extra_special_tokens.
 void ModelText::take_named_tokens(const TextSources& sources) {
   if (!sources.tokenizer_config || !sources.tokenizer_config->is_object()) return;
+  std::unordered_set<std::string_view> taken;
+  for (const auto& [key, text] : special_tokens_.as_object()) taken.insert(key);
+  Value::Object found;
   const auto take = [&](const std::string& key, const Value& value) {
     const Value* text = value.is_object() ? value.find("content") : &value;
-    if (text && text->is_string() && !special_tokens_.find(key)) special_tokens_.set(key, *text);
+    if (text && text->is_string() && taken.insert(key).second) found.emplace_back(key, *text);
   };
   for (const auto& [key, value] : sources.tokenizer_config->as_object())
     if (key.ends_with("_token")) take(key, value);
   const Value* named = sources.tokenizer_config->find("extra_special_tokens");
   if (named && named->is_object())
     for (const auto& [key, value] : named->as_object()) take(key, value);
+  special_tokens_.merge(std::move(found));
 }
 
 void ModelText::take_stop_ids(const TextSources& sources) {
@@ -247,10 +251,7 @@ Value ModelText::context(const Value& messages, const Value& tools, bool add_gen
                          const Value& variables) const {
   Value context = variables_;
   if (variables.is_object())
-    for (const auto& [key, value] : variables.as_object()) {
-      refuse_own_name(ErrorCode::BadInput, "chat_template_kwargs", key);
-      context.set(key, value);
-    }
+    add_variables(context, variables, ErrorCode::BadInput, "chat_template_kwargs");
   context.set("messages", normalised(messages));
   context.set("tools", tools);
   context.set("documents", Value());

@@ -7,6 +7,7 @@
 #include <optional>
 #include <string_view>
 #include <unordered_map>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -86,15 +87,15 @@ std::vector<Wanted> read_added_tokens(const Value& file, const std::vector<Wante
                                       const std::string& place) {
   if (!file.is_object())
     fail(ErrorCode::BadInput, "{}: found {}, expected an object", place, name(file.kind()));
+  std::unordered_set<std::string_view> special;
+  for (const Wanted& other : named) special.insert(other.entry.find("content")->as_string());
   std::vector<Wanted> tokens;
   for (const auto& [token, id] : file.as_object()) {
     if (token.empty() || !id.is_int() || id.as_int() < 0)
       fail(ErrorCode::BadInput, "{}:{}: expected a token and its id", place, id.line);
-    const bool special = std::any_of(named.begin(), named.end(), [&](const Wanted& other) {
-      return other.entry.find("content")->as_string() == token;
-    });
-    Value entry = added_token_json(id.as_int(), token, special);
-    entry.set("normalized", !special);
+    const bool is_special = special.contains(token);
+    Value entry = added_token_json(id.as_int(), token, is_special);
+    entry.set("normalized", !is_special);
     tokens.push_back({std::move(entry), id.as_int(), id.line});
   }
   std::sort(tokens.begin(), tokens.end(),

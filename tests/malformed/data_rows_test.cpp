@@ -9,12 +9,13 @@ using namespace lema;
 
 namespace {
 
-void expect(const std::string& name, const std::vector<Malformed>& cases) {
-  const TempFolder folder("malformed_rows");
-  const ModelText text(testing::tiny_sources());
-  expect_refused(cases, name, [&](const std::string& bytes) {
+// Loads the bytes as a data file of this name.
+class Loader {
+ public:
+  explicit Loader(std::string name) : name_(std::move(name)) {}
+  void operator()(const std::string& bytes) const {
     try {
-      load_dataset({folder.file(name, bytes).string()}, {}, text);
+      load_dataset({folder_.file(name_, bytes).string()}, {}, text_);
     } catch (const Error& error) {
       // A list of rows has a line for each: the case's is the one that is looked at.
       std::string message = error.what();
@@ -25,7 +26,16 @@ void expect(const std::string& name, const std::vector<Malformed>& cases) {
       message = message.substr(0, message.find('\n'));
       throw Error(error.code(), message);
     }
-  });
+  }
+
+ private:
+  std::string name_;
+  TempFolder folder_{"malformed_rows"};
+  ModelText text_{testing::tiny_sources()};
+};
+
+void expect(const std::string& name, const std::vector<Malformed>& cases) {
+  expect_refused(cases, name, Loader(name));
 }
 
 const std::string kGood = "{\"text\":\"a\"}\n";
@@ -80,6 +90,22 @@ TEST_CASE("JSON lines: a line longer than may be") {
          {{"65 MiB of text", "{\"text\":\"" + std::string(65 << 20, 'a') + "\"}",
            "a line of more than 67108864 bytes"},
           {"65 MiB of brackets", std::string(65 << 20, '['), "more than 67108864 bytes"}});
+}
+
+TEST_CASE("JSON lines: rows of many members") {
+  std::string members;
+  for (int i = 0; i < 100'000; ++i) members += fmt::format(",\"{}\":1", i);
+  const std::string object = "{\"x\":1" + members + "}";
+  const auto chat = [](const std::string& message, const std::string& more) {
+    return R"({"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b")" +
+           message + "}]" + more + "}\n";
+  };
+  expect_accepted({kGood, chat("", ""), "{\"text\":\"a\"" + members + "}\n", chat(members, ""),
+                   chat("", ",\"tools\":[" + object + "]"),
+                   chat("", ",\"chat_template_kwargs\":" + object),
+                   R"({"conversations":[{"from":"human","value":"a"},{"from":"gpt","value":"b")" +
+                       members + "}]}\n"},
+                  Loader("d.jsonl"));
 }
 
 TEST_CASE("a JSON array that is none") {

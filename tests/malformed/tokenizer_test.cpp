@@ -2,10 +2,12 @@
 // Cases beyond those of tests/unit/text_tokenizer_test.cpp and formats_tokenizer_files_test.cpp.
 #include "text/tokenizer.h"
 
+#include "formats/config_tokens.h"
 #include "formats/json.h"
 #include "formats/sentencepiece_model.h"
 #include "formats/tiktoken.h"
 #include "support/malformed.h"
+#include "support/tiny_text.h"
 
 using namespace lema;
 
@@ -160,6 +162,27 @@ TEST_CASE("tokenizer.json: ids, sizes and stages") {
       {"a git-lfs pointer", "version https://git-lfs.github.com/spec/v1\n", "tokenizer.json:1:1: "},
   };
   expect_refused(cases, "tokenizer.json", load);
+}
+
+TEST_CASE("tokenizer_config.json and added_tokens.json: names of many tokens") {
+  std::string names, ids;
+  for (int i = 0; i < 50'000; ++i) {
+    names += fmt::format("{}\"{}_token\":\"{}\"", i ? "," : "", i, i);
+    ids += fmt::format("{}\"<{}>\":{}", i ? "," : "", i, testing::kTinyVocabulary + i);
+  }
+  const auto config = [](const std::string& bytes) {
+    TextSources sources = testing::tiny_sources();
+    sources.tokenizer_config = parse_json(bytes, "tokenizer_config.json");
+    ModelText{sources};
+  };
+  const Value named = parse_json("{\"extra_special_tokens\":{" + names + "}}", "config");
+  const auto added = [&](const std::string& bytes) {
+    const Value tokens = parse_json(bytes, "added_tokens.json");
+    Value tokenizer = testing::tiny_tokenizer_json();
+    add_config_tokens(tokenizer, {named, nullptr, &tokens, "added_tokens.json"});
+  };
+  expect_accepted({"{" + names + "}", "{\"extra_special_tokens\":{" + names + "}}"}, config);
+  expect_accepted({"{" + ids + "}"}, added);
 }
 
 TEST_CASE("tokenizer.model: protobuf that is none, by the classes of recorded faults") {
