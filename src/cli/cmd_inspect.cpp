@@ -114,7 +114,7 @@ Report inspect_model(const fs::path& path) {
   }
   // Every tensor against config.json; whether each piece is one read is what `lema convert` is for.
   const PieceTable table = make_piece_table(folder);
-  report.add("tied_head", table.spec.head.tensor == table.spec.embed.tensor);
+  report.add("tied_head", table.spec.has_tied_head());
   const bool is_contiguous =
       std::all_of(table.blocks.begin(), table.blocks.end(), [](const Unit& unit) {
         return std::all_of(unit.pieces.begin(), unit.pieces.end(),

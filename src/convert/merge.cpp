@@ -182,7 +182,6 @@ using Adapted = std::map<std::string, AdapterModule>::value_type;  // path and p
 // An embedding's row is the output of its number, so that it lies as a transposed linear does.
 std::map<std::string, const Adapted*> match_modules(const Adapter& adapter, const ModelSpec& spec,
                                                     const fs::path& adapter_path) {
-  const bool tied = spec.head.tensor == spec.embed.tensor;
   std::map<std::string, const FieldSpec*> linears;
   for (const FieldSpec* field : model_file_order(spec))
     if (!field->module.empty()) linears.emplace(field->module, field);
@@ -190,7 +189,7 @@ std::map<std::string, const Adapted*> match_modules(const Adapter& adapter, cons
   for (const Adapted& adapted : adapter.modules) {
     const auto& [path, module] = adapted;
     const std::string place = fmt::format("{}: module {}", adapter_path.string(), escaped(path));
-    if (tied && (path == spec.head.module || path == spec.embed.module))
+    if (spec.has_tied_head() && (path == spec.head.module || path == spec.embed.module))
       fail(ErrorCode::BadInput,
            "{0} is the {1}'s own matrix in this model; merging it would change the {1}", place,
            path == spec.head.module ? "embedding" : "head");

@@ -84,6 +84,9 @@ struct ModelSpec {
   std::vector<FieldSpec> final_norm;
   FieldSpec head;                  // the embedding's tensor when tied
   bool linear_transposed = false;  // linears are stored (in, out): GPT-2's Conv1D
+
+  // Of the files, whatever config.json says.
+  bool has_tied_head() const { return head.tensor == embed.tensor; }
 };
 
 // The table of config.family. `has` says whether the folder holds a tensor: GPT-2 files come with

@@ -51,7 +51,8 @@ HostStore::HostStore(const ModelFolder& folder, const PieceTable& table, Device&
 
 // Allocates what stays and reads what is wanted at once; the units come after it, in the order of
 // a pass, while the first pass may begin; what a ring loads comes after them all. In one image of
-// all weights a disk block that two of them share is read with the first.
+// all weights a disk block that two of them share is read with the first, a tied head with the
+// embedding.
 void HostStore::hold() {
   int64_t held_bytes = 0;
   for (size_t u = 0; u < images_.size(); ++u)
@@ -65,12 +66,11 @@ void HostStore::hold() {
   std::vector<bool> taken(static_cast<size_t>(small_.bytes() / kDiskBlock));
   const HostImage at_once = small_.part(std::move(first), taken);
   reader_->start(at_once, small_memory_.data(), first_);
-  const auto units = static_cast<size_t>(table_.unit_count()), blocks = table_.blocks.size();
+  const auto units = static_cast<size_t>(table_.unit_count());
   fills_.resize(units);
   held_at_.resize(images_.size());
   std::byte* at = held_memory_.data();
   for (size_t u = 0; u < units; ++u) {
-    if (placement_.holds_all && u >= blocks && folder_.config().tied_head) break;  // the embedding
     if (!placement_.holds_all && !placement_.held[u]) continue;
     ++unfilled_;
     if (placement_.holds_all) {

@@ -55,7 +55,7 @@ std::vector<PlanLine> host_lines(const RunPlan& plan, const RunModel& model,
   if (plan.reads_into_memory)
     lines.push_back({Tier::Host, "disk reader, its threads", kReaderBytes});
   // Where the embedding is no part of the units, which are counted whole.
-  const bool is_apart = !model.folder.config().tied_head || !model.base_head.empty();
+  const bool is_apart = !model.table.spec.has_tied_head() || !model.base_head.empty();
   if (!plan.reads_into_memory && is_apart && !model.adapter.is_full(Field::Embed))
     lines.push_back({Tier::Mapped, "embedding rows of the data",
                      embedding_pages(model.table.embed, data.used_ids)});

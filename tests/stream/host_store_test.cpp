@@ -19,9 +19,10 @@ namespace {
 // A tiny model on disk, and what its file holds.
 class Model {
  public:
-  explicit Model(int64_t blocks = 5, bool tied_head = false)
+  explicit Model(int64_t blocks = 5, bool tied_head = false, bool has_own_head = false)
       : temp_("host_store"),
-        folder_(written(temp_.path() / "model", blocks, tied_head)),
+        folder_(written(temp_.path() / "model",
+                        {.L = blocks, .tied_head = tied_head, .has_own_head = has_own_head})),
         table_(make_piece_table(folder_)),
         bytes_(read_text(path(), int64_t{1} << 30)) {}
 
@@ -40,8 +41,8 @@ class Model {
   }
 
  private:
-  static fs::path written(const fs::path& folder, int64_t blocks, bool tied_head) {
-    write_tiny_model(folder, {.L = blocks, .tied_head = tied_head});
+  static fs::path written(const fs::path& folder, const TinyModelOptions& options) {
+    write_tiny_model(folder, options);
     return folder;
   }
   TempFolder temp_;
@@ -199,7 +200,7 @@ TEST_CASE("a copy that is still under way keeps its bytes in the ring") {
 }
 
 TEST_CASE("a store that holds all, or maps all, has the embedding; a changed file ends a pass") {
-  const Model model(3, true);
+  const Model model(3, true, GENERATE(false, true));
   const auto device = make_cpu_device();
   const DiskMode mode = GENERATE(DiskMode::Mmap, DiskMode::Buffered, DiskMode::Direct);
   if (!can_read(model, mode)) return;

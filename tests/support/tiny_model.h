@@ -20,6 +20,7 @@ struct TinyModelOptions {
   int64_t L = 3;
   DType dtype = DType::F32;
   bool tied_head = false;
+  bool has_own_head = false;    // all the same, as files of a changed head do
   Value::Object settings = {};  // of config.json, in place of those below
 };
 
@@ -124,7 +125,9 @@ inline void write_tiny_model(const fs::path& folder, const TinyModelOptions& opt
     for (const PieceSpec& piece : block)
       fields.insert(fields.end(), piece.fields.begin(), piece.fields.end());
   for (const FieldSpec& field : spec.final_norm) fields.push_back(field);
-  if (!options.tied_head) fields.push_back(spec.head);
+  FieldSpec head = spec.head;
+  if (options.has_own_head) head.tensor = "lm_head.weight";
+  if (!options.tied_head || options.has_own_head) fields.push_back(head);
   std::vector<TensorSpec> tensors;
   for (const FieldSpec& field : fields)
     tensors.push_back({field.tensor, options.dtype, field.shape});
