@@ -7,6 +7,8 @@
 #include <limits>
 #include <vector>
 
+#include "core/file_stamps.h"
+#include "core/folder.h"
 #include "core/hash.h"
 #include "core/log.h"
 #include "data/dataset.h"
@@ -255,6 +257,9 @@ Value saved_config(const fs::path& checkpoint) {
 
 TrainState load_checkpoint(const fs::path& checkpoint, Trainer& trainer, RunIdentity& identity,
                            const std::set<std::string>& accepted) {
+  std::vector<std::string> files;
+  for (const std::string& name : list_folder(checkpoint)) files.push_back(checkpoint / name);
+  const FileStamps verified(files);
   if (const auto reason = unsound(checkpoint))
     fail(ErrorCode::BadInput, "{}: {}", checkpoint.string(), *reason);
   const fs::path path = checkpoint / kStateFile;
@@ -279,6 +284,7 @@ TrainState load_checkpoint(const fs::path& checkpoint, Trainer& trainer, RunIden
   const Value& run_id = fields.required("run_id");
   if (!run_id.is_string()) fields.wrong("run_id", run_id, "string");
   state.run_id = run_id.as_string();
+  verified.check_unchanged();  // what was verified is what was read
   return state;
 }
 

@@ -1,6 +1,6 @@
-"""Files that change while a run uses them: cut, emptied, written to, replaced, deleted, made unreadable, slow. The run is
-held by SIGSTOP at one of its calls, the file is changed, the run goes on: exit 3 or 74 with the file's name, or an end as
-if nothing had been; what was saved is whole; never SIGBUS."""
+"""Files that change while a run uses them, a fresh one or one that is resumed: cut, emptied, written to, replaced,
+deleted, made unreadable, slow. The run is held by SIGSTOP at one of its calls, the file is changed, the run goes on: exit 3
+or 74 with the file's name, or an end as if nothing had been; what was saved is whole; never SIGBUS."""
 import collections
 import json
 import os
@@ -10,7 +10,7 @@ import signal
 import tempfile
 import unittest
 
-from faulty_run import FAULTY, STEPS, FaultCase
+from faulty_run import BYTES, FAULTY, STEPS, FaultCase
 from tiny_run import write_random_model, write_rows
 
 # Where the weights are while the run goes on.
@@ -78,18 +78,27 @@ class ChangedFiles(FaultCase):
         return self.start_run(output, *from_there, "checkpoint.keep=9", "eval.every_steps=1",
                               *(s.format(place=place) for s in settings), more=more, **fault)
 
-    def held(self, name, *settings, more=(), under, **fault):
-        """A run that stands still at the call of the fault; its place and its folder."""
+    def resume_at(self, step, output):
+        """A run's folder as a kill after that step leaves it; the arguments of its next run. None for 0."""
+        if not step:
+            return []
+        later = [f"checkpoint-{s:06}" for s in self.saved(self.whole) if s > step]
+        shutil.copytree(self.whole, output, symlinks=True, ignore=shutil.ignore_patterns(*later))
+        return ["--resume"]
+
+    def held(self, name, *settings, resumed, under, at):
+        """A run that stands still at that call, resumed at a step or fresh; its place and its folder."""
         place, output = self.place / name, self.folder / name
         shutil.copytree(self.sources, place)
-        if more:
-            shutil.copytree(self.whole, output, symlinks=True, ignore=shutil.ignore_patterns(f"checkpoint-{STEPS:06}"))
-        under = {"metrics": output / "metrics.jsonl", "save": output / ".checkpoint-000004"}.get(under, place / under)
-        process = self.start_in(place, output, *settings, more=more, under=under, fault=fault["at"])
+        process = self.start_in(place, output, *settings, more=self.resume_at(resumed, output),
+                                under=self.path(under, place, output), fault=at)
         _, status = os.waitpid(process.pid, os.WUNTRACED)
         if not os.WIFSTOPPED(status):
             self.fail(f"{name} was not held: {process.stderr.read()}")
         return process, place, output
+
+    def path(self, name, place, output):
+        return output / name[4:] if name.startswith("run/") else place / name
 
     def check_end(self, process, output, what, wanted, file=None):
         os.kill(process.pid, signal.SIGCONT)
@@ -103,13 +112,14 @@ class ChangedFiles(FaultCase):
             self.assertTrue(self.is_whole(output, STEPS), f"{what}: another end")
         if output.exists():
             for step in self.saved(output):
-                self.assertTrue(self.is_whole(output, step), f"{what}: step {step} is torn")
+                if file not in BYTES or step != 4:  # which itself was changed
+                    self.assertTrue(self.is_whole(output, step), f"{what}: step {step} is torn")
         self.codes[process.returncode] += 1
 
     def run_case(self, case):
-        name, settings, more, under, at, change, file, wanted = case
-        process, place, output = self.held(name, *settings, more=more, under=under, at=at)
-        change(place / file)
+        name, settings, resumed, under, at, change, file, wanted = case
+        process, place, output = self.held(name, *settings, resumed=resumed, under=under, at=at)
+        change(self.path(file, place, output))
         self.check_end(process, output, name, wanted, pathlib.Path(file).name)
         shutil.rmtree(place)
         shutil.rmtree(output, ignore_errors=True)
@@ -121,18 +131,53 @@ class ChangedFiles(FaultCase):
 
     def test_the_model_while_it_trains(self):
         """Between two steps, in the evaluation after a step and at a save."""
-        weights = "model/model.safetensors"
-        points = {"step": ("metrics", "at=5,do=STOP,of=write"), "evaluation": ("metrics", "at=6,do=STOP,of=write"),
-                  "save": ("save", "at=2,do=STOP")}
+        weights, log = "model/model.safetensors", "run/metrics.jsonl"
+        points = [("step", 0, log, "at=5,do=STOP,of=write"), ("evaluation", 0, log, "at=6,do=STOP,of=write"),
+                  ("save", 0, "run/.checkpoint-000004", "at=2,do=STOP"),
+                  ("resumed step", 2, log, "at=1,do=STOP,of=write"), ("resumed evaluation", 2, log, "at=2,do=STOP,of=write"),
+                  ("resumed save", 2, "run/.checkpoint-000004", "at=2,do=STOP")]
         cases = []
         for tier, settings in TIERS.items():
-            settings = ["lora.rank=2", *settings]
-            for point, (under, at) in points.items():
+            for point, resumed, under, at in points:
                 for change in CHANGES:
                     is_seen = change in IN_PLACE and tier != "in memory"
-                    cases.append((f"{tier} {point} {change.__name__}", settings, (), under, at, change, weights,
-                                  {3} if is_seen else {0}))
-        self.run_cases(cases, 72)
+                    cases.append((f"{tier} {point} {change.__name__}", ["lora.rank=2", *settings], resumed, under, at,
+                                  change, weights, {3} if is_seen else {0}))
+        self.run_cases(cases, 144)
+
+    def test_the_weights_while_their_checksum_is_read(self):
+        """The last of the reads of a run that has no other reason to look at the file again."""
+        settings = ["lora.rank=2", *TIERS["in memory"]]
+        cases = []
+        for resumed in (0, 4):
+            reads = self.reads("model/model.safetensors", settings, resumed)
+            for change in CHANGES:
+                cases.append((f"checksum {resumed} {change.__name__}", settings, resumed, "model/model.safetensors",
+                              f"at={reads},do=STOP,of=pread", change, "model/model.safetensors",
+                              {3} if change in IN_PLACE else {0}))
+        self.run_cases(cases, 12)
+
+    def reads(self, file, settings, resumed):
+        """How many an undisturbed run makes of a file."""
+        output, log = self.folder / "counted", self.folder / "log"
+        process = self.start_in(self.sources, output, *settings, more=self.resume_at(resumed, output), log=log,
+                                under=self.path(file, self.sources, output))
+        self.assertEqual((process.communicate(), process.returncode)[1], 0)
+        count = sum(" pread " in line for line in log.read_text().splitlines())
+        shutil.rmtree(output)
+        log.unlink()
+        return count
+
+    def test_data_between_its_reading_and_its_hash(self):
+        """And between the hash and the last look at it."""
+        cases = []
+        for resumed in (0, 4):
+            for file in ("rows.jsonl", "eval.jsonl"):
+                for at in ("at=2,do=STOP,of=open", "at=2,do=STOP,of=stat"):
+                    for change in CHANGES:
+                        cases.append((f"{file} {resumed} {at} {change.__name__}", ["lora.rank=2"], resumed, file, at, change, file,
+                                      {0} if change == lock else {3}))
+        self.run_cases(cases, 48)
 
     def test_files_while_they_are_read(self):
         """Held at the first read, by when a file is open, and before it is opened."""
@@ -142,13 +187,25 @@ class ChangedFiles(FaultCase):
         cases = []
         for file, wanted in files.items():
             settings = ["lora.init_from={place}/adapter"] if file.startswith("adapter") else ["lora.rank=2"]
-            for change in (cut, empty, delete):
-                cases.append((f"before {file} {change.__name__}".replace("/", " "), settings, (), file, "at=1,do=STOP",
-                              change, file, wanted))
-            for change in IN_PLACE:
-                cases.append((f"in {file} {change.__name__}".replace("/", " "), settings, (), file,
-                              "at=1,do=STOP,of=pread", change, file, wanted))
-        self.run_cases(cases, 40)
+            for resumed in (0,) if file.startswith("adapter") else (0, 4):
+                for change in (cut, empty, delete):
+                    cases.append((f"before {resumed} {file} {change.__name__}".replace("/", " "), settings, resumed, file,
+                                  "at=1,do=STOP", change, file, wanted))
+                for change in IN_PLACE:
+                    cases.append((f"in {resumed} {file} {change.__name__}".replace("/", " "), settings, resumed, file,
+                                  "at=1,do=STOP,of=pread", change, file, wanted))
+        self.run_cases(cases, 70)
+
+    def test_a_checkpoint_while_it_is_read(self):
+        """At the first and at the last of its reads: the one before it serves, or the run says which file it was."""
+        cases = []
+        for file in (*BYTES, "state.json", "manifest.json"):
+            name = f"run/checkpoint-000004/{file}"
+            for at in {1, self.reads(name, ["lora.rank=2"], 4)}:
+                for change in (*IN_PLACE, delete):
+                    cases.append((f"{file} {at} {change.__name__}", ["lora.rank=2"], 4, name, f"at={at},do=STOP,of=pread",
+                                  change, name, {0, 3, 74}))
+        self.run_cases(cases, 20)
 
     def test_files_that_cannot_be_read_or_only_slowly(self):
         files = ["model/model.safetensors", "model/config.json", "model/tokenizer.json", "rows.jsonl", "eval.jsonl",

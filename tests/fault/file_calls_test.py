@@ -1,6 +1,7 @@
 """Every call of the file system that a resumed run makes fails with each error, once or from then on: the run ends as
 documented with one clear line, what was saved is whole, and a file whose sync has failed is never synced again. Then disks that
-are really full, from each phase of a save on. LEMA_FAULT_STRIDE=k takes every k-th case only."""
+are really full, from each phase of a save on. LEMA_FAULT_STRIDE=k takes every k-th case only, LEMA_FREE_PAGES=n disks at
+every phase that have 0 to n - 1 blocks of 4 KiB left."""
 import os
 import pathlib
 import re
@@ -97,21 +98,28 @@ class FullDisk(FaultCase):
         place = self.folder / "disk"
         calls = self.calls(under=self.folder / "counted")
         mutating = [n for n, (function, _) in enumerate(calls, 1) if function in MUTATING]
-        cases = mutating[::max(1, len(mutating) // 45)]
+        pages = int(os.environ.get("LEMA_FREE_PAGES", 0))
+        cases = [(n, 4096 * left) for n in mutating for left in range(pages)]
+        cases = cases or [(n, 0) for n in mutating[::max(1, len(mutating) // 45)]]
         self.assertGreaterEqual(len(cases), 40)
+        codes = dict.fromkeys((0, 74), 0)
 
-        def work(n):
-            with mounted("tmpfs", place.with_name(f"disk-{n}"), "-t", "tmpfs", "-o", "size=4m") as disk:
-                ended = self.train(disk / "run", binary=FAULTY, under=disk / "run", mount=disk, fault=f"at={n},do=fill")
-                self.assertIn(ended.code, (0, 74), ended.log)
+        def work(case):
+            n, left = case
+            with mounted("tmpfs", place.with_name(f"disk-{n}-{left}"), "-t", "tmpfs", "-o", "size=4m") as disk:
+                ended = self.train(disk / "run", binary=FAULTY, under=disk / "run", mount=disk,
+                                   fault=f"at={n},do=fill,leave={left}")
+                self.assertIn(ended.code, codes, ended.log)
+                codes[ended.code] += 1
                 if ended.code:
                     self.assertTrue(ended.log.strip().splitlines()[-1].startswith("lema: error: "), ended.log)
                     self.assertRegex(ended.log, "No space left|are free")
                 (disk / "filler").unlink()
-                self.check_folder(disk / "run", ended.log, f"full from call {n} {calls[n - 1]}")
+                self.check_folder(disk / "run", ended.log, f"{left} bytes left from call {n} {calls[n - 1]} on")
+            place.with_name(f"disk-{n}-{left}").rmdir()
 
         self.together(work, cases)
-        print(f"{len(cases)} full disks")
+        print(f"{len(cases)} full disks; exit codes {codes}")
 
     def test_too_little_room_is_said_before_the_first_step(self):
         self.in_one_part()

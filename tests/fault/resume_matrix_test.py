@@ -61,7 +61,7 @@ class ResumeMatrix(FaultCase):
         # On a disk: direct reads are of one.
         place = tempfile.TemporaryDirectory(prefix="lema_model_")
         self.addCleanup(place.cleanup)
-        self.model = write_random_model(pathlib.Path(place.name), blocks=3)
+        self.model = write_random_model(pathlib.Path(place.name), blocks=6 if ON_GPU else 3)  # more than its slots
         self.data = write_rows(self.folder / "rows.jsonl", count=120)
         self.json = self.config(
             model=str(self.model), threads=1, lora={"rank": 2}, train={"max_steps": STEPS, "batch_size": 3},
@@ -70,7 +70,7 @@ class ResumeMatrix(FaultCase):
 
     def settings(self, name):
         settings = [*CONFIGS[name], *(ON_A_GPU[name] if ON_GPU else [])]
-        if ON_GPU and "memory.ram=1GB" in settings:  # its weights fit: the least that does
+        if ON_GPU and "memory.ram=1GB" in settings:  # holds them all: the least that a run needs
             refused = self.train(self.folder / "refused", *settings, "memory.ram=1")
             least = re.search(r"memory.ram is .* at least (\d+)", refused.log)
             self.assertTrue(least, refused.log)

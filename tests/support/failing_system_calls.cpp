@@ -107,6 +107,8 @@ void fill_disk() {
   const std::array<char, 4096> block{};
   for (size_t bytes = block.size(); bytes > 0;)
     if (::write(fd, block.data(), bytes) <= 0) bytes /= 2;
+  const long leave = std::atol(part(settings().fault, "leave").c_str());
+  static_cast<void>(!::ftruncate(fd, std::max(0L, ::lseek(fd, 0, SEEK_CUR) - leave)));
   ::close(fd);
 }
 
