@@ -11,6 +11,7 @@
 #include "core/file.h"
 #include "core/hash.h"
 #include "core/log.h"
+#include "formats/config_tokens.h"
 #include "formats/tokenizer_files.h"
 
 namespace lema {
@@ -25,8 +26,7 @@ std::optional<std::string> token_text(const std::optional<Value>& json, std::str
                                       const std::string& file) {
   const Value* value = json ? json->find(key) : nullptr;
   if (!value || value->is_null()) return std::nullopt;
-  if (value->is_object()) value = value->find("content");
-  if (value && value->is_string()) return value->as_string();
+  if (const auto content = token_content(value)) return content;
   fail(ErrorCode::BadInput, "{}: {} is neither a string nor an object with a string \"content\"",
        file, key);
 }
@@ -165,8 +165,8 @@ void ModelText::take_named_tokens(const TextSources& sources) {
   for (const auto& [key, text] : special_tokens_.as_object()) taken.insert(key);
   Value::Object found;
   const auto take = [&](const std::string& key, const Value& value) {
-    const Value* text = value.is_object() ? value.find("content") : &value;
-    if (text && text->is_string() && taken.insert(key).second) found.emplace_back(key, *text);
+    const auto text = token_content(&value);
+    if (text && taken.insert(key).second) found.emplace_back(key, *text);
   };
   for (const auto& [key, value] : sources.tokenizer_config->as_object())
     if (key.ends_with("_token")) take(key, value);

@@ -27,18 +27,12 @@ struct Wanted {
   int line = 0;
 };
 
-std::string text_of(const Value* value) {
-  return value && value->is_string() ? value->as_string() : "";
-}
-
-// A string or an AddedToken object. normalized: where the object does not say.
+// normalized: where the token does not say.
 void want(std::vector<Wanted>& wanted, const Value* token, bool normalized) {
-  if (!token) return;
-  const bool is_object = token->is_object();
-  const std::string content = text_of(is_object ? token->find("content") : token);
+  const std::string content = token_content(token).value_or("");
   if (content.empty()) return;
   Value entry = added_token_json(0, content, true);
-  if (is_object) {
+  if (token->is_object()) {
     entry.set("normalized", normalized);
     for (const char* key : {"single_word", "lstrip", "rstrip", "normalized"})
       if (const Value* flag = token->find(key)) entry.set(key, *flag);
@@ -109,15 +103,20 @@ std::unordered_map<std::string, int64_t> added_ids(const Value::Array& added,
   std::unordered_map<std::string, int64_t> ids;
   for (const Value& entry : added)
     if (const Value* id = entry.find("id"); id && id->is_int())
-      ids.emplace(text_of(entry.find("content")), id->as_int());
+      ids.emplace(token_content(&entry).value_or(""), id->as_int());
   if (decoder && decoder->is_object())
     for (const auto& [id, entry] : decoder->as_object())
       if (!id.empty() && id.size() < 10 && id.find_first_not_of("0123456789") == std::string::npos)
-        ids.insert_or_assign(text_of(entry.find("content")), std::stoll(id));
+        ids.insert_or_assign(token_content(&entry).value_or(""), std::stoll(id));
   return ids;
 }
 
 }  // namespace
+
+std::optional<std::string> token_content(const Value* token) {
+  if (token && token->is_object()) token = token->find("content");
+  return token && token->is_string() ? std::optional(token->as_string()) : std::nullopt;
+}
 
 void add_config_tokens(Value& tokenizer, const ConfigTokens& tokens) {
   const Value* model = tokenizer.find("model");

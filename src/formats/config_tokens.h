@@ -3,11 +3,16 @@
 // (formats/tokenizer_files).
 #pragma once
 
+#include <optional>
 #include <string>
 
 #include "core/value.h"
 
 namespace lema {
+
+// The text of a token that a config names, a string or an AddedToken object; nullopt for anything
+// else, null and nullptr among it.
+std::optional<std::string> token_content(const Value* token);
 
 struct ConfigTokens {
   const Value& config;                  // tokenizer_config.json, an object

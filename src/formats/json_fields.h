@@ -60,6 +60,12 @@ class JsonFields {
     return value->as_string();
   }
 
+  const std::string& required_text(std::string_view key) const {
+    const Value& value = required(key);
+    if (!value.is_string()) wrong(key, value, "string");
+    return value.as_string();
+  }
+
   // "SOURCE:LINE: key", the front of a message about this member.
   std::string place(std::string_view key) const {
     const Value* value = object_.find(key);

@@ -3,17 +3,20 @@
 #include "formats/manifest.h"
 
 #include <charconv>
+#include <limits>
 
 #include "core/error.h"
 #include "core/folder.h"
 #include "core/hash.h"
 #include "formats/json.h"
+#include "formats/json_fields.h"
 
 namespace lema {
 namespace {
 
 constexpr int64_t kFormat = 1;
 constexpr int64_t kMaxManifestBytes = int64_t{1} << 20;
+constexpr int64_t kMost = std::numeric_limits<int64_t>::max();
 
 // Sizes of all files of the folder but the manifest.
 std::map<std::string, int64_t> list_files(const fs::path& folder) {
@@ -28,16 +31,11 @@ std::map<std::string, int64_t> list_files(const fs::path& folder) {
   return files;
 }
 
-const Value& member(const Value& object, std::string_view key, const std::string& place) {
-  const Value* value = object.find(key);
-  if (!value) fail(ErrorCode::BadInput, "{}: no \"{}\"", place, key);
-  return *value;
-}
-
 Manifest::Item parse_item(const Value& value, const std::string& place) {
+  const JsonFields fields(value, place);
   Manifest::Item item;
-  item.bytes = member(value, "bytes", place).as_int();
-  const std::string& hex = member(value, "crc32c", place).as_string();
+  item.bytes = fields.required_integer("bytes", 0, kMost);
+  const std::string& hex = fields.required_text("crc32c");
   const auto [end, error] = std::from_chars(hex.data(), hex.data() + hex.size(), item.crc32c, 16);
   if (error != std::errc() || end != hex.data() + hex.size() || hex.size() != 8)
     fail(ErrorCode::BadInput, "{}: crc32c \"{}\" is not 8 hex digits", place, escaped(hex));
@@ -60,27 +58,21 @@ void write_manifest(const fs::path& folder, int64_t step, const std::string& run
 Manifest read_manifest(const fs::path& folder) {
   const std::string place = (folder / kManifestName).string();
   const Value root = parse_json(read_text(folder / kManifestName, kMaxManifestBytes), place);
-  try {
-    const int64_t format = member(root, "format", place).as_int();
-    if (format != kFormat)
-      fail(ErrorCode::BadInput, "{}: format {}, this lema reads {}", place, format, kFormat);
-    Manifest manifest;
-    manifest.step = member(root, "step", place).as_int();
-    if (manifest.step < 0)
-      fail(ErrorCode::BadInput, "{}: step {} is negative", place, manifest.step);
-    manifest.run_id = member(root, "run_id", place).as_string();
-    for (const auto& [name, item] : member(root, "files", place).as_object()) {
-      if (name.empty() || name == "." || name == ".." || name.find('/') != name.npos ||
-          name.find('\0') != name.npos)
-        fail(ErrorCode::BadInput, "{}: \"{}\" is not a file name", place, escaped(name));
-      manifest.files[name] = parse_item(item, place + ": " + escaped(name));
-    }
-    return manifest;
-  } catch (const Error& e) {
-    const std::string_view reason = e.what();
-    if (reason.starts_with(place)) throw;
-    fail(ErrorCode::BadInput, "{}: {}", place, reason);
+  const JsonFields fields(root, place);
+  if (const int64_t format = fields.required_integer("format", -kMost, kMost); format != kFormat)
+    fail(ErrorCode::BadInput, "{}: format {}, this lema reads {}", place, format, kFormat);
+  Manifest manifest;
+  manifest.step = fields.required_integer("step", 0, kMost);
+  manifest.run_id = fields.required_text("run_id");
+  const Value& files = fields.required("files");
+  if (!files.is_object()) fields.wrong("files", files, "object");
+  for (const auto& [name, item] : files.as_object()) {
+    if (name.empty() || name == "." || name == ".." || name.find('/') != name.npos ||
+        name.find('\0') != name.npos)
+      fail(ErrorCode::BadInput, "{}: \"{}\" is not a file name", place, escaped(name));
+    manifest.files[name] = parse_item(item, place + ": " + escaped(name));
   }
+  return manifest;
 }
 
 std::optional<std::string> verify_manifest(const fs::path& folder) {

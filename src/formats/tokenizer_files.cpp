@@ -25,11 +25,8 @@ struct Source {
 
 const Value kNoConfig{Value::Object{}};
 
-// The content of a token entry, a string or an AddedToken object; "" for anything else.
-std::string content_of(const Value* token) {
-  if (token && token->is_object()) token = token->find("content");
-  return token && token->is_string() ? token->as_string() : "";
-}
+// The text of a token, or of any string; "" for anything else.
+std::string content_of(const Value* token) { return token_content(token).value_or(""); }
 
 // `bytes` is the file `place`, a SentencePiece model or tiktoken's ranks.
 Source read_model_file(std::string_view bytes, const std::string& place, const Value* config) {

@@ -44,12 +44,6 @@ Value to_value(const TrainState& state, const RunIdentity& identity) {
   return value;
 }
 
-const Value& member(const Value& value, std::string_view key, const fs::path& path) {
-  const Value* found = value.find(key);
-  if (!found) fail(ErrorCode::BadInput, "{}: {} is missing", path.string(), key);
-  return *found;
-}
-
 // Between the chunks of files that are hashed before the first step.
 void stop_check(int64_t) { StopSignals::check(); }
 
@@ -127,7 +121,8 @@ Value& init_from(Value& config, const fs::path& path) {
 void compare(const Value& saved, const fs::path& path, RunIdentity& identity,
              const std::set<std::string>& accepted) {
   Comparison with(path, accepted);
-  const auto of = [&](std::string_view key) -> const Value& { return member(saved, key, path); };
+  const JsonFields fields(saved, path.string());
+  const auto of = [&](std::string_view key) -> const Value& { return fields.required(key); };
   with.expect_same(of("model_sha256"), identity.model_sha256, "model", "model");
   with.expect_same(of("weights_crc32c"), identity.weights_crc32c, "model", "model: its weights");
   with.expect_same(of("data_sha256"), identity.data_sha256, "data", "data set (data.train)");
@@ -252,7 +247,8 @@ int64_t checkpoint_bytes(Trainer& trainer) {
 
 Value saved_config(const fs::path& checkpoint) {
   const fs::path path = checkpoint / kStateFile;
-  return member(parse_json(read_text(path, kMaxStateBytes), path.string()), "config", path);
+  const Value state = parse_json(read_text(path, kMaxStateBytes), path.string());
+  return JsonFields(state, path.string()).required("config");
 }
 
 TrainState load_checkpoint(const fs::path& checkpoint, Trainer& trainer, RunIdentity& identity,
@@ -281,9 +277,7 @@ TrainState load_checkpoint(const fs::path& checkpoint, Trainer& trainer, RunIden
     state.best_eval_loss = fields.required_number("best_eval_loss", -1e300, 1e300);
   state.best_step = count("best_step");
   state.owes_evaluation = fields.boolean("owes_evaluation", false);
-  const Value& run_id = fields.required("run_id");
-  if (!run_id.is_string()) fields.wrong("run_id", run_id, "string");
-  state.run_id = run_id.as_string();
+  state.run_id = fields.required_text("run_id");
   verified.check_unchanged();  // what was verified is what was read
   return state;
 }

@@ -79,13 +79,13 @@ class MalformedCheckpoints(FaultCase):
         for key in good["guard"]:
             cases += [(f"guard.{key} {v}", guard(**{key: v}), "guard") for v in ("0", None, [])]
         cases += [(f"guard.{key} -1", guard(**{key: -1}), "guard") for key in ("skipped", "in_a_row", "updates", "variance")]
-        cases += [(f"{key} gone", state(**{key: "gone"}), key) for key in (
-            "numeric_plan", "model_sha256", "weights_crc32c", "data_sha256", "text_sha256", "config")]
+        hashes = ("numeric_plan", "model_sha256", "data_sha256", "text_sha256")
+        cases += [(f"{key} gone", state(**{key: "gone"}), key) for key in (*hashes, "weights_crc32c", "config")]
+        cases += [(f"{key} None", state(**{key: None}), key) for key in hashes]
         cases += [(f"config {v}", state(config=v), "config") for v in (1, [], "x", {}, {"lora": 1}, {"lora": {"init_from": 3}})]
         self.refused([(name, "state.json", data, saying) for name, data, saying in cases])
         self.refused([(f"{key} {str(value)[:9]!r}", "state.json", state(**{key: value}), "another")
-                      for key in ("numeric_plan", "model_sha256", "data_sha256", "text_sha256")
-                      for value in ("x" * 500_000, "\x1b[2J\x7f", 1, None, [])], code=2)
+                      for key in hashes for value in ("x" * 500_000, "\x1b[2J\x7f", 1, [])], code=2)
 
     def test_tensors(self):
         for file in ("state.safetensors", "adapter_model.safetensors"):

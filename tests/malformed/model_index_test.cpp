@@ -24,7 +24,8 @@ class Model {
     test::write_shard(outer_.path() / "secret", {"x", "y"});
     test::write_shard(outer_.path() / "snapshots/secret", {"x", "y"});
     fs::create_directories(outer_.path() / "blobs");
-    for (const char* blob : {"00ff", "00FF"}) test::write_shard(outer_.path() / "blobs" / blob, {"x"});
+    for (const char* blob : {"00ff", "00FF"})
+      test::write_shard(outer_.path() / "blobs" / blob, {"x"});
     fs::create_symlink("../../blobs/00ff", folder_ / "blob");
     fs::create_symlink("../secret", folder_ / "link_out");
     fs::create_symlink(outer_.path() / "secret", folder_ / "link_absolute");

@@ -97,8 +97,8 @@ TEST_CASE("malformed manifests are refused by name") {
   }
   const std::pair<std::string, std::string> cases[] = {
       {"", "manifest.json:1:1: "},
-      {"{}", "manifest.json: no \"format\""},
-      {"[]", "manifest.json: no \"format\""},
+      {"{}", "manifest.json: no key \"format\""},
+      {"[]", "manifest.json: found array, expected an object"},
       {R"({"format": 2, "step": 1, "run_id": "", "files": {}})", "format 2, this lema reads 1"},
       {R"({"format": 1, "step": "1", "run_id": "", "files": {}})",
        "found string, expected integer"},
@@ -110,8 +110,9 @@ TEST_CASE("malformed manifests are refused by name") {
       {R"({"format": 1, "step": 1, "run_id": "", "files": {"x": {"bytes": 1, "crc32c": "0000000g"}}})",
        "8 hex digits"},
       {R"({"format": 1, "step": 1, "run_id": "", "files": {"x": {"bytes": 1}}})",
-       "x: no \"crc32c\""},
-      {R"({"format": 1, "step": 1, "run_id": "", "files": {"x": 1}})", "x: no \"bytes\""},
+       "x: no key \"crc32c\""},
+      {R"({"format": 1, "step": 1, "run_id": "", "files": {"x": 1}})",
+       "x: found integer, expected an object"},
       {R"({"format": 1, "format": 1})", "duplicate key"},
   };
   for (const auto& [text, expected] : cases) {
