@@ -288,6 +288,9 @@ def main():
     print(f"{'row':8} {'weights':9} {'median ms':>9} {'low':>8} {'high':>8} {'tok/s':>7} {'plan MiB':>9} {'driver':>9} "
           f"{'base':>5} {'ratio':>6} {'growth':>6} {'H2D GB':>7} {'disk GB':>7}  last loss", flush=True)
     budgets = dict(budget.split("=") for budget in options.vram)
+    for row in options.bus:
+        if row not in budgets:
+            parser.error(f"--bus {row}: --vram has no budget for it")
     for row in options.rows:
         batch, length = map(int, row.split("x"))
         policy = []

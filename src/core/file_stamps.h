@@ -1,5 +1,5 @@
 // FileStamps: whether files are still what they were. For those that one part reads by path and
-// another identifies by their hash later: the data of a run.
+// another verifies or identifies by their hash at another time: the data of a run, a checkpoint.
 #pragma once
 
 #include <array>

@@ -59,7 +59,7 @@ class Value {
   const Value* find(std::string_view key) const;
   // Sets or replaces a member; a null Value becomes an object first.
   void set(std::string_view key, Value value);
-  // Sets all of the members, in time that is linear in them and in the object's own.
+  // Sets all of the members in their order, in time that is linear in them and in the object's own.
   void merge(Object members);
 
   bool operator==(const Value& other) const { return data_ == other.data_; }

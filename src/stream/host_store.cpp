@@ -72,12 +72,15 @@ void HostStore::hold() {
   std::byte* at = held_memory_.data();
   for (size_t u = 0; u < units; ++u) {
     if (!placement_.holds_all && !placement_.held[u]) continue;
-    ++unfilled_;
     if (placement_.holds_all) {
-      reader_->start(small_.part(unit_extents(table_.unit(static_cast<int64_t>(u))), taken),
-                     small_memory_.data(), fills_[u]);
+      const HostImage part =
+          small_.part(unit_extents(table_.unit(static_cast<int64_t>(u))), taken);
+      if (part.bytes() == 0) continue;  // a head that is the embedding
+      ++unfilled_;
+      reader_->start(part, small_memory_.data(), fills_[u]);
       continue;
     }
+    ++unfilled_;
     held_at_[u] = at;
     reader_->start(images_[u], at, fills_[u]);
     at += images_[u].bytes();

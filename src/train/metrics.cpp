@@ -70,6 +70,7 @@ Metrics::Metrics(const fs::path& output_dir, int64_t resumed_step)
 }
 
 void Metrics::append(const std::string& line) {
+  check(std::ssize(line) < kPieceBytes, "a line of {} bytes in metrics.jsonl", line.size());
   file_.write(line.data(), static_cast<int64_t>(line.size()));
 }
 

@@ -93,7 +93,8 @@ void Trainer::allocate() {
   inputs_ = std::make_unique<StepInputs>(*device_, bounds.tokens, bounds.rows);
   dx_ = device_->allocate(boundary, "gradient of the block output");
   readings_ = device_->allocate((kNormSlots + bounds.target_rows) * 4, "norms and losses");
-  ops_->fill({readings_.data(), DType::F32, {readings_.bytes() / 4}}, 0);  // not all are written
+  // All of it is read back in each step, also norms that the run has no use for.
+  ops_->fill({readings_.data(), DType::F32, {readings_.bytes() / 4}}, 0);
   if (placement.kept_blocks > 0)
     kept_ = device_->allocate(placement.kept_blocks * kept_block_bytes(config_, X, bounds.tokens),
                               "kept activations");

@@ -3,7 +3,8 @@ time is over; by hand. FAST and ASAN are folders of fuzz targets. ASAN's have bo
 them) and a quarter of the cores in turn. FAST's are for the bulk: CMAKE_CXX_FLAGS "-O2 -D_GLIBCXX_ASSERTIONS
 -fsanitize=undefined,float-cast-overflow -fno-sanitize=vptr,function -fsanitize-trap=all -fno-sanitize-coverage=trace-cmp"
 and no LEMA_SANITIZE; each target is taken to its least first, then the one with the least time among those fast enough
-for the goal. All runs of a target share a corpus. OUT gets the inputs that crashed and what the runs printed."""
+for the goal. All runs of a target share a corpus. OUT gets the inputs that crashed and what the runs printed. Exit 1 where a target
+crashed or did not run."""
 import os
 import re
 import shutil
@@ -22,6 +23,9 @@ CORES = int(sys.argv[5]) if len(sys.argv) > 5 else os.cpu_count()
 ASAN = max(1, CORES // 4)
 GOAL, FLOOR, SLOT = 1e8, 1e6, 20
 TARGETS = sorted(p.name for p in (HERE / "corpus").iterdir())
+for binary in [build / f"fuzz_{target}" for build in BUILDS.values() for target in TARGETS]:
+    if not binary.exists():
+        sys.exit(f"{binary} is missing")
 LONG = {"gguf", "tokenizer_json", "tokenizer_model"}
 ENV = dict(os.environ, ASAN_OPTIONS="quarantine_size_mb=16:malloc_context_size=4:detect_leaks=1",
            UBSAN_OPTIONS="print_stacktrace=1", LC_ALL="C")
@@ -55,7 +59,7 @@ def fuzz(build, target, seconds):
                               stderr=subprocess.STDOUT, timeout=max(5, min(seconds + 60, left() + 15)))
         text, code = done.stdout.decode("utf-8", "replace"), done.returncode
     except subprocess.TimeoutExpired as late:
-        text, code = (late.stdout or b"").decode("utf-8", "replace"), -999
+        text, code = (late.stdout or b"").decode("utf-8", "replace"), 0  # the time is over
     shutil.rmtree(scratch, ignore_errors=True)
     found = {k: float(v) for k, v in re.findall(r"stat::(\w+):\s+(\d+)", text)}
     units = found.get("number_of_executed_units")
@@ -136,3 +140,4 @@ for t in TARGETS:
           f"{crashes[f] + crashes[a]:>9.0f}{max(peak[f], peak[a]):>9.0f}")
 print(f"{'all':<18}{sum(map(total, TARGETS)):>12.0f}{sum(runs['asan', t] for t in TARGETS):>14.0f}"
       f"{sum(map(total, TARGETS)) / (time.time() - began):>9.0f}{'':>8}{sum(crashes.values()):>9.0f}{max(peak.values()):>9.0f}")
+sys.exit(any(crashes.values()) or min(map(total, TARGETS)) == 0)

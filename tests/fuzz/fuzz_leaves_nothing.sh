@@ -13,8 +13,9 @@ echo "$TMPDIR" > "${0%/*}/scratch"
 kill -ABRT $$
 END
 chmod +x "$folder/target"
-! "$here/fuzz.sh" "$folder/target" json 1 > "$folder/log" 2> /dev/null
+if "$here/fuzz.sh" "$folder/target" json 1 > "$folder/log" 2> /dev/null; then exit 1; fi
 found=$(sed -n 's/the input is in //p' "$folder/log")
 [[ $(< "$found/crash-1") == input ]]
 rm -r "$found"
-[[ ! -e $(< "$folder/scratch") ]]
+scratch=$(< "$folder/scratch")
+[[ -n $scratch && ! -e $scratch ]]

@@ -1,11 +1,11 @@
 // The failing twin of the memory that CUDA hands out, device and page-locked, linked into
 // lema_faulty where CUDA is built. Every allocation is counted, 1 the first; by environment:
 //
-//   LEMA_FAULT_GPU_MEMORY      at=N[,sticky]: allocation N gets nothing; sticky: nor does any after
-//   it LEMA_FAULT_GPU_MEMORY_LOG  file to which, at the end, the number of allocations goes, and
-//   that of
-//                              those which were not freed
+//   LEMA_FAULT_GPU_MEMORY      at=N[,sticky]: allocation N gets nothing; sticky: nor does any later
+//   LEMA_FAULT_GPU_MEMORY_LOG  file to which, at the end, the number of allocations goes, and that
+//                              of those which were not freed
 #include <atomic>
+#include <cstddef>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>

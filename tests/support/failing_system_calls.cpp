@@ -1,11 +1,12 @@
 // The failing twin of src/core/system_calls.cpp: linked in its place into lema_faulty, the binary
 // of the tests under tests/fault. Every call is counted, 1 the first; by environment:
 //
-//   LEMA_FAULT         at=N,do=WHAT[,of=FUNCTION][,sticky]: at call N (of that function). WHAT is an
-//                      errno's name (the call fails), short (a transfer of half), kill, cut (power
-//                      loss), cut_committed (the same after a commit of the journal) or fill (to
-//                      the last byte) of LEMA_FAULT_MOUNT, slow, or INT, TERM, HUP, USR1, STOP
-//                      (that signal comes). sticky: at every later call of the same function too
+//   LEMA_FAULT         at=N,do=WHAT[,of=FUNCTION][,leave=BYTES][,sticky]: at call N (of that
+//                      function). WHAT is the name of an errno (the call fails), short (a transfer
+//                      of half), kill, cut (power loss), cut_committed (the same after a commit of
+//                      the journal) or fill (to the last byte, or but BYTES) of LEMA_FAULT_MOUNT,
+//                      slow, or INT, TERM, HUP, USR1, STOP (that signal comes). sticky: at every
+//                      later call of the same function too
 //   LEMA_FAULT_UNDER   only calls whose path begins so are counted
 //   LEMA_FAULT_LOG     file to which a line "N function path" is appended for each counted call
 //   LEMA_FAULT_MOUNT   mount point of the file system whose power is cut: EXT4_IOC_SHUTDOWN or

@@ -1,4 +1,4 @@
-// Stands where libcublasLt does and knows no algorithm, so that every product is the plain kernel's.
+// Stands where libcublasLt does and knows no algorithm: every product is the plain kernel's.
 // For tools that break down in cuBLASLt's kernels (racecheck), do not see what those store
 // (initcheck) or take minutes to prepare them: scripts/gpu_sanitize.sh names its folder first in
 // LD_LIBRARY_PATH.

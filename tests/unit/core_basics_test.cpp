@@ -17,6 +17,7 @@
 #include "core/tensor.h"
 #include "core/thread_pool.h"
 #include "core/units.h"
+#include "core/value.h"
 #include "support/temp_folder.h"
 
 using namespace lema;
@@ -50,6 +51,15 @@ TEST_CASE("SHA-256 and CRC32C equal published vectors") {
   CHECK(sha256("abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
   CHECK(crc32c("123456789", 9) == 0xE3069283u);
   CHECK(crc32c("6789", 4, crc32c("12345", 5)) == 0xE3069283u);
+}
+
+TEST_CASE("merged members replace those of their name where these stand, the last of equals wins") {
+  Value value = Value::Object{{"a", 1}, {"b", 2}};
+  value.merge({{"c", 3}, {"a", 4}, {"c", 5}});
+  CHECK(value == Value(Value::Object{{"a", 4}, {"b", 2}, {"c", 5}}));
+  Value none;
+  none.merge({});
+  CHECK(none == Value(Value::Object{}));
 }
 
 TEST_CASE("untrusted names print without control characters, C1 included") {
