@@ -176,6 +176,16 @@ class Refusals(unittest.TestCase):
         shutil.rmtree(self.folder / "merged")
         shutil.rmtree(self.folder / "run")
 
+    def test_unknown_keys_are_named_in_one_line(self):
+        for count in (1, 8, 9, 5000):
+            self.write(CONFIG | {f"later_{i}": i for i in range(count)}, PAIR)
+            done = self.run_lema("inspect")
+            self.assertEqual(done.returncode, 0, done.stderr)
+            named = ", ".join(f"later_{i}" for i in range(min(count, 8)))
+            more = f" and {count - 8} more" if count > 8 else ""
+            self.assertIn(f"adapter_config.json: unknown keys, ignored: {named}{more}\n", done.stderr)
+            self.assertEqual(done.stderr.count("unknown key"), 1)
+
     def test_configs(self):
         for name, (keys, said) in CONFIGS.items():
             with self.subTest(name):
