@@ -185,7 +185,7 @@ class Chat {
   Conversation conversation_;
 };
 
-ChatOptions options_of(const CLI::App& command) {
+ChatOptions chat_options(const CLI::App& command) {
   const auto given = [&]<typename T>(const char* flag, std::optional<T>& out) {
     if (command.count(flag) > 0) out = command.get_option(flag)->as<T>();
   };
@@ -249,7 +249,7 @@ void add_chat(CLI::App& app) {
   command.add_flag("--greedy")->description("Always the most likely token");
   command.add_flag("--json")->description("One JSON object a turn");
   command.add_flag("--show-ids")->description("Print the token ids of each reply");
-  command.callback([&command] { chat(options_of(command)); });
+  command.callback([&command] { chat(chat_options(command)); });
 }
 
 }  // namespace lema

@@ -172,7 +172,7 @@ void evaluate_match(const EvalOptions& options, const ModelFolder& folder) {
   }
 }
 
-EvalOptions options_of(const CLI::App& command) {
+EvalOptions eval_options(const CLI::App& command) {
   const auto text = [&](const char* flag) { return command.get_option(flag)->as<std::string>(); };
   const auto number = [&](const char* flag) { return command.get_option(flag)->as<int64_t>(); };
   EvalOptions options;
@@ -258,7 +258,7 @@ void add_eval(CLI::App& app) {
   command.add_option("--max-new-tokens", "match: longest reply")
       ->check(CLI::PositiveNumber)
       ->default_str("128");
-  command.callback([&command] { evaluate(options_of(command)); });
+  command.callback([&command] { evaluate(eval_options(command)); });
 }
 
 }  // namespace lema

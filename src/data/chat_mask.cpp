@@ -32,8 +32,6 @@ std::string difference(std::string_view start, std::string_view whole) {
   return fmt::format("\"{}\" became \"{}\"", excerpt(start, at), excerpt(whole, at));
 }
 
-bool is_answer(const Value& message) { return message.find("role")->as_string() == "assistant"; }
-
 // Which messages are answers that carry a loss.
 std::vector<uint8_t> trained_messages(const Dialogue& dialogue, const std::string& train_on) {
   const Value::Array& messages = dialogue.messages.as_array();

@@ -251,6 +251,8 @@ const Value& field(const Value& object, std::string_view key, Value::Kind kind) 
   return *value;
 }
 
+bool is_answer(const Value& message) { return message.find("role")->as_string() == "assistant"; }
+
 std::string_view reasoning_of(const Value& message) {
   for (const char* key : {"reasoning_content", "thinking", "reasoning"})
     if (const Value* found = message.find(key); found && found->is_string())

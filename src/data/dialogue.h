@@ -37,6 +37,8 @@ Dialogue alpaca_dialogue(const Value& row);
 Dialogue sharegpt_dialogue(const Value& row);
 Dialogue completion_dialogue(const Value& row);
 
+bool is_answer(const Value& message);  // of a checked list
+
 // The reasoning of an answer by any of the names that data sets give it; "" when it has none.
 std::string_view reasoning_of(const Value& message);
 

@@ -17,7 +17,6 @@
 namespace lema {
 namespace {
 
-constexpr int64_t kMaxTemplateBytes = int64_t{1} << 20;
 constexpr const char* kTemplateFile = "chat_template.jinja";
 constexpr const char* kTemplateFolder = "additional_chat_templates";
 

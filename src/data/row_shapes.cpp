@@ -174,8 +174,6 @@ Row completion_row(const Value& object, const RunConfig::Data& options, const Mo
   return row;
 }
 
-bool is_answer(const Value& message) { return message.find("role")->as_string() == "assistant"; }
-
 // An answer that would teach to say nothing.
 void refuse_empty_answers(const Dialogue& dialogue, bool last_only) {
   const Value::Array& messages = dialogue.messages.as_array();

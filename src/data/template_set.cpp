@@ -12,8 +12,6 @@
 namespace lema {
 namespace {
 
-constexpr int64_t kMaxTemplateBytes = int64_t{1} << 20;
-
 // Templates that can be asked for by name, and the tokens each needs.
 struct NamedTemplate {
   std::string_view name, source;

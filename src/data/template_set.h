@@ -2,6 +2,7 @@
 // Part of ModelText; the language itself is text/chat_template.h.
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <optional>
 #include <string>
@@ -13,6 +14,8 @@
 #include "text/tokenizer.h"
 
 namespace lema {
+
+inline constexpr int64_t kMaxTemplateBytes = int64_t{1} << 20;
 
 struct TextSources;
 

@@ -29,7 +29,7 @@ const Value::Array& array(const JsonFields& metadata, std::string_view key, Valu
   return value.as_array();
 }
 
-constexpr std::array<std::pair<const char*, const char*>, 4> kRoles = {{
+constexpr std::array<std::pair<const char*, const char*>, 4> kRoleKeys = {{
     {"bos_token", "tokenizer.ggml.bos_token_id"},
     {"eos_token", "tokenizer.ggml.eos_token_id"},
     {"unk_token", "tokenizer.ggml.unknown_token_id"},
@@ -93,7 +93,7 @@ Value::Array added_tokens(const JsonFields& metadata, const Value::Array& tokens
            tokens.size());
     for (size_t id = 0; id < types.size(); ++id) types[id] = found[id].as_int();
   }
-  for (const auto& [role, role_key] : kRoles) {
+  for (const auto& [role, role_key] : kRoleKeys) {
     int64_t id = 0;
     if (special_token(metadata, tokens, role_key, id) &&
         types[static_cast<size_t>(id)] != kUserDefined)
@@ -256,7 +256,7 @@ Value tokenizer_config_json(const JsonFields& metadata, const Value::Array& toke
   Value config = Value::Object{{"tokenizer_class", "PreTrainedTokenizerFast"},
                                {"clean_up_tokenization_spaces", false},
                                {"model_max_length", max_positions}};
-  for (const auto& [role, key] : kRoles) {
+  for (const auto& [role, key] : kRoleKeys) {
     int64_t id = 0;
     if (const std::string* token = special_token(metadata, tokens, key, id))
       config.set(role, *token);

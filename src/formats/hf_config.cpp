@@ -16,7 +16,6 @@ constexpr int64_t kMaxWidth = int64_t{1} << 20;
 constexpr int64_t kMaxHeads = int64_t{1} << 14;
 constexpr int64_t kMaxBlocks = int64_t{1} << 14;
 constexpr int64_t kMaxVocabulary = int64_t{1} << 24;
-constexpr int64_t kMaxPositions = int64_t{1} << 31;
 
 // Ids outside the vocabulary (tiny test models keep the class defaults) can never be produced: they
 // are left out.

@@ -10,7 +10,6 @@ namespace {
 
 using Kind = RopeConfig::Kind;
 
-constexpr int64_t kMaxPositions = int64_t{1} << 31;
 constexpr double kMaxNumber = 1e15, kLeast = 1e-6;
 constexpr const char* kOriginal = "original_max_position_embeddings";
 

@@ -7,6 +7,8 @@
 
 namespace lema {
 
+inline constexpr int64_t kMaxPositions = int64_t{1} << 31;  // of a sequence
+
 // `config` holds D and max_positions (max_position_embeddings as it stands). BadInput naming key
 // and place for a kind that no model here has, and for missing or impossible settings. `is_phi3`:
 // the rules of Phi3Config, which calls longrope also "su" and "yarn", has a pretraining length at

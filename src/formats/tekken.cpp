@@ -12,8 +12,6 @@
 namespace lema {
 namespace {
 
-constexpr int64_t kMaxTokens = 4'000'000;
-
 // Of files older than "special_tokens".
 constexpr std::array<const char*, 20> kFirstSpecial = {"<unk>",
                                                        "<s>",

@@ -14,6 +14,8 @@
 
 namespace lema {
 
+inline constexpr int64_t kMaxTokens = 4'000'000;  // of a vocabulary
+
 // An entry of added_tokens: matched whole in the raw text.
 Value added_token_json(int64_t id, std::string_view content, bool special);
 

@@ -5,12 +5,11 @@
 #include <unordered_set>
 
 #include "core/error.h"
-#include "formats/gguf_pre_tokenizers.h"
+#include "formats/tokenizer_parts.h"
 
 namespace lema {
 namespace {
 
-constexpr int64_t kMaxTokens = 4'000'000;
 constexpr size_t kMaxMerges = 8'000'000;
 
 // The pre-tokenizer of a class, by its name.

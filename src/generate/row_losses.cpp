@@ -12,7 +12,7 @@ namespace lema {
 namespace {
 
 // Tokens a pass aims at; one longer row is a pass of its own.
-constexpr int64_t kPassTokens = 2048;
+constexpr int64_t kPackedTokens = 2048;
 
 // The row numbers of each pass.
 std::vector<std::vector<int64_t>> cut_into_passes(const Dataset& dataset) {
@@ -20,7 +20,7 @@ std::vector<std::vector<int64_t>> cut_into_passes(const Dataset& dataset) {
   int64_t tokens = 0;
   for (int64_t r = 0; r < std::ssize(dataset.rows); ++r) {
     const auto length = std::ssize(dataset.rows[static_cast<size_t>(r)].ids);
-    if (passes.empty() || tokens + length > kPassTokens) {
+    if (passes.empty() || tokens + length > kPackedTokens) {
       passes.emplace_back();
       tokens = 0;
     }
@@ -92,7 +92,7 @@ std::vector<RowLoss> row_losses(const ModelFolder& folder, const OpenOptions& op
                                 const Dataset& dataset,
                                 const std::function<void(int64_t)>& report) {
   const int64_t tokens =
-      std::max(dataset.longest_row_tokens, std::min(kPassTokens, dataset.tokens));
+      std::max(dataset.longest_row_tokens, std::min(kPackedTokens, dataset.tokens));
   Evaluation evaluation(folder, options, tokens, dataset.longest_row_tokens);
   std::vector<RowLoss> result;
   for (const std::vector<int64_t>& pass : cut_into_passes(dataset)) {
