@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Tests everything: installs what is missing (packages by apt, Python references in .venv-test), builds lema with its
-# tests into build/, the tests of all parsers once more with sanitizers into build-asan/ and their fuzz targets into
+# tests into build/, with sanitizers once more into build-asan/ and build-tsan/, the fuzz targets of all parsers into
 # build-fuzz/, and runs all of it in one ctest call. Where nvcc is the CUDA backend is compiled too; its tests run where
 # there is a GPU. Run it in a fresh clone or again at any time; arguments go to ctest (e.g. -L unit, -R tokenizer).
 # torch is used on the CPU only; point pip at a CPU build to spare the download of its CUDA libraries.
@@ -43,16 +43,20 @@ options=(-G Ninja "-DLEMA_PYTHON=$python")
 
 say "Build"
 cmake -S . -B build "${options[@]}" "${cuda[@]}" "-DLEMA_ASAN_BUILD_DIR=$root/build-asan" \
-  "-DLEMA_FUZZ_BUILD_DIR=$root/build-fuzz"
+  "-DLEMA_TSAN_BUILD_DIR=$root/build-tsan" "-DLEMA_FUZZ_BUILD_DIR=$root/build-fuzz"
 cmake --build build -j "$jobs"
 
-say "Build of the parsers' tests with sanitizers"
+say "Build with AddressSanitizer and UBSan"
 cmake -S . -B build-asan "${options[@]}" -DLEMA_SANITIZE=address,undefined -DLEMA_CUDA=OFF
-cmake --build build-asan -j "$jobs" --target parser_tests
+cmake --build build-asan -j "$jobs" --target asan_tests
+
+say "Build with ThreadSanitizer"
+cmake -S . -B build-tsan "${options[@]}" -DLEMA_SANITIZE=thread -DLEMA_CUDA=OFF
+cmake --build build-tsan -j "$jobs" --target tsan_tests
 
 if command -v clang++-16 > /dev/null; then
   say "Build of the fuzz targets"
-  cmake -S . -B build-fuzz "${options[@]}" -DLEMA_CUDA=OFF -DLEMA_FUZZ=ON -DCMAKE_BUILD_TYPE=None -DCMAKE_CXX_FLAGS=-O1 \
+  cmake -S . -B build-fuzz "${options[@]}" -DLEMA_CUDA=OFF -DLEMA_FUZZ=ON \
     -DCMAKE_C_COMPILER=clang-16 -DCMAKE_CXX_COMPILER=clang++-16 \
     -DLEMA_SANITIZE=address,undefined,float-cast-overflow
   cmake --build build-fuzz -j "$jobs" --target fuzz_targets
