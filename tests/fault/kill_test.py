@@ -35,6 +35,7 @@ class Kill(FaultCase):
         self.train(self.folder / "timed")
         whole = time.monotonic() - start
         rng = random.Random(7)
+        killed = []
 
         def work(n):
             output = self.folder / f"run-{n}"
@@ -42,10 +43,13 @@ class Kill(FaultCase):
             time.sleep(rng.uniform(0, whole))
             process.kill()
             log = process.communicate()[1]
+            killed.append(process.returncode == -signal.SIGKILL)
             self.check_folder(output, log, f"killed at random, {n}")
             shutil.rmtree(output)
 
         self.together(work, range(INSTANTS))
+        print(f"{sum(killed)} of {INSTANTS} killed before their end")
+        self.assertGreater(2 * sum(killed), len(killed))
 
 
 if __name__ == "__main__":

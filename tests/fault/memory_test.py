@@ -80,7 +80,8 @@ class Memory(MemoryCase):
     @unittest.skipIf(os.geteuid(), "mounts need root")
     def test_a_machine_that_does_not_say_what_it_has(self):
         output = self.folder / "run"
-        process = self.start(["unshare", "-m", "sh", "-c", 'mount --bind /dev/null /proc/meminfo && exec "$@"', "sh", LEMA,
+        process = self.start(["unshare", "-m", "sh", "-c", 'mount --bind /dev/null /proc/meminfo && '
+                              'mount --bind /dev/null "/proc/$$/cgroup" && exec "$@"', "sh", LEMA,
                               "train", "--config", self.json, "--set", f"output_dir={output}"])
         log = process.communicate()[1]
         self.assertEqual(process.returncode, 0, log)

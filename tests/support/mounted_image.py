@@ -1,9 +1,12 @@
 """File systems in memory, mounted for tests of power cuts and full disks. Needs root and loop devices."""
 import contextlib
 import ctypes
+import errno
+import fcntl
 import os
 import pathlib
 import shutil
+import struct
 import subprocess
 import sys
 import time
@@ -31,7 +34,11 @@ class Disk:
         shell(f"mkfs.{kind}", "-q", *small, image)
         self.device = subprocess.check_output(["losetup", "-f", "--show", image], text=True).strip()
         image.unlink()  # the device holds it
-        self.mount()
+        try:
+            self.mount()
+        except OSError:
+            shell("losetup", "-d", self.device)
+            raise
 
     def call(self, name, *arguments):
         if getattr(self.libc, name)(*arguments):
@@ -43,10 +50,13 @@ class Disk:
 
     def mount_again(self):
         """As after a power cut: what the journal holds is replayed."""
-        for _ in range(100):
-            with contextlib.suppress(OSError):  # busy, as of unmount()
+        for attempt in range(100):
+            try:
                 self.call("umount2", bytes(self.place), 0)
                 break
+            except OSError as error:
+                if error.errno != errno.EBUSY or attempt == 99:  # busy, as of unmount()
+                    raise
             time.sleep(0.05)
         self.mount()
 
@@ -56,13 +66,17 @@ class Disk:
         os.close(folder)
 
     def clear(self):
-        """Empty, and nothing of it left to be written."""
+        """Empty, nothing of it left to be written, and its free blocks zeros: a file that got blocks and no data must not
+        find there what an earlier run has written."""
         for path in self.place.iterdir():
             if path.is_dir() and path.name != "lost+found":
                 shutil.rmtree(path)
             elif path.is_file():
                 path.unlink()
         self.sync()
+        folder = os.open(self.place, os.O_RDONLY)
+        fcntl.ioctl(folder, 0xC0185879, struct.pack("QQQ", 0, 2**64 - 1, 0))  # FITRIM
+        os.close(folder)
 
     def close(self):
         unmount(self.place)
