@@ -228,7 +228,7 @@ std::map<std::string, const FullModule*> match_full(const Adapter& adapter, cons
            field->shape.str());
     const bool is_own = std::find(adapter.own_base.begin(), adapter.own_base.end(), path) !=
                         adapter.own_base.end();
-    if (spec.head.tensor == spec.embed.tensor && !is_own)
+    if (spec.has_tied_head() && !is_own)
       fail(ErrorCode::BadInput,
            "{} was trained apart from the matrix that it shares with {} in this model; a merged "
            "model cannot hold both, use the adapter unmerged",

@@ -1,5 +1,5 @@
-// What stat says behind file_stamps.h. Called by RunInputs before data is read and by the run once it
-// is hashed, and around the reading of a checkpoint.
+// What stat says behind file_stamps.h. Called by RunInputs before data is read and by the run once
+// it is hashed, and around the reading of a checkpoint.
 #include "core/file_stamps.h"
 
 #include <cerrno>
