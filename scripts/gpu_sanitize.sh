@@ -4,7 +4,8 @@
 # Every case runs under every tool with all products in lema's plain kernel (target no_products): racecheck breaks down in
 # the kernels of cuBLASLt ("failed to handle a hardware exception"), initcheck does not see what they store. memcheck and
 # synccheck also run over cuBLASLt: all cases with products of gpu_kernels, gpu_generate, a training step of each kind.
-# racecheck takes minutes for the plain product, so that it looks at that kernel in the cases of `with_product` only.
+# racecheck takes minutes for the plain product, so that it looks at that kernel in the cases of `with_product` only. The
+# training cases run one step each (LEMA_SANITIZED).
 # JOBS (default 8) cases at a time, LIMIT seconds each (default 900), logs in BUILD_DIR/sanitize; CONTINUE=1 leaves out what
 # an earlier call found clean there, ONLY what does not match this pattern of "tool products executable name".
 set -euo pipefail
@@ -13,7 +14,7 @@ shift
 [ $# -gt 0 ] || set -- memcheck synccheck racecheck initcheck
 cmake --build "$build" --target gpu_kernels gpu_train gpu_generate no_products >/dev/null
 ls "$build"/tests/no_products/libcublasLt.so.* >/dev/null
-export build logs=$build/sanitize with_product="linear: (odd shapes|parts that lie)"
+export LEMA_SANITIZED=1 build logs=$build/sanitize with_product="linear: (odd shapes|parts that lie)"
 [ -n "${CONTINUE:-}" ] || rm -rf "$logs"
 mkdir -p "$logs"
 touch "$logs/results"
@@ -41,7 +42,7 @@ cases() {  # executable: names as filters, without those that compute on the CPU
   grep . <<<"$names" | grep -vE '^the reference|derivative' | sed 's/,/\\,/g' || { echo "$1 lists no case" >&2; exit 1; }
 }
 
-for executable in gpu_kernels gpu_generate gpu_train; do
+for executable in gpu_train gpu_kernels gpu_generate; do  # the longest first
   for tool in "$@"; do
     cases $executable | while read -r name; do
       case "$executable $tool $name" in
