@@ -114,7 +114,7 @@ class TrainBench {
     out.allocations_in_steps = device.allocation_count() - before;
     out.disk_bytes = trainer.disk_bytes() - read_before;
     out.adapter = floats(device, trainer.adapter().values());
-    out.gradients = floats(device, trainer.adapter().gradients());
+    if (steps > 0) out.gradients = floats(device, trainer.adapter().gradients());  // written by then
     out.slots = trainer.adapter().slots();
     out.moments = floats(device, trainer.moment1());
     const std::vector<float> second = floats(device, trainer.moment2());
