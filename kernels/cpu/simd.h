@@ -60,9 +60,9 @@ template <int W>
 
 template <int W>
 [[gnu::always_inline]] inline Floats<W> load(const bf16* p) {
-  typename Lanes<W>::H half;
-  std::memcpy(&half, p, sizeof half);
-  return reinterpret_cast<Floats<W>>(__builtin_convertvector(half, typename Lanes<W>::U) << 16);
+  typename Lanes<W>::U wide;
+  for (int i = 0; i < W; ++i) wide[i] = p[i].bits;  // one instruction, which convertvector is not
+  return reinterpret_cast<Floats<W>>(wide << 16);
 }
 
 // binary16 has 5 exponent bits with bias 15: shifted into place the value is 2^-112 of the true one
@@ -90,9 +90,9 @@ template <int W>
 [[gnu::always_inline]] inline void store(bf16* p, Floats<W> v) {
   using U = typename Lanes<W>::U;
   const U bits = reinterpret_cast<U>(v);
-  const U rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16, quiet = (bits >> 16) | 0x40u;
-  const auto half = __builtin_convertvector((bits & 0x7fffffffu) > 0x7f800000u ? quiet : rounded,
-                                            typename Lanes<W>::H);
+  const U rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
+  const auto half =
+      __builtin_convertvector((v != v ? bits | 0x400000u : rounded) >> 16, typename Lanes<W>::H);
   std::memcpy(p, &half, sizeof half);
 }
 
