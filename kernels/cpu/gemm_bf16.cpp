@@ -120,6 +120,13 @@ void pack_columns(bf16* sliver, int64_t width, const Operand& b, int64_t K, int6
   for (int64_t j0 = 0; j0 < width; j0 += 16)
     for (int64_t k0 = 0; k0 < K; k0 += kStep) {
       const int64_t kn = std::min(kStep, K - k0);
+      if (b.dtype == DType::BF16 && b.col_stride % 2 == 0 && j0 + 16 <= n && kn % kInnerStep == 0) {
+        if (j0 + 32 <= n)
+          for (int64_t j = 16; j < 32; ++j) prefetch(b.from(k0, j0 + j).data, 2 * kn);
+        transpose_lane(reinterpret_cast<float*>(sliver) + k0 / 2 * width + j0, width,
+                       static_cast<const float*>(b.from(k0, j0).data), b.col_stride / 2, kn / 2);
+        continue;
+      }
       for (int64_t j = 0; j < 16; ++j) {
         auto* to = reinterpret_cast<std::byte*>(pairs[j]);
         const int64_t filled = j0 + j < n ? kn : 0;

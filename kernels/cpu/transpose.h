@@ -29,9 +29,9 @@ template <int W, int S = 1>
 
 inline constexpr int64_t kTransposeCols = 64;
 
-// out[k * stride + j] = rows[j][k] for 16 rows and n <= 64 columns: f32 numbers, or pairs of bf16.
-// Bits are moved as they are.
-inline void transpose_lane(float* out, int64_t stride, const float (&rows)[16][kTransposeCols],
+// out[k * stride + j] = in[j * in_stride + k] for 16 rows j and columns k < n, which is a multiple of
+// 16 or has room to be read up to one: f32 numbers, or pairs of bf16. Bits are moved as they are.
+inline void transpose_lane(float* out, int64_t stride, const float* in, int64_t in_stride,
                            int64_t n) {
   vectorised([&](auto lanes) {
     constexpr int W = lanes.kCount;
@@ -39,13 +39,17 @@ inline void transpose_lane(float* out, int64_t stride, const float (&rows)[16][k
       for (int64_t j = 0; j < 16; j += W) {
         Floats<W> v[W];
 #pragma GCC unroll 16
-        for (int i = 0; i < W; ++i) v[i] = load<W>(&rows[j + i][k]);
+        for (int i = 0; i < W; ++i) v[i] = load<W>(in + (j + i) * in_stride + k);
         transpose<W>(v);
 #pragma GCC unroll 16
         for (int i = 0; i < W; ++i)
           if (k + i < n) store<W>(out + (k + i) * stride + j, v[i]);
       }
   });
+}
+inline void transpose_lane(float* out, int64_t stride, const float (&rows)[16][kTransposeCols],
+                           int64_t n) {
+  transpose_lane(out, stride, rows[0], kTransposeCols, n);
 }
 
 }  // namespace lema::cpu
