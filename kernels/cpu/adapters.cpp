@@ -109,6 +109,13 @@ const Adapter& Adapters::only_of(const Stack& stack) const {
   fail(ErrorCode::Internal, "linear: a stack without its adapter");
 }
 
+const Stack* Adapters::only_plain_stack() const {
+  if (stack_count_ != 1 || stacks_[0].dropout != nullptr) return nullptr;
+  for (const Adapter& adapter : all())
+    if (adapter.gain != nullptr) return nullptr;
+  return &stacks_[0];
+}
+
 Operand Adapters::h(const Adapter& adapter, int64_t row) const {
   const Stack& stack = stacks()[static_cast<size_t>(adapter.stack)];
   return operand(stack.h + row * stack.stride + adapter.offset, stack.stride);

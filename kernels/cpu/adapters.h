@@ -48,6 +48,8 @@ class Adapters {
   const Adapter* of_part(int64_t part) const;
   // The adapter of a stack that has dropout.
   const Adapter& only_of(const Stack& stack) const;
+  // The stack, where there is one alone, without dropout or gains.
+  const Stack* only_plain_stack() const;
   Operand h(const Adapter& adapter, int64_t row) const;
 
   // h.

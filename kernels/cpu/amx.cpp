@@ -87,6 +87,9 @@ template <int kLanes, bool kLower, int kParts>
 #pragma GCC unroll 3
     for (int part = 0; part < kParts; ++part)
       add_products<kLanes, kLower>(p.a + part * p.part + k, a_bytes, p.b + k * 16 * kLanes);
+  for (int64_t k = 0; k < p.K2; k += 32)
+    add_products<kLanes, kLower>(p.a2 + k, static_cast<size_t>(p.lda2) * sizeof(bf16),
+                                 p.b2 + k * 16 * kLanes);
   store_sums<kLanes, kLower>(p);
 }
 

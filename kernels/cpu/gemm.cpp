@@ -209,10 +209,11 @@ Panel panel_in_place(const Panel& panel, const Operand& b, int64_t N, DType X) {
 }
 
 void multiply(float* c, int64_t ldc, const Operand& a, const Panel& panel, int64_t M, int64_t N,
-              int64_t K, Write write, DType X, float* scratch) {
+              int64_t K, Write write, DType X, float* scratch, const Addend* plus) {
   check(M <= kTileRows && panel.first + K <= panel.K, "{} rows by {} inner of a panel of {}", M, K,
         panel.K);
-  if (panel.pairs) return multiply_pairs(c, ldc, a, panel, M, N, K, write, X, scratch);
+  if (panel.pairs) return multiply_pairs(c, ldc, a, panel, M, N, K, write, X, scratch, plus);
+  check(plus == nullptr, "a product of f32 with an addend");
   for (int64_t k0 = 0; k0 < K; k0 += kInnerBlock) {
     const int64_t kn = std::min(kInnerBlock, K - k0);
     const bool in_place = a.dtype == DType::F32 && X == DType::F32;

@@ -76,9 +76,17 @@ inline constexpr int64_t kTileRows = 128;
 inline constexpr int64_t kInnerBlock = 128;
 inline constexpr int64_t kMultiplyScratch = kTileRows * 288;
 
+// A second product that is added to a first: A (M, K) as rows of bf16, stride apart, with room and
+// zeros up to a multiple of 32 columns and 16 rows; B (K, N) as a panel of pairs.
+struct Addend {
+  const bf16* a = nullptr;
+  int64_t stride = 0;
+  Panel panel;
+};
+
 // c (M, N) f32 (=|+=) A (M, K) B (K, N), M <= kTileRows. A is rounded to X where it is of another
-// type; f32 sums, whose order depends on K alone.
+// type; f32 sums, whose order depends on K alone. plus: where X is BF16 and the CPU has AMX.
 void multiply(float* c, int64_t ldc, const Operand& a, const Panel& panel, int64_t M, int64_t N,
-              int64_t K, Write write, DType X, float* scratch);
+              int64_t K, Write write, DType X, float* scratch, const Addend* plus = nullptr);
 
 }  // namespace lema::cpu

@@ -298,8 +298,9 @@ struct Product {
   float* c;
   int64_t ldc;
   const Panel& panel;
-  int64_t N;
+  int64_t N, K;
   bool accumulate;
+  const Addend* plus;
 
   // Columns [k, k + n) of the product's inner size, rows [i, i + m) of c, of A `rows` of them.
   void multiply(const bf16* a, int64_t lda, int64_t part, int64_t parts, int64_t i, int64_t m,
@@ -307,8 +308,13 @@ struct Product {
     const int64_t columns = std::min(kSliver, N - j), width = round_up(columns, kLane);
     const auto* b =
         reinterpret_cast<const bf16*>(panel.columns_from(j).data) + (panel.first + k) * width;
-    multiply_block({c + i * ldc + j, ldc, a, lda, part, b, n, m, accumulate || k > 0}, columns,
-                   rows, parts);
+    PairBlock block = {c + i * ldc + j, ldc, a, lda, part, b, n, m, accumulate || k > 0};
+    if (plus != nullptr && k + n >= K) {
+      block.a2 = plus->a + i * plus->stride, block.lda2 = plus->stride;
+      block.b2 = reinterpret_cast<const bf16*>(plus->panel.columns_from(j).data);
+      block.K2 = round_up(plus->panel.K, kInnerStep);
+    }
+    multiply_block(block, columns, rows, parts);
   }
 };
 
@@ -351,9 +357,9 @@ void multiply_whole(const Product& p, const Operand& a, int64_t M, int64_t K, bf
 }  // namespace
 
 void multiply_pairs(float* c, int64_t ldc, const Operand& a, const Panel& panel, int64_t M,
-                    int64_t N, int64_t K, Write write, DType X, float* scratch) {
+                    int64_t N, int64_t K, Write write, DType X, float* scratch, const Addend* plus) {
   check(panel.first % kInnerStep == 0, "a panel of pairs used from row {}", panel.first);
-  const Product product = {c, ldc, panel, N, write == Write::Accumulate};
+  const Product product = {c, ldc, panel, N, K, write == Write::Accumulate, plus};
   const TileRegisters registers(bf16_products() == Bf16Products::Amx);
   auto* copy = reinterpret_cast<bf16*>(scratch);
   if (X == DType::F32 && a.dtype != DType::BF16)

@@ -22,11 +22,17 @@ void use_bf16_products(Bf16Products products);
 // a bf16 number are exact, as f32's are not, at a third of bf16's speed, several times that of f32.
 bool packs_pairs(DType b, DType X);
 
+// Whether products in X take an Addend.
+inline bool adds_in_registers(DType X) {
+  return X == DType::BF16 && bf16_products() == Bf16Products::Amx;
+}
+
 // Panels as [pairs of rows][columns][2], zero up to a multiple of kInnerStep rows. Arguments as in
 // gemm.h; where A is one of K columns, all M rows of it rounded to bf16 fit `scratch`.
 inline constexpr int64_t kInnerStep = 32;
 void pack_pairs(const Panel& panel, const Operand& b, int64_t N);
 void multiply_pairs(float* c, int64_t ldc, const Operand& a, const Panel& panel, int64_t M,
-                    int64_t N, int64_t K, Write write, DType X, float* scratch);
+                    int64_t N, int64_t K, Write write, DType X, float* scratch,
+                    const Addend* plus = nullptr);
 
 }  // namespace lema::cpu

@@ -9,6 +9,7 @@
 #include "cpu/adapters.h"
 #include "cpu/convert.h"
 #include "cpu/dropout.h"
+#include "cpu/gemm_bf16.h"
 #include "cpu/linear_few.h"
 #include "cpu/matvec.h"
 #include "cpu/tile.h"
@@ -38,26 +39,53 @@ Tile tile_at(const Tiling& tiling, int64_t index) {
           std::min(tiling.chunk, tiling.cols - begin)};
 }
 
+// A product that a tile has besides that of the base weight: a (rows, R) b (R, n), f32.
+struct LowRank {
+  Operand a, b;
+  int64_t R = 0;
+};
+
 // out (rows, n) (=|+=) A (rows, K) B (K, n): B is packed once for all rows, `step` rows at a time.
 // left(row, rows, k, kn) gives rows [row, row + rows) of A's columns [k, k + kn).
 template <typename Left>
 void multiply_tile(float* out, const Workspace::Lease& tiles, const Left& left, int64_t step,
-                   const Operand& b, int64_t rows, int64_t n, int64_t K, Write write, DType X) {
+                   const Operand& b, int64_t rows, int64_t n, int64_t K, Write write, DType X,
+                   const Addend& plus = {}) {
   for (int64_t k = 0; k < K; k += step) {
     const int64_t kn = std::min(step, K - k);
     const Panel panel = panel_for(tiles->panel, kn, b.dtype, X);
     pack_panel(panel, b.from(k, 0), n, X);
     for (int64_t row = 0; row < rows; row += kTileRows) {
       const int64_t tile_rows = std::min(kTileRows, rows - row);
+      const Addend part = {plus.a + row * plus.stride, plus.stride, plus.panel};
       multiply(out + row * kTileCols, kTileCols, left(row, tile_rows, k, kn), panel, tile_rows, n,
-               kn, k == 0 ? write : Write::Accumulate, X, tiles->product);
+               kn, k == 0 ? write : Write::Accumulate, X, tiles->product,
+               plus.a != nullptr && k + kn == K ? &part : nullptr);
     }
   }
 }
+// out (rows, n) (=|+=) A (rows, K) B (K, n) + the low-rank product: while the sums are in registers
+// where the kernel can.
 void multiply_tile(const Workspace::Lease& tiles, const Operand& a, const Operand& b, int64_t rows,
-                   int64_t n, int64_t K, Write write, DType X) {
+                   int64_t n, int64_t K, Write write, DType X, const LowRank& low = {}) {
   const auto left = [&](int64_t row, int64_t, int64_t k, int64_t) { return a.from(row, k); };
-  multiply_tile(tiles->out, tiles, left, kPanelRows, b, rows, n, K, write, X);
+  const bool adds = low.R > 0 && low.R <= kMaxAddend && adds_in_registers(X);
+  Addend plus;
+  if (adds) {
+    // Nothing is masked meanwhile, which `second` and `masked` are for.
+    plus.panel = panel_for(tiles->second, low.R, DType::F32, X);
+    pack_panel(plus.panel, low.b, n, X);
+    plus.stride = round_up(low.R, kInnerStep);
+    auto* copy = reinterpret_cast<bf16*>(tiles->masked);
+    for (int64_t row = 0; row < rows; ++row) {
+      narrow(copy + row * plus.stride, X, static_cast<const float*>(low.a.from(row, 0).data), low.R);
+      std::fill_n(copy + row * plus.stride + low.R, plus.stride - low.R, bf16{0});
+    }
+    plus.a = copy;
+  }
+  multiply_tile(tiles->out, tiles, left, kPanelRows, b, rows, n, K, write, X, plus);
+  if (low.R > 0 && !adds)
+    multiply_tile(tiles, low.a, low.b, rows, n, low.R, Write::Accumulate, X);
 }
 
 // Left operands that are made tile by tile in tiles->masked, kMaskCols columns at a time.
@@ -95,10 +123,10 @@ bool has_dropout(std::span<const LinearPart> parts) {
   return false;
 }
 
-// out = what the base weight gives: x W^T, with a gain g o (x W^T), and with dropout besides
-// x W^T + (g - 1) o (drop(x) W^T).
+// out = what the base weight gives, and the low-rank product: x W^T, with a gain g o (x W^T), and with
+// dropout besides x W^T + (g - 1) o (drop(x) W^T).
 void base_product(const Workspace::Lease& tiles, const MatrixView& x, const LinearPart& part,
-                  const Adapter* adapter, const Tile& t) {
+                  const Adapter* adapter, const Tile& t, const LowRank& low) {
   const Operand w = weight_operand(part, true).from(0, t.begin);
   const bool has_gain = adapter != nullptr && adapter->gain != nullptr;
   Write write = Write::Overwrite;
@@ -109,9 +137,12 @@ void base_product(const Workspace::Lease& tiles, const MatrixView& x, const Line
     scale_columns(tiles->out, kTileCols, t.rows, t.n, adapter->gain + t.begin, keep, -keep);
     write = Write::Accumulate;
   }
-  multiply_tile(tiles, operand(x).from(t.row, 0), w, t.rows, t.n, x.cols, write, x.dtype);
-  if (has_gain && write == Write::Overwrite)
-    scale_columns(tiles->out, kTileCols, t.rows, t.n, adapter->gain + t.begin);
+  const bool scaled = has_gain && write == Write::Overwrite;
+  multiply_tile(tiles, operand(x).from(t.row, 0), w, t.rows, t.n, x.cols, write, x.dtype,
+                scaled ? LowRank{} : low);
+  if (!scaled) return;
+  scale_columns(tiles->out, kTileCols, t.rows, t.n, adapter->gain + t.begin);
+  if (low.R > 0) multiply_tile(tiles, low.a, low.b, t.rows, t.n, low.R, Write::Accumulate, x.dtype);
 }
 
 void forward_part(ThreadPool& pool, Workspace& workspace, const MatrixView& y, const MatrixView& x,
@@ -121,11 +152,11 @@ void forward_part(ThreadPool& pool, Workspace& workspace, const MatrixView& y, c
   run(pool, tiling.count(), [&](int64_t i) {
     const Workspace::Lease tiles(workspace);
     const Tile t = tile_at(tiling, i);
-    base_product(tiles, x, part, adapter, t);
+    LowRank low;
     if (adapter != nullptr)
-      multiply_tile(tiles, adapters.h(*adapter, t.row),
-                    operand(adapter->b, adapter->R).transposed().from(0, t.begin), t.rows, t.n,
-                    adapter->R, Write::Accumulate, x.dtype);
+      low = {adapters.h(*adapter, t.row),
+             operand(adapter->b, adapter->R).transposed().from(0, t.begin), adapter->R};
+    base_product(tiles, x, part, adapter, t, low);
     store_tile(y.row_range(t.row, t.row + t.rows).col_range(t.begin, t.begin + t.n), tiles->out,
                kTileCols, part.bias, t.begin, write);
   });
@@ -164,6 +195,10 @@ void backward_to_input(ThreadPool& pool, Workspace& workspace, const MatrixView&
   run(pool, tiling.count(), [&](int64_t i) {
     const Workspace::Lease tiles(workspace);
     const Tile t = tile_at(tiling, i);
+    LowRank low;  // of the last part's product
+    if (const Stack* stack = adapters.only_plain_stack())
+      low = {operand(stack->u + t.row * stack->stride, stack->stride),
+             operand(stack->rows, dx.cols).from(0, t.begin), stack->R};
     int64_t column = 0;
     for (size_t p = 0; p < parts.size(); ++p) {
       const int64_t O = parts[p].out();
@@ -175,11 +210,11 @@ void backward_to_input(ThreadPool& pool, Workspace& workspace, const MatrixView&
                       t.rows, t.n, O, part_write, dy.dtype);
       else
         multiply_tile(tiles, operand(dy).from(t.row, column), w, t.rows, t.n, O, part_write,
-                      dy.dtype);
+                      dy.dtype, p + 1 == parts.size() ? low : LowRank{});
       column += O;
     }
     for (const Stack& stack : adapters.stacks())
-      add_stack(tiles, adapters, stack, dy, parts, t, dx.cols, dy.dtype);
+      if (low.R == 0) add_stack(tiles, adapters, stack, dy, parts, t, dx.cols, dy.dtype);
     store_tile(dx.row_range(t.row, t.row + t.rows).col_range(t.begin, t.begin + t.n), tiles->out,
                kTileCols, {}, 0, write);
   });

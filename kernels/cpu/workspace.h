@@ -17,6 +17,8 @@ namespace lema::cpu {
 // splitting it, the rows for packing.
 inline constexpr int64_t kBlockRows = 2 * kTileRows, kTileCols = 8 * kSliver,
                          kPanelRows = 6 * kInnerBlock;
+// Largest inner size of a low-rank product that a tile adds to another in registers.
+inline constexpr int64_t kMaxAddend = kTileRows;
 // Columns of x that a thread masks for dropout at a time.
 inline constexpr int64_t kMaskCols = 768;
 // Parts of one linear with an adapter each: q, k, v at most.
