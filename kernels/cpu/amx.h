@@ -15,9 +15,9 @@ inline constexpr int64_t kAmxRows = 16;  // of a tile, and its 32-bit columns
 // Whether CPU and operating system grant it; asking makes Linux grant it to this process.
 bool amx_granted();
 
-// c (m, 16 lanes) (=|+=) A (m, K) times a sliver of a panel of pairs (gemm_bf16.h), then the same of
-// A2 (m, K2) and another panel's, both of one part; K and K2 are multiples of 32. Rows of A are lda
-// apart and readable up to the next multiple of 16.
+// c (m, 16 lanes) (=|+=) A (m, K) times a sliver of a panel of pairs (gemm_bf16.h), then += A2
+// (m, K2) times a sliver of another. K and K2 are multiples of 32; rows of A are lda apart and
+// readable up to the next multiple of 16, as those of A2.
 struct PairBlock {
   float* c;
   int64_t ldc;
@@ -27,6 +27,7 @@ struct PairBlock {
   const bf16* b;
   int64_t K, m;
   bool accumulate;
+  // The second product, where K2 is not 0.
   const bf16* a2 = nullptr;
   int64_t lda2 = 0;
   const bf16* b2 = nullptr;

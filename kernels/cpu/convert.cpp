@@ -1,6 +1,8 @@
 // Conversions through the vector loads and stores of simd.h. Called by gemm, linear, head and fill.
 #include "cpu/convert.h"
 
+#include <immintrin.h>
+
 #include <cstring>
 
 #include "core/error.h"
@@ -16,6 +18,33 @@ void convert(Out* out, const In* in, int64_t n) {
     for_columns<W>(
         n, [&](int64_t i, auto count) { store<W>(out + i, load<W>(in + i, count), count); });
   });
+}
+
+constexpr int64_t kLine = 64;  // bytes that are written at once
+
+[[gnu::target("avx512f")]] void stream(float* out, const float* in, int64_t n) {
+  for (int64_t i = 0; i < n; i += 16) _mm512_stream_ps(out + i, _mm512_loadu_ps(in + i));
+}
+
+// Rounded as store() of simd.h does, two vectors to a line.
+[[gnu::target("avx512f,avx512bw")]] void stream(bf16* out, const float* in, int64_t n) {
+  using U = Lanes<16>::U;
+  alignas(64) static constexpr uint16_t kUpper[32] = {
+      1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
+      33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
+  const __m512i upper = _mm512_load_si512(kUpper);
+  for (int64_t i = 0; i < n; i += 32) {
+    __m512i rounded[2];
+#pragma GCC unroll 2
+    for (int v = 0; v < 2; ++v) {
+      const Floats<16> x = _mm512_loadu_ps(in + i + 16 * v);
+      const U bits = reinterpret_cast<U>(x);
+      rounded[v] = reinterpret_cast<__m512i>(
+          x != x ? bits | 0x400000u : bits + 0x7fffu + ((bits >> 16) & 1u));
+    }
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(out + i),
+                        _mm512_permutex2var_epi16(rounded[0], upper, rounded[1]));
+  }
 }
 
 }  // namespace
@@ -51,6 +80,16 @@ void narrow(void* out, DType dtype, const float* in, int64_t n) {
       fail(ErrorCode::Internal, "cannot store {}", name(dtype));
   }
 }
+
+void narrow_past_caches(void* out, DType dtype, const float* in, int64_t n) {
+  const bool lines = reinterpret_cast<uintptr_t>(out) % kLine == 0 &&
+                     n * element_bytes(dtype) % kLine == 0 && isa() == Isa::Avx512;
+  if (lines && dtype == DType::BF16) return stream(static_cast<bf16*>(out), in, n);
+  if (lines && dtype == DType::F32) return stream(static_cast<float*>(out), in, n);
+  narrow(out, dtype, in, n);
+}
+
+void publish_past_caches() { _mm_sfence(); }
 
 void round_in_place(float* x, DType dtype, int64_t n) {
   if (dtype != DType::BF16) return;

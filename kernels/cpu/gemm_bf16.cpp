@@ -120,7 +120,8 @@ void pack_columns(bf16* sliver, int64_t width, const Operand& b, int64_t K, int6
   for (int64_t j0 = 0; j0 < width; j0 += 16)
     for (int64_t k0 = 0; k0 < K; k0 += kStep) {
       const int64_t kn = std::min(kStep, K - k0);
-      if (b.dtype == DType::BF16 && b.col_stride % 2 == 0 && j0 + 16 <= n && kn % kInnerStep == 0) {
+      if (b.dtype == DType::BF16 && b.col_stride % 2 == 0 && j0 + 16 <= n &&
+          kn % kInnerStep == 0) {  // from where it lies
         if (j0 + 32 <= n)
           for (int64_t j = 16; j < 32; ++j) prefetch(b.from(k0, j0 + j).data, 2 * kn);
         transpose_lane(reinterpret_cast<float*>(sliver) + k0 / 2 * width + j0, width,
@@ -357,7 +358,8 @@ void multiply_whole(const Product& p, const Operand& a, int64_t M, int64_t K, bf
 }  // namespace
 
 void multiply_pairs(float* c, int64_t ldc, const Operand& a, const Panel& panel, int64_t M,
-                    int64_t N, int64_t K, Write write, DType X, float* scratch, const Addend* plus) {
+                    int64_t N, int64_t K, Write write, DType X, float* scratch,
+                    const Addend* plus) {
   check(panel.first % kInnerStep == 0, "a panel of pairs used from row {}", panel.first);
   const Product product = {c, ldc, panel, N, K, write == Write::Accumulate, plus};
   const TileRegisters registers(bf16_products() == Bf16Products::Amx);

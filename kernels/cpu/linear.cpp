@@ -76,12 +76,12 @@ void multiply_tile(const Workspace::Lease& tiles, const Operand& a, const Operan
     plus.panel = panel_for(tiles->second, low.R, DType::F32, X);
     pack_panel(plus.panel, low.b, n, X);
     plus.stride = round_up(low.R, kInnerStep);
-    auto* copy = reinterpret_cast<bf16*>(tiles->masked);
-    for (int64_t row = 0; row < rows; ++row) {
-      narrow(copy + row * plus.stride, X, static_cast<const float*>(low.a.from(row, 0).data), low.R);
-      std::fill_n(copy + row * plus.stride + low.R, plus.stride - low.R, bf16{0});
+    auto* to = reinterpret_cast<bf16*>(tiles->masked);
+    plus.a = to;
+    for (int64_t row = 0; row < rows; ++row, to += plus.stride) {
+      narrow(to, X, static_cast<const float*>(low.a.from(row, 0).data), low.R);
+      std::fill_n(to + low.R, plus.stride - low.R, bf16{0});
     }
-    plus.a = copy;
   }
   multiply_tile(tiles->out, tiles, left, kPanelRows, b, rows, n, K, write, X, plus);
   if (low.R > 0 && !adds)
@@ -123,8 +123,8 @@ bool has_dropout(std::span<const LinearPart> parts) {
   return false;
 }
 
-// out = what the base weight gives, and the low-rank product: x W^T, with a gain g o (x W^T), and with
-// dropout besides x W^T + (g - 1) o (drop(x) W^T).
+// out = what the base weight gives (x W^T, with a gain g o (x W^T), and with dropout besides
+// x W^T + (g - 1) o (drop(x) W^T)) + the low-rank product.
 void base_product(const Workspace::Lease& tiles, const MatrixView& x, const LinearPart& part,
                   const Adapter* adapter, const Tile& t, const LowRank& low) {
   const Operand w = weight_operand(part, true).from(0, t.begin);

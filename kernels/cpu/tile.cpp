@@ -62,9 +62,10 @@ void store_tile(const MatrixView& y, float* tile, int64_t stride, const TensorVi
         widen(before, out, y.dtype, n);
         add_row(part, before, n);
       }
-      narrow(out, y.dtype, part, n);
+      narrow_past_caches(out, y.dtype, part, n);
     }
   }
+  publish_past_caches();
 }
 
 }  // namespace lema::cpu

@@ -2,7 +2,9 @@
 // instruction set; the storage conversions bit for bit; the dropout words against core/rng.h.
 #include "cpu/gemm.h"
 
+#include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "core/rng.h"
 #include "cpu/convert.h"
@@ -197,6 +199,20 @@ TEST_CASE("conversions: every 16-bit pattern, and roundings, bit for bit") {
       }
       CHECK(wrong == 0);
     }
+    // Past the caches: the same bits, at any place, whole lines or not.
+    alignas(64) uint8_t streamed[4 * 70000 + 64];
+    std::vector<uint8_t> stored(4 * values.size());
+    for (DType dtype : {DType::F32, DType::BF16, DType::F16})
+      for (const int64_t n : {int64_t{1}, int64_t{31}, int64_t{32}, int64_t{480}, int64_t{69984}})
+        for (const int64_t offset : {int64_t{0}, int64_t{4}, int64_t{32}}) {
+          const auto bytes = static_cast<size_t>(n * element_bytes(dtype));
+          cpu::narrow(stored.data(), dtype, values.data(), n);
+          std::fill(std::begin(streamed), std::end(streamed), uint8_t{0xa5});
+          cpu::narrow_past_caches(streamed + offset, dtype, values.data(), n);
+          cpu::publish_past_caches();
+          CHECK(std::memcmp(streamed + offset, stored.data(), bytes) == 0);
+          CHECK(streamed[static_cast<size_t>(offset) + bytes] == 0xa5);
+        }
   }
 }
 
