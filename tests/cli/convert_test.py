@@ -14,6 +14,7 @@ import time
 import unittest
 
 import tiny_folder
+from process_memory import BOUNDED
 
 LEMA = os.environ["LEMA"]
 BLOCKS = int(os.environ.get("LEMA_CONVERT_BLOCKS", "1"))
@@ -131,15 +132,17 @@ class Large(Case):
         self.check_size()
         print(f"{BLOCKS} blocks, {self.total / 1e9:.1f} GB converted in {time.monotonic() - start:.1f} s: "
               f"peak RSS {peak / MIB:.1f} MiB, bar {bar / MIB:.0f} MiB")
-        self.assertLessEqual(peak, bar)
-        self.assertLessEqual(peak, 96 * MIB)
+        if BOUNDED:
+            self.assertLessEqual(peak, bar)
+            self.assertLessEqual(peak, 96 * MIB)
 
     def test_memory_of_rounding_and_merging(self):
         peak = self.peak_rss("merge", "--model", self.model, "--adapter", self.folder / "adapter", "--output", self.out,
                              "--dtype", "f16", "--shard-size", "500MB")
         self.check_size()
         print(f"merged to f16: peak RSS {peak / MIB:.1f} MiB")
-        self.assertLessEqual(peak, 160 * MIB)
+        if BOUNDED:
+            self.assertLessEqual(peak, 160 * MIB)
 
     def stop_when_writing(self, send):
         """Starts a conversion and sends the signal once a part of the weights is written."""

@@ -11,6 +11,7 @@ import tempfile
 import unittest
 
 import tiny_folder
+from process_memory import BOUNDED
 
 LEMA = os.environ["LEMA"]
 CHATML = ("{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + (m.content or '') }}"
@@ -411,8 +412,9 @@ class Data(unittest.TestCase):
                 self.assertIn(str(path), error)
                 self.assertLess(len(error), 20000)
                 record = 64 * MiB if name.endswith(".gz") else 0  # a packed file may hold the longest record
-                self.assertLess(usage.ru_maxrss * 1024, 16 * path.stat().st_size + 64 * MiB + record)
-                self.assertLess(usage.ru_utime + usage.ru_stime, 4)
+                if BOUNDED:
+                    self.assertLess(usage.ru_maxrss * 1024, 16 * path.stat().st_size + 64 * MiB + record)
+                    self.assertLess(usage.ru_utime + usage.ru_stime, 4)
                 path.unlink()
 
     def test_rows_are_written_with_ids_and_mask(self):

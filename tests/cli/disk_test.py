@@ -9,6 +9,7 @@ import subprocess
 import unittest
 
 import tiny_folder
+from process_memory import BOUNDED
 from tiny_run import LEMA, RunCase
 
 # Under memory.ram, residency `stream` holds nothing: every block comes from disk again and again.
@@ -83,7 +84,8 @@ class DiskModes(RunCase):
         planned = plan["process_bytes"] + plan["mapped_bytes"]
         self.assertGreater(offset, 200e6)
         self.assertLessEqual(planned, 120 << 20)
-        self.assertLessEqual(usage.ru_maxrss * 1024, planned)
+        if BOUNDED:
+            self.assertLessEqual(usage.ru_maxrss * 1024, planned)
 
 
 class ChangedFiles(RunCase):

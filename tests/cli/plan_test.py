@@ -13,7 +13,7 @@ import unittest
 import unittest.mock
 
 import tiny_folder
-from process_memory import run_and_watch
+from process_memory import BOUNDED, run_and_watch
 
 LEMA = os.environ["LEMA"]
 WIDTH, HIDDEN, BLOCKS, HEADS, HEAD = 192, 512, 4, 3, 64
@@ -112,6 +112,7 @@ class Peak(Plan):
         "embedding": ['lora.modules_to_save=["embed_tokens"]', "memory.activations=recompute"],
     }
 
+    @unittest.skipUnless(BOUNDED, "a build with sanitizers")
     def test_predicted_and_counted_peaks_agree(self):
         for name, settings in self.SETTINGS.items():
             with self.subTest(name):

@@ -13,6 +13,7 @@ import unittest
 
 from crc32c import crc32c
 from faulty_run import STEPS, FaultCase
+from process_memory import BOUNDED
 from tiny_run import LEMA
 
 
@@ -51,7 +52,8 @@ class Locks(FaultCase):
         try:
             for more in ([], ["--resume"], ["--resume", self.whole / "checkpoint-000002"]):
                 took = self.refused(more=more, saying=f"in use by process {first.pid} on {socket.gethostname()}")
-                self.assertLess(took, 1)
+                if BOUNDED:
+                    self.assertLess(took, 1)
         finally:
             first.kill()
             first.communicate()

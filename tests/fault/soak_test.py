@@ -10,6 +10,7 @@ import time
 import unittest
 
 from faulty_run import FaultCase
+from process_memory import BOUNDED
 from tiny_run import LEMA
 
 LIVES = int(os.environ.get("LEMA_SOAK", 20))
@@ -58,7 +59,8 @@ class Soak(FaultCase):
             self.assertEqual([json.loads(line)["step"] for line in log], list(range(1, STEPS + 1)))
         peaks, descriptors = zip(*measured)
         early = measured[:max(3, LIVES // 5)]
-        self.assertLessEqual(max(peaks), 1.05 * max(p for p, _ in early), peaks)
+        if BOUNDED:
+            self.assertLessEqual(max(peaks), 1.05 * max(p for p, _ in early), peaks)
         self.assertLessEqual(max(descriptors), max(d for _, d in early) + 2, descriptors)
         print(f"{lives} kills; peak {min(peaks)} to {max(peaks)} KiB, {min(descriptors)} to {max(descriptors)} descriptors")
 

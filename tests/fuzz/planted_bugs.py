@@ -104,7 +104,7 @@ class Copy:
         shutil.copytree(ROOT, self.source, ignore=shutil.ignore_patterns(".git", "build*", ".venv*"),
                         copy_function=shutil.copy)  # younger than what an interrupted call compiled
         self.run("cmake", "-S", self.source, "-B", self.build, "-G", "Ninja", "-DLEMA_CUDA=OFF", "-DLEMA_FUZZ=ON",
-                 "-DCMAKE_C_COMPILER=clang-16",
+                 "-DCMAKE_UNITY_BUILD=OFF", "-DCMAKE_C_COMPILER=clang-16",
                  "-DCMAKE_CXX_COMPILER=clang++-16", "-DLEMA_SANITIZE=address,undefined,float-cast-overflow",
                  *(["-DCMAKE_CXX_COMPILER_LAUNCHER=ccache"] if shutil.which("ccache") else []))
 

@@ -1,8 +1,12 @@
 """What a running process holds in memory, as the kernel counts it. Standard library only."""
+import os
 import pathlib
 import re
 import subprocess
 import time
+
+# Whether bounds of memory and time hold: those of a build with sanitizers are not lema's own.
+BOUNDED = "LEMA_SANITIZED" not in os.environ
 
 
 def run_and_watch(command, every=0.004):

@@ -301,5 +301,10 @@ TEST_CASE("generator: memory is flat over 1000 tokens") {
                           .at(0);
   CHECK(reply.ids.size() == 1001);
   CHECK(inference.model().device().allocation_count() == allocations);
-  CHECK(resident_memory().total - before <= int64_t{1} << 20);
+#ifdef LEMA_SANITIZED
+  constexpr int64_t kMost = int64_t{16} << 20;  // its allocator keeps freed blocks
+#else
+  constexpr int64_t kMost = int64_t{1} << 20;
+#endif
+  CHECK(resident_memory().total - before <= kMost);
 }
