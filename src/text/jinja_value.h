@@ -27,7 +27,7 @@ inline constexpr int kMaxDataDepth = 200;        // nested lists and dicts when 
 inline constexpr int64_t kMaxSteps = 5'000'000;  // node evaluations and element visits
 inline constexpr int64_t kMaxRange = 100'000;  // elements of range(), the value of jinja2's sandbox
 inline constexpr int64_t kMaxOutput = int64_t{64} << 20;  // bytes of output, and of any one string
-inline constexpr int64_t kMaxHeap = int64_t{512} << 20;  // bytes of all values made while rendering
+inline constexpr int64_t kMaxHeap = int64_t{256} << 20;  // bytes of all values made while rendering
 inline constexpr std::chrono::seconds kMaxTime{5};
 
 enum class Type : uint8_t {

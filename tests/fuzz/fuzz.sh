@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # fuzz.sh TARGET NAME SECONDS [options of libFuzzer]: replays tests/fuzz/corpus/NAME with the fuzz target, then fuzzes for
-# SECONDS from those seeds; ctest runs it (label fuzz). An input may take 512 MiB, and 1 s: 20 s with sanitizers on a busy
-# machine. What a run finds stays in the folder that it names when it fails; the seeds are not written to.
+# SECONDS from those seeds; ctest (label fuzz) and fuzz_all.py run it. An input may take 512 MiB, and 1 s: 20 s with
+# sanitizers on a busy machine. What a run finds stays in the folder that it names when it fails; the seeds are not
+# written to.
 set -euo pipefail
 target=$1 name=$2 seconds=$3
 shift 3

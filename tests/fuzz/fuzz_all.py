@@ -1,9 +1,9 @@
 """fuzz_all.py FAST ASAN OUT SECONDS [CORES]: fuzzes all targets on all cores until 1e8 executions and 1e6 of each, or the
 time is over; by hand. FAST and ASAN are folders of fuzz targets. ASAN's have both sanitizers (as scripts/test.sh builds
-them) and a quarter of the cores in turn. FAST's are for the bulk: CMAKE_CXX_FLAGS "-O2 -D_GLIBCXX_ASSERTIONS
--fsanitize=undefined,float-cast-overflow -fno-sanitize=vptr,function -fsanitize-trap=all -fno-sanitize-coverage=trace-cmp"
-and no LEMA_SANITIZE; each target is taken to its least first, then the one with the least time among those fast enough
-for the goal. All runs of a target share a corpus. OUT gets the inputs that crashed and what the runs printed. Exit 1 where a target
+them) and an eighth of the cores in turn. FAST's are for the bulk: CMAKE_BUILD_TYPE None, CMAKE_CXX_FLAGS "-O2
+-D_GLIBCXX_ASSERTIONS -fsanitize=undefined,float-cast-overflow -fno-sanitize=vptr,function -fsanitize-trap=all
+-fno-sanitize-coverage=trace-cmp" and no LEMA_SANITIZE. Each process is fuzz.sh's, which has the limits, for some seconds;
+those of a target share a corpus. OUT gets the inputs that crashed and what their processes printed. Exit 1 where a target
 crashed or did not run."""
 import os
 import re
@@ -13,131 +13,134 @@ import sys
 import tempfile
 import threading
 import time
-from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-BUILDS = {"fast": Path(sys.argv[1]), "asan": Path(sys.argv[2])}
-OUT, LIMIT = Path(sys.argv[3]), float(sys.argv[4])
-CORES = int(sys.argv[5]) if len(sys.argv) > 5 else os.cpu_count()
-ASAN = max(1, CORES // 4)
-GOAL, FLOOR, SLOT = 1e8, 1e6, 20
 TARGETS = sorted(p.name for p in (HERE / "corpus").iterdir())
-for binary in [build / f"fuzz_{target}" for build in BUILDS.values() for target in TARGETS]:
-    if not binary.exists():
-        sys.exit(f"{binary} is missing")
-LONG = {"gguf", "tokenizer_json", "tokenizer_model"}
-ENV = dict(os.environ, ASAN_OPTIONS="quarantine_size_mb=16:malloc_context_size=4:detect_leaks=1",
-           UBSAN_OPTIONS="print_stacktrace=1", LC_ALL="C")
-began = time.time()
-lock = threading.Lock()
-slots = 0
-runs, spent, crashes, peak = (defaultdict(float) for _ in range(4))  # by (build, target)
-pending = defaultdict(int)
+GOAL, FLOOR = 1e8, 1e6  # executions: of all targets, of each
+SLOT = 30  # seconds of one process
+SHORT = ["-max_len=512"]  # three in four processes of the bulk: many short inputs
 
 
-def left():
-    return began + LIMIT - time.time()
+@dataclass
+class Tally:
+    """What the processes of one build of one target did; `pending` are at work."""
+    runs: float = 0
+    seconds: float = 0
+    crashes: int = 0
+    peak_mb: float = 0
+    pending: int = 0
+
+    def rate(self):
+        return self.runs / self.seconds if self.seconds > 1 else 10_000.0
 
 
-def fuzz(build, target, seconds):
-    global slots
-    with lock:
-        slots += 1
-        slot = slots
-    scratch = memory / f"scratch{slot}"
-    scratch.mkdir()
-    corpus = memory / "corpus" / target
-    corpus.mkdir(parents=True, exist_ok=True)
-    command = [BUILDS[build] / f"fuzz_{target}", f"-seed={slot}", f"-max_total_time={max(1, int(seconds))}", "-timeout=20",
-               "-rss_limit_mb=512", "-malloc_limit_mb=256", f"-max_len={8192 if target in LONG else 2048}",
-               f"-artifact_prefix={OUT}/{target}-{build}-", f"-dict={HERE}/dictionaries/{target}.dict",
-               "-print_final_stats=1", *(["-entropic=0"] if build == "fast" else []), corpus, HERE / "corpus" / target]
-    start = time.time()
+class Campaign:
+    def __init__(self, builds, out, seconds, memory):
+        self.builds, self.out, self.memory = builds, out, memory
+        self.end = time.time() + seconds
+        self.lock = threading.Lock()
+        self.slots = 0
+        self.tallies = {(build, target): Tally() for build in builds for target in TARGETS}
+
+    def left(self):
+        return self.end - time.time()
+
+    def total(self, target):
+        return sum(self.tallies[build, target].runs for build in self.builds)
+
+    def is_over(self):
+        totals = [self.total(target) for target in TARGETS]
+        return self.left() <= 3 or (sum(totals) >= GOAL and min(totals) >= FLOOR)
+
+    def next_of_bulk(self, cores):
+        """Every target to its least first, then of those that are quick enough for the goal the one with the least time."""
+        fast = {target: self.tallies["fast", target] for target in TARGETS}
+        expected = {t: self.total(t) + tally.pending * tally.rate() * SLOT for t, tally in fast.items()}
+        least = min(TARGETS, key=expected.get)
+        if expected[least] < FLOOR:
+            return least
+        need = (GOAL - sum(expected.values())) / (max(1.0, self.left()) * cores)
+        quick = [t for t in TARGETS if fast[t].rate() >= need] or [max(TARGETS, key=lambda t: fast[t].rate())]
+        return min(quick, key=lambda t: fast[t].seconds + fast[t].pending * SLOT)
+
+    def fuzz(self, build, target, slot, options):
+        """One process of fuzz.sh, counted."""
+        corpus = self.memory / target
+        corpus.mkdir(exist_ok=True)
+        command = [HERE / "fuzz.sh", self.builds[build] / f"fuzz_{target}", target, int(max(1, min(SLOT, self.left() - 1))),
+                   f"-seed={slot}", "-reload=0", f"-artifact_prefix={self.out}/{target}-{build}-", *options, corpus]
+        began = time.time()
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, errors="replace")
+        found = {name: float(value) for name, value in re.findall(r"stat::(\w+):\s+(\d+)", done.stdout)}
+        with self.lock:
+            tally = self.tallies[build, target]
+            tally.runs += found.get("number_of_executed_units", 0)
+            tally.seconds += time.time() - began
+            tally.peak_mb = max(tally.peak_mb, found.get("peak_rss_mb", 0))
+            tally.pending -= 1
+            if done.returncode:
+                tally.crashes += 1
+                with open(self.out / "log", "a") as log:
+                    log.write(f"==== {build} {target} slot {slot} exit {done.returncode}\n{done.stdout}{done.stderr}\n")
+
+    def work(self, build, first, workers):
+        """What one core does: ASan's take the targets in turn."""
+        turn = first
+        while True:
+            with self.lock:
+                if self.is_over():
+                    return
+                target = TARGETS[turn % len(TARGETS)] if build == "asan" else self.next_of_bulk(workers)
+                self.tallies[build, target].pending += 1
+                self.slots += 1
+                slot = self.slots
+            options = ["-entropic=0", *(SHORT if slot % 4 else [])] if build == "fast" else []
+            self.fuzz(build, target, slot, options)
+            turn += workers
+
+    def run(self, cores):
+        asan = max(1, cores // 8)
+        share = {"asan": asan, "fast": max(1, cores - asan)}
+        threads = [threading.Thread(target=self.work, args=(build, i, n)) for build, n in share.items() for i in range(n)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def print_table(self):
+        print(f"{'target':<18}{'executions':>12}{'of them ASan':>14}{'exec/s':>9}{'ASan/s':>8}{'crashes':>9}{'peak MB':>9}")
+        for target in TARGETS:
+            fast, asan = self.tallies["fast", target], self.tallies["asan", target]
+            print(f"{target:<18}{self.total(target):>12.0f}{asan.runs:>14.0f}{fast.rate():>9.0f}{asan.rate():>8.0f}"
+                  f"{fast.crashes + asan.crashes:>9}{max(fast.peak_mb, asan.peak_mb):>9.0f}")
+        everything = self.tallies.values()
+        print(f"{'all':<18}{sum(map(self.total, TARGETS)):>12.0f}"
+              f"{sum(self.tallies['asan', t].runs for t in TARGETS):>14.0f}{'':>17}"
+              f"{sum(t.crashes for t in everything):>9}{max(t.peak_mb for t in everything):>9.0f}")
+
+
+def main():
+    builds = {"fast": Path(sys.argv[1]).resolve(), "asan": Path(sys.argv[2]).resolve()}
+    out, seconds = Path(sys.argv[3]).resolve(), float(sys.argv[4])
+    cores = int(sys.argv[5]) if len(sys.argv) > 5 else os.cpu_count()
+    for binary in [build / f"fuzz_{target}" for build in builds.values() for target in TARGETS]:
+        if not binary.exists():
+            sys.exit(f"{binary} is missing")
+    out.mkdir(parents=True, exist_ok=True)
+    memory = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+    began = time.time()
+    campaign = Campaign(builds, out, seconds, memory)
     try:
-        done = subprocess.run(list(map(str, command)), env=dict(ENV, TMPDIR=str(scratch)), stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, timeout=max(5, min(seconds + 60, left() + 15)))
-        text, code = done.stdout.decode("utf-8", "replace"), done.returncode
-    except subprocess.TimeoutExpired as late:
-        text, code = (late.stdout or b"").decode("utf-8", "replace"), 0  # the time is over
-    shutil.rmtree(scratch, ignore_errors=True)
-    found = {k: float(v) for k, v in re.findall(r"stat::(\w+):\s+(\d+)", text)}
-    units = found.get("number_of_executed_units")
-    if units is None:  # killed: the last count it printed
-        counts = re.findall(r"^#(\d+)\s", text, re.M)
-        units = float(counts[-1]) if counts else 0
-    key = build, target
-    with lock:
-        runs[key] += units
-        spent[key] += time.time() - start
-        peak[key] = max(peak[key], found.get("peak_rss_mb", 0))
-        if code:
-            crashes[key] += 1
-            log.write(f"==== {build} {target} slot {slot} exit {code}\n" + "\n".join(text.splitlines()[-80:]) + "\n")
-            log.flush()
+        campaign.run(cores)
+    finally:
+        shutil.rmtree(memory)
+    model = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())
+    print(f"{cores} cores, {model[1] if model else '?'}; {time.time() - began:.0f} s; {campaign.slots} processes")
+    campaign.print_table()
+    sys.exit(any(t.crashes for t in campaign.tallies.values()) or min(map(campaign.total, TARGETS)) == 0)
 
 
-def finished():
-    with lock:
-        totals = [total(t) for t in TARGETS]
-    return sum(totals) >= GOAL * 1.02 and min(totals) >= FLOOR
-
-
-def asan_worker(first):
-    turn = first
-    while left() > 3 and not finished():
-        fuzz("asan", TARGETS[turn % len(TARGETS)], min(SLOT, left() - 1))
-        turn += ASAN
-
-
-def rate(target):
-    key = "fast", target
-    return runs[key] / spent[key] if spent[key] > 1 else 10_000.0
-
-
-def total(target):
-    return runs["fast", target] + runs["asan", target]
-
-
-def pick():
-    with lock:
-        expected = {t: total(t) + pending[t] * rate(t) * SLOT for t in TARGETS}
-        alive = [t for t in TARGETS if crashes["fast", t] < 40] or TARGETS
-        least = min(alive, key=lambda t: expected[t])
-        if expected[least] >= FLOOR:
-            need = (GOAL * 1.03 - sum(expected.values())) / max(1.0, left() * (CORES - ASAN))
-            quick = [t for t in alive if rate(t) >= need]
-            least = min(quick, key=lambda t: spent["fast", t] + pending[t] * SLOT) if quick else max(alive, key=rate)
-        pending[least] += 1
-        return least
-
-
-def bulk_worker():
-    while left() > 3 and not finished():
-        target = pick()
-        fuzz("fast", target, min(SLOT, left() - 1))
-        with lock:
-            pending[target] -= 1
-
-
-OUT.mkdir(parents=True, exist_ok=True)
-log = open(OUT / "log", "w")
-memory = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
-workers = [threading.Thread(target=asan_worker, args=(i,)) for i in range(ASAN)]
-workers += [threading.Thread(target=bulk_worker) for _ in range(max(1, CORES - ASAN))]
-for w in workers:
-    w.start()
-for w in workers:
-    w.join()
-shutil.rmtree(memory)
-
-model = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())
-print(f"{CORES} cores, {model[1] if model else '?'}; {time.time() - began:.0f} s; {slots} slots")
-print(f"{'target':<18}{'executions':>12}{'of them ASan':>14}{'exec/s':>9}{'ASan/s':>8}{'crashes':>9}{'peak MB':>9}")
-for t in TARGETS:
-    f, a = ("fast", t), ("asan", t)
-    print(f"{t:<18}{total(t):>12.0f}{runs[a]:>14.0f}{rate(t):>9.0f}{runs[a] / max(1, spent[a]):>8.0f}"
-          f"{crashes[f] + crashes[a]:>9.0f}{max(peak[f], peak[a]):>9.0f}")
-print(f"{'all':<18}{sum(map(total, TARGETS)):>12.0f}{sum(runs['asan', t] for t in TARGETS):>14.0f}"
-      f"{sum(map(total, TARGETS)) / (time.time() - began):>9.0f}{'':>8}{sum(crashes.values()):>9.0f}{max(peak.values()):>9.0f}")
-sys.exit(any(crashes.values()) or min(map(total, TARGETS)) == 0)
+if __name__ == "__main__":
+    main()

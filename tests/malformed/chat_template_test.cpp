@@ -237,5 +237,5 @@ TEST_CASE("templates that are made to cost", "[clock]") {
       {"a name of terminal escapes", "{{ messages['\x1b[2J'].x.y }}", ""},
   };
   // A template may fill its own heap (text/jinja_value.h), whatever its size.
-  expect_refused(cases, kPlace, render, int64_t{1} << 30);
+  expect_refused(cases, kPlace, render, int64_t{512} << 20);
 }
