@@ -26,7 +26,9 @@ run_case() {  # tool, products (cublaslt or plain), executable, filter
   log=$logs/$1.$2.$(md5sum <<<"$3 $4" | cut -c1-10).log
   [ "$2" = cublaslt ] || export LD_LIBRARY_PATH=$build/tests/no_products${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
   [ "$1" != racecheck ] || [[ $4 =~ $with_product ]] || flags+=(--kernel-name-exclude kns=7product)  # of mangled names
-  timeout "${LIMIT:-900}" compute-sanitizer "${flags[@]}" "$build/tests/$3" "$4" >"$log" 2>&1 || status=$?
+  timeout "${LIMIT:-900}" compute-sanitizer "${flags[@]}" "$build/tests/$3" "$4" >"$log" 2>&1 &
+  trap "kill $!" TERM  # a script that is ended leaves no tool on the GPU
+  wait $! || status=$?
   # A filter that matches no case ends with 0 too.
   [ $status != 0 ] || grep -qE 'All tests passed|passed' "$log" || status="no case"
   case $status in 0) status=clean ;; 124) status=unfinished ;; *) status="FAILED ($status)" ;; esac
