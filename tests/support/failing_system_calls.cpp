@@ -70,11 +70,8 @@ struct Settings {
   bool sticky = fault.ends_with(",sticky");
 };
 
-const Settings& settings() {
-  static const Settings once;
-  return once;
-}
-
+// Made before main, so that it outlives the log, which closes its file when lema exits.
+const Settings g_settings;
 std::mutex g_mutex;
 std::array<std::string, 4096> g_paths;  // by descriptor
 long g_calls = 0;
@@ -83,7 +80,7 @@ std::string g_sticky;  // the function that fails from here on
 enum class Fault { None, Error, Short };
 
 void commit_journal() {
-  const int fd = ::open((settings().mount + "/early").c_str(), O_CREAT | O_WRONLY, 0666);
+  const int fd = ::open((g_settings.mount + "/early").c_str(), O_CREAT | O_WRONLY, 0666);
   static_cast<void>(!::write(fd, "x", 1));
   ::fsync(fd);
   ::close(fd);
@@ -91,24 +88,24 @@ void commit_journal() {
 
 void write_back() {
   for (size_t fd = 0; fd < g_paths.size(); ++fd)
-    if (g_paths[fd].starts_with(settings().mount))
+    if (g_paths[fd].starts_with(g_settings.mount))
       ::sync_file_range(static_cast<int>(fd), 0, 0,
                         SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER);
 }
 
 [[noreturn]] void cut_power() {
   constexpr unsigned long kShutdown = 0x8004587D;
-  unsigned int flags = settings().what == "cut" ? 2 : 1;  // no flush; of the journal
-  const int fd = ::open(settings().mount.c_str(), O_RDONLY);
+  unsigned int flags = g_settings.what == "cut" ? 2 : 1;  // no flush; of the journal
+  const int fd = ::open(g_settings.mount.c_str(), O_RDONLY);
   ::_exit(fd >= 0 && ::ioctl(fd, kShutdown, &flags) == 0 ? 99 : 98);
 }
 
 void fill_disk() {
-  const int fd = ::open((settings().mount + "/filler").c_str(), O_CREAT | O_WRONLY, 0666);
+  const int fd = ::open((g_settings.mount + "/filler").c_str(), O_CREAT | O_WRONLY, 0666);
   const std::array<char, 4096> block{};
   for (size_t bytes = block.size(); bytes > 0;)
     if (::write(fd, block.data(), bytes) <= 0) bytes /= 2;
-  const long leave = std::atol(part(settings().fault, "leave").c_str());
+  const long leave = std::atol(part(g_settings.fault, "leave").c_str());
   static_cast<void>(!::ftruncate(fd, std::max(0L, ::lseek(fd, 0, SEEK_CUR) - leave)));
   ::close(fd);
 }
@@ -116,7 +113,7 @@ void fill_disk() {
 // Counts the call; carries out what is to happen before it, or says how it ends.
 Fault enter(const char* function, const std::string& path) {
   const std::lock_guard lock(g_mutex);
-  const Settings& s = settings();
+  const Settings& s = g_settings;
   if (!path.starts_with(s.under) || (!s.of.empty() && s.of != function)) return Fault::None;
   ++g_calls;
   if (!s.log.empty()) {
@@ -154,7 +151,7 @@ int opened(int fd, const std::string& path) {
 // For the writer without rename: a staged checkpoint's path is its final one.
 std::string place(const char* path) {
   std::string p = path;
-  if (settings().writer != "norename") return p;
+  if (g_settings.writer != "norename") return p;
   const size_t begin = p.find("/.checkpoint-"), mark = p.find(".tmp-", begin);
   if (begin == p.npos || mark == p.npos) return p;
   const size_t end = std::min(p.find('/', mark), p.size());
@@ -162,7 +159,7 @@ std::string place(const char* path) {
 }
 
 void prune_early(const fs::path& staged) {
-  if (settings().writer != "earlyprune" ||
+  if (g_settings.writer != "earlyprune" ||
       staged.filename().string().find("checkpoint-") == std::string::npos)
     return;
   for (const auto& entry : fs::directory_iterator(staged.parent_path()))
@@ -208,7 +205,7 @@ int fsync(int fd) {
   const test::Uncounted own;
   struct ::stat st {};
   ::fstat(fd, &st);
-  const std::string& writer = settings().writer;
+  const std::string& writer = g_settings.writer;
   if (enter("fsync", path_of(fd)) == Fault::Error) return -1;
   if (writer == (S_ISDIR(st.st_mode) ? "nofoldersync" : "nofilesync")) return 0;
   return ::fsync(fd);
