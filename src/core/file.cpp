@@ -74,6 +74,21 @@ File File::append(const fs::path& path) {
   return File(fd, std::move(own));
 }
 
+File File::append_own(const fs::path& path) {
+  fs::path own = path;
+  const int fd = uninterrupted([&] {
+    return sys::open(path.c_str(),
+                     O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0666);
+  });
+  const bool is_strange = fd < 0 && (errno == ELOOP || errno == ENXIO || errno == EISDIR);
+  if (fd < 0 && !is_strange) io_failure("open", path);
+  File file(fd, std::move(own));
+  struct stat st {};
+  if (fd >= 0 && sys::fstat(fd, &st) != 0) io_failure("stat", path);
+  if (!S_ISREG(st.st_mode)) fail(ErrorCode::Io, "{}: not a regular file", path.string());
+  return file;
+}
+
 File::File(File&& other) noexcept
     : fd_(std::exchange(other.fd_, -1)),
       path_(std::move(other.path_)),

@@ -28,6 +28,9 @@ class File {
   static File create(const fs::path& path);
   // Existing or new file, writes go to its end.
   static File append(const fs::path& path);
+  // As append, for what is a run's alone: Io where the path is a link, which may lead out of the
+  // run's folder, or no regular file, which may never open.
+  static File append_own(const fs::path& path);
 
   File() = default;
   File(File&& other) noexcept;

@@ -198,7 +198,7 @@ FolderLock::FolderLock(const fs::path& folder)
     : folder_(folder), path_(folder / kLockName), created_(!is_there(folder)) {
   create_folders(folder_);
   for (;;) {
-    File file = File::append(path_);
+    File file = File::append_own(path_);
     if (sys::flock(file.descriptor(), LOCK_EX | LOCK_NB) != 0) {
       if (errno == EWOULDBLOCK)
         fail(ErrorCode::Usage, "{}: in use by {}", folder_.string(), holder(path_));
@@ -206,6 +206,7 @@ FolderLock::FolderLock(const fs::path& folder)
         io_failure("lock", folder_);
       log::warn("{}: this file system has no locks; nothing keeps a second run out",
                 folder_.string());
+      if (file.size() == 0) sys::unlink(path_.c_str());  // which holds nothing
       return;
     }
     if (!names(path_, file.descriptor())) continue;
@@ -228,8 +229,7 @@ FolderLock::FolderLock(const fs::path& folder)
 }
 
 FolderLock::~FolderLock() {
-  if (file_.descriptor() < 0) return;
-  sys::unlink(path_.c_str());
+  if (file_.descriptor() >= 0) sys::unlink(path_.c_str());
   if (created_) sys::rmdir(folder_.c_str());  // fails where a run has left something
 }
 
