@@ -71,7 +71,6 @@ class ChangedFiles(FaultCase):
         log = process.communicate()[1]
         self.assertEqual(process.returncode, 0, log)
         shutil.copytree(self.whole / "checkpoint-000002", self.sources / "adapter")
-        self.codes = collections.Counter()
 
     def start_in(self, place, output, *settings, more=(), **fault):
         from_there = [f"model={place / 'model'}", f"data.train={place / 'rows.jsonl'}", f"data.eval={place / 'eval.jsonl'}"]
@@ -114,20 +113,21 @@ class ChangedFiles(FaultCase):
             for step in self.saved(output):
                 if file not in BYTES or step != 4:  # which itself was changed
                     self.assertTrue(self.is_whole(output, step), f"{what}: step {step} is torn")
-        self.codes[process.returncode] += 1
+        return process.returncode
 
     def run_case(self, case):
         name, settings, resumed, under, at, change, file, wanted = case
         process, place, output = self.held(name, *settings, resumed=resumed, under=under, at=at)
         change(self.path(file, place, output))
-        self.check_end(process, output, name, wanted, pathlib.Path(file).name)
+        code = self.check_end(process, output, name, wanted, pathlib.Path(file).name)
         shutil.rmtree(place)
         shutil.rmtree(output, ignore_errors=True)
+        return code
 
     def run_cases(self, cases, least):
         self.assertGreaterEqual(len(cases), least)
-        self.together(self.run_case, cases)
-        print(f"{len(cases)} changed files; exit codes {dict(self.codes)}")
+        codes = collections.Counter(self.together(self.run_case, cases))
+        print(f"{codes.total()} changed files; exit codes {dict(codes)}")
 
     def test_the_model_while_it_trains(self):
         """Between two steps, in the evaluation after a step and at a save."""

@@ -2,6 +2,7 @@
 documented with one clear line, what was saved is whole, and a file whose sync has failed is never synced again. Then disks that
 are really full, from each phase of a save on. LEMA_FAULT_STRIDE=k takes every k-th case only, LEMA_FREE_PAGES=n disks at
 every phase that have 0 to n - 1 blocks of 4 KiB left."""
+import collections
 import os
 import pathlib
 import re
@@ -14,8 +15,7 @@ from faulty_run import FAULTY, MUTATING, STEPS, FaultCase
 from mounted_image import mounted, require_mounts
 
 ERRORS = ("EIO", "ENOSPC", "EROFS", "EMFILE", "EINTR", "short")
-# 0: survived, or not needed; 3: nothing sound to resume from, or a file that ends too soon; 74.
-CODES = {0, 3, 74}
+CODES = {0, 74}  # survived, or not needed; an error of the file system
 
 
 class FileCalls(FaultCase):
@@ -47,7 +47,6 @@ class FileCalls(FaultCase):
                  if error != "short" or calls[n - 1][0] in ("pread", "write")]
         self.assertGreater(len(cases), 3000)
         cases = cases[::int(os.environ.get("LEMA_FAULT_STRIDE", 1))]
-        codes = dict.fromkeys(CODES, 0)
 
         def work(case):
             n, error, sticky = case
@@ -61,12 +60,13 @@ class FileCalls(FaultCase):
             if calls[n - 1][0] == "fsync":
                 made = [line.split(" ", 2)[1:] for line in log.read_text().splitlines()]
                 self.assertEqual(made[n:].count(made[n - 1]), 0, f"{what}: synced again")
-            codes[ended.code] += 1
             shutil.rmtree(output)
             log.unlink()
+            return ended.code
 
-        self.together(work, cases)
-        print(f"{len(cases)} faults at {len(calls)} calls; exit codes {codes}")
+        codes = collections.Counter(self.together(work, cases))
+        self.assertGreater(codes[74], codes.total() // 2, "most faults were not met")
+        print(f"{codes.total()} faults at {len(calls)} calls; exit codes {dict(codes)}")
 
     def test_an_older_checkpoint_that_cannot_be_read_ends_no_run(self):
         """It is read once more to know whether those before it may go: they stay then."""
@@ -102,24 +102,24 @@ class FullDisk(FaultCase):
         cases = [(n, 4096 * left) for n in mutating for left in range(pages)]
         cases = cases or [(n, 0) for n in mutating[::max(1, len(mutating) // 45)]]
         self.assertGreaterEqual(len(cases), 40)
-        codes = dict.fromkeys((0, 74), 0)
 
         def work(case):
             n, left = case
             with mounted("tmpfs", place.with_name(f"disk-{n}-{left}"), "-t", "tmpfs", "-o", "size=4m") as disk:
                 ended = self.train(disk / "run", binary=FAULTY, under=disk / "run", mount=disk,
                                    fault=f"at={n},do=fill,leave={left}")
-                self.assertIn(ended.code, codes, ended.log)
-                codes[ended.code] += 1
+                self.assertIn(ended.code, (0, 74), ended.log)
                 if ended.code:
                     self.assertTrue(ended.log.strip().splitlines()[-1].startswith("lema: error: "), ended.log)
                     self.assertRegex(ended.log, "No space left|are free")
                 (disk / "filler").unlink()
                 self.check_folder(disk / "run", ended.log, f"{left} bytes left from call {n} {calls[n - 1]} on")
             place.with_name(f"disk-{n}-{left}").rmdir()
+            return ended.code
 
-        self.together(work, cases)
-        print(f"{len(cases)} full disks; exit codes {codes}")
+        codes = collections.Counter(self.together(work, cases))
+        self.assertGreater(codes[74], codes.total() // 4, "most disks were not full")
+        print(f"{codes.total()} full disks; exit codes {dict(codes)}")
 
     def test_too_little_room_is_said_before_the_first_step(self):
         self.in_one_part()

@@ -88,7 +88,7 @@ class Fuse(changed.ChangedFiles):
             said = [line for line in log.splitlines() if line.startswith("lema: error: ")]
             self.assertEqual(len(said), 1, f"{name}: {log[-1500:]}")
             self.assertIn(pathlib.Path(file).name, said[0], name)
-        self.codes[f"{fault}: {process.returncode}"] += 1
+        return f"{fault}: {process.returncode}"
 
     def test_reads(self):
         cases = [(f"{tier} {fault} {n}", ["lora.rank=2", *settings], "model/model.safetensors", n, fault)
@@ -96,8 +96,8 @@ class Fuse(changed.ChangedFiles):
         cases += [(f"{file} {fault} {n}".replace("/", " "), ["lora.rank=2"], file, n, fault)
                   for file in ("model/config.json", "model/tokenizer.json", "rows.jsonl", "eval.jsonl")
                   for fault in FAULTS for n in range(1, 4)]
-        self.together(self.run_on, cases)
-        print(f"{len(cases)} runs; {dict(sorted(collections.Counter(self.codes).items()))}")
+        codes = collections.Counter(self.together(self.run_on, cases))
+        print(f"{codes.total()} runs; {dict(sorted(codes.items()))}")
 
 
 if __name__ == "__main__":

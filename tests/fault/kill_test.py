@@ -35,7 +35,6 @@ class Kill(FaultCase):
         self.train(self.folder / "timed")
         whole = time.monotonic() - start
         rng = random.Random(7)
-        killed = []
 
         def work(n):
             output = self.folder / f"run-{n}"
@@ -43,11 +42,11 @@ class Kill(FaultCase):
             time.sleep(rng.uniform(0, whole))
             process.kill()
             log = process.communicate()[1]
-            killed.append(process.returncode == -signal.SIGKILL)
             self.check_folder(output, log, f"killed at random, {n}")
             shutil.rmtree(output)
+            return process.returncode == -signal.SIGKILL
 
-        self.together(work, range(INSTANTS))
+        killed = self.together(work, range(INSTANTS))
         print(f"{sum(killed)} of {INSTANTS} killed before their end")
         self.assertGreater(2 * sum(killed), len(killed))
 

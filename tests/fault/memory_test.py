@@ -52,7 +52,6 @@ class Memory(MemoryCase):
         # Every place once, every fourth of them from then on too; all of them where none is left out.
         every = 1 if STRIDE == 1 else 4 * STRIDE
         cases = [(n, "") for n in sites[::STRIDE]] + [(n, ",sticky") for n in sites[STRIDE // 2::every]]
-        codes = collections.Counter()
 
         def work(case):
             n, sticky = case
@@ -64,11 +63,12 @@ class Memory(MemoryCase):
                 # What was being removed the next run removes.
                 left = [p.name for p in output.iterdir() if p.name.startswith(".") and not p.name.endswith(".trash")]
                 self.assertEqual(left, [], what)
-            codes[ended.code] += 1
             shutil.rmtree(output, ignore_errors=True)
+            return ended.code
 
-        self.together(work, cases)
-        print(f"{len(cases)} failures at {len(sites)} places; exit codes {dict(codes)}")
+        codes = collections.Counter(self.together(work, cases))
+        self.assertGreater(codes[4], 0.9 * codes.total(), "many failures were not met")
+        print(f"{codes.total()} failures at {len(sites)} places; exit codes {dict(codes)}")
         return len(cases)
 
     def test_a_fresh_run(self):

@@ -136,8 +136,7 @@ class ResumeMatrix(FaultCase):
 
     def test_every_configuration(self):
         self.assertEqual(len(CONFIGS), 24)
-        counts = []
-        self.together(lambda name: counts.append(self.check(name)), ON_A_GPU if ON_GPU else CONFIGS)
+        counts = self.together(self.check, ON_A_GPU if ON_GPU else CONFIGS)
         print(f"{sum(counts)} runs resumed once, {len(counts)} resumed {STEPS // EVERY - 1} times each")
 
 

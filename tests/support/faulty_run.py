@@ -105,8 +105,8 @@ class FaultCase(RunCase):
             self.skipTest(f"is of part 1 of {PARTS}")
 
     def together(self, work, cases, each=1):
-        """work(case) for all of this process's part, `each` at a time for every processor that it may use (taskset says
-        fewer); failures are raised at the end, the first of them whole."""
+        """What work(case) returns for all of this process's part, in their order; `each` at a time for every processor
+        that it may use (taskset says fewer). Failures are raised at the end, the first of them whole."""
         cases = list(cases)[PART::PARTS]
         with concurrent.futures.ThreadPoolExecutor(each * len(os.sched_getaffinity(0))) as pool:
             futures = [pool.submit(work, case) for case in cases]
@@ -114,3 +114,4 @@ class FaultCase(RunCase):
         if failures:
             print(f"{len(failures)} of {len(cases)} cases failed:", *(str(f)[:400] for f in failures[1:9]), sep="\n- ")
             raise failures[0]
+        return [future.result() for future in futures]
