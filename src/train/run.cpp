@@ -85,14 +85,14 @@ class Run {
       open_output(forecast);
     });
     try {
-      Metrics metrics(output_, state_.step);
-      if (state_.owes_evaluation && eval_) catch_up(metrics);
-      loop(metrics);
+      or_out_of_memory("training", [&] {
+        Metrics metrics(output_, state_.step);
+        if (state_.owes_evaluation && eval_) catch_up(metrics);
+        loop(metrics);
+      });
     } catch (const Error& error) {
       if (error.code() == ErrorCode::Interrupted) throw;
       throw Error(error.code(), fmt::format("{}; {}", error.what(), standing()));
-    } catch (const std::bad_alloc&) {
-      fail(ErrorCode::DoesNotFit, "out of memory after step {}; {}", state_.step, standing());
     }
     return {state_.step, last_loss_, saved_.string()};
   }
@@ -301,14 +301,14 @@ class Run {
   void save(std::optional<double> loss, Metrics& metrics) {
     const bool improved = is_best(loss);
     try {
-      metrics.sync();
-      if (checksum_) identity_.weights_crc32c = checksum_->get();
-      saved_ = save_checkpoint(output_, *trainer_, state_, identity_, config_.model,
-                               planned_.inputs().chat_template);
+      or_out_of_memory("saving", [&] {
+        metrics.sync();
+        if (checksum_) identity_.weights_crc32c = checksum_->get();
+        saved_ = save_checkpoint(output_, *trainer_, state_, identity_, config_.model,
+                                 planned_.inputs().chat_template);
+      });
     } catch (const Error& error) {
       throw Error(error.code(), fmt::format("step {} is not saved: {}", state_.step, error.what()));
-    } catch (const std::bad_alloc&) {
-      fail(ErrorCode::DoesNotFit, "step {} is not saved: out of memory", state_.step);
     }
     log::info("saved {}", saved_.string());
     if (improved) mark_best(output_, saved_);
