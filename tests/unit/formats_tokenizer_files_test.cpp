@@ -145,6 +145,7 @@ TEST_CASE("SentencePiece models that are not supported are refused by name") {
   CHECK(contains(sentencepiece_complaint(kPieces + piece("q", 0, 5) + kTrainer), "unused"));
 }
 
+// Bytes that are no protobuf, and lines that are no ranks: malformed/tokenizer_test.cpp.
 TEST_CASE("malformed SentencePiece models are refused with the place") {
   const auto refuses = [](const std::string& bytes, const std::string& part) {
     CHECK(contains(sentencepiece_complaint(bytes), part));
@@ -162,12 +163,7 @@ TEST_CASE("malformed SentencePiece models are refused with the place") {
   refuses(kPieces + piece("xa", -2) + kTrainer, "no piece");
   refuses(kPieces + field(1, field(1, "z") + field(3, int64_t{9})) + kTrainer, "type 9");
   refuses(kPieces + field(2, field(3, int64_t{2}) + field(35, int64_t{1})), "byte pieces");
-  refuses(kPieces + field(2, int64_t{2}), "not of its kind");
   refuses(kPieces + field(1, field(1, int64_t{4})) + kTrainer, "not of its kind");
-  refuses(kPieces + "\x0A\xFF\xFF\xFF\xFF\x7F" + kTrainer, "ends within");
-  refuses(kPieces + std::string(12, '\xFF'), "10 bytes");
-  refuses(kPieces + "\x0B" + kTrainer, "no protobuf field");
-  refuses(kPieces + std::string(1, '\0'), "byte");
 }
 
 TEST_CASE("every cut of a SentencePiece model and every flipped byte is read or refused") {
@@ -190,9 +186,6 @@ TEST_CASE("rank files: what is malformed is refused by line") {
   CHECK_FALSE(looks_like_tiktoken("{\"version\": 1}"));
   refuses(byte_ranks(), "256 ranks");
   refuses(byte_ranks() + "????\n", "r:257");
-  refuses(byte_ranks() + "YWI=\n", "r:257");
-  refuses(byte_ranks() + "YWI= x\n", "r:257");
-  refuses(byte_ranks() + "YWI= -1\n", "r:257");
   refuses(byte_ranks() + "YWI= 1 1\n", "r:257");
   refuses(byte_ranks() + "YWI= 99999999999999999999\n", "r:257");
   refuses(byte_ranks() + rank_line("ab", 255), "given twice");
