@@ -223,8 +223,8 @@ void add_eval(CLI::App& app) {
       ->type_name("FILE");
   command
       .add_option("--task",
-                  "loss: of the trained tokens; match: greedy replies against a pattern; logits: of "
-                  "every position, as safetensors in --output")
+                  "loss: of the trained tokens; match: greedy replies against a pattern; logits: "
+                  "of every position, as safetensors in --output")
       ->required()
       ->check(CLI::IsMember({"loss", "match", "logits"}));
   command

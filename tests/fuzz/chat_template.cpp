@@ -12,7 +12,8 @@ namespace {
 
 const Value& conversation() {
   static const Value value = parse_json(
-      R"({"messages": [{"role": "system", "content": "be"}, {"role": "user", "content": "a <b> \u00e9"},
+      R"({"messages": [{"role": "system", "content": "be"},
+          {"role": "user", "content": "a <b> \u00e9"},
           {"role": "assistant", "content": "c", "n": -3, "x": 1.5, "t": true,
            "tool_calls": [{"function": {"name": "f", "arguments": {"k": [1, null, "v"]}}}]}],
           "tools": [{"type": "function"}], "add_generation_prompt": true, "bos_token": "<s>",

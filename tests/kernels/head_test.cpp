@@ -235,7 +235,8 @@ TEST_CASE("head: the gradient of the last columns alone is theirs") {
       const Values found = last.values(), full = s.d_weight.values();
       for (int64_t v = 0; v < 300; ++v)
         for (int64_t k = 0; k < K; ++k) {
-          const auto i = static_cast<size_t>(v * K + k), j = static_cast<size_t>(v * 70 + 70 - K + k);
+          const auto i = static_cast<size_t>(v * K + k);
+          const auto j = static_cast<size_t>(v * 70 + 70 - K + k);
           CHECK(std::abs(found[i] - before[i] - (full[j] - full_before[j])) < 1e-5);
         }
     }

@@ -7,8 +7,8 @@
 
 namespace lema::ref {
 
-// norm[o] = sqrt(sum over i of (w[o, i] + scale * sum over r of b[o, r] a[r, i])^2). w (O, I), a (R,
-// I), b (O, R).
+// norm[o] = sqrt(sum over i of (w[o, i] + scale * sum over r of b[o, r] a[r, i])^2). w (O, I),
+// a (R, I), b (O, R).
 inline std::vector<double> lora_norm(const std::vector<double>& w, const std::vector<double>& a,
                                      const std::vector<double>& b, double scale, size_t O,
                                      size_t I) {

@@ -68,7 +68,8 @@ bool can_read(const Model& model, DiskMode mode) {
 }  // namespace
 
 TEST_CASE("an image holds its extents at the alignment of the file and no block twice") {
-  const HostImage image({{1, 9000, 0, 100}, {0, 4090, 0, 10}, {0, 4100, 0, 5000}, {0, 20480, 0, 1}});
+  const HostImage image(
+      {{1, 9000, 0, 100}, {0, 4090, 0, 10}, {0, 4100, 0, 5000}, {0, 20480, 0, 1}});
   REQUIRE(image.windows().size() == 3);
   CHECK(image.windows()[0].begin == 0);
   CHECK(image.windows()[0].bytes == 12288);
@@ -78,7 +79,8 @@ TEST_CASE("an image holds its extents at the alignment of the file and no block 
   CHECK(image.offset_of(0, 4090) == 4090);
   CHECK(image.offset_of(0, 20480) == 12288);
   CHECK(image.offset_of(1, 9001) == 16384 + 9001 - 8192);
-  for (const auto& [file, offset] : {std::pair<size_t, int64_t>{0, 9100}, {0, 20481}, {1, 0}, {2, 0}})
+  for (const auto& [file, offset] :
+       {std::pair<size_t, int64_t>{0, 9100}, {0, 20481}, {1, 0}, {2, 0}})
     CHECK(contains(message_of(ErrorCode::Internal, [&] { image.offset_of(file, offset); }),
                    "is in no window"));
 }

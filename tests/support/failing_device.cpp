@@ -1,9 +1,10 @@
 // The failing twins of the clock and of the device, linked into lema_faulty. By environment:
 //
-//   LEMA_FAULT_CLOCK   wild: the time of day jumps ten years back and forth from call to call; still:
-//                      time stands, also for durations
+//   LEMA_FAULT_CLOCK   wild: the time of day jumps ten years back and forth from call to call;
+//                      still: time stands, also for durations
 //   LEMA_FAULT_DEVICE  at=N: call N of the device that can fail (copies, waits) does, as a lost GPU
-//                      does, and every one after it; the number of calls goes to the file LEMA_FAULT_DEVICE_LOG
+//                      does, and every one after it; the number of calls goes to the file
+//                      LEMA_FAULT_DEVICE_LOG
 #include <fcntl.h>
 #include <sys/syscall.h>
 #include <time.h>

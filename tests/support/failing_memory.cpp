@@ -3,8 +3,8 @@
 // 1 the first, of any library and thread; by environment:
 //
 //   LEMA_FAULT_MEMORY  at=N[,sticky]: request N gets nothing; sticky: nor does any after it
-//   LEMA_FAULT_SITES   file to which the number of the first request of each place in the program (by
-//                      the calls that lead to it) is written, a line each
+//   LEMA_FAULT_SITES   file to which the number of the first request of each place in the program
+//                      (by the calls that lead to it) is written, a line each
 //
 // Not in builds with sanitizers, which bring their own allocator.
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)

@@ -1,5 +1,5 @@
-// A tiny model in a folder of its own and ids to feed it, for tests of inference on the CPU and on a
-// GPU.
+// A tiny model in a folder of its own and ids to feed it, for tests of inference on the CPU and on
+// a GPU.
 #pragma once
 
 #include <string_view>
@@ -40,7 +40,8 @@ inline std::vector<int32_t> ids_from(int64_t seed, int64_t count) {
 inline Dataset dataset_of(const std::vector<std::vector<int32_t>>& rows) {
   Dataset dataset;
   for (const std::vector<int32_t>& ids : rows) {
-    dataset.rows.push_back({ids, std::vector<uint8_t>(ids.size(), 1), std::ssize(dataset.rows) + 1});
+    const int64_t line = std::ssize(dataset.rows) + 1;
+    dataset.rows.push_back({ids, std::vector<uint8_t>(ids.size(), 1), line});
     dataset.rows.back().trained[0] = 0;
     dataset.tokens += std::ssize(ids);
     dataset.longest_row_tokens = std::max(dataset.longest_row_tokens, std::ssize(ids));

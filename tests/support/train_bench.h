@@ -31,8 +31,8 @@ struct Outcome {
       for (const double value : values) all.push_back(std::bit_cast<uint64_t>(value));
       return all;  // a skipped step's gradient norm is not a number
     };
-    return bits(losses) == bits(o.losses) && same(adapter, o.adapter) && same(gradients, o.gradients) &&
-           same(moments, o.moments);
+    return bits(losses) == bits(o.losses) && same(adapter, o.adapter) &&
+           same(gradients, o.gradients) && same(moments, o.moments);
   }
 };
 
@@ -114,7 +114,8 @@ class TrainBench {
     out.allocations_in_steps = device.allocation_count() - before;
     out.disk_bytes = trainer.disk_bytes() - read_before;
     out.adapter = floats(device, trainer.adapter().values());
-    if (steps > 0) out.gradients = floats(device, trainer.adapter().gradients());  // written by then
+    if (steps > 0)  // which wrote them
+      out.gradients = floats(device, trainer.adapter().gradients());
     out.slots = trainer.adapter().slots();
     out.moments = floats(device, trainer.moment1());
     const std::vector<float> second = floats(device, trainer.moment2());

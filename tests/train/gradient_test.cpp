@@ -1,6 +1,6 @@
 // The gradient of a whole model against differences of its loss, value by value: of every kind of
-// trained tensor, through blocks, head and adapters. And its control arms: a gradient with a planted
-// error must turn it red.
+// trained tensor, through blocks, head and adapters. And its control arms: a gradient with a
+// planted error must turn it red.
 #include <algorithm>
 #include <cmath>
 #include <map>

@@ -37,7 +37,9 @@ TEST_CASE("a file cut under its mapping reads as zeros and is told of") {
   MappedFile moved(path);
   const MappedFile cut(std::move(moved));
   fs::resize_file(path, 4096);
-  const auto at = [](const MappedFile& file, int64_t i) { return static_cast<int>(file.data()[i]); };
+  const auto at = [](const MappedFile& file, int64_t i) {
+    return static_cast<int>(file.data()[i]);
+  };
   CHECK(at(cut, 17) == 'x');
   CHECK_FALSE(cut.has_fault());
   // On another thread, as kernels read.

@@ -60,7 +60,8 @@ void expect(const std::string& message, const std::string& part) {
 }
 
 const std::string kGoodChat =
-    R"({"messages":[{"role":"user","content":"hello"},{"role":"assistant","content":"hello world"}]})";
+    R"({"messages":[{"role":"user","content":"hello"},)"
+    R"({"role":"assistant","content":"hello world"}]})";
 
 std::vector<int32_t> ids_of(const std::string& text) {
   return ModelText(tiny_sources()).tokenizer().encode(text, false).ids;

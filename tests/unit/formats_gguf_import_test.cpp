@@ -265,7 +265,8 @@ TEST_CASE("tokenizer.json is rebuilt") {
   CHECK(
       dump_json(*json.find("pre_tokenizer")) ==
       R"({"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": true}, )"
-      R"({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true}]})");
+      R"({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, )"
+      R"("use_regex": true}]})");
   CHECK(json.find("post_processor")->is_null());
   CHECK(*model.tokenizer_config.find("eos_token") == Value("<|end|>"));
 
@@ -273,7 +274,8 @@ TEST_CASE("tokenizer.json is rebuilt") {
   CHECK(*llama3.tokenizer_json.find("model")->find("ignore_merges") == Value(true));
   CHECK(contains(
       dump_json(*llama3.tokenizer_json.find("post_processor")),
-      R"("single": [{"SpecialToken": {"id": "a", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}])"));
+      R"("single": [{"SpecialToken": {"id": "a", "type_id": 0}}, )"
+      R"({"Sequence": {"id": "A", "type_id": 0}}])"));
   B builder = tiny({.pre = "llama-bpe"});
   builder.boolean("tokenizer.ggml.add_bos_token", false)
       .boolean("tokenizer.ggml.add_eos_token", true);

@@ -90,7 +90,8 @@ TEST_CASE("RoPE of v4 and v5 give the same numbers") {
   // original_max_position_embeddings: the top level wins, max_position_embeddings is the last
   // resort.
   const std::string gap =
-      R"("rope_scaling": {"type": "llama3", "factor": 2, "low_freq_factor": 1, "high_freq_factor": 4)";
+      R"("rope_scaling": {"type": "llama3", "factor": 2, "low_freq_factor": 1, )"
+      R"("high_freq_factor": 4)";
   CHECK(parse(R"({"model_type": "llama", "max_position_embeddings": 99, )" + gap + "}}")
             .rope.original_max_positions == 99);
   CHECK(parse(R"({"model_type": "llama", "original_max_position_embeddings": 7, )" + gap +
@@ -143,7 +144,8 @@ TEST_CASE("config: everything unsupported or out of range is refused with its pl
   refused(llama(R"("rope_scaling": {"rope_type": "llama3"})"), "no key \"factor\"");
   refused(
       llama(
-          R"("rope_scaling": {"rope_type": "llama3", "factor": 2, "low_freq_factor": 4, "high_freq_factor": 4})"),
+          R"("rope_scaling": {"rope_type": "llama3", "factor": 2, "low_freq_factor": 4, )"
+          R"("high_freq_factor": 4})"),
       "expected more than low_freq_factor");
   refused(llama(R"("rope_parameters": {"full_attention": {"rope_type": "default"}})"),
           "per layer type");

@@ -103,11 +103,14 @@ TEST_CASE("malformed manifests are refused by name") {
       {R"({"format": 1, "step": "1", "run_id": "", "files": {}})",
        "found string, expected integer"},
       {R"({"format": 1, "step": 1, "run_id": "", "files": []})", "found array, expected object"},
-      {R"({"format": 1, "step": 1, "run_id": "", "files": {"../x": {"bytes": 1, "crc32c": "00000000"}}})",
+      {R"({"format": 1, "step": 1, "run_id": "", )"
+       R"("files": {"../x": {"bytes": 1, "crc32c": "00000000"}}})",
        "\"../x\" is not a file name"},
-      {R"({"format": 1, "step": 1, "run_id": "", "files": {"x": {"bytes": 1, "crc32c": "0000000"}}})",
+      {R"({"format": 1, "step": 1, "run_id": "", )"
+       R"("files": {"x": {"bytes": 1, "crc32c": "0000000"}}})",
        "x: crc32c \"0000000\" is not 8 hex digits"},
-      {R"({"format": 1, "step": 1, "run_id": "", "files": {"x": {"bytes": 1, "crc32c": "0000000g"}}})",
+      {R"({"format": 1, "step": 1, "run_id": "", )"
+       R"("files": {"x": {"bytes": 1, "crc32c": "0000000g"}}})",
        "8 hex digits"},
       {R"({"format": 1, "step": 1, "run_id": "", "files": {"x": {"bytes": 1}}})",
        "x: no key \"crc32c\""},

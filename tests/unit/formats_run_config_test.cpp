@@ -146,7 +146,8 @@ TEST_CASE("wrong configs give one line with file, line, what was found and what 
       // Choices and ranges.
       {with("\"device\": \"gpu\""), "device: found \"gpu\", expected one of auto, cpu, cuda"},
       {with("\"method\": \"full\""), "method: found \"full\", expected one of lora"},
-      {with("\"compute\": \"fp16\""), "compute: found \"fp16\", expected one of auto, f32, bf16, f16"},
+      {with("\"compute\": \"fp16\""),
+       "compute: found \"fp16\", expected one of auto, f32, bf16, f16"},
       {with("\"seed\": -1"), "seed: found -1, expected an integer of at least 0"},
       {with("\"lora\": {\"rank\": 0}"), "lora.rank: found 0, expected an integer from 1 to 4096"},
       {with("\"lora\": {\"rank\": 4097}"),
@@ -288,7 +289,8 @@ TEST_CASE("--set assigns over the file, as JSON where it parses") {
       {"lora=8", "--set lora=8: lora: found 8, expected an object"},
       {"train={\"epochs\": -1}", "train.epochs: found -1, expected a number from 0"},
       {"train.epochs=0", "--set train.epochs=0: with train.epochs 0, train.max_steps"},
-      {"device=cuda:0", "--set device=cuda:0: device: found \"cuda:0\", expected one of auto, cpu, cuda"},
+      {"device=cuda:0",
+       "--set device=cuda:0: device: found \"cuda:0\", expected one of auto, cpu, cuda"},
       {"optimizer.lr=NaN", "found \"NaN\", expected a number"},
       {"x\x1b[2J=1", "--set x\\x1b[2J=1: unknown key"},
   };

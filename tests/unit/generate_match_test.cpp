@@ -66,15 +66,17 @@ TEST_CASE("match rows: prompts are those that training has before an answer") {
       "rows.jsonl",
       R"({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": null, )"
       R"("tool_calls": [{"function": {"name": "get", "arguments": "{\"a\": 1}"}}]}, )"
-      R"({"role": "tool", "content": "7"}], "system": "brief", "chat_template_kwargs": {"x": "y"}, )"
+      R"({"role": "tool", "content": "7"}], "system": "brief", )"
+      R"("chat_template_kwargs": {"x": "y"}, )"
       R"("tools": "[{\"name\": \"get\"}]"})"
       "\n"
       R"({"conversations": [{"from": "human", "value": "hi"}], "system": "brief"})"
       "\n");
   const ModelText text(testing::tiny_sources(
-      "{{ x }}{% for t in tools or [] %}<{{ t.name }}>{% endfor %}{% for m in messages %}[{{ m.role }}]"
-      "{{ m.content }}{% for c in m.tool_calls %}{{ c.function.name + (c.function.arguments | "
-      "tojson) }}{% endfor %}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"));
+      "{{ x }}{% for t in tools or [] %}<{{ t.name }}>{% endfor %}{% for m in messages %}"
+      "[{{ m.role }}]{{ m.content }}{% for c in m.tool_calls %}{{ c.function.name + "
+      "(c.function.arguments | tojson) }}{% endfor %}{% endfor %}"
+      "{% if add_generation_prompt %}[assistant]{% endif %}"));
   const auto rows = read_match_rows(path.string(), text, true, 1000);
   REQUIRE(rows.size() == 2);
   CHECK(text.tokenizer().decode(rows[0].prompt, false) ==

@@ -346,7 +346,8 @@ Value metaspace_json(const char* scheme) {
     vocab.emplace_back(token, id++);
   const Value model = Object{{"type", "BPE"},          {"vocab", vocab},
                              {"unk_token", "<unk>"},   {"fuse_unk", true},
-                             {"byte_fallback", true},  {"merges", Array{space + " a", "a b", "ab c"}}};
+                             {"byte_fallback", true},
+                             {"merges", Array{space + " a", "a b", "ab c"}}};
   const Value metaspace = Object{{"type", "Metaspace"},
                                  {"replacement", space},
                                  {"prepend_scheme", scheme},
