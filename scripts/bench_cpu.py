@@ -97,16 +97,29 @@ class Result:
         self.peak_bytes = peak_bytes
 
 
+# A child's peak is at least what its parent had when it started it, so a small process starts it.
+LAUNCHER = """
+import json, os, sys, time
+report, command = int(sys.argv[1]), sys.argv[2:]
+start = time.time()
+_, status, usage = os.wait4(os.posix_spawnp(command[0], command, os.environ), 0)
+os.write(report, json.dumps([start, os.waitstatus_to_exitcode(status), usage.ru_maxrss * 1024]).encode())
+"""
+
+
 def run_process(command, **options):
     """Wall clock at the start, the output, and the peak resident bytes of one child, mapped pages included."""
-    start = time.time()
-    process = subprocess.Popen([str(c) for c in command], stdout=subprocess.PIPE, text=True, **options)
-    output = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        raise SystemExit(f"exit {process.returncode}: {' '.join(map(str, command))}")
-    return start, output, usage.ru_maxrss * 1024
+    command = [str(c) for c in command]
+    read, write = os.pipe()
+    process = subprocess.Popen([sys.executable, "-S", "-c", LAUNCHER, str(write), *command], stdout=subprocess.PIPE, text=True,
+                               pass_fds=[write], **options)
+    os.close(write)
+    output = process.communicate()[0]
+    with os.fdopen(read) as report:
+        start, code, peak = json.loads(report.read())
+    if code != 0:
+        raise SystemExit(f"exit {code}: {' '.join(command)}")
+    return start, output, peak
 
 
 class Bench:

@@ -58,11 +58,19 @@ template <int W>
   return v;
 }
 
+// Each number twice, and the lower copy cleared: two instructions, which a conversion of integers
+// and a shift are not.
+template <int W, int... I>
+[[gnu::always_inline]] inline Floats<W> widened(typename Lanes<W>::H half,
+                                                std::integer_sequence<int, I...>) {
+  const auto twice = __builtin_shufflevector(half, half, (I / 2)...);
+  return reinterpret_cast<Floats<W>>(reinterpret_cast<typename Lanes<W>::U>(twice) & 0xffff0000u);
+}
 template <int W>
 [[gnu::always_inline]] inline Floats<W> load(const bf16* p) {
-  typename Lanes<W>::U wide;
-  for (int i = 0; i < W; ++i) wide[i] = p[i].bits;  // one instruction, which convertvector is not
-  return reinterpret_cast<Floats<W>>(wide << 16);
+  typename Lanes<W>::H half;
+  std::memcpy(&half, p, sizeof half);
+  return widened<W>(half, std::make_integer_sequence<int, 2 * W>{});
 }
 
 // binary16 has 5 exponent bits with bias 15: shifted into place the value is 2^-112 of the true one

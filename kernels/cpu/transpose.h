@@ -29,8 +29,8 @@ template <int W, int S = 1>
 
 inline constexpr int64_t kTransposeCols = 64;
 
-// out[k * stride + j] = in[j * in_stride + k] for 16 rows j and columns k < n, which are read up to a
-// multiple of 16. f32 numbers, or pairs of bf16: bits are moved as they are.
+// out[k * stride + j] = in[j * in_stride + k] for 16 rows j and columns k < n, which are read up
+// to a multiple of 16. f32 numbers, or pairs of bf16: bits are moved as they are.
 inline void transpose_lane(float* out, int64_t stride, const float* in, int64_t in_stride,
                            int64_t n) {
   vectorised([&](auto lanes) {
