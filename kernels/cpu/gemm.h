@@ -76,8 +76,8 @@ inline constexpr int64_t kTileRows = 128;
 inline constexpr int64_t kInnerBlock = 128;
 inline constexpr int64_t kMultiplyScratch = kTileRows * 288;
 
-// A second product that is added to a first: A (M, K) as rows of bf16, stride apart, with room and
-// zeros up to a multiple of 32 columns and 16 rows; B (K, N) as a panel of pairs.
+// A second product that is added to a first: A (M, K) as rows of bf16, stride apart, zeros up to a
+// multiple of 32 columns and readable up to one of 16 rows; B (K, N) as a panel of pairs.
 struct Addend {
   const bf16* a = nullptr;
   int64_t stride = 0;

@@ -361,6 +361,7 @@ void multiply_pairs(float* c, int64_t ldc, const Operand& a, const Panel& panel,
                     int64_t N, int64_t K, Write write, DType X, float* scratch,
                     const Addend* plus) {
   check(panel.first % kInnerStep == 0, "a panel of pairs used from row {}", panel.first);
+  check(plus == nullptr || adds_in_registers(X), "a product in {} with an addend", name(X));
   const Product product = {c, ldc, panel, N, K, write == Write::Accumulate, plus};
   const TileRegisters registers(bf16_products() == Bf16Products::Amx);
   auto* copy = reinterpret_cast<bf16*>(scratch);

@@ -39,6 +39,9 @@ Tile tile_at(const Tiling& tiling, int64_t index) {
           std::min(tiling.chunk, tiling.cols - begin)};
 }
 
+// What adds_in_registers copies of a low-rank product has room.
+static_assert(kMaxAddend <= kTileRows && kBlockRows * kMaxAddend <= 2 * kTileRows * kMaskCols);
+
 // A product that a tile has besides that of the base weight: a (rows, R) b (R, n), f32.
 struct LowRank {
   Operand a, b;
@@ -125,7 +128,7 @@ bool has_dropout(std::span<const LinearPart> parts) {
 
 // out = what the base weight gives (x W^T, with a gain g o (x W^T), and with dropout besides
 // x W^T + (g - 1) o (drop(x) W^T)) + the low-rank product.
-void base_product(const Workspace::Lease& tiles, const MatrixView& x, const LinearPart& part,
+void tile_of_part(const Workspace::Lease& tiles, const MatrixView& x, const LinearPart& part,
                   const Adapter* adapter, const Tile& t, const LowRank& low) {
   const Operand w = weight_operand(part, true).from(0, t.begin);
   const bool has_gain = adapter != nullptr && adapter->gain != nullptr;
@@ -137,10 +140,10 @@ void base_product(const Workspace::Lease& tiles, const MatrixView& x, const Line
     scale_columns(tiles->out, kTileCols, t.rows, t.n, adapter->gain + t.begin, keep, -keep);
     write = Write::Accumulate;
   }
-  const bool scaled = has_gain && write == Write::Overwrite;
+  const bool is_scaled = has_gain && write == Write::Overwrite;
   multiply_tile(tiles, operand(x).from(t.row, 0), w, t.rows, t.n, x.cols, write, x.dtype,
-                scaled ? LowRank{} : low);
-  if (!scaled) return;
+                is_scaled ? LowRank{} : low);
+  if (!is_scaled) return;
   scale_columns(tiles->out, kTileCols, t.rows, t.n, adapter->gain + t.begin);
   if (low.R > 0) multiply_tile(tiles, low.a, low.b, t.rows, t.n, low.R, Write::Accumulate, x.dtype);
 }
@@ -156,9 +159,9 @@ void forward_part(ThreadPool& pool, Workspace& workspace, const MatrixView& y, c
     if (adapter != nullptr)
       low = {adapters.h(*adapter, t.row),
              operand(adapter->b, adapter->R).transposed().from(0, t.begin), adapter->R};
-    base_product(tiles, x, part, adapter, t, low);
+    tile_of_part(tiles, x, part, adapter, t, low);
     store_tile(y.row_range(t.row, t.row + t.rows).col_range(t.begin, t.begin + t.n), tiles->out,
-               kTileCols, part.bias, t.begin, write);
+               kTileCols, part.bias, t.begin, write, Store::PastCaches);
   });
 }
 
@@ -216,7 +219,7 @@ void backward_to_input(ThreadPool& pool, Workspace& workspace, const MatrixView&
     for (const Stack& stack : adapters.stacks())
       if (low.R == 0) add_stack(tiles, adapters, stack, dy, parts, t, dx.cols, dy.dtype);
     store_tile(dx.row_range(t.row, t.row + t.rows).col_range(t.begin, t.begin + t.n), tiles->out,
-               kTileCols, {}, 0, write);
+               kTileCols, {}, 0, write, Store::PastCaches);
   });
 }
 

@@ -137,7 +137,7 @@ void linear_few(ThreadPool& pool, Workspace& workspace, const MatrixView& y, con
     }
     if (part.gain != nullptr) scale_columns(tile, kFewCols, rows.N, n, part.gain + o);
     store_tile(y.col_range(part.column + o, part.column + o + n), tile, kFewCols, part.linear->bias,
-               o, write);
+               o, write, Store::Cached);
   });
 }
 

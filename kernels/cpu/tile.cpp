@@ -45,7 +45,7 @@ void widen_tile(float* tile, int64_t stride, const MatrixView& m) {
 }
 
 void store_tile(const MatrixView& y, float* tile, int64_t stride, const TensorView& bias,
-                int64_t begin, Write write) {
+                int64_t begin, Write write, Store store) {
   float part_bias[kTileCols], before[kTileCols];
   for (int64_t c = 0; c < y.cols; c += kTileCols) {
     const int64_t n = std::min(kTileCols, y.cols - c);
@@ -62,10 +62,10 @@ void store_tile(const MatrixView& y, float* tile, int64_t stride, const TensorVi
         widen(before, out, y.dtype, n);
         add_row(part, before, n);
       }
-      narrow_past_caches(out, y.dtype, part, n);
+      (store == Store::PastCaches ? narrow_past_caches : narrow)(out, y.dtype, part, n);
     }
   }
-  publish_past_caches();
+  if (store == Store::PastCaches) publish_past_caches();
 }
 
 }  // namespace lema::cpu

@@ -27,8 +27,10 @@ void scale_columns(float* tile, int64_t stride, int64_t rows, int64_t cols, cons
                    float a = 1, float b = 0);
 // tile = m as f32.
 void widen_tile(float* tile, int64_t stride, const MatrixView& m);
-// y (=|+=) tile + bias[begin ...]; rounded once. The tile is used up. bias may be null.
+// y (=|+=) tile + bias[begin ...]; rounded once. The tile is used up. bias may be null. PastCaches:
+// as narrow_past_caches (convert.h), published at the end.
+enum class Store { Cached, PastCaches };
 void store_tile(const MatrixView& y, float* tile, int64_t stride, const TensorView& bias,
-                int64_t begin, Write write);
+                int64_t begin, Write write, Store store);
 
 }  // namespace lema::cpu

@@ -77,22 +77,24 @@ TEST_CASE("linear: a rank of more than one panel") {
       check_case({.N = 20, .I = 40, .outs = {30}, .R = 790, .dropout = dropout, .dora = dora});
 }
 
-// Low-rank products are added to sums in registers up to a rank of 128; several tiles of rows and
-// columns, whole and not.
+// Low-rank products are added to sums in registers up to a rank of 128 (backward of all parts): on
+// both sides of it, several tiles of rows and columns, whole and not, more than one panel of x.
 TEST_CASE("linear: low-rank products beside several tiles") {
   for (DType X : activations())
     for (Write write : {Write::Overwrite, Write::Accumulate}) {
-      for (int64_t R : {1, 31, 33, 128, 129})
+      for (int64_t R : {1, 31, 33, 64, 65, 128, 129}) {
         check_case({.N = 18, .I = 40, .outs = {400, 33}, .R = R, .X = X, .W = X, .Y = X,
                     .write = write});
+        check_case({.N = 18, .I = 40, .outs = {50}, .R = R, .X = X, .W = X, .Y = X,
+                    .write = write});
+      }
       check_case({.N = 275, .I = 64, .outs = {48, 9}, .R = 17, .X = X, .W = X, .Y = X,
                   .write = write});
-      check_case({.N = 17, .I = 800, .outs = {64}, .R = 16, .X = X, .W = X, .Y = X,
-                  .write = write, .dora = true});
+      for (bool dora : {false, true})
+        check_case({.N = 17, .I = 800, .outs = {64}, .R = 16, .X = X, .W = X, .Y = X,
+                    .write = write, .dora = dora});
     }
 }
-
-// Past one panel of inner size (768), one block of rows (1,024), one range of gradient rows (256).
 
 TEST_CASE("linear: parts that lie together in memory are what they are apart") {
   for (DType X : activations()) {
