@@ -20,6 +20,7 @@ HERE = Path(__file__).resolve().parent
 TARGETS = sorted(p.name for p in (HERE / "corpus").iterdir())
 GOAL, FLOOR = 1e8, 1e6  # executions: of all targets, of each
 SLOT = 30  # seconds of one process
+CRASHES = 40  # of a target, which is left alone then
 SHORT = ["-max_len=512"]  # three in four processes of the bulk: many short inputs
 
 
@@ -58,11 +59,12 @@ class Campaign:
         """Every target to its least first, then of those that are quick enough for the goal the one with the least time."""
         fast = {target: self.tallies["fast", target] for target in TARGETS}
         expected = {t: self.total(t) + tally.pending * tally.rate() * SLOT for t, tally in fast.items()}
-        least = min(TARGETS, key=expected.get)
+        targets = [t for t in TARGETS if fast[t].crashes < CRASHES] or TARGETS
+        least = min(targets, key=expected.get)
         if expected[least] < FLOOR:
             return least
         need = (GOAL - sum(expected.values())) / (max(1.0, self.left()) * cores)
-        quick = [t for t in TARGETS if fast[t].rate() >= need] or [max(TARGETS, key=lambda t: fast[t].rate())]
+        quick = [t for t in targets if fast[t].rate() >= need] or [max(targets, key=lambda t: fast[t].rate())]
         return min(quick, key=lambda t: fast[t].seconds + fast[t].pending * SLOT)
 
     def fuzz(self, build, target, slot, options):
