@@ -68,15 +68,6 @@ File File::create(const fs::path& path) {
 File File::append(const fs::path& path) {
   fs::path own = path;
   const int fd = uninterrupted([&] {
-    return sys::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-  });
-  if (fd < 0) io_failure("open", path);
-  return File(fd, std::move(own));
-}
-
-File File::append_own(const fs::path& path) {
-  fs::path own = path;
-  const int fd = uninterrupted([&] {
     return sys::open(path.c_str(),
                      O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0666);
   });

@@ -26,11 +26,9 @@ class File {
   std::optional<File> open_direct() const;
   // New file for writing, exclusive and never through a symlink; mode 0666 less the umask.
   static File create(const fs::path& path);
-  // Existing or new file, writes go to its end.
-  static File append(const fs::path& path);
-  // As append, for what is a run's alone: Io where the path is a link, which may lead out of the
+  // Existing or new file, writes go to its end. Io where the path is a link, which may lead out of a
   // run's folder, or no regular file, which may never open.
-  static File append_own(const fs::path& path);
+  static File append(const fs::path& path);
 
   File() = default;
   File(File&& other) noexcept;

@@ -198,7 +198,7 @@ FolderLock::FolderLock(const fs::path& folder)
     : folder_(folder), path_(folder / kLockName), created_(!is_there(folder)) {
   create_folders(folder_);
   for (;;) {
-    File file = File::append_own(path_);
+    File file = File::append(path_);
     if (sys::flock(file.descriptor(), LOCK_EX | LOCK_NB) != 0) {
       if (errno == EWOULDBLOCK)
         fail(ErrorCode::Usage, "{}: in use by {}", folder_.string(), holder(path_));

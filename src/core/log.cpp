@@ -38,7 +38,7 @@ class TerminalSink final : public spdlog::sinks::stderr_color_sink_mt {
 // train.log: a message that cannot be written is no reason to end a run; the first one is said.
 class FileSink final : public spdlog::sinks::base_sink<std::mutex> {
  public:
-  explicit FileSink(const fs::path& path) : file_(File::append_own(path)) {
+  explicit FileSink(const fs::path& path) : file_(File::append(path)) {
     set_pattern_("%Y-%m-%d %H:%M:%S %l %v");
   }
 

@@ -66,7 +66,7 @@ void drop_lines_after(int64_t last_step, const fs::path& path) {
 Metrics::Metrics(const fs::path& output_dir, int64_t resumed_step)
     : path_(output_dir / "metrics.jsonl") {
   if (is_there(path_)) drop_lines_after(resumed_step, path_);
-  file_ = File::append_own(path_);
+  file_ = File::append(path_);
 }
 
 void Metrics::append(const std::string& line) {
