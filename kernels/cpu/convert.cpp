@@ -26,24 +26,12 @@ constexpr int64_t kLine = 64;  // bytes that are written at once
   for (int64_t i = 0; i < n; i += 16) _mm512_stream_ps(out + i, _mm512_loadu_ps(in + i));
 }
 
-// Rounded as store() of simd.h does, two vectors to a line.
+// Two vectors to a line.
 [[gnu::target("avx512f,avx512bw")]] void stream(bf16* out, const float* in, int64_t n) {
-  using U = Lanes<16>::U;
-  alignas(64) static constexpr uint16_t kUpper[32] = {
-      1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
-      33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
-  const __m512i upper = _mm512_load_si512(kUpper);
   for (int64_t i = 0; i < n; i += 32) {
-    __m512i rounded[2];
-#pragma GCC unroll 2
-    for (int v = 0; v < 2; ++v) {
-      const Floats<16> x = _mm512_loadu_ps(in + i + 16 * v);
-      const U bits = reinterpret_cast<U>(x);
-      rounded[v] = reinterpret_cast<__m512i>(
-          x != x ? bits | 0x400000u : bits + 0x7fffu + ((bits >> 16) & 1u));
-    }
-    _mm512_stream_si512(reinterpret_cast<__m512i*>(out + i),
-                        _mm512_permutex2var_epi16(rounded[0], upper, rounded[1]));
+    const auto line = upper_halves<16>(rounded_bits<16>(load<16>(in + i)),
+                                       rounded_bits<16>(load<16>(in + i + 16)));
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(out + i), reinterpret_cast<__m512i>(line));
   }
 }
 

@@ -93,21 +93,19 @@ void narrow_operand(bf16* out, const void* in, DType dtype, int64_t n) {
 // in[i] = out[i] + out[part + i] + out[2 part + i], 8 bits of its 24 each; n is a multiple of 32.
 [[gnu::target("avx512f,avx512bw")]] void split(bf16* out, int64_t part, const float* in,
                                                int64_t n) {
-  alignas(64) static constexpr uint16_t kUpper[32] = {
-      1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
-      33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
-  const __m512i upper = _mm512_load_si512(kUpper), mask = _mm512_set1_epi32(~0xffff);
+  using U = Lanes<16>::U;
   for (int64_t i = 0; i < n; i += 32) {
-    __m512 rest[2] = {_mm512_loadu_ps(in + i), _mm512_loadu_ps(in + i + 16)};
+    Floats<16> rest[2] = {load<16>(in + i), load<16>(in + i + 16)};
 #pragma GCC unroll 3
     for (int64_t p = 0; p < 3; ++p) {
-      __m512i top[2];
+      U top[2];
 #pragma GCC unroll 2
       for (int v = 0; v < 2; ++v) {
-        top[v] = _mm512_and_si512(_mm512_castps_si512(rest[v]), mask);
-        rest[v] -= _mm512_castsi512_ps(top[v]);
+        top[v] = reinterpret_cast<U>(rest[v]) & 0xffff0000u;
+        rest[v] -= reinterpret_cast<Floats<16>>(top[v]);
       }
-      _mm512_storeu_si512(out + p * part + i, _mm512_permutex2var_epi16(top[0], upper, top[1]));
+      const auto halves = upper_halves<16>(top[0], top[1]);
+      std::memcpy(out + p * part + i, &halves, sizeof halves);
     }
   }
 }

@@ -93,15 +93,31 @@ template <int W>
   std::memcpy(p, &v, sizeof v);
 }
 
-// As to_bf16: nearest even, NaN quiet.
+// The upper halves are v in bf16 as to_bf16 gives it: nearest even, NaN quiet.
 template <int W>
-[[gnu::always_inline]] inline void store(bf16* p, Floats<W> v) {
+[[gnu::always_inline]] inline typename Lanes<W>::U rounded_bits(Floats<W> v) {
   using U = typename Lanes<W>::U;
   const U bits = reinterpret_cast<U>(v);
-  const U rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
-  const auto half =
-      __builtin_convertvector((v != v ? bits | 0x400000u : rounded) >> 16, typename Lanes<W>::H);
+  return v != v ? bits | 0x400000u : bits + 0x7fffu + ((bits >> 16) & 1u);
+}
+template <int W>
+[[gnu::always_inline]] inline void store(bf16* p, Floats<W> v) {
+  const auto half = __builtin_convertvector(rounded_bits<W>(v) >> 16, typename Lanes<W>::H);
   std::memcpy(p, &half, sizeof half);
+}
+
+// The upper half of every number of a, then of b: 2 W elements of 16 bits.
+template <int W, int... I>
+[[gnu::always_inline]] inline typename Lanes<2 * W>::H upper_halves(
+    typename Lanes<W>::U a, typename Lanes<W>::U b, std::integer_sequence<int, I...>) {
+  using Halves = typename Lanes<2 * W>::H;
+  return __builtin_shufflevector(reinterpret_cast<Halves>(a), reinterpret_cast<Halves>(b),
+                                 (2 * I + 1)...);
+}
+template <int W>
+[[gnu::always_inline]] inline typename Lanes<2 * W>::H upper_halves(typename Lanes<W>::U a,
+                                                                    typename Lanes<W>::U b) {
+  return upper_halves<W>(a, b, std::make_integer_sequence<int, 2 * W>{});
 }
 
 // n elements; lanes past them are 0.
