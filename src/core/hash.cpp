@@ -94,11 +94,6 @@ std::string sha256_file(const std::filesystem::path& path,
   return digest.hex();
 }
 
-const std::string& sha256_of_program() {
-  static const std::string digest = sha256_file("/proc/self/exe");
-  return digest;
-}
-
 uint32_t crc32c(const void* data, int64_t bytes, uint32_t crc) {
   const auto* p = static_cast<const uint8_t*>(data);
 #if defined(__x86_64__)

@@ -14,8 +14,6 @@ class File;
 // Lower-case hex of the SHA-256 of a buffer or of a whole file. `report` is called with the bytes
 // of every chunk read and may throw.
 std::string sha256(std::string_view bytes);
-// Of the running program, read once: what names its builds apart in caches.
-const std::string& sha256_of_program();
 std::string sha256_file(const std::filesystem::path& path,
                         const std::function<void(int64_t)>& report = {});
 

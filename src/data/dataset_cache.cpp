@@ -5,6 +5,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "core/build_id.h"
 #include "core/error.h"
 #include "core/folder.h"
 #include "core/hash.h"
@@ -154,7 +155,7 @@ std::string dataset_key(const std::vector<std::string>& paths, const RunConfig::
                     {"too_long", options.too_long}, {"max_tokens", options.max_tokens},
                     {"train_on", options.train_on}, {"append_eos", append_eos}};
   std::string all = fmt::format("{} {} {} ", text.fingerprint(), dump_json(steering),
-                                sha256_of_program());
+                                build_id());
   // The extension says how a file is read.
   for (const std::string& path : data_files(paths))
     all += fmt::format("{} {} ", sha256_file(path), fs::path(path).filename().string());

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <fstream>
 
+#include "core/build_id.h"
 #include "core/error.h"
 #include "core/folder.h"
 #include "core/hash.h"
@@ -47,7 +48,7 @@ MachineRates::MachineRates(const Backend& backend, int threads)
     : bench_(backend, threads),
       machine_(fmt::format("{} {}, {} threads, build {}", backend.device->name(), cpu_name(),
                            threads > 0 ? threads : available_cpus(),
-                           sha256_of_program().substr(0, 16))) {
+                           build_id().substr(0, 16))) {
   const fs::path folder = cache_folder();
   if (folder.empty()) return;
   path_ = folder / fmt::format("rates-{}.json", sha256(machine_).substr(0, 16));

@@ -8,8 +8,10 @@
 #include <limits>
 #include <thread>
 
+#include "core/build_id.h"
 #include "core/control_groups.h"
 #include "core/dtype.h"
+#include "core/file.h"
 #include "core/folder.h"
 #include "core/hash.h"
 #include "core/memory.h"
@@ -51,6 +53,20 @@ TEST_CASE("SHA-256 and CRC32C equal published vectors") {
   CHECK(sha256("abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
   CHECK(crc32c("123456789", 9) == 0xE3069283u);
   CHECK(crc32c("6789", 4, crc32c("12345", 5)) == 0xE3069283u);
+}
+
+// The linker's note lies in the file as it lies in memory.
+TEST_CASE("the build ID is hex digits whose bytes stand in the program's own file") {
+  const std::string& id = build_id();
+  REQUIRE(id.size() >= 16);
+  REQUIRE(id.find_first_not_of("0123456789abcdef") == std::string::npos);
+  std::string bytes;
+  for (size_t i = 0; i + 1 < id.size(); i += 2)
+    bytes += static_cast<char>(std::stoi(id.substr(i, 2), nullptr, 16));
+  const File file = File::open("/proc/self/exe");
+  std::string program(static_cast<size_t>(file.size()), '\0');
+  file.read_at(program.data(), file.size(), 0);
+  CHECK(program.find(bytes) != std::string::npos);
 }
 
 TEST_CASE("merged members replace those of their name where these stand, the last of equals wins") {
