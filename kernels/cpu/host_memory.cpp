@@ -45,10 +45,11 @@ void* map_memory(int64_t bytes, std::string_view label, bool commit) {
   if (data == MAP_FAILED)
     fail(ErrorCode::DoesNotFit, "{}: cannot allocate {} of host memory", label,
          format_bytes(bytes));
-  // Pages of 2 MiB where the kernel has them: fewer faults, and a row of a matrix seldom costs a
-  // page walk. Only a request.
-  madvise(data, length, MADV_HUGEPAGE);
   if (commit) commit_pages(static_cast<char*>(data), length);
+  // Pages of 2 MiB, so that a row of a matrix seldom costs a page walk. Only a request, and after
+  // the small pages are there, which the kernel joins in time: a virtual machine that hands free
+  // memory back does so in large blocks, and a page of one costs ten times what small pages do.
+  madvise(data, length, MADV_HUGEPAGE);
   return data;
 }
 
