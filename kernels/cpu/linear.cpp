@@ -199,9 +199,10 @@ void backward_to_input(ThreadPool& pool, Workspace& workspace, const MatrixView&
     const Workspace::Lease tiles(workspace);
     const Tile t = tile_at(tiling, i);
     LowRank low;  // of the last part's product
-    if (const Stack* stack = adapters.only_plain_stack())
-      low = {operand(stack->u + t.row * stack->stride, stack->stride),
-             operand(stack->rows, dx.cols).from(0, t.begin), stack->R};
+    const Stack* with_last = adapters.only_plain_stack();
+    if (with_last != nullptr)
+      low = {operand(with_last->u + t.row * with_last->stride, with_last->stride),
+             operand(with_last->rows, dx.cols).from(0, t.begin), with_last->R};
     int64_t column = 0;
     for (size_t p = 0; p < parts.size(); ++p) {
       const int64_t O = parts[p].out();
@@ -217,7 +218,7 @@ void backward_to_input(ThreadPool& pool, Workspace& workspace, const MatrixView&
       column += O;
     }
     for (const Stack& stack : adapters.stacks())
-      if (low.R == 0) add_stack(tiles, adapters, stack, dy, parts, t, dx.cols, dy.dtype);
+      if (&stack != with_last) add_stack(tiles, adapters, stack, dy, parts, t, dx.cols, dy.dtype);
     store_tile(dx.row_range(t.row, t.row + t.rows).col_range(t.begin, t.begin + t.n), tiles->out,
                kTileCols, {}, 0, write, Store::PastCaches);
   });
