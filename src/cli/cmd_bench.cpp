@@ -169,12 +169,14 @@ void add_bench(CLI::App& app) {
       "bench",
       "How fast the kernels of a training step run here; of a run's own where one is named");
   add_config_options(*command, options->config);
-  command->add_option("--device", options->device, "auto, cpu or cuda (without a run)")
-      ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
+  CLI::Option* device = add_device_option(*command)->default_str("auto");
   command->add_option("--threads", options->threads, "CPU threads (without a run); 0: all")
       ->check(CLI::Range(0, 4096));
   command->add_flag("--json", options->json, "Print JSON");
-  command->callback([options] { bench(*options); });
+  command->callback([options, device] {
+    options->device = device->as<std::string>();
+    bench(*options);
+  });
 }
 
 }  // namespace lema

@@ -1,8 +1,11 @@
 // Parsing of the options that several commands take.
 #include "cli/options.h"
 
+#include <fmt/ranges.h>
+
 #include "core/log.h"
 #include "formats/peft_adapter.h"
+#include "formats/run_options.h"
 
 namespace lema {
 
@@ -18,6 +21,16 @@ std::optional<DType> float_dtype(const CLI::App& command) {
   return value == "bf16" ? DType::BF16 : value == "f16" ? DType::F16 : DType::F32;
 }
 
+CLI::Option* add_device_option(CLI::App& command) {
+  const auto check = [](const std::string& text) {
+    return is_choice(kDeviceNames, text)
+               ? std::string()
+               : fmt::format("{} not in {{{}}}", text, fmt::join(kDeviceNames, ","));
+  };
+  return command.add_option("--device", "auto: the first GPU where there is one")
+      ->check(CLI::Validator(check, fmt::format("{{{}}}", fmt::join(kDeviceNames, ","))));
+}
+
 void add_model_options(CLI::App& command) {
   command.add_option("--model", "Model folder")->required()->type_name("DIR");
   command.add_option("--adapter", "PEFT adapter folder, or a checkpoint of lema train")
@@ -28,9 +41,7 @@ void add_model_options(CLI::App& command) {
                   "at it")
       ->check(CLI::IsMember({"auto", "f32", "bf16", "f16"}))
       ->default_str("auto");
-  command.add_option("--device", "auto: the GPU where there is one")
-      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
-      ->default_str("auto");
+  add_device_option(command)->default_str("auto");
   command.add_option("--threads", "CPU threads, 0: all")
       ->check(CLI::Range(0, 1024))
       ->default_str("0");

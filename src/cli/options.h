@@ -17,6 +17,9 @@ void add_float_dtype(CLI::App& command, const std::string& help);
 // nullopt when it was not given.
 std::optional<DType> float_dtype(const CLI::App& command);
 
+// --device, of the names that a config takes.
+CLI::Option* add_device_option(CLI::App& command);
+
 // --model, --adapter, --compute, --device, --threads and --chat-template of the commands that run a
 // model.
 void add_model_options(CLI::App& command);

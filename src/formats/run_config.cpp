@@ -130,8 +130,7 @@ struct Setting {
     if (!value.is_string() && !raw)
       refuse(o.choices.empty() ? "string" : fmt::format("one of {}", fmt::join(o.choices, ", ")));
     const std::string& text = value.is_string() ? value.as_string() : *raw;
-    if (!o.choices.empty() &&
-        std::find(o.choices.begin(), o.choices.end(), text) == o.choices.end())
+    if (!o.choices.empty() && !is_choice(o.choices, text))
       refuse(fmt::format("one of {}", fmt::join(o.choices, ", ")));
     if (text.find('\0') != text.npos) refuse("string without NUL");
     if (o.required && text.empty()) refuse("string that is not empty");
@@ -338,6 +337,17 @@ Value plain(AutoBytes<const int64_t> field) {
 Value plain(NumberPair<const double> field) { return Value::Array{field.first, field.second}; }
 
 }  // namespace
+
+bool is_choice(const std::vector<std::string_view>& choices, std::string_view text) {
+  return std::any_of(choices.begin(), choices.end(), [&](std::string_view choice) {
+    if (!choice.ends_with(":N")) return text == choice;
+    const std::string_view before = choice.substr(0, choice.size() - 1);
+    if (!text.starts_with(before)) return false;
+    const std::string_view number = text.substr(before.size());
+    return !number.empty() && number.size() <= 3 &&
+           number.find_first_not_of("0123456789") == number.npos;
+  });
+}
 
 RunConfig load_run_config(const std::string& path, const std::vector<std::string>& settings) {
   Loader loader;

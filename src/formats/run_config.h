@@ -23,7 +23,7 @@ struct RunConfig {
   std::string model;       // folder of a Hugging Face model or of `lema convert`
   std::string output_dir;  // the run folder
   int64_t seed = 42;
-  std::string device = "auto";   // auto | cpu | cuda
+  std::string device = "auto";   // auto | cpu | cuda | cuda:N
   std::string method = "lora";   // lora
   std::string compute = "auto";  // auto | f32 | bf16 | f16
   int64_t threads = 0;           // CPU threads; 0: all

@@ -11,10 +11,15 @@
 
 namespace lema {
 
+// Whether `text` is one of them; "x:N" among them stands for x:0 to x:999.
+bool is_choice(const std::vector<std::string_view>& choices, std::string_view text);
+
+inline const std::vector<std::string_view> kDeviceNames = {"auto", "cpu", "cuda", "cuda:N"};
+
 struct Option {
   std::string_view key;                                           // dotted
   std::string_view help;                                          // meaning and unit
-  std::vector<std::string_view> choices = {};                     // of a string; empty: any
+  std::vector<std::string_view> choices = {};  // of a string, see is_choice; empty: any
   double min = 0, max = std::numeric_limits<double>::infinity();  // of a number
   bool above_min = false, below_max = false;                      // the bound itself is excluded
   bool required = false;
@@ -60,7 +65,7 @@ void visit_options(Config& c, Visit&& visit) {
         c.seed);
   visit(Option{.key = "device",
                .help = "where the arithmetic runs; auto: the GPU if there is one",
-               .choices = {"auto", "cpu", "cuda"}},
+               .choices = kDeviceNames},
         c.device);
   visit(Option{.key = "method", .help = "what is trained", .choices = {"lora"}}, c.method);
   visit(Option{.key = "compute",

@@ -28,9 +28,20 @@ Value or_auto(Value schema) { return either(std::move(schema), Value::Object{{"c
 Value form(const Option& o, const std::string&) {
   Value schema = of_type("string");
   if (!o.choices.empty()) {
-    Value::Array choices;
-    for (const std::string_view choice : o.choices) choices.push_back(choice);
-    schema.set("enum", choices);
+    Value::Array choices, numbered;
+    for (const std::string_view choice : o.choices)
+      if (choice.ends_with(":N"))
+        numbered.push_back(
+            Value::Object{{"pattern", fmt::format("^{}[0-9]{{1,3}}$",
+                                                  choice.substr(0, choice.size() - 1))}});
+      else
+        choices.push_back(choice);
+    if (numbered.empty()) {
+      schema.set("enum", choices);
+    } else {
+      numbered.insert(numbered.begin(), Value::Object{{"enum", choices}});
+      schema.set("anyOf", numbered);
+    }
   }
   if (o.required) schema.set("minLength", 1);
   return schema;

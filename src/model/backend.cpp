@@ -6,7 +6,7 @@
 namespace lema {
 namespace {
 
-Backend open_gpu() { return {make_cuda_device(0), cuda_ops()}; }
+Backend open_gpu(int number = 0) { return {make_cuda_device(number), cuda_ops()}; }
 
 Backend open_cpu() { return {make_cpu_device(), cpu_ops()}; }
 
@@ -25,6 +25,8 @@ OpsFactory cuda_ops() {
 }
 
 Backend open_backend(const std::string& device) {
+  constexpr std::string_view kNumbered = "cuda:";
+  if (device.starts_with(kNumbered)) return open_gpu(std::stoi(device.substr(kNumbered.size())));
   if (device == "cuda") return open_gpu();
   if (device == "cpu" || !cuda_is_built()) return open_cpu();
   check(device == "auto", "device {}", device);

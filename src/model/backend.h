@@ -24,8 +24,8 @@ struct Backend {
   OpsFactory ops;
 };
 
-// `device`: cpu, cuda (Usage error where there is no GPU that can be used), or auto: the GPU where
-// there is one, else the CPU, which the log says where CUDA is built.
+// `device`: cpu, cuda:N (Usage error where that GPU cannot be used), cuda for the first one, or
+// auto: the first one where it can be used, else the CPU, which the log says where CUDA is built.
 Backend open_backend(const std::string& device);
 
 }  // namespace lema
