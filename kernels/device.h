@@ -46,6 +46,8 @@ class Device {
   virtual ~Device() = default;
   // "cpu", or the GPU's name.
   virtual std::string name() const = 0;
+  // What the bits of its kernels hang on beside their arguments: instruction set, libraries.
+  virtual std::string arithmetic() const = 0;
   // True where kernels read host memory at full speed, so weights may be used where they lie (the
   // CPU).
   virtual bool reads_host_memory() const = 0;
@@ -104,7 +106,7 @@ class Device {
 };
 
 std::unique_ptr<Device> make_cpu_device();
-// Usage error where the CUDA backend is not built or `ordinal` does not exist.
+// Usage error, which says why, where the GPU of that number cannot be used.
 std::unique_ptr<Device> make_cuda_device(int ordinal);
 // 0 where CUDA is not built or there is no driver.
 int cuda_device_count();

@@ -12,7 +12,9 @@
 
 #include "core/error.h"
 #include "core/units.h"
+#include "cpu/gemm_bf16.h"
 #include "cpu/host_memory.h"
+#include "cpu/isa.h"
 #include "ops.h"
 
 namespace lema {
@@ -21,6 +23,12 @@ namespace {
 class CpuDevice final : public Device {
  public:
   std::string name() const override { return "cpu"; }
+  std::string arithmetic() const override {
+    constexpr const char* kIsa[] = {"SSE2", "AVX2", "AVX-512"};
+    constexpr const char* kBf16[] = {"", ", AVX512-BF16", ", AMX"};
+    return std::string(kIsa[static_cast<size_t>(cpu::isa())]) +
+           kBf16[static_cast<size_t>(cpu::bf16_products())];
+  }
   bool reads_host_memory() const override { return true; }
   DType preferred_activation(DType stored) const override {
     return stored == DType::BF16 && cpu_prefers_bf16() ? DType::BF16 : DType::F32;

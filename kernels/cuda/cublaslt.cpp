@@ -31,6 +31,7 @@ void find(void* library, Function& function, const char* name) {
 CublasLt open() {
   void* library = open_library();
   CublasLt f{};
+  find(library, f.version, "cublasLtGetVersion");
   find(library, f.create, "cublasLtCreate");
   find(library, f.destroy, "cublasLtDestroy");
   find(library, f.create_product, "cublasLtMatmulDescCreate");

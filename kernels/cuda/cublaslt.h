@@ -7,6 +7,7 @@
 namespace lema::cuda {
 
 struct CublasLt {
+  decltype(&::cublasLtGetVersion) version;
   decltype(&::cublasLtCreate) create;
   decltype(&::cublasLtDestroy) destroy;
   decltype(&::cublasLtMatmulDescCreate) create_product;

@@ -18,6 +18,7 @@ class CudaDevice final : public Device {
   CudaDevice(const CudaDevice&) = delete;
 
   std::string name() const override { return name_; }
+  std::string arithmetic() const override;
   bool reads_host_memory() const override { return false; }
   bool needs_pinned_weights() const override { return true; }
   int64_t free_bytes() const override;

@@ -16,6 +16,8 @@ constexpr const char* kQueueNames[] = {"compute", "host-to-device", "device-to-h
 
 const char* name_of(Queue queue) { return kQueueNames[static_cast<size_t>(queue)]; }
 
+__global__ void any_kernel() {}
+
 }  // namespace
 
 void fail_cuda(cudaError_t status, const std::string& doing) {
@@ -32,6 +34,13 @@ CudaDevice::CudaDevice(int ordinal) : ordinal_(ordinal) {
              ordinal);
   name_ = properties.name;
   architecture_ = 10 * properties.major + properties.minor;
+  cudaFuncAttributes attributes;
+  if (cudaFuncGetAttributes(&attributes, any_kernel) == cudaErrorNoKernelImageForDevice) {
+    cudaGetLastError();
+    fail(ErrorCode::Usage,
+         "device cuda:{}: {} has compute capability {}.{}, and this lema was built for {}", ordinal,
+         name_, properties.major, properties.minor, LEMA_CUDA_ARCHITECTURES);
+  }
   for (cudaStream_t& stream : streams_)
     cuda_check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "creating a queue");
 }
@@ -56,7 +65,11 @@ int64_t CudaDevice::used_bytes() const {
 }
 
 DType CudaDevice::preferred_activation(DType) const {
-  return architecture_ >= 80 ? DType::BF16 : DType::F32;
+  return architecture_ >= 80 ? DType::BF16 : DType::F16;
+}
+
+std::string CudaDevice::arithmetic() const {
+  return fmt::format("sm_{}, cuBLASLt {}", architecture_, CublasLt::load().version());
 }
 
 Buffer CudaDevice::allocate(int64_t bytes, std::string_view label) {
@@ -145,7 +158,19 @@ void CudaDevice::synchronize(Queue queue) {
 }  // namespace cuda
 
 std::unique_ptr<Device> make_cuda_device(int ordinal) {
-  const int count = cuda_device_count();
+  int count = 0, driver = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  cudaGetLastError();
+  if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0)
+    fail(ErrorCode::Usage, "device cuda:{}: this machine has no NVIDIA driver", ordinal);
+  if (status == cudaErrorInsufficientDriver)
+    fail(ErrorCode::Usage,
+         "device cuda:{}: this machine's driver is of CUDA {}.{}; this lema needs {}.{} or later",
+         ordinal, driver / 1000, driver % 1000 / 10, CUDART_VERSION / 1000,
+         CUDART_VERSION % 1000 / 10);
+  if (status != cudaSuccess && status != cudaErrorNoDevice)
+    fail(ErrorCode::Usage, "device cuda:{}: {} ({})", ordinal, cudaGetErrorString(status),
+         cudaGetErrorName(status));
   if (ordinal < 0 || ordinal >= count)
     fail(ErrorCode::Usage, "device cuda:{}: this machine has {} CUDA GPUs", ordinal, count);
   cuda::CublasLt::load();

@@ -144,6 +144,7 @@ OpsLimits ops_limits(const RunConfig& config, const RunModel& model, const StepB
 Value NumericPlan::to_value() const {
   Value value;
   value.set("backend", backend);
+  value.set("arithmetic", arithmetic);
   value.set("compute", name(compute));
   value.set("micro_rows", micro_rows);
   value.set("token_tile", token_tile);
@@ -199,7 +200,7 @@ RunPlan make_limits(const RunConfig& config, const RunModel& model, const Device
          "data.too_long",
          b.row_tokens, c.max_positions);
   plan.numeric = {activation_dtype(config.compute, model.table.embed.dtype, device), b.micro_rows,
-                  tile, model.table.head_chunk_rows, device.name()};
+                  tile, model.table.head_chunk_rows, device.name(), device.arithmetic()};
   plan.blocks = {b.micro_tokens, tile, b.row_tokens, b.tokens, true, model.adapter.embed_rank()};
   plan.head = {b.target_rows,
                tile,

@@ -19,7 +19,7 @@ namespace lema {
 struct NumericPlan {
   DType compute = DType::F32;
   int64_t micro_rows = 0, token_tile = 0, head_chunk_rows = 0;
-  std::string backend;
+  std::string backend, arithmetic;  // of the device
   Value to_value() const;
 };
 

@@ -54,6 +54,7 @@ class HollowDevice final : public Device {
   HollowDevice(const Device& like, Recorder& recorder)
       : like_(like), memory_(make_cpu_device()), recorder_(recorder) {}
   std::string name() const override { return like_.name(); }
+  std::string arithmetic() const override { return like_.arithmetic(); }
   bool reads_host_memory() const override { return like_.reads_host_memory(); }
   int64_t free_bytes() const override { return like_.free_bytes(); }
   DType preferred_activation(DType stored) const override {

@@ -57,6 +57,7 @@ class FailingDevice final : public Device {
     ::close(fd);
   }
   std::string name() const override { return real_->name(); }
+  std::string arithmetic() const override { return real_->arithmetic(); }
   bool reads_host_memory() const override { return real_->reads_host_memory(); }
   DType preferred_activation(DType stored) const override {
     return real_->preferred_activation(stored);

@@ -33,6 +33,7 @@ class LateDevice final : public Device {
       : cpu_(make_cpu_device()), in_place_(in_place), forgotten_(forgotten) {}
 
   std::string name() const override { return cpu_->name(); }
+  std::string arithmetic() const override { return cpu_->arithmetic(); }
   bool reads_host_memory() const override { return in_place_; }
   DType preferred_activation(DType stored) const override {
     return cpu_->preferred_activation(stored);
