@@ -59,9 +59,10 @@ inline int64_t named_least(const std::string& refusal) {
 
 class TrainBench {
  public:
-  TrainBench(const TinyModelOptions& model, int64_t rows) : folder_("lema_exactness") {
+  TrainBench(const TinyModelOptions& model, int64_t rows, int64_t longest = 30)
+      : folder_("lema_exactness") {
     write_tiny_model(folder_.path() / "model", model);
-    write_random_rows(folder_.path() / "rows.jsonl", rows);
+    write_random_rows(folder_.path() / "rows.jsonl", rows, longest);
   }
 
   RunConfig config(const std::vector<std::string>& settings = {}) const {
