@@ -340,7 +340,9 @@ void linear_backward(const Engine& engine, MatrixView dx, MatrixView dy, MatrixV
   if (!dx) return;
   const ToInput to = {engine, dx, dy, adapters, parts};
   const Weights weights = weights_of(parts, [&](size_t) { return !any_gain; });
-  if (weights.count > 1 || any_gain) return add_columns(to, weights.span(), write);
+  const bool adds_to_rounded = write == Write::Accumulate && dx.dtype != DType::F32;
+  if (weights.count > 1 || any_gain || adds_to_rounded)
+    return add_columns(to, weights.span(), write);
   if (adapters.any_dropout()) {
     add_columns(to, {}, write);
     write = Write::Accumulate;
