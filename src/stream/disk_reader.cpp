@@ -11,9 +11,10 @@
 namespace lema {
 namespace {
 
-// Enough in flight to keep an NVMe disk busy; each large enough that their number does not matter.
-constexpr int64_t kChunkBytes = int64_t{4} << 20;
-constexpr int kDepth = 8;    // reads in flight of io_uring
+// 32 MiB in flight through io_uring keep a disk busy; in many small reads a virtual disk gives more
+// than in few large ones (tests/bench/RESULTS.md). A thread has one read in flight: a large one.
+constexpr int64_t kQueuedBytes = int64_t{512} << 10, kWaitedBytes = int64_t{4} << 20;
+constexpr int kDepth = 64;   // reads in flight of io_uring
 constexpr int kThreads = 4;  // that wait for one read each
 
 }  // namespace
@@ -47,9 +48,10 @@ void DiskReader::stop() {
 void DiskReader::start(const HostImage& image, std::byte* to, DiskJob& job) {
   const std::lock_guard lock(mutex_);
   if (!std::exchange(job.open_, true)) job.begun_ = false;
+  const int64_t most = queue_ ? kQueuedBytes : kWaitedBytes;
   for (const Window& window : image.windows()) {
-    for (int64_t at = 0; at < window.bytes; at += kChunkBytes) {
-      const int64_t bytes = std::min(kChunkBytes, window.bytes - at);
+    for (int64_t at = 0; at < window.bytes; at += most) {
+      const int64_t bytes = std::min(most, window.bytes - at);
       chunks_.push_back({window.file, window.begin + at, bytes, std::min(bytes, window.needed - at),
                          to + window.image_offset + at, &job});
       ++job.pending_;
