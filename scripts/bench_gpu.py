@@ -4,18 +4,21 @@
     scripts/bench_gpu.py --lema build/lema --folder /tmp/bench --rows 1x512 4x2048 --vram 1x512=2GiB
 
 Writes the model folder once (torch makes the weights; 13 GB in bf16), then runs every row streamed (with a budget: as
-much of it as that does not hold), with half of the blocks resident and with all of them, and prints a table: median step of those after
-the second, its spread, MiB on the device by the plan and by the driver's count less what stood there when context and
-kernels were loaded (that is `base`), bytes copied per step. The last two runs of a row keep, recompute and offload what
-the first did, so that only the place of the weights differs. --bus runs a row once more with log.trace, between two
-measurements of plain pinned copies, for what its steps make of the bus. --gradients compares lema's gradients of a row with those of
-transformers and PEFT, each in f32 and in bf16; --peft times these (bench_gpu_peft.py) in each of --arms: all resident with
-and without checkpointing of activations, with the kernels of liger_kernel, and with FSDP2's offload of weights to the CPU.
+much of it as that does not hold), with half of the blocks resident and with all of them, and prints a table: median
+step of those after the second, its spread, MiB on the device by the plan and by the driver's count less what stood
+there when context and kernels were loaded (that is `base`), bytes copied per step. The last two runs of a row keep,
+recompute and offload what the first did, so that only the place of the weights differs. --bus runs a row once more with
+log.trace, between two measurements of plain pinned copies, for what its steps make of the bus. --disk runs a row under
+--ram, and stops it after every second step to read the weights alone (--reader, tests/bench/disk.cpp), for what its
+steps make of the disk. --gradients compares lema's gradients of a row with those of transformers and PEFT, each in f32
+and in bf16; --peft times these (bench_gpu_peft.py) in each of --arms: all resident with and without checkpointing of
+activations, with the kernels of liger_kernel, and with FSDP2's offload of weights to the CPU.
 """
 import argparse
 import json
 import pathlib
 import random
+import signal
 import statistics
 import struct
 import subprocess
@@ -158,18 +161,23 @@ def describe_bus(options, batch, length, settings):
           f"{r['ms'] * statistics.median(shares) / 26e3:.4f} at that of its copies", flush=True)
 
 
-def run(options, batch, length, settings, output=None):
+def command_of(options, batch, length, settings, output):
     folder = options.folder
     rows = folder / f"rows_{length}.jsonl"
     if not rows.exists():
         write_rows(rows, 64 if length < 8192 else 4, length)
-    output = output or folder / f"run_{batch}x{length}_{time.time_ns()}"
     command = [options.lema, "train", "--set", f"model={folder / 'model'}", "--set", f"data.train={rows}", "--set",
                f"output_dir={output}"]
     for setting in [f"train.batch_size={batch}", f"train.max_steps={options.steps}", "data.format=tokens",
                     "device=cuda", f"data.max_tokens={length}", "lora.rank=16", "lora.alpha=32", "compute=bf16",
                     "checkpoint.every_steps=1000000", *options.set, *settings]:
         command += ["--set", setting]
+    return command
+
+
+def run(options, batch, length, settings, output=None):
+    output = output or options.folder / f"run_{batch}x{length}_{time.time_ns()}"
+    command = command_of(options, batch, length, settings, output)
     memory = DriverMemory()
     result = subprocess.run(command, capture_output=True, text=True)
     peak = memory.stop()
@@ -183,6 +191,50 @@ def run(options, batch, length, settings, output=None):
             steps[0].get("vram_bytes", 0), "h2d": steps[-1]["h2d_bytes"] / 1e9, "disk": steps[-1]["disk_bytes"] / 1e9,
             "stall": steps[-1]["stall_ms"], "loss": steps[-1]["loss"],
             "plan": json.loads((output / "plan.json").read_text())}
+
+
+def read_alone(options):
+    """Bytes per second of reading all weights past the page cache, in a process of its own."""
+    command = [options.reader, options.folder / "model", "direct"]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)["bytes_per_s"]
+
+
+def describe_disk(options, batch, length, settings):
+    """Steps whose weights come from disk beside the time of their bytes at the mean rate of the readings alone before and
+    after them, for which the run stands still: a virtual disk's rate wavers from one second to the next. The first two
+    steps share the disk with the checksum of the weights."""
+    output = options.folder / f"disk_{time.time_ns()}"
+    rates, paused, done = {0: read_alone(options)}, {}, 0
+    process = subprocess.Popen(command_of(options, batch, length, settings, output), stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL)
+    while process.poll() is None:
+        time.sleep(0.005)
+        metrics = output / "metrics.jsonl"
+        lines = metrics.read_text().rpartition("\n")[0].splitlines() if metrics.exists() else []
+        steps = [m for m in map(json.loads, lines) if "step_ms" in m]
+        if len(steps) == done:
+            continue
+        done = len(steps)
+        if done % 2 == 0 and done < options.steps:
+            process.send_signal(signal.SIGSTOP)
+            start = time.monotonic()
+            rates[done] = read_alone(options)
+            process.send_signal(signal.SIGCONT)
+            paused[done + 1] = 1000 * (time.monotonic() - start)
+    if process.returncode != 0:
+        sys.exit(f"{batch}x{length} from disk: exit {process.returncode}")
+    steps = [m for m in map(json.loads, metrics.read_text().splitlines()) if "step_ms" in m]
+    rates[options.steps] = read_alone(options)
+    print(f"{batch}x{length} from disk, read alone GB/s: {' '.join(f'{r / 1e9:.3f}' for r in rates.values())}", flush=True)
+    times, floors = [], []
+    for number, m in enumerate(steps[2:], 3):
+        before, after = rates[(number - 1) // 2 * 2], rates[min((number + 1) // 2 * 2, options.steps)]
+        times.append(m["step_ms"] - paused.get(number, 0))
+        floors.append(1000 * m["disk_bytes"] * (1 / before + 1 / after) / 2)
+        print(f"{batch}x{length} from disk, step {number}: {times[-1]:.0f} ms{' less a pause' if number in paused else ''}, "
+              f"{m['disk_bytes'] / 1e9:.2f} GB, {times[-1] / floors[-1]:.3f}", flush=True)
+    print(f"{batch}x{length} from disk: median {statistics.median(times):.0f} ms; all steps after two are "
+          f"{sum(times) / sum(floors):.3f} of their bytes alone", flush=True)
 
 
 def adapter_after(options, batch, length, settings):
@@ -278,6 +330,9 @@ def main():
     parser.add_argument("--vram", nargs="*", default=[], help="budgets of the streamed runs, e.g. 1x512=2GiB")
     parser.add_argument("--gradients", nargs="*", default=[], metavar="ROW", help="rows whose gradients are compared")
     parser.add_argument("--bus", nargs="*", default=[], metavar="ROW", help="rows whose copies are looked at")
+    parser.add_argument("--disk", nargs="*", default=[], metavar="ROW", help="rows whose reads are looked at")
+    parser.add_argument("--reader", help="build/tests/bench_disk, for --disk")
+    parser.add_argument("--ram", default="4GB", help="memory.ram of --disk")
     parser.add_argument("--peft", nargs="*", default=[], metavar="ROW", help="rows that PEFT is timed with")
     parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=list(ARMS), help="of PEFT")
     parser.add_argument("--set", nargs="*", default=[], help="further settings of every run")
@@ -288,9 +343,9 @@ def main():
     print(f"{'row':8} {'weights':9} {'median ms':>9} {'low':>8} {'high':>8} {'tok/s':>7} {'plan MiB':>9} {'driver':>9} "
           f"{'base':>5} {'ratio':>6} {'growth':>6} {'H2D GB':>7} {'disk GB':>7}  last loss", flush=True)
     budgets = dict(budget.split("=") for budget in options.vram)
-    for row in options.bus:
+    for row in options.bus + options.disk:
         if row not in budgets:
-            parser.error(f"--bus {row}: --vram has no budget for it")
+            parser.error(f"--bus or --disk {row}: --vram has no budget for it")
     for row in options.rows:
         batch, length = map(int, row.split("x"))
         policy = []
@@ -315,6 +370,9 @@ def main():
                   flush=True)
     for row in options.bus:
         describe_bus(options, *map(int, row.split("x")), [f"memory.vram={budgets[row]}"])
+    for row in options.disk:
+        settings = [f"memory.vram={budgets[row]}", f"memory.ram={options.ram}", "memory.disk=direct"]
+        describe_disk(options, *map(int, row.split("x")), settings)
     for row in dict.fromkeys(options.gradients + options.peft):
         batch, length = map(int, row.split("x"))
         checkpoint, _ = adapter_after(options, batch, length, ["train.max_steps=4", "optimizer.lr=1e-3"])
