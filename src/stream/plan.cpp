@@ -128,11 +128,16 @@ class Placer {
     return slots * *std::max_element(request_.unit_bytes.begin(), request_.unit_bytes.end());
   }
 
+  // Of the ring on the device: more slots than units hold nothing.
+  int64_t device_slots() const {
+    return std::min(request_.slots ? request_.slots : 2, std::ssize(request_.unit_bytes));
+  }
   // The least that weights need on the device.
   int64_t smallest_weights() const {
     if (in_place()) return 0;
-    return request_.residency == "resident" ? sum(request_.unit_bytes)
-                                            : ring_bytes(request_.slots ? request_.slots : 2);
+    const int64_t all = sum(request_.unit_bytes), ring = ring_bytes(device_slots());
+    if (request_.residency == "resident") return all;
+    return request_.residency == "stream" ? ring : std::min(all, ring);
   }
 
   void place_boundaries() {
@@ -168,7 +173,7 @@ class Placer {
     if (residency == "resident" || (residency == "auto" && all_fit)) {
       weights.resident.assign(static_cast<size_t>(units), true);
     } else {
-      weights.slots = std::min(request_.slots ? request_.slots : 2, units);
+      weights.slots = device_slots();
       weights.resident =
           residency == "stream" ? spread(0, units) : most_residents(ring_bytes(weights.slots));
     }

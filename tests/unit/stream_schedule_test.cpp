@@ -151,3 +151,22 @@ TEST_CASE("explicit wishes are met or refused") {
   CHECK(plan.weights.slots == 3);
   CHECK(plan.kept_blocks == 0);
 }
+
+TEST_CASE("more slots than units ask for no more than one each, and for less than all weights") {
+  PlanRequest r = request();
+  r.activations = "recompute";
+  const int64_t units = std::ssize(r.unit_bytes);
+  for (const auto& [residency, weights] : {std::pair("stream", units * 100), {"auto", 520}}) {
+    for (const int64_t slots : {units, units + 1, 100 * units}) {
+      INFO(residency << ", " << slots << " slots");
+      r.residency = residency;
+      r.slots = slots;
+      r.device_budget = 0;
+      CHECK(least_device_bytes(r) == 100 + weights);  // adapter, boundaries
+      r.device_budget = 100 + weights;
+      const Plan plan = make_plan(r);
+      CHECK(plan.weights.slots == (r.residency == "stream" ? units : 0));
+      CHECK(plan.bytes(Tier::Device) == r.device_budget);
+    }
+  }
+}
