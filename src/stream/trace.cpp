@@ -1,4 +1,4 @@
-// Timers in pairs around the work of a queue, read and written when a step is over.
+// Timers in pairs around the work of a queue, read and written when a step or evaluation is over.
 #include "stream/trace.h"
 
 #include <fmt/format.h>
@@ -35,6 +35,10 @@ Trace::Trace(Device& device, const fs::path& path)
 
 Trace::~Trace() {
   try {
+    if (std::uncaught_exceptions() == 0) flush();
+  } catch (const Error&) {  // what was flushed before stands
+  }
+  try {
     lines_ += "\n]\n";
     file_.write(lines_.data(), std::ssize(lines_));
   } catch (const Error&) {  // the viewers read an array without an end too
@@ -46,19 +50,21 @@ Trace::Span::Span(Trace* trace, Queue queue, std::string name, int64_t bytes) : 
   index_ = trace_->used_++;
   if (index_ == trace_->marks_.size())
     trace_->marks_.push_back(
-        {queue, {}, 0, trace_->device_.create_timer(), trace_->device_.create_timer()});
+        {queue, {}, 0, trace_->device_.create_timer(), trace_->device_.create_timer(), false});
   Mark& mark = trace_->marks_[index_];
   mark.queue = queue;
   mark.name = std::move(name);
   mark.bytes = bytes;
+  mark.has_ended = false;
   trace_->device_.record(mark.begin, queue);
 }
 
 Trace::Span::~Span() {
   // While an error ends the step, the queue may refuse more work.
   if (!trace_ || std::uncaught_exceptions() > 0) return;
-  const Mark& mark = trace_->marks_[index_];
+  Mark& mark = trace_->marks_[index_];
   trace_->device_.record(mark.end, mark.queue);
+  mark.has_ended = true;
 }
 
 void Trace::disk_span(const std::string& name, int64_t bytes, Clock::time_point begin,
@@ -68,24 +74,36 @@ void Trace::disk_span(const std::string& name, int64_t bytes, Clock::time_point 
   };
   begin = std::max(begin, disk_end_);
   disk_end_ = std::max(begin, end);
-  write_event(kDiskLane, name, us(begin - start_), us(disk_end_ - begin), bytes, 0);
+  write_event(kDiskLane, name, us(begin - start_), us(disk_end_ - begin), bytes);
 }
 
 void Trace::write_event(int lane, const std::string& name, double begin_us, double length_us,
-                        int64_t bytes, int64_t step) {
+                        int64_t bytes) {
   lines_ += fmt::format(
       R"(,{}{{"name":"{}","ph":"X","pid":0,"tid":{},"ts":{:.1f},"dur":{:.1f},)"
-      R"("args":{{"step":{},"bytes":{}}}}})",
-      "\n", name, lane, begin_us, length_us, step, bytes);
+      R"("args":{{"{}":{},"bytes":{}}}}})",
+      "\n", name, lane, begin_us, length_us, pass_, step_, bytes);
 }
 
-void Trace::flush(int64_t step) {
+void Trace::begin_step(int64_t step) {
+  flush();
+  pass_ = "step";
+  step_ = step;
+}
+
+void Trace::begin_evaluation() {
+  flush();
+  pass_ = "evaluation";
+}
+
+void Trace::flush() {
   for (const Queue queue : {Queue::H2D, Queue::D2H, Queue::Compute}) device_.synchronize(queue);
   for (size_t i = 0; i < used_; ++i) {
     const Mark& mark = marks_[i];
+    if (!mark.has_ended) continue;  // an error has ended its step
     write_event(lane_of(mark.queue), mark.name,
                 base_us_ + 1000 * device_.elapsed_ms(base_, mark.begin),
-                1000 * device_.elapsed_ms(mark.begin, mark.end), mark.bytes, step);
+                1000 * device_.elapsed_ms(mark.begin, mark.end), mark.bytes);
   }
   used_ = 0;
   // Times are f32 milliseconds on a GPU: counted from the last flush they keep their microseconds.

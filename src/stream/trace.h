@@ -3,7 +3,8 @@
 // there is no Trace and a span does nothing.
 //
 // The file is one JSON array of complete events ("ph": "X"; ts and dur in microseconds since the
-// trace began), a lane of `tid` 0 to 3 each for disk, H2D, D2H and compute.
+// trace began), a lane of `tid` 0 to 3 each for disk, H2D, D2H and compute. In its `args` an event
+// has `bytes` and `step` (0 before the first) or, of an evaluation, the last step as `evaluation`.
 // Ref: the Trace Event Format, section "JSON Array Format".
 #pragma once
 
@@ -41,8 +42,11 @@ class Trace {
   void disk_span(const std::string& name, int64_t bytes, Clock::time_point begin,
                  Clock::time_point end);
 
+  // The spans from here on are of this step, or of an evaluation after the last one. Flushes.
+  void begin_step(int64_t step);
+  void begin_evaluation();
   // Waits for all queues and writes the spans since the last call. Io when that fails.
-  void flush(int64_t step);
+  void flush();
 
  private:
   struct Mark {
@@ -50,13 +54,16 @@ class Trace {
     std::string name;
     int64_t bytes = 0;
     Event begin, end;
+    bool has_ended = false;
   };
   void write_event(int lane, const std::string& name, double begin_us, double length_us,
-                   int64_t bytes, int64_t step);
+                   int64_t bytes);
 
   Device& device_;
   File file_;
   std::string lines_;  // not written yet
+  const char* pass_ = "step";
+  int64_t step_ = 0;
   Clock::time_point start_, disk_end_;
   Event base_, next_base_;  // of the times of `marks_`
   double base_us_ = 0;      // from the start to base_

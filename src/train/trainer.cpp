@@ -107,11 +107,12 @@ StepResult Trainer::train_step(const StepBatch& batch, double lr, int64_t step) 
   require_finite_state(step);
   judge(result);
   if (result.update == StepResult::Update::Applied) update(lr, step);
-  if (trace_) trace_->flush(step + 1);
+  if (trace_) trace_->flush();
   return result;
 }
 
 StepResult Trainer::probe(const StepBatch& batch, int64_t step) {
+  if (trace_) trace_->begin_step(step + 1);
   const float scale = loss_scale_.scale(),
               grad_scale = scale / static_cast<float>(batch.trained_tokens);
   inputs_->upload(batch, transformer_->rope_table(), embedding_rows_.get());
@@ -253,6 +254,7 @@ void Trainer::update(double lr, int64_t step) {
 }
 
 double Trainer::evaluate(const StepBatch& batch, std::vector<float>* losses) {
+  if (trace_) trace_->begin_evaluation();
   inputs_->upload(batch, transformer_->rope_table(), embedding_rows_.get());
   model_.adapter.set_step(static_cast<uint64_t>(run_.seed), 0, false);
   stream_->begin_pass(visits(false));
@@ -261,6 +263,7 @@ double Trainer::evaluate(const StepBatch& batch, std::vector<float>* losses) {
   store_->check_files();
   read_back(inputs_->targets().shape[0]);
   if (losses) losses->assign(read_.begin() + kNormSlots, read_.end());
+  if (trace_) trace_->flush();
   return sum_of_losses();
 }
 
