@@ -1,12 +1,18 @@
 #!/usr/bin/env bash
 # Runs the tests that need a GPU (label `gpu`) of a build; the fault tests of runs on the GPU; training and logits of every
 # family against transformers and PEFT with lema on the GPU, where they are installed; and the first under compute-sanitizer
-# (gpu_sanitize.sh), where it is there.
+# (gpu_sanitize.sh), where it is there. Without a GPU it ends at once with 77.
 #   scripts/gpu_test.sh [BUILD_DIR, default build] [TOOL of compute-sanitizer..., default all four]
 set -euo pipefail
 build=$(realpath "${1:-build}")
 shift || true
 source=$(dirname "$(dirname "$(realpath "$0")")")
+status=0
+"$build/tests/gpu_generate" "no such case" >/dev/null 2>&1 || status=$?  # 77 as gpu_main.cpp has it
+case $status in
+  77) echo "no GPU here: nothing is tested" >&2; exit 77 ;;
+  126 | 127) echo "$build has no tests for a GPU: configure it with -DLEMA_CUDA=ON and build it" >&2; exit 1 ;;
+esac
 ctest --test-dir "$build" -L gpu --output-on-failure --no-tests=error
 for test in "resume_matrix" "memory" "nonfinite" "signals Phases" "kill" "soak"; do
   echo "== faults on the GPU: $test"
