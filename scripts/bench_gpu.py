@@ -3,19 +3,27 @@
 
     scripts/bench_gpu.py --lema build/lema --folder /tmp/bench --rows 1x512 4x2048 --vram 1x512=2GiB
 
-Writes the model folder once (torch makes the weights; 13 GB in bf16), then runs every row streamed (with a budget: as
-much of it as that does not hold), with half of the blocks resident and with all of them, and prints a table: median
-step of those after the second, its spread, MiB on the device by the plan and by the driver's count less what stood
-there when context and kernels were loaded (that is `base`), bytes copied per step. The last two runs of a row keep,
-recompute and offload what the first did, so that only the place of the weights differs. --bus runs a row once more with
-log.trace, between two measurements of plain pinned copies, for what its steps make of the bus. --disk runs a row under
---ram, and stops it after every second step to read the weights alone (--reader, tests/bench/disk.cpp), for what its
-steps make of the disk. --gradients compares lema's gradients of a row with those of transformers and PEFT, each in f32
-and in bf16; --peft times these (bench_gpu_peft.py) in each of --arms: all resident with and without checkpointing of
-activations, with the kernels of liger_kernel, and with FSDP2's offload of weights to the CPU.
+Writes a model folder for each number of blocks once (torch makes the weights; 13 GB in bf16 for 32). First, unless
+--no-gradients says not to, it compares lema's gradients of the rows of --gradients, by a model of --gradient-blocks,
+with those of transformers and PEFT where they are installed, each in f32 and in bf16: every tensor's difference in
+f32 within 1e-4 (norms), and in bf16 within twice what PEFT's own bf16 differs from its f32.
+
+Then it runs every row streamed (with a budget: as much of it as that does not hold), with half of the blocks resident
+and with all of them, and prints a table: median step of those after the second, its spread, MiB on the device by the
+plan and by the driver's count less what stood there when context and kernels were loaded (that is `base`), what that
+count grew by in the steps, bytes copied per step. The last two runs of a row keep, recompute and offload what the
+first did, so that only the place of the weights differs; their losses must be the same in every bit, plan and driver
+agree within 2 %, and the driver's count not grow. --bus runs a row once more with log.trace, between two measurements
+of plain pinned copies, for what its steps make of the bus. --disk runs a row under --ram, and stops it after every
+second step to read the weights alone (--reader, tests/bench/disk.cpp), for what its steps make of the disk. --peft
+times transformers and PEFT (bench_gpu_peft.py) in each of --arms: all resident with and without checkpointing of
+activations, with the kernels of liger_kernel, and with FSDP2's offload of weights to the CPU. What failed is said
+where it does and once more at the end; then the exit code is 1.
 """
 import argparse
+import importlib.util
 import json
+import math
 import pathlib
 import random
 import signal
@@ -34,6 +42,22 @@ MODULES = [*(f"self_attn.{m}_proj" for m in "qkvo"), *(f"mlp.{m}_proj" for m in 
 BETA1 = 0.9
 ARMS = {"checkpointing": ["--checkpointing"], "plain": [], "liger": ["--checkpointing", "--liger"],
         "fsdp": ["--checkpointing", "--fsdp"]}
+F32_BOUND = 1e-4  # of gradients, as in tests/parity/train_test.py
+F32_LOSS_BOUND = 1e-6  # likewise
+BF16_BOUND = 2  # times the reference's own rounding
+failures = []
+
+
+def require(holds, what):
+    """Notes what failed; whoever asks goes on."""
+    if not holds:
+        failures.append(what)
+        print(f"FAILED: {what}", flush=True)
+    return holds
+
+
+def last_line(text):
+    return (text.strip().splitlines() or ["no output"])[-1][:200]
 
 
 def tensors(blocks):
@@ -53,9 +77,9 @@ def tensors(blocks):
 
 
 def write_model(folder, blocks):
-    import torch
     if (folder / "model.safetensors").exists():
         return
+    import torch
     folder.mkdir(parents=True, exist_ok=True)
     config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": C, "intermediate_size": F,
               "num_hidden_layers": blocks, "num_attention_heads": H, "num_key_value_heads": H, "vocab_size": V,
@@ -133,17 +157,18 @@ print(statistics.median(rates[1:]))"""
 
 
 def describe_bus(options, batch, length, settings):
-    """The rate of a step's copies from the first to the last of them, and the step beside the time of 26 GB, about what both
-    passes over the weights are, at the rate of plain copies measured right before and after, and at its own copies' rate."""
+    """The rate of a step's copies from the first to the last of them, and the step beside the time of 26 GB, about what
+    both passes over the weights are, at the rate of plain copies measured right before and after, and at its own
+    copies' rate."""
     trace = options.folder / "trace.json"
     before = copy_rate()
     r = run(options, batch, length, [*settings, f"log.trace={trace}"])
     after = copy_rate()
-    if "error" in r:
-        sys.exit(r["error"])
+    if not require("error" not in r, f"{batch}x{length} bus: {r.get('error')}"):
+        return
     steps = {}
     for event in json.loads(trace.read_text()):
-        if event["ph"] == "X" and event["args"]["step"] > 2:
+        if event["ph"] == "X" and event["args"].get("step", 0) > 2:
             steps.setdefault(event["args"]["step"], []).append(event)
     rates, shares, idle = [], [], []
     for events in steps.values():
@@ -161,48 +186,54 @@ def describe_bus(options, batch, length, settings):
           f"{r['ms'] * statistics.median(shares) / 26e3:.4f} at that of its copies", flush=True)
 
 
-def command_of(options, batch, length, settings, output):
+def model_folder(options, blocks):
+    return options.folder / f"model_{blocks}"
+
+
+def command_of(options, batch, length, settings, output, blocks=None):
     folder = options.folder
     rows = folder / f"rows_{length}.jsonl"
     if not rows.exists():
         write_rows(rows, 64 if length < 8192 else 4, length)
-    command = [options.lema, "train", "--set", f"model={folder / 'model'}", "--set", f"data.train={rows}", "--set",
-               f"output_dir={output}"]
-    for setting in [f"train.batch_size={batch}", f"train.max_steps={options.steps}", "data.format=tokens",
-                    "device=cuda", f"data.max_tokens={length}", "lora.rank=16", "lora.alpha=32", "compute=bf16",
-                    "checkpoint.every_steps=1000000", *options.set, *settings]:
+    command = [options.lema, "train"]
+    for setting in [f"model={model_folder(options, blocks or options.blocks)}", f"data.train={rows}",
+                    f"output_dir={output}", f"train.batch_size={batch}", f"train.max_steps={options.steps}",
+                    "data.format=tokens", "device=cuda", f"data.max_tokens={length}", "lora.rank=16", "lora.alpha=32",
+                    "compute=bf16", "checkpoint.every_steps=1000000", *options.set, *settings]:
         command += ["--set", setting]
     return command
 
 
-def run(options, batch, length, settings, output=None):
+def run(options, batch, length, settings, output=None, blocks=None):
     output = output or options.folder / f"run_{batch}x{length}_{time.time_ns()}"
-    command = command_of(options, batch, length, settings, output)
+    command = command_of(options, batch, length, settings, output, blocks)
     memory = DriverMemory()
-    result = subprocess.run(command, capture_output=True, text=True)
-    peak = memory.stop()
+    try:
+        result = subprocess.run(command, capture_output=True, text=True)
+    finally:
+        peak = memory.stop()
     if result.returncode != 0:
-        return {"error": (result.stderr.strip() or result.stdout.strip()).splitlines()[-1][:150]}
+        return {"error": f"exit {result.returncode}: {last_line(result.stderr)}"}
     metrics = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     steps = [m for m in metrics if "step_ms" in m]
-    timed = [m["step_ms"] for m in steps[2:]] or [0]
+    timed = [m["step_ms"] for m in steps[2:] or steps]
+    vram = [m.get("vram_bytes", 0) for m in steps]
     return {"ms": statistics.median(timed), "low": min(timed), "high": max(timed), "peak": peak,
-            "vram": steps[-1].get("vram_bytes", 0) / 2**20, "growth": steps[-1].get("vram_bytes", 0) -
-            steps[0].get("vram_bytes", 0), "h2d": steps[-1]["h2d_bytes"] / 1e9, "disk": steps[-1]["disk_bytes"] / 1e9,
-            "stall": steps[-1]["stall_ms"], "loss": steps[-1]["loss"],
+            "vram": vram[-1] / 2**20, "growth": max(vram) - vram[0], "h2d": steps[-1]["h2d_bytes"] / 1e9,
+            "disk": steps[-1]["disk_bytes"] / 1e9, "losses": [m["loss"] for m in steps],
             "plan": json.loads((output / "plan.json").read_text())}
 
 
 def read_alone(options):
     """Bytes per second of reading all weights past the page cache, in a process of its own."""
-    command = [options.reader, options.folder / "model", "direct"]
+    command = [options.reader, model_folder(options, options.blocks), "direct"]
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)["bytes_per_s"]
 
 
 def describe_disk(options, batch, length, settings):
-    """Steps whose weights come from disk beside the time of their bytes at the mean rate of the readings alone before and
-    after them, for which the run stands still: a virtual disk's rate wavers from one second to the next. The first two
-    steps share the disk with the checksum of the weights."""
+    """Steps whose weights come from disk beside the time of their bytes at the mean rate of the readings alone before
+    and after them, for which the run stands still: a virtual disk's rate wavers from one second to the next. The first
+    two steps share the disk with the checksum of the weights."""
     output = options.folder / f"disk_{time.time_ns()}"
     rates, paused, done = {0: read_alone(options)}, {}, 0
     process = subprocess.Popen(command_of(options, batch, length, settings, output), stdout=subprocess.DEVNULL,
@@ -221,8 +252,8 @@ def describe_disk(options, batch, length, settings):
             rates[done] = read_alone(options)
             process.send_signal(signal.SIGCONT)
             paused[done + 1] = 1000 * (time.monotonic() - start)
-    if process.returncode != 0:
-        sys.exit(f"{batch}x{length} from disk: exit {process.returncode}")
+    if not require(process.returncode == 0, f"{batch}x{length} from disk: exit {process.returncode}"):
+        return
     steps = [m for m in map(json.loads, metrics.read_text().splitlines()) if "step_ms" in m]
     rates[options.steps] = read_alone(options)
     print(f"{batch}x{length} from disk, read alone GB/s: {' '.join(f'{r / 1e9:.3f}' for r in rates.values())}", flush=True)
@@ -237,25 +268,27 @@ def describe_disk(options, batch, length, settings):
           f"{sum(times) / sum(floors):.3f} of their bytes alone", flush=True)
 
 
-def adapter_after(options, batch, length, settings):
-    """The checkpoint of a run, in the order of the rows; and its last loss."""
+def adapter_after(options, batch, length, settings, blocks):
+    """The checkpoint of a run, in the order of the rows, and its last loss; null where it fails."""
     output = options.folder / f"adapter_{time.time_ns()}"
     r = run(options, batch, length, ["data.shuffle=false", "schedule.name=constant", "schedule.warmup=0", *settings],
-            output)
-    if "error" in r:
-        sys.exit(r["error"])
-    return output / "last", r["loss"]
+            output, blocks)
+    if require("error" not in r, f"{batch}x{length} adapter: {r.get('error')}"):
+        return output / "last", r["losses"][-1]
+    return None, None
 
 
-def gradients_of(options, batch, length, checkpoint, compute):
-    """Loss and gradients of the first rows: after one step from zero moments the first is (1 - beta1) times the gradient,
-    by block and module in the order of execution, A before B."""
+def gradients_of(options, batch, length, checkpoint, compute, blocks):
+    """Loss and gradients of the first rows: after one step from zero moments the first is (1 - beta1) times the
+    gradient, by block and module in the order of execution, A before B."""
     from safetensors.torch import load_file
     after, loss = adapter_after(options, batch, length, [
-        f"lora.init_from={checkpoint}", f"compute={compute}", "train.max_steps=1", "optimizer.clip=0"])
+        f"lora.init_from={checkpoint}", f"compute={compute}", "train.max_steps=1", "optimizer.clip=0"], blocks)
+    if after is None:
+        return None, None
     moment = load_file(after / "state.safetensors")["moment1"] / (1 - BETA1)
     shapes = {name: t.shape for name, t in load_file(checkpoint / "adapter_model.safetensors").items()}
-    order = [f"layers.{b}.{m}.lora_{half}." for b in range(options.blocks) for m in MODULES for half in "AB"]
+    order = [f"layers.{b}.{m}.lora_{half}." for b in range(blocks) for m in MODULES for half in "AB"]
     names = [next(name for name in shapes if part in name) for part in order]
     if len(names) != len(shapes):
         sys.exit(f"{len(shapes)} tensors of an adapter, {len(names)} expected")
@@ -263,53 +296,83 @@ def gradients_of(options, batch, length, checkpoint, compute):
     return loss, {name: part.view(shapes[name]) for name, part in zip(names, parts, strict=True)}
 
 
-def run_peft(options, batch, length, checkpoint, *flags, steps=None, gradients=None):
-    """One arm of bench_gpu_peft.py; null, and a line that says why, where it fails."""
-    command = [sys.executable, str(pathlib.Path(__file__).with_name("bench_gpu_peft.py")), str(options.folder / "model"),
-               str(checkpoint), str(options.folder / f"rows_{length}.jsonl"), str(batch), str(steps or options.steps),
-               *flags]
+def run_peft(options, batch, length, checkpoint, blocks, *flags, steps=None, gradients=None):
+    """One arm of bench_gpu_peft.py; null where it fails."""
+    command = [sys.executable, str(pathlib.Path(__file__).with_name("bench_gpu_peft.py")),
+               str(model_folder(options, blocks)), str(checkpoint), str(options.folder / f"rows_{length}.jsonl"),
+               str(batch), str(steps or options.steps), *flags]
     if gradients:
         command += ["--gradients", str(gradients)]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode == 0:
         return json.loads(result.stdout.splitlines()[-1])
-    print(f"{batch}x{length} PEFT {' '.join(flags)}: {result.stderr.strip().splitlines()[-1][:200]}", flush=True)
+    require(False, f"{batch}x{length} PEFT {' '.join(flags)}: {last_line(result.stderr)}")
     return None
 
 
-def compare_gradients(options, batch, length, checkpoint):
+def judge_gradients(row, losses, differences):
+    """`differences`: of each pair, {tensor: norm of the difference over the norm of the second}. Not a number fails."""
+    for name, loss in losses.items():
+        print(f"{row} {name}: loss {loss}", flush=True)
+        require(loss is not None and math.isfinite(loss), f"{row} {name}: a loss of {loss}")
+    for (one, other), errors in differences.items():
+        values = sorted(errors.values(), key=lambda e: (math.isnan(e), e))
+        print(f"{row} {one} against {other}: relative difference of {len(values)} gradients: median "
+              f"{values[len(values) // 2]:.2e}, largest {values[-1]:.2e}", flush=True)
+    f32, bf16 = differences.get(("lema f32", "PEFT f32")), differences.get(("lema bf16", "PEFT f32"))
+    own = differences.get(("PEFT bf16", "PEFT f32"))
+    if not require(f32 and bf16 and own, f"{row}: gradients of an arm are missing"):
+        return
+    mine, theirs = losses["lema f32"], losses["PEFT f32"]
+    require(abs(mine - theirs) <= F32_LOSS_BOUND * abs(theirs), f"{row} f32: loss {mine}, PEFT's {theirs}")
+    for compute, errors, bounds in (("f32", f32, dict.fromkeys(f32, F32_BOUND)),
+                                    ("bf16", bf16, {name: BF16_BOUND * e for name, e in own.items()})):
+        wrong = [name for name in errors if not errors[name] <= bounds[name]]
+        for name in wrong[:4]:
+            require(False, f"{row} {compute}: gradient of {name} differs by {errors[name]:.2e}, bound "
+                           f"{bounds[name]:.2e}; {len(wrong)} in all")
+
+
+def check_gradients(options, row):
     """lema and PEFT, each in f32 and in bf16, from one adapter: which of them is how far from which."""
     from safetensors.torch import load_file
+    batch, length = map(int, row.split("x"))
+    blocks = options.gradient_blocks
+    checkpoint, _ = adapter_after(options, batch, length, ["train.max_steps=4", "optimizer.lr=1e-3"], blocks)
+    if checkpoint is None:
+        return
     losses, gradients = {}, {}
     for compute in ("f32", "bf16"):
-        losses["lema " + compute], gradients["lema " + compute] = gradients_of(options, batch, length, checkpoint, compute)
+        loss, mine = gradients_of(options, batch, length, checkpoint, compute, blocks)
+        if mine:
+            losses["lema " + compute], gradients["lema " + compute] = loss, mine
         theirs = options.folder / f"gradients_{compute}.safetensors"
-        r = run_peft(options, batch, length, checkpoint, "--checkpointing", *["--float32"] * (compute == "f32"), steps=1,
-                     gradients=theirs)
+        r = run_peft(options, batch, length, checkpoint, blocks, "--checkpointing", *["--float32"] * (compute == "f32"),
+                     steps=1, gradients=theirs)
         if r:
             losses["PEFT " + compute], gradients["PEFT " + compute] = r["losses"][0], load_file(theirs)
-    for name, loss in losses.items():
-        print(f"{batch}x{length} {name}: loss {loss:.7f}", flush=True)
+    differences = {}
     for one, other in (("lema f32", "PEFT f32"), ("lema bf16", "PEFT f32"), ("PEFT bf16", "PEFT f32"),
                        ("lema bf16", "PEFT bf16")):
         if one not in gradients or other not in gradients:
             continue
         mine, theirs = gradients[one], gradients[other]
-        if mine.keys() != theirs.keys():
-            sys.exit(f"other tensors: {sorted(mine.keys() ^ theirs.keys())[:4]}")
-        errors = sorted(((mine[n] - theirs[n]).norm() / theirs[n].norm()).item() for n in mine)
-        print(f"{batch}x{length} {one} against {other}: relative difference of {len(errors)} gradients: median "
-              f"{errors[len(errors) // 2]:.2e}, largest {errors[-1]:.2e}", flush=True)
+        if require(mine.keys() == theirs.keys(), f"other tensors: {sorted(mine.keys() ^ theirs.keys())[:4]}"):
+            differences[one, other] = {n: ((mine[n] - theirs[n]).norm() / theirs[n].norm()).item() for n in mine}
+    judge_gradients(row, losses, differences)
 
 
-def time_peft(options, batch, length, checkpoint):
-    for arm in options.arms:
+def time_peft(options, row):
+    batch, length = map(int, row.split("x"))
+    checkpoint, _ = adapter_after(options, batch, length, ["train.max_steps=4", "optimizer.lr=1e-3"], options.blocks)
+    for arm in options.arms if checkpoint else []:
         flags = ARMS[arm]
-        r = run_peft(options, batch, length, checkpoint, *flags)
+        r = run_peft(options, batch, length, checkpoint, options.blocks, *flags)
         if r:
             timed = r["ms"][2:]
-            print(f"{batch}x{length} PEFT {' '.join(flags)}: median {statistics.median(timed):.1f} ms, {min(timed):.1f} to "
-                  f"{max(timed):.1f}, {r['gib']:.2f} GiB; first loss {r['losses'][0]:.6f}", flush=True)
+            print(f"{batch}x{length} PEFT {' '.join(flags)}: median {statistics.median(timed):.1f} ms, "
+                  f"{min(timed):.1f} to {max(timed):.1f}, {r['gib']:.2f} GiB; first loss {r['losses'][0]:.6f}",
+                  flush=True)
 
 
 def activations_of(options, plan):
@@ -319,16 +382,53 @@ def activations_of(options, plan):
     return "keep" if plan["kept_blocks"] == options.blocks else "recompute"
 
 
+def time_row(options, row, budget):
+    """The row in every placement. Those after the streamed one are as it was, so there is none where that fails."""
+    batch, length = map(int, row.split("x"))
+    streamed = losses = None
+    for placement in options.placements:
+        settings = [f"memory.residency={placement}"]
+        if placement == "stream":
+            settings = [f"memory.vram={budget}"] if budget else settings
+        elif "stream" in options.placements:
+            if not require(streamed, f"{row} {placement}: not run, for the streamed run failed"):
+                continue
+            if placement == "half":  # what the streamed run took, and half of the blocks
+                settings = [f"memory.vram={streamed['device_bytes'] + options.blocks // 2 * (8 * C * C + 6 * C * F)}"]
+            settings.append(f"memory.activations={activations_of(options, streamed)}")
+        r = run(options, batch, length, settings)
+        if not require("error" not in r, f"{row} {placement}: {r.get('error')}"):
+            continue
+        if placement == "stream":
+            streamed = r["plan"]
+        planned = r["plan"]["device_bytes"] / 2**20
+        ratio = r["vram"] / planned
+        print(f"{row:8} {placement:9} {r['ms']:9.1f} {r['low']:8.1f} {r['high']:8.1f} "
+              f"{1000 * batch * length / r['ms']:7.0f} {planned:9.1f} {r['vram']:9.1f} {r['peak'] - r['vram']:5.0f} "
+              f"{ratio:6.3f} {r['growth']:6} {r['h2d']:7.2f} {r['disk']:7.2f}  {r['losses'][-1]!r}",
+              flush=True)
+        finite = all(loss is not None and math.isfinite(loss) for loss in r["losses"])
+        require(finite, f"{row} {placement}: losses {r['losses']}")
+        losses = losses or r["losses"]
+        require(r["losses"] == losses, f"{row} {placement}: losses {r['losses']}, elsewhere {losses}")
+        require(abs(ratio - 1) <= 0.02, f"{row} {placement}: the driver counts {ratio:.4f} of the plan")
+        require(r["growth"] == 0, f"{row} {placement}: the driver's count grew by {r['growth']} bytes")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lema", required=True)
     parser.add_argument("--folder", type=pathlib.Path, required=True)
     parser.add_argument("--rows", nargs="*", default=["1x512", "8x512", "4x2048", "8x2048"])
-    parser.add_argument("--placements", nargs="*", default=["stream", "half", "resident"])
+    parser.add_argument("--placements", nargs="*", default=["stream", "half", "resident"],
+                        choices=["stream", "half", "resident"])
     parser.add_argument("--blocks", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=7, help="3 at least")
     parser.add_argument("--vram", nargs="*", default=[], help="budgets of the streamed runs, e.g. 1x512=2GiB")
-    parser.add_argument("--gradients", nargs="*", default=[], metavar="ROW", help="rows whose gradients are compared")
+    parser.add_argument("--gradients", nargs="*", default=["1x512"], metavar="ROW",
+                        help="rows whose gradients are compared")
+    parser.add_argument("--gradient-blocks", type=int, default=4, help="of the model that is compared")
+    parser.add_argument("--no-gradients", action="store_true", help="compare none, to spare time")
     parser.add_argument("--bus", nargs="*", default=[], metavar="ROW", help="rows whose copies are looked at")
     parser.add_argument("--disk", nargs="*", default=[], metavar="ROW", help="rows whose reads are looked at")
     parser.add_argument("--reader", help="build/tests/bench_disk, for --disk")
@@ -337,49 +437,42 @@ def main():
     parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=list(ARMS), help="of PEFT")
     parser.add_argument("--set", nargs="*", default=[], help="further settings of every run")
     options = parser.parse_args()
-    options.folder.mkdir(parents=True, exist_ok=True)
-    write_model(options.folder / "model", options.blocks)
-    print(f"pinned copies: {copy_rate() / 1e9:.2f} GB/s", flush=True)
-    print(f"{'row':8} {'weights':9} {'median ms':>9} {'low':>8} {'high':>8} {'tok/s':>7} {'plan MiB':>9} {'driver':>9} "
-          f"{'base':>5} {'ratio':>6} {'growth':>6} {'H2D GB':>7} {'disk GB':>7}  last loss", flush=True)
     budgets = dict(budget.split("=") for budget in options.vram)
     for row in options.bus + options.disk:
         if row not in budgets:
             parser.error(f"--bus or --disk {row}: --vram has no budget for it")
+    if options.steps < 3:
+        parser.error("--steps: at least 3, of which the first two are not timed")
+    if "half" in options.placements and options.placements[0] != "stream":
+        parser.error("--placements half: is half of the streamed run, which must come first")
+    options.folder.mkdir(parents=True, exist_ok=True)
+    why_not = "--no-gradients" if options.no_gradients else "" if importlib.util.find_spec("peft") else "no peft here"
+    if why_not:
+        print(f"gradients: NOT CHECKED ({why_not})", flush=True)
+    else:
+        write_model(model_folder(options, options.gradient_blocks), options.gradient_blocks)
+        for row in options.gradients:
+            check_gradients(options, row)
+    if options.rows or options.bus or options.disk or options.peft:
+        write_model(model_folder(options, options.blocks), options.blocks)
+    if options.rows:
+        print(f"pinned copies: {copy_rate() / 1e9:.2f} GB/s", flush=True)
+        print(f"{'row':8} {'weights':9} {'median ms':>9} {'low':>8} {'high':>8} {'tok/s':>7} {'plan MiB':>9} "
+              f"{'driver':>9} {'base':>5} {'ratio':>6} {'growth':>6} {'H2D GB':>7} {'disk GB':>7}  last loss", flush=True)
     for row in options.rows:
-        batch, length = map(int, row.split("x"))
-        policy = []
-        for placement in options.placements:
-            settings = [f"memory.residency={placement}", *policy]
-            if placement == "half":
-                # What the streamed run took, and half of the blocks.
-                vram = streamed["device_bytes"] + options.blocks // 2 * (8 * C * C + 6 * C * F)
-                settings = [f"memory.vram={vram}", *policy]
-            elif placement == "stream" and row in budgets:
-                settings = [f"memory.vram={budgets[row]}"]
-            r = run(options, batch, length, settings)
-            if "error" in r:
-                print(f"{row:8} {placement:9} {r['error']}", flush=True)
-                continue
-            if placement == "stream":
-                streamed, policy = r["plan"], [f"memory.activations={activations_of(options, r['plan'])}"]
-            planned = r["plan"]["device_bytes"] / 2**20
-            print(f"{row:8} {placement:9} {r['ms']:9.1f} {r['low']:8.1f} {r['high']:8.1f} "
-                  f"{1000 * batch * length / r['ms']:7.0f} {planned:9.1f} {r['vram']:9.1f} {r['peak'] - r['vram']:5.0f} "
-                  f"{r['vram'] / planned:6.3f} {r['growth']:6} {r['h2d']:7.2f} {r['disk']:7.2f}  {r['loss']!r}",
-                  flush=True)
+        time_row(options, row, budgets.get(row))
     for row in options.bus:
         describe_bus(options, *map(int, row.split("x")), [f"memory.vram={budgets[row]}"])
     for row in options.disk:
         settings = [f"memory.vram={budgets[row]}", f"memory.ram={options.ram}", "memory.disk=direct"]
         describe_disk(options, *map(int, row.split("x")), settings)
-    for row in dict.fromkeys(options.gradients + options.peft):
-        batch, length = map(int, row.split("x"))
-        checkpoint, _ = adapter_after(options, batch, length, ["train.max_steps=4", "optimizer.lr=1e-3"])
-        if row in options.gradients:
-            compare_gradients(options, batch, length, checkpoint)
-        if row in options.peft:
-            time_peft(options, batch, length, checkpoint)
+    for row in options.peft:
+        time_peft(options, row)
+    print(f"{len(failures)} failed" +
+          (f"; gradients were not checked ({why_not})" if why_not else ""), flush=True)
+    for failure in failures:
+        print(f"  {failure}", flush=True)
+    sys.exit(1 if failures else 0)
 
 
 if __name__ == "__main__":

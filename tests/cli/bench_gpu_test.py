@@ -1,0 +1,125 @@
+"""scripts/bench_gpu.py fails where a row does: a stand-in for lema answers with the metrics that a case asks for, and no
+GPU is looked at. Standard library only."""
+import contextlib
+import importlib.util
+import io
+import json
+import os
+import pathlib
+import sys
+import tempfile
+import unittest
+import unittest.mock
+
+PATH = pathlib.Path(os.environ["LEMA_SOURCE"], "scripts", "bench_gpu.py")
+STAND_IN = """#!{python}
+import json, os, pathlib, sys
+settings = dict(a.split("=", 1) for a in sys.argv[2:] if a != "--set")
+placement = ("half" if "memory.activations" in settings else "stream") if "memory.vram" in settings else "resident"
+wish = json.loads(os.environ["WISH"]).get(placement, {{}})
+if "error" in wish:
+    sys.exit(wish["error"])
+out = pathlib.Path(settings["output_dir"])
+out.mkdir()
+steps = int(settings["train.max_steps"])
+device = 1 << 20
+plan = {{"device_bytes": device, "pinned_bytes": 1, "host_bytes": 1, "kept_blocks": 0, "offload_boundaries": False}}
+(out / "plan.json").write_text(json.dumps(plan))
+with open(out / "metrics.jsonl", "w") as lines:
+    for step in range(steps):
+        m = {{"step_ms": 1, "vram_bytes": device * wish.get("ratio", 1) + step * wish.get("growth", 0), "h2d_bytes": 0,
+             "disk_bytes": 0, "loss": 2 / (step + 1)}}
+        if step == 1:
+            m["loss"] = wish.get("loss", m["loss"])
+        lines.write(json.dumps(m) + "\\n")
+"""
+
+
+class Memory:
+    def stop(self):
+        return 0
+
+
+def difference(f32=1e-5, bf16=4e-2, own=4e-2):
+    values = {("lema f32", "PEFT f32"): f32, ("lema bf16", "PEFT f32"): bf16, ("PEFT bf16", "PEFT f32"): own}
+    return {pair: {"a": 1e-6, "b": value} for pair, value in values.items()}
+
+
+class BenchGpu(unittest.TestCase):
+    def setUp(self):
+        spec = importlib.util.spec_from_file_location("bench_gpu", PATH)
+        self.bench = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(self.bench)
+        self.bench.DriverMemory = Memory
+        self.bench.copy_rate = lambda: 1e9
+        self.models = []
+        self.bench.write_model = lambda folder, blocks: self.models.append((folder.name, blocks))
+        temporary = tempfile.TemporaryDirectory()
+        self.addCleanup(temporary.cleanup)
+        self.folder = pathlib.Path(temporary.name)
+        self.lema = self.folder / "lema"
+        self.lema.write_text(STAND_IN.format(python=sys.executable))
+        self.lema.chmod(0o755)
+
+    def run_bench(self, wish, *more, code):
+        arguments = ["bench_gpu.py", "--lema", str(self.lema), "--folder", str(self.folder), "--rows", "1x4", "2x4",
+                     "--vram", "1x4=1GB", "2x4=1GB", "--steps", "3", *more]
+        out = io.StringIO()
+        with unittest.mock.patch.object(sys, "argv", arguments), contextlib.redirect_stdout(out), \
+                unittest.mock.patch.dict(os.environ, WISH=json.dumps(wish)), self.assertRaises(SystemExit) as end:
+            self.bench.main()
+        self.assertEqual(end.exception.code, code, out.getvalue())
+        return out.getvalue()
+
+    def test_a_sound_row_passes_and_says_that_gradients_were_not_checked(self):
+        out = self.run_bench({}, "--no-gradients", "--blocks", "2", code=0)
+        self.assertIn("0 failed; gradients were not checked", out)
+        self.assertEqual(self.models, [("model_2", 2)])
+
+    def test_a_failure_is_said_and_told_by_the_exit_code(self):
+        for wish, said in (({"half": {"loss": 2 / 2 + 1e-15}}, "1x4 half: losses"),
+                           ({"resident": {"loss": float("nan")}}, "1x4 resident: losses"),
+                           ({"stream": {"loss": None}}, "1x4 stream: losses"),
+                           ({"half": {"ratio": 1.03}}, "1x4 half: the driver counts 1.03"),
+                           ({"resident": {"growth": 1}}, "1x4 resident: the driver's count grew by 2 bytes"),
+                           ({"resident": {"error": "no room"}}, "1x4 resident: exit 1: no room")):
+            with self.subTest(said):
+                out = self.run_bench(wish, "--no-gradients", code=1)
+                self.assertIn(f"FAILED: {said}", out)
+                self.assertIn("2x4      stream", out)  # the others are run all the same
+
+    def test_nothing_is_timed_beside_a_streamed_run_that_failed(self):
+        out = self.run_bench({"stream": {"error": "no room"}}, "--no-gradients", code=1)
+        self.assertIn("6 failed", out)
+        self.assertIn("1x4 half: not run", out)
+
+    def test_wishes_that_cannot_be_met_are_refused(self):
+        with contextlib.redirect_stderr(io.StringIO()):
+            self.run_bench({}, "--steps", "2", code=2)
+            self.run_bench({}, "--placements", "half", code=2)
+
+    def test_gradients_come_first_unless_they_are_not_wanted(self):
+        with unittest.mock.patch("importlib.util.find_spec", return_value=True), \
+                unittest.mock.patch.object(self.bench, "check_gradients") as check:
+            self.run_bench({}, "--blocks", "2", code=0)
+            self.assertEqual(check.call_args.args[1], "1x512")
+            self.assertEqual(self.models, [("model_4", 4), ("model_2", 2)])
+            self.run_bench({}, "--no-gradients", code=0)
+            self.assertEqual(check.call_count, 1)
+
+    def test_every_gradient_has_its_bound(self):
+        losses = dict.fromkeys(("lema f32", "PEFT f32", "lema bf16", "PEFT bf16"), 8.0)
+        missing = difference()
+        del missing["PEFT bf16", "PEFT f32"]
+        for differences, other_losses, count in (
+                (difference(), {}, 0), (difference(f32=2e-4), {}, 1), (difference(f32=float("nan")), {}, 1),
+                (difference(bf16=9e-2), {}, 1), (difference(bf16=float("nan")), {}, 1), (missing, {}, 1),
+                (difference(), {"lema f32": 8.001}, 1), (difference(), {"lema bf16": float("nan")}, 1)):
+            self.bench.failures.clear()
+            with self.subTest((differences, other_losses)), contextlib.redirect_stdout(io.StringIO()):
+                self.bench.judge_gradients("1x4", losses | other_losses, differences)
+                self.assertEqual(len(self.bench.failures), count, self.bench.failures)
+
+
+if __name__ == "__main__":
+    unittest.main()
