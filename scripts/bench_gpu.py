@@ -11,14 +11,15 @@ f32 within 1e-4 (norms), and in bf16 within twice what PEFT's own bf16 differs f
 Then it runs every row streamed (with a budget: as much of it as that does not hold), with half of the blocks resident
 and with all of them, and prints a table: median step of those after the second, its spread, MiB on the device by the
 plan and by the driver's count less what stood there when context and kernels were loaded (that is `base`), what that
-count grew by in the steps, bytes copied per step. The last two runs of a row keep, recompute and offload what the
-first did, so that only the place of the weights differs; their losses must be the same in every bit, plan and driver
-agree within 2 %, and the driver's count not grow. --bus runs a row once more with log.trace, between two measurements
-of plain pinned copies, for what its steps make of the bus. --disk runs a row under --ram, and stops it after every
-second step to read the weights alone (--reader, tests/bench/disk.cpp), for what its steps make of the disk. --peft
-times transformers and PEFT (bench_gpu_peft.py) in each of --arms: all resident with and without checkpointing of
-activations, with the kernels of liger_kernel, and with FSDP2's offload of weights to the CPU. What failed is said
-where it does and once more at the end; then the exit code is 1.
+count grew by in the steps, bytes copied per step, MiB of the process's own by the plan (page-locked and ordinary
+memory) and as the kernel counted it (RssAnon and VmHWM, those of the driver too). The last two runs of a row keep,
+recompute and offload what the first did, so that only the place of the weights differs; their losses must be the same
+in every bit, plan and driver agree within 2 %, and the driver's count not grow. --bus runs a row once more with
+log.trace, between two measurements of plain pinned copies, for what its steps make of the bus. --disk runs a row under
+--ram, and stops it after every second step to read the weights alone (--reader, tests/bench/disk.cpp), for what its
+steps make of the disk. --peft times transformers and PEFT (bench_gpu_peft.py) in each of --arms: all resident with and
+without checkpointing of activations, with the kernels of liger_kernel, and with FSDP2's offload of weights to the CPU.
+What failed is said where it does and once more at the end; then the exit code is 1.
 """
 import argparse
 import importlib.util
@@ -36,6 +37,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests" / "support"))
 import tiny_folder  # noqa: E402
+from process_memory import run_and_watch  # noqa: E402
 
 C, F, H, V = 4096, 11008, 32, 32000
 MODULES = [*(f"self_attn.{m}_proj" for m in "qkvo"), *(f"mlp.{m}_proj" for m in ("gate", "up", "down"))]
@@ -209,18 +211,18 @@ def run(options, batch, length, settings, output=None, blocks=None):
     command = command_of(options, batch, length, settings, output, blocks)
     memory = DriverMemory()
     try:
-        result = subprocess.run(command, capture_output=True, text=True)
+        code, errors, process = run_and_watch(command, every=0.05)
     finally:
         peak = memory.stop()
-    if result.returncode != 0:
-        return {"error": f"exit {result.returncode}: {last_line(result.stderr)}"}
+    if code != 0:
+        return {"error": f"exit {code}: {last_line(errors)}"}
     metrics = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     steps = [m for m in metrics if "step_ms" in m]
     timed = [m["step_ms"] for m in steps[2:] or steps]
     vram = [m.get("vram_bytes", 0) for m in steps]
     return {"ms": statistics.median(timed), "low": min(timed), "high": max(timed), "peak": peak,
             "vram": vram[-1] / 2**20, "growth": max(vram) - vram[0], "h2d": steps[-1]["h2d_bytes"] / 1e9,
-            "disk": steps[-1]["disk_bytes"] / 1e9, "losses": [m["loss"] for m in steps],
+            "disk": steps[-1]["disk_bytes"] / 1e9, "losses": [m["loss"] for m in steps], "process": process,
             "plan": json.loads((output / "plan.json").read_text())}
 
 
@@ -401,12 +403,13 @@ def time_row(options, row, budget):
             continue
         if placement == "stream":
             streamed = r["plan"]
-        planned = r["plan"]["device_bytes"] / 2**20
+        planned, process = r["plan"]["device_bytes"] / 2**20, r["process"]
         ratio = r["vram"] / planned
         print(f"{row:8} {placement:9} {r['ms']:9.1f} {r['low']:8.1f} {r['high']:8.1f} "
               f"{1000 * batch * length / r['ms']:7.0f} {planned:9.1f} {r['vram']:9.1f} {r['peak'] - r['vram']:5.0f} "
-              f"{ratio:6.3f} {r['growth']:6} {r['h2d']:7.2f} {r['disk']:7.2f}  {r['losses'][-1]!r}",
-              flush=True)
+              f"{ratio:6.3f} {r['growth']:6} {r['h2d']:7.2f} {r['disk']:7.2f} "
+              f"{r['plan']['pinned_bytes'] / 2**20:8.1f} {r['plan']['host_bytes'] / 2**20:7.1f} "
+              f"{process['RssAnon'] / 2**20:8.1f} {process['VmHWM'] / 2**20:8.1f}  {r['losses'][-1]!r}", flush=True)
         finite = all(loss is not None and math.isfinite(loss) for loss in r["losses"])
         require(finite, f"{row} {placement}: losses {r['losses']}")
         losses = losses or r["losses"]
@@ -458,7 +461,8 @@ def main():
     if options.rows:
         print(f"pinned copies: {copy_rate() / 1e9:.2f} GB/s", flush=True)
         print(f"{'row':8} {'weights':9} {'median ms':>9} {'low':>8} {'high':>8} {'tok/s':>7} {'plan MiB':>9} "
-              f"{'driver':>9} {'base':>5} {'ratio':>6} {'growth':>6} {'H2D GB':>7} {'disk GB':>7}  last loss", flush=True)
+              f"{'driver':>9} {'base':>5} {'ratio':>6} {'growth':>6} {'H2D GB':>7} {'disk GB':>7} {'pinned':>8} "
+              f"{'host':>7} {'RssAnon':>8} {'VmHWM':>8}  last loss", flush=True)
     for row in options.rows:
         time_row(options, row, budgets.get(row))
     for row in options.bus:
