@@ -1,5 +1,5 @@
-"""scripts/bench_gpu.py fails where a row does: a stand-in for lema answers with the metrics that a case asks for, and no
-GPU is looked at. Standard library only."""
+"""scripts/bench_gpu.py fails where a row does: a stand-in for lema answers with the metrics that a case asks for, and
+no GPU is looked at. Standard library only."""
 import contextlib
 import importlib.util
 import io
