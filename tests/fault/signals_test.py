@@ -148,8 +148,10 @@ class Phases(FaultCase):
 
     def test_the_start_of_a_program_is_a_phase_too(self):
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            process = self.start([FAULTY, "inspect", self.whole], fault="at=1,do=slow")
-            time.sleep(0.15)
+            log = self.folder / f"calls-{number}.log"
+            process = self.start([FAULTY, "inspect", self.whole], fault="at=1,do=slow", log=log)
+            while not log.exists() and process.poll() is None:
+                time.sleep(0.001)
             process.send_signal(number)
             process.communicate()
             self.assertEqual(process.returncode, 130)
