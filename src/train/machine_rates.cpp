@@ -55,7 +55,9 @@ MachineRates::MachineRates(const Backend& backend, int threads)
   if (!fs::is_regular_file(path_)) return;
   try {
     const Value cached = parse_json(read_text(path_, kMaxCacheBytes), path_.string());
-    for (const auto& [key, entry] : cached.find("calls")->as_object())
+    const Value* calls = cached.find("calls");
+    if (!calls) fail(ErrorCode::BadInput, "it has no \"calls\"");
+    for (const auto& [key, entry] : calls->as_object())
       known_[key] = {entry.as_array().at(0).as_number(), entry.as_array().at(1).as_number()};
   } catch (const std::exception& error) {
     log::warn("{}: not a cache of rates, measured anew: {}", path_.string(), error.what());

@@ -188,9 +188,11 @@ class Bench(Plan):
 
     def test_a_damaged_cache_is_measured_anew(self):
         self.lema("plan", "train.batch_size=3")
-        for path in pathlib.Path(CACHE.name, "lema").glob("rates-*.json"):
-            path.write_text('{"calls": {"linear": 3}}')
-        self.assertIn("predicted;", self.lema("plan", "train.batch_size=3"))
+        for damaged in ('{"calls": {"linear": 3}}', "{}", "[]"):
+            with self.subTest(damaged):
+                for path in pathlib.Path(CACHE.name, "lema").glob("rates-*.json"):
+                    path.write_text(damaged)
+                self.assertIn("predicted;", self.lema("plan", "train.batch_size=3"))
 
 
 if __name__ == "__main__":
