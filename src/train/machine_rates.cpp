@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdlib>
 #include <fstream>
 
@@ -19,6 +20,7 @@ namespace {
 
 constexpr int64_t kMaxCacheBytes = int64_t{16} << 20;
 constexpr const char* kCopy = "copy to the device";
+constexpr const char* kReads = " reads of ";
 
 std::string cpu_name() {
   std::ifstream info("/proc/cpuinfo");
@@ -57,8 +59,14 @@ MachineRates::MachineRates(const Backend& backend, int threads)
     const Value cached = parse_json(read_text(path_, kMaxCacheBytes), path_.string());
     const Value* calls = cached.find("calls");
     if (!calls) fail(ErrorCode::BadInput, "it has no \"calls\"");
-    for (const auto& [key, entry] : calls->as_object())
-      known_[key] = {entry.as_array().at(0).as_number(), entry.as_array().at(1).as_number()};
+    for (const auto& [key, entry] : calls->as_object()) {
+      const Known known = {entry.as_array().at(0).as_number(), entry.as_array().at(1).as_number()};
+      const bool is_read = key.find(kReads) != std::string::npos;  // of nothing takes no time
+      if (!std::isfinite(known.seconds) || known.seconds < 0 || (known.seconds == 0 && !is_read) ||
+          !std::isfinite(known.work) || known.work < 0)
+        fail(ErrorCode::BadInput, "{} takes {} s for a work of {}", key, known.seconds, known.work);
+      known_[key] = known;
+    }
   } catch (const std::exception& error) {
     log::warn("{}: not a cache of rates, measured anew: {}", path_.string(), error.what());
     known_.clear();
@@ -108,7 +116,7 @@ double MachineRates::copy_rate() {
 std::optional<double> MachineRates::read_rate(const ModelFolder& folder, DiskMode mode,
                                               double budget) {
   const std::string key =
-      fmt::format("{} reads of {}", name(mode), fs::absolute(folder.path()).string());
+      fmt::format("{}{}{}", name(mode), kReads, fs::absolute(folder.path()).string());
   const auto found = known_.find(key);
   if (found != known_.end()) return 1 / found->second.seconds;
   if (budget <= 0) return std::nullopt;

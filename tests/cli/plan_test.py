@@ -194,6 +194,21 @@ class Bench(Plan):
                     path.write_text(damaged)
                 self.assertIn("predicted;", self.lema("plan", "train.batch_size=3"))
 
+    def test_a_cache_of_impossible_times_is_measured_anew(self):
+        self.lema("plan", "train.batch_size=3")
+        caches = list(pathlib.Path(CACHE.name, "lema").glob("rates-*.json"))
+        for seconds in (-1, 0, 1e999):
+            with self.subTest(seconds):
+                for path in caches:
+                    cache = json.loads(path.read_text())
+                    cache["calls"] |= {call: [seconds, 1] for call in cache["calls"] if " reads of " not in call}
+                    path.write_text(json.dumps(cache).replace("Infinity", "1e999"))
+                command = self.command("train", "train.batch_size=3", flags=["--dry-run"])
+                log = subprocess.run(command, capture_output=True, text=True).stderr
+                self.assertIn("measured anew", log)
+                self.assertIn("not predicted", log)
+        self.assertGreater(self.plan("train.batch_size=3")["step_ms"], 0)
+
 
 if __name__ == "__main__":
     unittest.main()
