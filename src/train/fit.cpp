@@ -34,6 +34,21 @@ std::vector<std::string> downward(int64_t from, int64_t to) {
   return values;
 }
 
+// The budget, where what is placed goes by it: device memory is filled up to what there is, the
+// host's only where memory.ram says how far.
+Knob budget(const RunConfig& config, const FitGoal& goal) {
+  const bool is_vram = goal.kind == FitGoal::Kind::Vram;
+  const auto field = is_vram ? &RunConfig::Memory::vram_bytes : &RunConfig::Memory::ram_bytes;
+  const int64_t now = config.memory.*field, limit = std::llround(goal.limit);
+  Knob knob{is_vram ? "memory.vram" : "memory.ram",
+            {},
+            [field](RunConfig& c, const std::string& v) { c.memory.*field = number(v); }};
+  const bool applies = is_vram || (goal.kind == FitGoal::Kind::Ram && now > 0);
+  if (applies && limit > 0 && now != limit)
+    knob.values.push_back(std::to_string(limit));
+  return knob;
+}
+
 Knob slots(const RunConfig& config) {
   return {"memory.slots",
           config.memory.slots > 2 ? std::vector<std::string>{"auto"} : std::vector<std::string>(),
@@ -129,11 +144,15 @@ class Search {
 
   FitResult run() {
     if (const FitResult same = result({}); same.fits) return same;
+    const Knob limit = budget(config_, goal_);
+    std::vector<Setting> settings;
+    if (!limit.values.empty()) settings.emplace_back(&limit, limit.values.front());
+    const FitResult within = result(settings);
+    if (within.fits) return within;
     const std::vector<Knob> list = knobs(config_, data_, goal_.kind);
     for (const Knob& knob : list)
-      if (const FitResult one = nearest({}, knob); one.fits) return one;
-    std::vector<Setting> settings;
-    double least = result({}).amount;
+      if (nearest(settings, knob).fits) return without_needless(settings, knob);
+    double least = within.amount;
     for (const Knob& knob : list) {
       if (const FitResult found = nearest(settings, knob); found.fits)
         return without_needless(settings, knob);
@@ -144,7 +163,9 @@ class Search {
       else
         settings.pop_back();
     }
-    return result(settings);
+    FitResult found = result(settings);
+    std::erase_if(found.changes, [&](const auto& change) { return change.first == limit.key; });
+    return found;
   }
 
  private:
@@ -159,8 +180,9 @@ class Search {
     }
     if (r.config.data.too_long != config_.data.too_long)
       r.changes.emplace_back("data.too_long", r.config.data.too_long);
-    r.amount = amount_(r.config, rows_of(r.config));
-    r.fits = r.amount <= goal_.limit;
+    const Need need = amount_(r.config, rows_of(r.config));
+    r.amount = need.amount;
+    r.fits = need.can_run && need.amount <= goal_.limit;
     return r;
   }
 

@@ -27,12 +27,18 @@ struct FitResult {
   double amount = 0;  // what this config needs; the least reachable where nothing fits
 };
 
-// What a config needs of the goal's measure, for these rows.
-using Amount = std::function<double(const RunConfig& config, const DataFacts& data)>;
+// What a config takes of the goal's measure, for these rows; of one that cannot run, the least that
+// it would.
+struct Need {
+  double amount = 0;
+  bool can_run = true;
+};
+using Amount = std::function<Need(const RunConfig& config, const DataFacts& data)>;
 
-// Tries one setting, the mildest first: what changes no result, then the size of micro-batches and
-// tiles, then rows a step and the longest row; each no further than needed. Where no single one
-// does, several.
+// Sets the limit itself where the config has another budget or none: then what is placed keeps to
+// it. Tries one setting beside that, the mildest first: what changes no result, then the size of
+// micro-batches and tiles, then rows a step and the longest row; each no further than needed. Where
+// no single one does, several.
 FitResult fit(const RunConfig& config, const DataFacts& data, const FitGoal& goal,
               const Amount& amount);
 

@@ -15,19 +15,21 @@
 namespace lema {
 namespace {
 
-// What a config needs of memory; infinite where it cannot be placed at all. `available` as of
-// make_run_plan.
+// What a config takes of memory; where it cannot be placed at all, of the device's the least, of
+// the host's infinitely much. `available` as of make_run_plan.
 Amount memory_amount(FitGoal::Kind kind, const RunModel& model, const Device& device,
                      const OpsFactory& ops, int64_t available = 0) {
   return [=, &model, &device, &ops](const RunConfig& config, const DataFacts& data) {
-    if (kind == FitGoal::Kind::Vram)
-      return static_cast<double>(least_device_bytes(config, model, device, ops, data));
+    const bool is_vram = kind == FitGoal::Kind::Vram;
     try {
-      return static_cast<double>(
-          make_run_plan(config, model, device, ops, data, available).anonymous_bytes());
+      const RunPlan plan = make_run_plan(config, model, device, ops, data, available);
+      return Need{static_cast<double>(is_vram ? plan.placement.bytes(Tier::Device)
+                                              : plan.anonymous_bytes())};
     } catch (const Error& error) {
       if (error.code() != ErrorCode::DoesNotFit) throw;
-      return std::numeric_limits<double>::infinity();
+      if (!is_vram) return Need{std::numeric_limits<double>::infinity(), false};
+      return Need{static_cast<double>(least_device_bytes(config, model, device, ops, data)),
+                  false};
     }
   };
 }
@@ -156,7 +158,8 @@ FitResult PlannedRun::fit(const FitGoal& goal, double budget) {
     plan.placement.host.disk = disk_mode(config, plan, model_, *backend_.device);
     const std::optional<StepTime> time =
         time_of(config, data, plan.placement.host, known, budget);
-    return time ? 1000 * time->seconds : std::numeric_limits<double>::infinity();
+    return time ? Need{1000 * time->seconds}
+                : Need{std::numeric_limits<double>::infinity(), false};
   };
   FitResult found = lema::fit(config_, data_, goal, milliseconds);
   known.save();

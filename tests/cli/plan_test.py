@@ -148,18 +148,22 @@ class Fit(Plan):
 
     def test_fit_names_the_nearest_settings(self):
         least = self.plan("memory.vram=1GB", "memory.residency=stream", "memory.activations=offload")["device_bytes"]
-        self.assertRegex(self.lema("plan", flags=["--fit", f"vram={least}"]), "fits as it is")
-        out = self.lema("plan", flags=["--fit", f"vram={least - 1}"])
-        found = self.changes(out)
-        self.assertEqual(found, ["train.micro_batch_size=5"])
-        self.assertLess(self.plan(f"memory.vram={least - 1}", *found)["device_bytes"], least)
-
-        own = self.plan()["process_bytes"]
-        out = json.loads(self.lema("plan", flags=["--fit", f"ram={own * 2 // 3}", "--json"]))
-        changes = [f"{key}={value}" for key, value in out["changes"].items()]
-        plan = self.plan(*changes)
-        self.assertEqual(plan["process_bytes"], out["amount"])
-        self.assertLessEqual(plan["process_bytes"], own * 2 // 3)
+        plain = self.plan()
+        own, taken = plain["process_bytes"], plain["device_bytes"]
+        for limit, settings, changes in (
+                (f"vram={taken}", [], {}), (f"vram={taken - 1}", [], {"memory.vram": taken - 1}),
+                (f"vram={least}", [], {"memory.vram": least}), (f"vram={least}", [f"memory.vram={least}"], {}),
+                (f"vram={taken}", ["memory.vram=1MB"], {"memory.vram": taken}),
+                (f"vram={least - 1}", [], {"memory.vram": least - 1, "train.micro_batch_size": 5}),
+                (f"ram={own}", [], {}), (f"ram={own * 2 // 3}", [], {"memory.activations": "recompute"}),
+                ("ram=100MB", ["memory.ram=120MB"], {"memory.ram": 100_000_000})):
+            with self.subTest(limit=limit, settings=settings):
+                out = json.loads(self.lema("plan", *settings, flags=["--fit", limit, "--json"]))
+                self.assertEqual(out["changes"], {key: str(value) for key, value in changes.items()})
+                plan = self.plan(*settings, *(f"{key}={value}" for key, value in out["changes"].items()))
+                self.assertEqual(plan["device_bytes" if limit.startswith("vram") else "process_bytes"], out["amount"])
+                self.assertLessEqual(out["amount"], out["limit"])
+        self.assertRegex(self.lema("plan", flags=["--fit", f"vram={taken}"]), "fits as it is")
 
         step = self.plan()["step_ms"]
         out = json.loads(self.lema("plan", flags=["--fit", f"step_ms={step / 2}", "--json"]))
