@@ -50,14 +50,16 @@ class Placer {
            (may_offload ? staged_boundaries() : all_boundaries());
   }
 
+  // Likewise of host memory, under a budget for it.
+  int64_t least_host() { return place_needed(); }
+
   Plan place() {
     if (has_budget() && least() > request_.device_budget)
       refuse("on the device", "memory.vram", request_.device_budget_is_set, request_.device_budget,
              least());
-    for (const PlanLine& line : request_.fixed) add(line.tier, line.label, line.bytes);
-    place_boundaries();
-    reserved_ = least_host_weights();
-    check_ram();
+    const int64_t host = place_needed();
+    if (has_ram_budget() && host > request_.ram.budget)
+      refuse("of host memory", "memory.ram", request_.ram.is_set, request_.ram.budget, host);
     plan_.weights.in_place = in_place();
     if (in_place())
       plan_.weights.resident.assign(request_.unit_bytes.size(), true);
@@ -95,11 +97,15 @@ class Placer {
       if (line.tier != Tier::Device || request_.ram.holds_device) left -= line.bytes;
     return left - (request_.ram.holds_device && !kept_are_placed_ ? kept_wish() : 0);
   }
-  void check_ram() const {
+  // Places what is needed whatever the budgets; the rest of the least is reserved. Returns the
+  // least of host memory, 0 without a budget for it.
+  int64_t place_needed() {
+    for (const PlanLine& line : request_.fixed) add(line.tier, line.label, line.bytes);
+    place_boundaries();
+    reserved_ = least_host_weights();
+    if (!has_ram_budget()) return 0;
     const int64_t copies = request_.ram.holds_device ? smallest_weights() : 0;
-    if (copies <= ram_left()) return;
-    const int64_t need = request_.ram.budget - ram_left() + copies;
-    refuse("of host memory", "memory.ram", request_.ram.is_set, request_.ram.budget, need);
+    return request_.ram.budget - ram_left() + copies;
   }
   // Activations that are to be kept whatever else must go.
   int64_t kept_wish() const {
@@ -353,6 +359,8 @@ std::string Plan::table() const {
 }
 
 int64_t least_device_bytes(const PlanRequest& request) { return Placer(request).least(); }
+
+int64_t least_host_bytes(const PlanRequest& request) { return Placer(request).least_host(); }
 
 Plan make_plan(const PlanRequest& request) { return Placer(request).place(); }
 

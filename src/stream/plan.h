@@ -64,6 +64,8 @@ struct Plan {
 
 // The smallest device budget that the request can be met with.
 int64_t least_device_bytes(const PlanRequest& request);
+// The smallest ram.budget, which is set to more than 0, likewise.
+int64_t least_host_bytes(const PlanRequest& request);
 
 // DoesNotFit when a budget is smaller than the least that would do, which is named.
 Plan make_plan(const PlanRequest& request);

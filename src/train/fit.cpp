@@ -22,9 +22,9 @@ struct Knob {
 
 int64_t number(const std::string& text) { return std::stoll(text); }
 
-Knob choice(std::string key, bool applies, std::string value,
+Knob choice(std::string key, bool applies, std::vector<std::string> values,
             std::string RunConfig::Memory::*field) {
-  return {std::move(key), applies ? std::vector<std::string>{value} : std::vector<std::string>(),
+  return {std::move(key), applies ? std::move(values) : std::vector<std::string>(),
           [field](RunConfig& c, const std::string& v) { c.memory.*field = v; }};
 }
 
@@ -109,25 +109,30 @@ std::vector<Knob> knobs(const RunConfig& config, const DataFacts& data, FitGoal:
   switch (kind) {
     case FitGoal::Kind::Vram:
       list = {slots(config),
-              choice("memory.residency", m.residency == "resident", "auto",
+              choice("memory.residency", m.residency == "resident", {"auto"},
                      &RunConfig::Memory::residency),
-              choice("memory.activations", m.activations == "keep", "auto",
+              choice("memory.activations", m.activations == "keep", {"auto"},
                      &RunConfig::Memory::activations),
-              choice("memory.activations", m.activations == "recompute", "offload",
+              choice("memory.activations", m.activations == "recompute", {"offload"},
                      &RunConfig::Memory::activations),
               micro_batch(config, data),
               token_tile(config)};
       break;
     case FitGoal::Kind::Ram:
-      list = {choice("memory.activations", m.activations != "recompute", "recompute",
+      list = {slots(config),
+              choice("memory.residency", m.residency == "resident", {"auto"},
+                     &RunConfig::Memory::residency),
+              choice("memory.activations", m.activations == "keep", {"auto", "recompute"},
                      &RunConfig::Memory::activations),
+              choice("memory.activations", m.activations == "auto" || m.activations == "offload",
+                     {"recompute"}, &RunConfig::Memory::activations),
               choice("memory.disk",
-                     m.ram_bytes == 0 && (m.disk == "buffered" || m.disk == "direct"), "mmap",
+                     m.ram_bytes == 0 && (m.disk == "buffered" || m.disk == "direct"), {"mmap"},
                      &RunConfig::Memory::disk),
               micro_batch(config, data), token_tile(config)};
       break;
     case FitGoal::Kind::StepMs:
-      list = {choice("memory.activations", m.activations != "keep", "keep",
+      list = {choice("memory.activations", m.activations != "keep", {"keep"},
                      &RunConfig::Memory::activations)};
       break;
   }
@@ -151,17 +156,17 @@ class Search {
     if (within.fits) return within;
     const std::vector<Knob> list = knobs(config_, data_, goal_.kind);
     for (const Knob& knob : list)
-      if (nearest(settings, knob).fits) return without_needless(settings, knob);
+      if (can_fit(settings, knob)) return nearest(settings, knob);
     double least = within.amount;
     for (const Knob& knob : list) {
-      if (const FitResult found = nearest(settings, knob); found.fits)
-        return without_needless(settings, knob);
+      if (can_fit(settings, knob)) return nearest(settings, knob);
       settings.emplace_back(&knob, knob.values.back());
       const double with = result(settings).amount;
-      if (with < least)
-        least = with;
-      else
-        settings.pop_back();
+      settings.pop_back();
+      if (with >= least) continue;
+      least = with;
+      settings.push_back(
+          first(settings, knob, [&](const FitResult& r) { return r.amount <= least; }));
     }
     FitResult found = result(settings);
     std::erase_if(found.changes, [&](const auto& change) { return change.first == limit.key; });
@@ -195,39 +200,39 @@ class Search {
     return facts;
   }
 
-  // The first value of the knob that does, beside what is set; the last one where none does.
-  FitResult nearest(std::vector<Setting> settings, const Knob& knob) const {
-    settings.emplace_back(&knob, knob.values.back());
-    FitResult best = result(settings);
-    if (!best.fits) return best;
-    size_t low = 0, high = knob.values.size() - 1;  // the answer lies in [low, high]
+  // The first value of the knob, beside what is set, whose result is enough; else the last one.
+  Setting first(std::vector<Setting> settings, const Knob& knob,
+                const std::function<bool(const FitResult&)>& is_enough) const {
+    size_t low = 0, high = knob.values.size() - 1;
+    settings.emplace_back(&knob, "");
     while (low < high) {
       const size_t middle = (low + high) / 2;
       settings.back().second = knob.values[middle];
-      FitResult r = result(settings);
-      if (r.fits) {
-        best = std::move(r);
+      if (is_enough(result(settings)))
         high = middle;
-      } else {
+      else
         low = middle + 1;
-      }
     }
-    return best;
+    return {&knob, knob.values[low]};
   }
 
-  // Takes back what turns out to be unneeded beside the last knob.
-  FitResult without_needless(std::vector<Setting> settings, const Knob& last) const {
-    const FitResult all = nearest(settings, last);
-    for (size_t i = 0; i < settings.size();) {
+  bool can_fit(std::vector<Setting> settings, const Knob& knob) const {
+    settings.emplace_back(&knob, knob.values.back());
+    return result(settings).fits;
+  }
+
+  // The last knob no further than needed, and without what turns out to be unneeded beside it.
+  FitResult nearest(std::vector<Setting> settings, const Knob& last) const {
+    settings.push_back(first(settings, last, [](const FitResult& r) { return r.fits; }));
+    for (size_t i = 0; i + 1 < settings.size();) {
       std::vector<Setting> fewer = settings;
       fewer.erase(fewer.begin() + static_cast<std::ptrdiff_t>(i));
-      const FitResult r = nearest(fewer, last);
-      if (r.fits && r.changes.back() == all.changes.back())
+      if (result(fewer).fits)
         settings = std::move(fewer);
       else
         ++i;
     }
-    return nearest(settings, last);
+    return result(settings);
   }
 
   const RunConfig& config_;

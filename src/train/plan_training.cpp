@@ -15,8 +15,8 @@
 namespace lema {
 namespace {
 
-// What a config takes of memory; where it cannot be placed at all, of the device's the least, of
-// the host's infinitely much. `available` as of make_run_plan.
+// What a config takes of memory; where it cannot be placed at all, the least. `available` as of
+// make_run_plan.
 Amount memory_amount(FitGoal::Kind kind, const RunModel& model, const Device& device,
                      const OpsFactory& ops, int64_t available = 0) {
   return [=, &model, &device, &ops](const RunConfig& config, const DataFacts& data) {
@@ -27,9 +27,10 @@ Amount memory_amount(FitGoal::Kind kind, const RunModel& model, const Device& de
                                               : plan.anonymous_bytes())};
     } catch (const Error& error) {
       if (error.code() != ErrorCode::DoesNotFit) throw;
-      if (!is_vram) return Need{std::numeric_limits<double>::infinity(), false};
-      return Need{static_cast<double>(least_device_bytes(config, model, device, ops, data)),
-                  false};
+      const int64_t least =
+          is_vram ? least_device_bytes(config, model, device, ops, data)
+                  : least_host_bytes(config, model, device, ops, data, available);
+      return Need{static_cast<double>(least), false};
     }
   };
 }
@@ -50,7 +51,7 @@ std::string nearest(const RunConfig& config, const DataFacts& data, const FitGoa
                     const Amount& amount) {
   const FitResult found = fit(config, data, goal, amount);
   if (found.fits) return fmt::format("; fits with {}", to_string(found.changes));
-  if (!std::isfinite(found.amount)) return "";  // what is refused has named the least
+  if (found.amount <= goal.limit) return "";  // it is another budget that cannot be kept
   return fmt::format("; no smaller batch fits: the least is {}{}{}", describe(goal, found.amount),
                      found.changes.empty() ? "" : ", with ", to_string(found.changes));
 }

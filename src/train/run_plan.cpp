@@ -257,4 +257,13 @@ int64_t least_device_bytes(const RunConfig& config, const RunModel& model, const
   return least_device_bytes(request);
 }
 
+int64_t least_host_bytes(const RunConfig& config, const RunModel& model, const Device& device,
+                         const OpsFactory& ops, const DataFacts& data, int64_t available) {
+  const RunPlan plan = make_limits(config, model, device, data, available);
+  PlanRequest request =
+      plan_request(config, plan, model, device, data, scratch_bytes(config, ops, plan));
+  request.ram.budget = std::max<int64_t>(1, request.ram.budget);
+  return least_host_bytes(request);
+}
+
 }  // namespace lema

@@ -72,6 +72,9 @@ RunPlan make_run_plan(const RunConfig& config, const RunModel& model, const Devi
 // The smallest device budget that the run could be placed in.
 int64_t least_device_bytes(const RunConfig& config, const RunModel& model, const Device& device,
                            const OpsFactory& ops, const DataFacts& data);
+// The smallest budget for host memory, likewise. `available` as of make_run_plan.
+int64_t least_host_bytes(const RunConfig& config, const RunModel& model, const Device& device,
+                         const OpsFactory& ops, const DataFacts& data, int64_t available = 0);
 
 // What a block keeps of a step's activations from forward for backward, instead of recomputing it.
 int64_t kept_block_bytes(const ModelConfig& config, DType X, int64_t tokens);

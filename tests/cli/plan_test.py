@@ -146,6 +146,32 @@ class Fit(Plan):
                 self.lema("train", *settings, *found)
                 shutil.rmtree(self.folder / "run")
 
+    def test_a_refusal_for_host_memory_names_the_nearest_setting(self):
+        def least(*settings):
+            return int(re.search(r"at least (\d+)", self.lema("plan", "memory.ram=1MB", *settings, code=4)).group(1))
+
+        plain, kept = least(), least("memory.activations=keep")
+        smallest = least("train.micro_batch_size=1", "train.batch_size=1", "train.token_tile=64")
+        for ram, settings, expected in (
+                (plain - 1, [], ["train.micro_batch_size=5"]), (plain, ["memory.slots=1000"], ["memory.slots=auto"]),
+                (plain, ["memory.residency=resident"], ["memory.residency=auto"]),
+                (plain, ["memory.activations=keep"], ["memory.activations=auto"]),
+                (kept, ["memory.activations=keep", "memory.slots=1000"], ["memory.slots=auto"]),
+                (plain, ["memory.activations=keep", "memory.slots=1000"],
+                 ["memory.slots=auto", "memory.activations=auto"]),
+                (smallest, [], None), (smallest, ["memory.activations=keep"], None)):
+            with self.subTest(ram=ram, settings=settings):
+                log = self.lema("train", f"memory.ram={ram}", *settings, flags=["--dry-run"], code=4)
+                self.assertRegex(log, r"set it to at least \d+; fits with \S")
+                found = self.changes(log)
+                if expected:
+                    self.assertEqual(found, expected)
+                plan = self.plan(f"memory.ram={ram}", *settings, *found)
+                self.assertLessEqual(plan["process_bytes"], ram)
+        for settings in ([], ["memory.activations=keep"], ["memory.slots=1000"]):
+            log = self.lema("train", f"memory.ram={smallest // 3}", *settings, flags=["--dry-run"], code=4)
+            self.assertRegex(log, r"no smaller batch fits: the least is [\d.]+ MiB of .*, with .*train.batch_size=1")
+
     def test_fit_names_the_nearest_settings(self):
         least = self.plan("memory.vram=1GB", "memory.residency=stream", "memory.activations=offload")["device_bytes"]
         plain = self.plan()

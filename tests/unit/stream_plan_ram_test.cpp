@@ -69,6 +69,25 @@ TEST_CASE("the least is a ring of two; memory goes to activations, a third slot,
   CHECK(plan.host.slots == 0);
 }
 
+TEST_CASE("the least of host memory is a budget that does, and no less") {
+  for (const char* residency : {"auto", "stream", "resident"})
+    for (const char* activations : {"auto", "keep", "recompute", "offload"})
+      for (const int64_t slots : {0, 2, 5})
+        for (const bool in_place : {true, false}) {
+          INFO(residency << " " << activations << " " << slots << " " << in_place);
+          PlanRequest r = request(1);
+          r.residency = residency;
+          r.activations = activations;
+          r.slots = slots;
+          r.weights_in_place = in_place;
+          const int64_t least = least_host_bytes(r);
+          r.ram.budget = least;
+          CHECK(bytes(make_plan(r)) <= least);
+          r.ram.budget = least - 1;
+          message_of(ErrorCode::DoesNotFit, [&] { make_plan(r); });
+        }
+}
+
 TEST_CASE("every budget is kept, and the reads of more memory are never more") {
   int64_t fewest_streamed = INT64_MAX;
   for (int64_t budget = 690; budget < 1300; ++budget) {
