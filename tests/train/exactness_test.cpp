@@ -76,15 +76,25 @@ TEST_CASE("each kind of products changes no bit with placement or threads") {
   using cpu::Bf16Products;
   using cpu::Isa;
   const Bench bench({Family::Llama, 3, DType::BF16, false}, 23);
-  for (const auto& [isa, products] :
-       {std::pair(Isa::Baseline, Bf16Products::Widened), {Isa::Avx2, Bf16Products::Widened},
-        {Isa::Avx512, Bf16Products::Widened}, {Isa::Avx512, Bf16Products::Avx512},
-        {Isa::Avx512, Bf16Products::Amx}}) {
-    if (isa > cpu::widest_isa() || products > cpu::widest_bf16_products()) continue;
+  struct Kind {
+    const char* name;
+    Isa isa;
+    Bf16Products products;
+  };
+  for (const auto& [name, isa, products] :
+       {Kind{"baseline", Isa::Baseline, Bf16Products::Widened},
+        {"AVX2", Isa::Avx2, Bf16Products::Widened},
+        {"AVX-512", Isa::Avx512, Bf16Products::Widened},
+        {"AVX-512 with bf16", Isa::Avx512, Bf16Products::Avx512},
+        {"AMX", Isa::Avx512, Bf16Products::Amx}}) {
+    if (isa > cpu::widest_isa() || products > cpu::widest_bf16_products()) {
+      WARN(name << ": this CPU lacks it, not run");
+      continue;
+    }
     cpu::use_isa(isa);
     cpu::use_bf16_products(products);
     for (const char* compute : {"compute=f32", "compute=bf16"}) {
-      INFO(static_cast<int>(isa) << " " << static_cast<int>(products) << " " << compute);
+      INFO(name << " " << compute);
       const Outcome reference = bench.run(
           bench.config({compute, "memory.residency=resident", "memory.activations=keep"}));
       for (const char* threads : {"threads=1", "threads=2"})
