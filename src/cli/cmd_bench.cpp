@@ -134,7 +134,10 @@ void bench(const BenchOptions& options) {
   RunConfig config;
   config.device = options.device;
   config.threads = options.threads;
-  if (has_run) config = resolve(options.config);
+  if (has_run)
+    config = resolve(options.config);
+  else
+    warn_of_threads(config.threads);
   const Backend backend = open_backend(config.device);
   MachineRates rates(backend, static_cast<int>(config.threads));
   rates.forget();

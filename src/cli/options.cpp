@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include "core/log.h"
+#include "core/thread_pool.h"
 #include "formats/peft_adapter.h"
 #include "formats/run_options.h"
 
@@ -55,6 +56,7 @@ OpenOptions open_options(const CLI::App& command) {
   options.compute = command.get_option("--compute")->as<std::string>();
   options.device = command.get_option("--device")->as<std::string>();
   options.threads = command.get_option("--threads")->as<int64_t>();
+  warn_of_threads(options.threads);
   return options;
 }
 
@@ -86,8 +88,15 @@ RunConfig resolve(const ConfigOptions& options) {
   if (!options.data.empty()) settings.push_back("data.train=" + options.data);
   if (options.config.empty() && !options.data.empty()) settings.push_back("output_dir=lema-run");
   settings.insert(settings.end(), options.settings.begin(), options.settings.end());
-  return options.config.empty() ? make_run_config(settings)
-                                : load_run_config(options.config, settings);
+  const RunConfig config = options.config.empty() ? make_run_config(settings)
+                                                  : load_run_config(options.config, settings);
+  warn_of_threads(config.threads);
+  return config;
+}
+
+void warn_of_threads(int64_t threads) {
+  if (const int cpus = available_cpus(); threads > cpus)
+    log::warn("{} threads on {} CPUs: more than {} are no faster", threads, cpus, cpus);
 }
 
 }  // namespace lema

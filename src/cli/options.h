@@ -38,4 +38,7 @@ struct ConfigOptions {
 void add_config_options(CLI::App& command, ConfigOptions& options);
 RunConfig resolve(const ConfigOptions& options);
 
+// Warns where these are more than the CPUs.
+void warn_of_threads(int64_t threads);
+
 }  // namespace lema

@@ -216,6 +216,12 @@ class Bench(Plan):
         self.assertLessEqual({call["call"] for call in out["calls"]}, known)
         self.assertIn("predicted;", self.lema("train", "train.batch_size=2", flags=["--dry-run"]))
 
+    def test_thousands_of_threads_are_warned_of(self):
+        result = subprocess.run(self.command("bench", "train.batch_size=1", "threads=4096"), capture_output=True,
+                                text=True, timeout=300)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertRegex(result.stderr, r"4096 threads on \d+ CPUs")
+
     def test_a_damaged_cache_is_measured_anew(self):
         self.lema("plan", "train.batch_size=3")
         for damaged in ('{"calls": {"linear": 3}}', "{}", "[]"):
