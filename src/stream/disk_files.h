@@ -2,6 +2,7 @@
 // it. And the choice between the two, by measuring.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -43,8 +44,15 @@ class DiskFiles {
 // Infinite for a model of less than 8 MiB, which takes no time to speak of.
 double disk_rate(const ModelFolder& folder, DiskMode mode);
 
+// Bytes per second of either mode: the best of a few rounds in turns, since what else the machine
+// does only slows a round down.
+struct DiskRates {
+  double direct = 0, buffered = 0;
+};
+DiskRates best_rates(const std::function<double(bool direct, int64_t round)>& rate);
+
 // Buffered or Direct, whichever reads this folder's largest file faster; says so in the log. Reads
-// up to 32 MiB in either way. What does not fit in `cache_bytes` of page cache is measured cold.
+// up to 96 MiB in either way. What does not fit in `cache_bytes` of page cache is measured cold.
 DiskMode faster_disk_mode(const ModelFolder& folder, int64_t cache_bytes);
 
 }  // namespace lema

@@ -237,6 +237,18 @@ TEST_CASE("a file that changes while it is read for good ends the first pass") {
   CHECK(contains(message, "model.safetensors: "));
 }
 
+TEST_CASE("a round that something else slows down chooses no disk mode") {
+  std::string order;
+  const DiskRates rates = best_rates([&](bool direct, int64_t round) {
+    order += direct ? 'd' : 'b';
+    if (round == 0) return direct ? 50.0 : 300.0;
+    return direct ? 900.0 - 10.0 * static_cast<double>(round) : 310.0;
+  });
+  CHECK(rates.direct == 890);
+  CHECK(rates.buffered == 310);
+  CHECK(order == "dbdbdb");
+}
+
 TEST_CASE("a folder too small to measure is read through the page cache") {
   CHECK(faster_disk_mode(Model(1).folder(), 0) == DiskMode::Buffered);
 }
