@@ -1,6 +1,8 @@
 // The cache of measurements and what to do without one.
 #include "train/machine_rates.h"
 
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -12,6 +14,7 @@
 #include "core/folder.h"
 #include "core/hash.h"
 #include "core/log.h"
+#include "core/system_calls.h"
 #include "core/thread_pool.h"
 #include "formats/json.h"
 
@@ -42,6 +45,14 @@ double work_of(const KernelCall& call) { return call.flops() > 0 ? call.flops() 
 // Of calls that one stands in for another.
 std::string kind_of(const std::string& key) {
   return key.substr(0, key.find_first_of("0123456789"));
+}
+
+// A folder's name and its disk: another may come under the same name.
+std::string place_of(const ModelFolder& folder) {
+  const std::string path = fs::absolute(folder.path()).string();
+  struct stat st = {};
+  sys::stat(path.c_str(), &st);
+  return fmt::format("{} on device {}", path, st.st_dev);
 }
 
 }  // namespace
@@ -116,7 +127,7 @@ double MachineRates::copy_rate() {
 std::optional<double> MachineRates::read_rate(const ModelFolder& folder, DiskMode mode,
                                               double budget) {
   const std::string key =
-      fmt::format("{}{}{}", name(mode), kReads, fs::absolute(folder.path()).string());
+      fmt::format("{}{}{}", name(mode), kReads, place_of(folder));
   const auto found = known_.find(key);
   if (found != known_.end()) return 1 / found->second.seconds;
   if (budget <= 0) return std::nullopt;

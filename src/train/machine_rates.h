@@ -25,7 +25,7 @@ class MachineRates {
   std::optional<double> seconds(const KernelCall& call, double budget);
   // Bytes a second of copies to the device, likewise cached.
   double copy_rate();
-  // Of reads of a model from disk, by its folder.
+  // Of reads of a model from disk, by its folder and the device that this lies on.
   std::optional<double> read_rate(const ModelFolder& folder, DiskMode mode, double budget);
   // Forgets what is known, so that it is measured again.
   void forget() { known_.clear(); }

@@ -216,6 +216,24 @@ class Bench(Plan):
         self.assertLessEqual({call["call"] for call in out["calls"]}, known)
         self.assertIn("predicted;", self.lema("train", "train.batch_size=2", flags=["--dry-run"]))
 
+    def test_reads_are_measured_again_on_another_disk(self):
+        shared = pathlib.Path("/dev/shm")
+        if not shared.is_dir() or shared.stat().st_dev == self.folder.stat().st_dev:
+            self.skipTest("one file system only")
+        other = pathlib.Path(tempfile.mkdtemp(prefix="lema_plan_", dir=shared))
+        self.addCleanup(shutil.rmtree, other, True)
+        shutil.copytree(self.folder / "model", other / "model")
+        place = self.folder / "place"
+        self.addCleanup(place.unlink)
+        known = []
+        for folder in (self.folder, other):
+            place.unlink(missing_ok=True)
+            place.symlink_to(folder / "model")
+            self.plan(f"model={place}", "memory.ram=200MB", "memory.residency=stream", "memory.disk=buffered")
+            kept = [json.loads(path.read_text()) for path in pathlib.Path(CACHE.name, "lema").glob("rates-*.json")]
+            known.append({call for cache in kept for call in cache["calls"] if f" reads of {place}" in call})
+        self.assertEqual([len(calls) for calls in known], [1, 2], known)
+
     def test_thousands_of_threads_are_warned_of(self):
         result = subprocess.run(self.command("bench", "train.batch_size=1", "threads=4096"), capture_output=True,
                                 text=True, timeout=300)
