@@ -215,6 +215,9 @@ class Bench(Plan):
         known = {call for cache in kept for call in cache["calls"]}
         self.assertLessEqual({call["call"] for call in out["calls"]}, known)
         self.assertIn("predicted;", self.lema("train", "train.batch_size=2", flags=["--dry-run"]))
+        # The limit is a product of its own, whatever the run's products reach.
+        products = [cache["calls"].get("linear F32 1536x1536 1536F32", [1])[0] for cache in kept]
+        self.assertIn(out["f32_flops"], [2 * 1536 ** 3 / seconds for seconds in products])
 
     def test_reads_are_measured_again_on_another_disk(self):
         shared = pathlib.Path("/dev/shm")
