@@ -23,10 +23,11 @@ constexpr const char* kCompiler = "clang " __clang_version__;
 constexpr const char* kCompiler = "g++ " __VERSION__;
 #endif
 
+// Whether standard error takes the message changes no exit code, here and wherever stdio writes it.
 int report(lema::ErrorCode code, const std::string& message) {
   std::fflush(stdout);
   lema::log::end_progress();
-  fmt::print(stderr, "lema: error: {}\n", message);
+  std::fprintf(stderr, "lema: error: %s\n", message.c_str());
   return static_cast<int>(code);
 }
 

@@ -34,11 +34,7 @@ void ProgressLine::operator()(const Progress& progress) {
   const double left = done > 0 ? seconds * (total - done) / done : 0;
   const std::string text = fmt::format("{} {:.0f} %, {} left", stage_,
                                        total > 0 ? 100 * done / total : 100, format_duration(left));
-  if (terminal_)
-    fmt::print(stderr, "\r{:<40}", text);
-  else
-    fmt::print(stderr, "{}\n", text);
-  std::fflush(stderr);
+  std::fprintf(stderr, terminal_ ? "\r%-40s" : "%s\n", text.c_str());
   shown_ = true;
 }
 

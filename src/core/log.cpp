@@ -51,7 +51,7 @@ class FileSink final : public spdlog::sinks::base_sink<std::mutex> {
       file_.write(line.data(), static_cast<int64_t>(line.size()));
     } catch (const Error& error) {
       failed_ = true;
-      fmt::print(stderr, "{}; the run goes on without its log\n", error.what());
+      std::fprintf(stderr, "%s; the run goes on without its log\n", error.what());
     }
   }
   void flush_() override {}
