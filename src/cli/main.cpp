@@ -1,7 +1,10 @@
 // The entry of the binary: parses the command line, runs one command and turns what it throws into
 // a message and an exit code. A command's own code starts in its cmd_NAME.cpp.
 #include <cxxabi.h>
+#include <fcntl.h>
+#include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
@@ -90,6 +93,14 @@ int report_no_memory(const char* command) {
   return static_cast<int>(lema::ErrorCode::DoesNotFit);
 }
 
+// A file of ours in the place of a stream that was closed would get what is said there. /dev/null
+// for the other direction: reading and writing fail as before.
+void occupy_closed_streams() {
+  for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
+    if (::fcntl(fd, F_GETFD) < 0 && errno == EBADF)
+      static_cast<void>(!::open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY));
+}
+
 // Where an exception cannot pass, as in a destructor that a library runs: memory that runs out
 // there is reported like any other.
 [[noreturn]] void on_terminate() {
@@ -103,6 +114,7 @@ int report_no_memory(const char* command) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  occupy_closed_streams();
   std::set_terminate(on_terminate);
   lema::install_signal_handlers();
   try {

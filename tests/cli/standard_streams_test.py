@@ -50,6 +50,18 @@ class StandardStreams(RunCase):
                 self.assertEqual(run.wait(), 75)
                 subprocess.run(["rm", "-r", self.folder / "run"], check=True)
 
+    def test_no_file_takes_the_place_of_a_closed_stream(self):
+        run = self.start("train", "--config", self.endless(), closed=[0, 1])
+        self.wait_for_step_3(run)
+        streams = [os.readlink(f"/proc/{run.pid}/fd/{n}") for n in range(3)]
+        lock = (self.folder / "run" / ".lock").read_text()
+        run.send_signal(signal.SIGTERM)
+        self.assertEqual(run.wait(), 75)
+        self.assertEqual(streams, ["/dev/null"] * 3)
+        self.assertRegex(lock, r"^process \d+ on .*\n$")
+        closed = subprocess.run(["sh", "-c", '"$@" >&-', "sh", LEMA, "inspect", self.model], stderr=subprocess.PIPE)
+        self.assertEqual(closed.returncode, 74, closed.stderr)
+
 
 if __name__ == "__main__":
     unittest.main()
