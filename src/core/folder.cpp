@@ -147,23 +147,24 @@ void StagedFolder::commit() {
   sync_folder(parent_of(final_));
 }
 
-void remove_leftovers(const fs::path& folder) {
-  const auto is_of_the_dead = [](const std::string& name) {
-    constexpr std::string_view kMark = ".tmp-";
-    const size_t at = name.rfind(kMark);
-    if (at == std::string::npos) return false;
-    const char *begin = name.data() + at + kMark.size(), *end = name.data() + name.size();
-    pid_t pid = 0;
-    const auto [stop, error] = std::from_chars(begin, end, pid);
-    if (error != std::errc() || stop == end || *stop != '-' || pid <= 0) return false;
-    // In a container every process may have the same number: ours is of one before us.
-    return pid == ::getpid() || (::kill(pid, 0) != 0 && errno == ESRCH);
-  };
-  for (const std::string& name : list_folder(folder)) {
-    if (!name.starts_with('.') || !(name.ends_with(".trash") || is_of_the_dead(name))) continue;
-    log::info("{}: left by a run that was cut off; removed", (folder / name).string());
-    remove_tree(folder / name);
-  }
+std::optional<std::string> abandoned_name(std::string_view name) {
+  constexpr std::string_view kMark = ".tmp-";
+  const size_t at = name.rfind(kMark);
+  if (!name.starts_with('.') || at == name.npos || at < 2) return std::nullopt;
+  const char *begin = name.data() + at + kMark.size(), *end = name.data() + name.size();
+  pid_t pid = 0;
+  const auto [stop, error] = std::from_chars(begin, end, pid);
+  if (error != std::errc() || pid <= 0 || end - stop != 9 || *stop != '-' ||
+      std::string_view(stop + 1, end).find_first_not_of("0123456789abcdef") != name.npos)
+    return std::nullopt;
+  // In a container every process may have the same number: ours is of one before us.
+  if (pid != ::getpid() && (::kill(pid, 0) == 0 || errno != ESRCH)) return std::nullopt;
+  return std::string(name.substr(1, at - 1));
+}
+
+void remove_leftover(const fs::path& path) {
+  log::info("{}: left by a process that was cut off; removed", path.string());
+  remove_tree(path);
 }
 
 namespace {

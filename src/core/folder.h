@@ -2,7 +2,9 @@
 // process at a time. Errors: Io with path and the system's reason.
 #pragma once
 
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/file.h"
@@ -51,9 +53,10 @@ class StagedFolder {
   bool committed_ = false;
 };
 
-// Removes from `folder` what dead processes left half-written there: temporary names as above, and
-// names that end in ".trash".
-void remove_leftovers(const fs::path& folder);
+// NAME of the temporary name above, where the process is dead; nullopt of any other.
+std::optional<std::string> abandoned_name(std::string_view name);
+// remove_tree of what a dead process left half-written, said in the log.
+void remove_leftover(const fs::path& path);
 
 // A folder that this process alone writes to, by a lock (flock) on the file .lock in it, which says
 // the process and the machine. The lock of a process that has died is no lock. Where the file

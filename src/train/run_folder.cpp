@@ -11,7 +11,11 @@
 namespace lema {
 namespace {
 
-constexpr std::string_view kPrefix = "checkpoint-";
+constexpr std::string_view kPrefix = "checkpoint-", kTrash = ".trash";
+
+// What is written under a temporary name first, besides checkpoints.
+constexpr std::string_view kStaged[] = {"best",      "last",          "run.json",
+                                        "plan.json", "metrics.jsonl", "bad_rows.jsonl"};
 
 // The id of the run that wrote a checkpoint; nullopt, said in the log, when its manifest is damaged
 // or cannot be read.
@@ -47,13 +51,20 @@ void set_aside(const fs::path& folder, int64_t step) {
 void discard(const fs::path& folder) {
   try {
     const fs::path trash =
-        folder.parent_path() / fmt::format(".{}.trash", folder.filename().string());
+        folder.parent_path() / fmt::format(".{}{}", folder.filename().string(), kTrash);
     remove_tree(trash);
     rename_new(folder, trash);
     remove_tree(trash);
   } catch (const Error& error) {
     log::warn("{}: cannot remove: {}", folder.string(), error.what());
   }
+}
+
+bool is_leftover(const std::string& name) {
+  if (name.starts_with('.') && name.ends_with(kTrash) && name.size() > 1 + kTrash.size())
+    return step_of(name.substr(1, name.size() - 1 - kTrash.size())).has_value();
+  const auto whose = abandoned_name(name);
+  return whose && (step_of(*whose) || std::ranges::find(kStaged, *whose) != std::end(kStaged));
 }
 
 }  // namespace
@@ -127,6 +138,11 @@ void prune_checkpoints(const fs::path& output_dir, const fs::path& newest, int64
     }
     if (folder.filename() != best) ++kept;
   }
+}
+
+void remove_leftovers(const fs::path& output_dir) {
+  for (const std::string& name : list_folder(output_dir))
+    if (is_leftover(name)) remove_leftover(output_dir / name);
 }
 
 bool enter_run(const fs::path& output_dir, const std::string& run_id, int64_t step,

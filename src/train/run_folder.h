@@ -35,6 +35,10 @@ void mark_best(const fs::path& output_dir, const fs::path& checkpoint);
 // said in the log.
 void prune_checkpoints(const fs::path& output_dir, const fs::path& newest, int64_t keep);
 
+// Removes what runs that were cut off left of their own: half-written checkpoints, links and files
+// under temporary names, checkpoints on their way out. Nothing else, however alike its name.
+void remove_leftovers(const fs::path& output_dir);
+
 // Makes output_dir's checkpoints those of a run that goes on from `step`: later ones are set aside
 // under names that nothing looks for (said in the log), `last` and `best` point at what is left.
 // False when the checkpoint of best_step is not there. Usage error, with nothing changed, when one

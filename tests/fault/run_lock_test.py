@@ -191,8 +191,11 @@ class Locks(LockCase):
     def test_what_dead_runs_left_goes_and_what_live_ones_write_stays(self):
         dead = subprocess.Popen(["true"])
         dead.wait()
-        gone = [f".checkpoint-000006.tmp-{dead.pid}-0badf00d", ".checkpoint-000001.trash", f".last.tmp-{dead.pid}-00000000"]
-        stay = [f".other.tmp-{os.getpid()}-0badf00d", ".notes", ".x.tmp-abc"]
+        gone = [f".checkpoint-000006.tmp-{dead.pid}-0badf00d", ".checkpoint-000001.trash", f".last.tmp-{dead.pid}-00000000",
+                f".run.json.tmp-{dead.pid}-0badf00d", f".metrics.jsonl.tmp-{dead.pid}-0badf00d"]
+        stay = [f".last.tmp-{os.getpid()}-0badf00d", ".notes", ".x.tmp-abc", ".trash", ".mine.trash", ".checkpoint-x.trash",
+                "checkpoint-000001.trash", f".other.tmp-{dead.pid}-0badf00d", f".last.tmp-{dead.pid}-0badf00",
+                f".last.tmp-{dead.pid}-0badf00d0", f".last.tmp-{dead.pid}-old-copy", f".last.tmp-{dead.pid}"]
         for name in gone + stay:
             with self.case(f"a leftover {re.sub('[0-9]+-', '', name)}"):
                 self.unfinished()
@@ -200,7 +203,7 @@ class Locks(LockCase):
                 (self.run_folder / name / "file").write_text("x")
                 ended = self.train(self.run_folder, more=["--resume"])
                 self.assertEqual(ended.code, 0, ended.log)
-                left = [p.name for p in self.run_folder.iterdir() if p.name.startswith(".")]
+                left = [p.name for p in self.run_folder.iterdir() if p.name.startswith(".") or p.name == name]
                 self.assertEqual(left, [name] if name in stay else [])
 
     def test_nothing_is_left_where_a_run_never_began(self):
