@@ -118,17 +118,51 @@ void check_free_space(const fs::path& path, int64_t bytes) {
          format_bytes(bytes), format_bytes(free));
 }
 
+namespace {
+
+// The folder, open and locked until it is closed; -1 where another process holds it, or it cannot be
+// locked.
+int hold(const fs::path& folder) {
+  const int fd = uninterrupted(
+      [&] { return sys::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC); });
+  if (fd < 0 || sys::flock(fd, LOCK_EX | LOCK_NB) == 0) return fd;
+  sys::close(fd);
+  return -1;
+}
+
+// What was left of earlier tries. A number may be that of a process of another machine or container
+// too: a folder that is written to is held.
+void remove_abandoned(const fs::path& final_path) {
+  const fs::path parent = parent_of(final_path);
+  for (const std::string& name : list_folder(parent)) {
+    if (abandoned_name(name) != final_path.filename().string()) continue;
+    const int fd = hold(parent / name);
+    if (fd < 0) continue;
+    sys::close(fd);
+    remove_leftover(parent / name);
+  }
+}
+
+}  // namespace
+
 StagedFolder::StagedFolder(fs::path final_path) : final_(std::move(final_path)) {
   // "out/" has an empty file name; its parent must not become itself.
   if (!final_.has_filename()) final_ = final_.parent_path();
   if (fs::exists(fs::symlink_status(final_)))
     fail(ErrorCode::Usage, "{}: already exists; name a new folder or remove it", final_.string());
   create_folders(parent_of(final_));
+  try {
+    remove_abandoned(final_);
+  } catch (const Error& error) {
+    log::warn("{}", error.what());
+  }
   staged_ = temporary_name(final_);
   if (sys::mkdir(staged_.c_str(), 0777) != 0) io_failure("create folder", staged_);
+  held_ = hold(staged_);
 }
 
 StagedFolder::~StagedFolder() {
+  if (held_ >= 0) sys::close(held_);
   if (committed_) return;
   try {
     remove_tree(staged_);

@@ -36,9 +36,11 @@ void check_free_space(const fs::path& path, int64_t bytes);
 
 // A folder that is being written: created beside its final name, renamed into place by commit(),
 // removed by the destructor when commit() was not reached. Each file in it is synced by who writes
-// it. The temporary name says whose it is: ".NAME.tmp-PID-RANDOM".
+// it. The temporary name says whose it is: ".NAME.tmp-PID-RANDOM"; its process holds a lock (flock)
+// on it.
 class StagedFolder {
  public:
+  // Removes what dead processes left half-written of the same final name.
   // Usage error when `final_path` exists.
   explicit StagedFolder(fs::path final_path);
   StagedFolder(const StagedFolder&) = delete;
@@ -50,6 +52,7 @@ class StagedFolder {
  private:
   StopDeferral deferral_;
   fs::path final_, staged_;
+  int held_ = -1;
   bool committed_ = false;
 };
 

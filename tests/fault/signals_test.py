@@ -1,5 +1,6 @@
 """SIGINT, SIGTERM, SIGHUP, SIGUSR1, two signals and the file `stop`, at every phase of a run: the documented exit code, a save
 that is whole, and a resumed run that ends as if nothing had been. And commands that write something. Standard library only."""
+import fcntl
 import json
 import os
 import pathlib
@@ -178,6 +179,33 @@ class Commands(FaultCase):
                     self.assertEqual(left, left if what == "kill" else [], f"{name} {what} at {n}")
                     for path in [self.folder / "out", *(self.folder / x for x in left)]:
                         shutil.rmtree(path, ignore_errors=True)
+
+    def test_what_a_killed_one_left_goes_when_it_is_tried_again(self):
+        adapter = self.whole / "checkpoint-000006"
+        commands = {"convert": [FAULTY, "convert", self.model, self.folder / "out"],
+                    "merge": [FAULTY, "merge", "--model", self.model, "--adapter", adapter, "--output", self.folder / "out"]}
+        for name, command in commands.items():
+            process = self.start(command, fault="at=1,do=kill,of=rename_new")
+            process.communicate()
+            self.assertEqual(process.returncode, -9)
+            left, = self.folder.glob(".out.tmp-*")
+            # Of a live process, of another target, of someone else, and one that is held elsewhere under a dead number.
+            number = left.name.split("-")[1]
+            strangers = [f".out.tmp-{os.getpid()}-0badf00d", f".out2.tmp-{number}-0badf00d", f".out.tmp-{number}-copy",
+                         ".out.trash", f".out.tmp-{number}-0badf00d"]
+            for stranger in strangers:
+                (self.folder / stranger).mkdir()
+            held = os.open(self.folder / strangers[-1], os.O_RDONLY)
+            fcntl.flock(held, fcntl.LOCK_EX)
+            process = self.start(command)
+            log = process.communicate()[1]
+            os.close(held)
+            self.assertEqual(process.returncode, 0, log)
+            self.assertIn(f"{left}: left by a process that was cut off; removed", log)
+            there = {p.name for p in self.folder.iterdir() if p.name.startswith(".out")}
+            self.assertEqual(there, set(strangers), name)
+            for path in [self.folder / "out", *(self.folder / x for x in strangers)]:
+                shutil.rmtree(path)
 
 
 if __name__ == "__main__":
