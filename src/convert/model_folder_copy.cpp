@@ -41,11 +41,6 @@ void copy_file(const ModelFolder& folder, const std::string& name, const fs::pat
     write_new_file(to / name, read_text(*path, kMaxSideFileBytes));
 }
 
-bool is_inside(const fs::path& path, const fs::path& folder) {
-  const auto [end, unused] = std::mismatch(folder.begin(), folder.end(), path.begin(), path.end());
-  return end == folder.end();
-}
-
 // A JSON object's text by members of its top level. The text has been parsed before, so it is well
 // formed.
 class MemberScanner {
@@ -110,11 +105,7 @@ fs::path output_folder(const fs::path& output, std::span<const fs::path> inputs)
   if (path.empty()) fail(ErrorCode::Usage, "the output folder has no name");
   if (fs::exists(fs::symlink_status(path)))
     fail(ErrorCode::Usage, "{}: already exists; name a new folder or remove it", path.string());
-  const fs::path real = fs::weakly_canonical(path);
-  for (const fs::path& input : inputs)
-    if (is_inside(real, fs::weakly_canonical(input)))
-      fail(ErrorCode::Usage, "{}: lies inside {}, which is read; name a folder elsewhere",
-           path.string(), input.string());
+  for (const fs::path& input : inputs) check_outside(path, input);
   return path;
 }
 

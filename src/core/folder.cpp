@@ -107,6 +107,13 @@ void point_link(const fs::path& link, const std::string& target) {
   staged.commit();
 }
 
+void check_outside(const fs::path& path, const fs::path& input) {
+  const fs::path real = fs::weakly_canonical(path), folder = fs::weakly_canonical(input);
+  if (std::mismatch(folder.begin(), folder.end(), real.begin(), real.end()).first == folder.end())
+    fail(ErrorCode::Usage, "{}: lies inside {}, which is read; name a folder elsewhere",
+         path.string(), input.string());
+}
+
 void check_free_space(const fs::path& path, int64_t bytes) {
   fs::path at = fs::absolute(path);
   while (!is_there(at)) at = at.parent_path();

@@ -31,6 +31,9 @@ void rename_new(const fs::path& from, const fs::path& to);
 // A relative symlink to an entry of the same folder, in place of an older one, durable.
 void point_link(const fs::path& link, const std::string& target);
 
+// Usage when the path is `input`, which is read, or lies inside it.
+void check_outside(const fs::path& path, const fs::path& input);
+
 // Io when fewer than `bytes` are free where `path` is or will be.
 void check_free_space(const fs::path& path, int64_t bytes);
 

@@ -51,7 +51,12 @@ fs::path first_checkpoint(const RunConfig& config, const RunOptions& options, bo
 }
 
 // A `stop` file from here on is meant for this run.
-std::unique_ptr<FolderLock> lock_folder(const fs::path& output) {
+std::unique_ptr<FolderLock> lock_folder(const RunConfig& config) {
+  const fs::path output = config.output_dir;
+  check_outside(output, config.model);
+  if (is_there(output / "config.json"))
+    fail(ErrorCode::Usage, "{}: holds a config.json, as of a model; name another output_dir",
+         output.string());
   auto lock = std::make_unique<FolderLock>(output);
   remove_file(output / kStopFile);
   return lock;
@@ -63,7 +68,7 @@ class Run {
   Run(const RunConfig& config, const RunOptions& options, Purpose purpose)
       : options_(options),
         output_(config.output_dir),
-        lock_(purpose == Purpose::Train ? lock_folder(output_) : nullptr),
+        lock_(purpose == Purpose::Train ? lock_folder(config) : nullptr),
         saved_(first_checkpoint(config, options, purpose == Purpose::Train)),
         planned_(config, saved_, purpose == Purpose::Replay || !options.accepted.empty()),
         config_(planned_.config()),

@@ -177,6 +177,20 @@ class DeadEnds(FolderCase):
         log = self.lema("train", "--config", self.config(), code=2)
         self.assertEqual(log.count("\n"), 1, log)
 
+    def test_no_run_writes_into_a_model(self):
+        link, other = self.folder / "link", self.folder / "other"
+        link.symlink_to(self.model)
+        shutil.copytree(self.model, other)
+        models = snapshot(self.model), snapshot(other)
+        for output in (self.model, self.model / "run", f"{self.model}/", link, link / "a" / "b"):
+            log = self.lema("train", "--config", self.config(output_dir=str(output)), code=2)
+            self.assertIn("which is read; name a folder elsewhere", log)
+            self.assertEqual(log.count("\n"), 1, log)
+        log = self.lema("train", "--config", self.config(output_dir=str(other)), code=2)
+        self.assertIn("other: holds a config.json", log)
+        self.assertEqual((snapshot(self.model), snapshot(other)), models)
+        self.assertEqual(sorted(p.name for p in self.model.iterdir()), sorted(models[0]))
+
     def test_a_finished_run_is_said_to_be_finished(self):
         self.lema("train", "--config", self.config())
         before = snapshot(self.folder / "run")
