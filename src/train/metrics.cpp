@@ -18,23 +18,28 @@ constexpr int64_t kPieceBytes = 1 << 16;
 
 Value finite_or_null(double x) { return std::isfinite(x) ? Value(x) : Value(); }
 
-int64_t step_in(const std::string& line) {
-  const Value value = parse_json(line, "metrics");
-  const Value* step = value.find("step");
-  if (!step) fail(ErrorCode::BadInput, "no step");
-  return step->as_int();
-}
+// What is left of the log of a run that goes on after a step.
+struct Kept {
+  int64_t last_step;
+  bool last_evaluation;
+  bool has(const std::string& line) const {
+    const Value value = parse_json(line, "metrics");
+    const Value* step = value.find("step");
+    if (!step) fail(ErrorCode::BadInput, "no step");
+    return step->as_int() < last_step + (last_evaluation || !value.find("eval_loss"));
+  }
+};
 
-// Those of the whole lines of `piece` that are of steps up to the last; `sound` becomes the bytes
-// of all that could be read.
-std::string lines_up_to(int64_t last_step, const std::string& piece, size_t& sound) {
+// Those of the whole lines of `piece` that are kept; `sound` becomes the bytes of all that could be
+// read.
+std::string kept_lines(const Kept& of, const std::string& piece, size_t& sound) {
   std::string kept;
   for (sound = 0;;) {
     const size_t end = piece.find('\n', sound);
     if (end == std::string::npos) return kept;
     const std::string line = piece.substr(sound, end - sound);
     try {
-      if (step_in(line) <= last_step) kept += line + "\n";
+      if (of.has(line)) kept += line + "\n";
     } catch (const Error&) {  // unsynced bytes of a power cut
       return kept;
     }
@@ -43,7 +48,7 @@ std::string lines_up_to(int64_t last_step, const std::string& piece, size_t& sou
 }
 
 // A log grows with its run, and may be larger than what a run may hold.
-void drop_lines_after(int64_t last_step, const fs::path& path) {
+void keep_lines(const Kept& of, const fs::path& path) {
   const File log = File::open(path);
   StagedFile staged(path);
   File file = File::create(staged.path());
@@ -51,7 +56,7 @@ void drop_lines_after(int64_t last_step, const fs::path& path) {
   size_t sound = 0;
   for (int64_t at = 0;; at += static_cast<int64_t>(sound)) {
     piece.resize(static_cast<size_t>(log.read_up_to(piece.data(), kPieceBytes, at)));
-    const std::string kept = lines_up_to(last_step, piece, sound);
+    const std::string kept = kept_lines(of, piece, sound);
     if (sound == 0) break;
     file.write(kept.data(), static_cast<int64_t>(kept.size()));
     piece.resize(kPieceBytes);
@@ -63,9 +68,9 @@ void drop_lines_after(int64_t last_step, const fs::path& path) {
 
 }  // namespace
 
-Metrics::Metrics(const fs::path& output_dir, int64_t resumed_step)
+Metrics::Metrics(const fs::path& output_dir, int64_t resumed_step, bool evaluates_again)
     : path_(output_dir / "metrics.jsonl") {
-  if (is_there(path_)) drop_lines_after(resumed_step, path_);
+  if (is_there(path_)) keep_lines({resumed_step, !evaluates_again}, path_);
   file_ = File::append(path_);
 }
 

@@ -22,8 +22,9 @@ struct StepMetrics {
 class Metrics {
  public:
   // Appends to output_dir/metrics.jsonl; on resume, lines after `resumed_step` are dropped first,
-  // and what follows a line that a crash has cut or garbled.
-  Metrics(const fs::path& output_dir, int64_t resumed_step);
+  // and what follows a line that a crash has cut or garbled; where the step's evaluation is done
+  // again, its line too.
+  Metrics(const fs::path& output_dir, int64_t resumed_step, bool evaluates_again);
   void step(const StepMetrics& m, bool show);
   void evaluation(int64_t step, double eval_loss, int64_t targets);
   // To the disk: a checkpoint's steps are in the file when the checkpoint is there.

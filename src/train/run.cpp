@@ -91,7 +91,7 @@ class Run {
     });
     try {
       or_out_of_memory("training", [&] {
-        Metrics metrics(output_, state_.step);
+        Metrics metrics(output_, state_.step, state_.owes_evaluation && eval_);
         if (state_.owes_evaluation && eval_) catch_up(metrics);
         loop(metrics);
       });
@@ -262,9 +262,8 @@ class Run {
 
   // The evaluation that a stop has cut short, as if it had not.
   void catch_up(Metrics& metrics) {
-    const std::optional<double> loss = evaluate(metrics, false);
-    if (!loss)
-      fail(ErrorCode::Interrupted, "stopped at step {}; continue with --resume", state_.step);
+    const std::optional<double> loss = evaluate(metrics);
+    if (!loss) stop();
     state_.owes_evaluation = false;
     // One of another folder is none of this one's.
     const fs::path mine = checkpoint_folder(output_, state_.step);
@@ -278,12 +277,17 @@ class Run {
     const bool due = last || is_due(config_.checkpoint.every_steps);
     std::optional<double> loss;
     const bool evaluates = eval_ && (due || is_due(config_.eval.every_steps));
-    if (evaluates) loss = evaluate(metrics, last);  // what the last step owes nobody would do
+    if (evaluates) loss = evaluate(metrics);
     state_.owes_evaluation = evaluates && !loss;
-    const bool stops = stop_requested(), wanted = StopSignals::take_save_request();
+    const bool stops = state_.owes_evaluation || stop_requested();
+    const bool wanted = StopSignals::take_save_request();
     if (!due && !stops && !wanted) return;
     save(loss, metrics);
-    if (last || !stop_requested()) return;
+    if (state_.owes_evaluation || (!last && stop_requested())) stop();
+  }
+
+  // Of a step that is saved.
+  [[noreturn]] void stop() {
     remove_file(output_ / kStopFile);
     fail(ErrorCode::Interrupted, "stopped at step {}; continue with --resume", state_.step);
   }
@@ -324,14 +328,14 @@ class Run {
     return saved_.empty() ? "nothing was saved before" : saved_.string() + " stands";
   }
 
-  // Mean loss over the evaluation set; nullopt when a signal asks to stop, unless it must be done.
-  std::optional<double> evaluate(Metrics& metrics, bool must) {
+  // Mean loss over the evaluation set; nullopt when the run is to stop.
+  std::optional<double> evaluate(Metrics& metrics) {
     double sum = 0;
     int64_t targets = 0;
     Batcher order(static_cast<int64_t>(eval_->rows.size()), config_.train.batch_size, 0, false);
     BatchCursor cursor;
     for (int64_t step = 0; step < order.steps_per_epoch(); ++step) {
-      if (!must && StopSignals::requested()) return std::nullopt;
+      if (stop_requested()) return std::nullopt;
       const StepBatch batch = make_step_batch(
           *eval_, order.next(cursor), trainer_->plan().bounds.micro_rows, config_.data.packing);
       sum += trainer_->evaluate(batch);

@@ -11,7 +11,7 @@ import unittest
 
 import tiny_folder
 from faulty_run import FAULTY, STEPS, FaultCase
-from tiny_run import LEMA
+from tiny_run import LEMA, write_rows
 
 
 class Phases(FaultCase):
@@ -64,6 +64,55 @@ class Phases(FaultCase):
     def same_step(self, output, step):
         state = json.loads((output / f"checkpoint-{step:06}" / "state.json").read_text())
         return state["step"] == step and os.readlink(output / "last") == f"checkpoint-{step:06}"
+
+    def evaluations(self, output):
+        log = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+        return [(line["step"], line["eval_loss"]) for line in log if "eval_loss" in line]
+
+    def test_a_stop_at_every_evaluation(self):
+        """Each is obeyed, the last step's too; what is owed then is done by the resumed run, once."""
+        settings = [f"data.eval={write_rows(self.folder / 'other.jsonl', 7, seed=9)}", "eval.every_steps=2",
+                    "checkpoint.keep=9", "optimizer.lr=0.1"]
+        shutil.rmtree(self.whole)
+        self.assertEqual(self.train(self.whole, *settings).code, 0)
+        wanted = self.evaluations(self.whole)
+        self.assertEqual([step for step, _ in wanted], [2, 4, 6])
+        calls = self.calls(*settings, under=self.folder)
+        writes = [n for n, (function, path) in enumerate(calls, 1) if function == "write" and "metrics" in path]
+        self.assertEqual(len(writes), STEPS + len(wanted))
+        # 1, 2, the evaluation of 2, 3, 4, ...: a stop while a step is told comes before its evaluation.
+        before, told = ({step: writes[step + step // 2 + k] for step in (2, 4, 6)} for k in (-2, -1))
+
+        def work(case):
+            step, phases, name = case
+            evaluated, what = phases is told, f"{name} at step {step}, call {phases[step]}"
+            output = self.folder / f"run-{phases[step]}-{name}"
+            ended = self.train(output, *settings, binary=FAULTY, under=self.folder, fault=f"at={phases[step]},do={name}")
+            self.assertEqual(ended.code, 0 if evaluated and step == STEPS else 75, f"{what}: {ended.log}")
+            self.assertTrue(self.same_step(output, step), what)
+            self.assertEqual(self.evaluations(output), [e for e in wanted if e[0] < step + evaluated], what)
+            for _ in range(2):
+                ended = self.train(output, *settings, more=["--resume"])
+                self.assertEqual(ended.code, 0, f"{what}: {ended.log}")
+                self.check_end(output, what)
+                self.assertEqual(self.evaluations(output), wanted, what)
+                self.assertEqual(os.readlink(output / "best"), os.readlink(self.whole / "best"), what)
+
+        self.together(work, [(step, phases, name) for step in (2, 4, 6) for phases in (before, told)
+                             for name in ("INT", "TERM", "HUP")])
+
+    def test_the_file_stop_does_not_wait_for_the_last_evaluation(self):
+        output = self.folder / "run"
+        settings = [f"data.eval={write_rows(self.folder / 'many.jsonl', 30000)}", "train.max_steps=3"]
+        process = self.start_run(output, *settings, binary=LEMA)
+        self.wait_for_step_3(process)
+        (output / "stop").touch()
+        log = process.stderr.read()
+        self.assertEqual(process.wait(), 75, log)
+        self.assertEqual((self.acknowledged(log), self.evaluations(output)), (3, []))
+        self.assertFalse((output / "stop").exists())
+        self.assertEqual(self.train(output, *settings, more=["--resume"]).code, 0)
+        self.assertEqual([step for step, _ in self.evaluations(output)], [3])
 
     def test_a_second_signal_ends_at_once_and_harms_nothing(self):
         phases = self.phases(self.calls("checkpoint.every_steps=1", "checkpoint.keep=1", under=self.folder))
