@@ -13,64 +13,84 @@
 namespace lema {
 namespace {
 
-// Read at a time of the log of a run that is resumed; more than its longest line.
+// Read at a time of the log of a run that is resumed; more than any line that can be read.
 constexpr int64_t kPieceBytes = 1 << 16;
 
 Value finite_or_null(double x) { return std::isfinite(x) ? Value(x) : Value(); }
 
-// What is left of the log of a run that goes on after a step.
-struct Kept {
-  int64_t last_step;
-  bool last_evaluation;
-  bool has(const std::string& line) const {
-    const Value value = parse_json(line, "metrics");
-    const Value* step = value.find("step");
-    if (!step) fail(ErrorCode::BadInput, "no step");
-    return step->as_int() < last_step + (last_evaluation || !value.find("eval_loss"));
+enum class Line { Kept, Later, Damaged };
+
+// Tells the lines of a log whose run goes on after a step. Steps never fall in it: a line of an
+// earlier one is as damaged as one that cannot be read.
+class Sieve {
+ public:
+  Sieve(int64_t last_step, bool last_evaluation)
+      : last_step_(last_step), last_evaluation_(last_evaluation) {}
+
+  Line kind(std::string_view line) {
+    if (!line.ends_with('\n')) return Line::Damaged;
+    try {
+      const Value value = parse_json(line, "metrics");
+      const Value* found = value.find("step");
+      const int64_t step = found ? found->as_int() : -1;
+      if (step < step_) return Line::Damaged;
+      if (step >= last_step_ + (last_evaluation_ || !value.find("eval_loss"))) return Line::Later;
+      step_ = step;
+      return Line::Kept;
+    } catch (const Error&) {
+      return Line::Damaged;
+    }
   }
+
+ private:
+  int64_t last_step_, step_ = 0;
+  bool last_evaluation_;
 };
 
-// Those of the whole lines of `piece` that are kept; `sound` becomes the bytes of all that could be
-// read.
-std::string kept_lines(const Kept& of, const std::string& piece, size_t& sound) {
-  std::string kept;
-  for (sound = 0;;) {
-    const size_t end = piece.find('\n', sound);
-    if (end == std::string::npos) return kept;
-    const std::string line = piece.substr(sound, end - sound);
-    try {
-      if (of.has(line)) kept += line + "\n";
-    } catch (const Error&) {  // unsynced bytes of a power cut
-      return kept;
+// Calls see(line, its end in the file) for every line with its newline. A log grows with its run,
+// and may be larger than what a run may hold: what has no newline for a whole piece comes in parts.
+void each_line(const File& log, auto&& see) {
+  std::string piece;
+  for (int64_t at = 0;;) {
+    piece.resize(kPieceBytes);
+    piece.resize(static_cast<size_t>(log.read_up_to(piece.data(), kPieceBytes, at)));
+    if (piece.empty()) return;
+    size_t begin = 0;
+    for (size_t end; (end = piece.find('\n', begin) + 1) > 0 || begin == 0; begin = end) {
+      if (end == 0) end = piece.size();
+      see(std::string_view(piece).substr(begin, end - begin), at + static_cast<int64_t>(end));
     }
-    sound = end + 1;
+    at += static_cast<int64_t>(begin);
   }
 }
 
-// A log grows with its run, and may be larger than what a run may hold.
-void keep_lines(const Kept& of, const fs::path& path) {
+// Drops lines of later steps, and all behind the last line that is kept: what a power cut leaves of
+// bytes that were not synced. Damage before it is none of this run's.
+void keep_lines(const Sieve& sieve, const fs::path& path) {
   const File log = File::open(path);
+  int64_t last_end = 0, damaged = 0;
+  each_line(log, [&, s = sieve](std::string_view line, int64_t end) mutable {
+    if (s.kind(line) == Line::Kept) last_end = end;
+  });
   StagedFile staged(path);
   File file = File::create(staged.path());
-  std::string piece(kPieceBytes, '\0');
-  size_t sound = 0;
-  for (int64_t at = 0;; at += static_cast<int64_t>(sound)) {
-    piece.resize(static_cast<size_t>(log.read_up_to(piece.data(), kPieceBytes, at)));
-    const std::string kept = kept_lines(of, piece, sound);
-    if (sound == 0) break;
-    file.write(kept.data(), static_cast<int64_t>(kept.size()));
-    piece.resize(kPieceBytes);
-  }
+  each_line(log, [&, s = sieve](std::string_view line, int64_t end) mutable {
+    const Line kind = s.kind(line);
+    if (kind == Line::Later || end > last_end) return;
+    damaged += kind == Line::Damaged;
+    file.write(line.data(), std::ssize(line));
+  });
   file.sync();
   file.close();
   staged.commit();
+  if (damaged > 0) log::warn("{}: lines that cannot be read: {}; kept", path.string(), damaged);
 }
 
 }  // namespace
 
 Metrics::Metrics(const fs::path& output_dir, int64_t resumed_step, bool evaluates_again)
     : path_(output_dir / "metrics.jsonl") {
-  if (is_there(path_)) keep_lines({resumed_step, !evaluates_again}, path_);
+  if (is_there(path_)) keep_lines(Sieve(resumed_step, !evaluates_again), path_);
   file_ = File::append(path_);
 }
 

@@ -22,8 +22,8 @@ struct StepMetrics {
 class Metrics {
  public:
   // Appends to output_dir/metrics.jsonl; on resume, lines after `resumed_step` are dropped first,
-  // and what follows a line that a crash has cut or garbled; where the step's evaluation is done
-  // again, its line too.
+  // and what a crash has cut or garbled behind them; where the step's evaluation is done again, its
+  // line too. What cannot be read before them stays, said in the log.
   Metrics(const fs::path& output_dir, int64_t resumed_step, bool evaluates_again);
   void step(const StepMetrics& m, bool show);
   void evaluation(int64_t step, double eval_loss, int64_t targets);

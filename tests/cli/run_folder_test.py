@@ -156,6 +156,23 @@ class DeadEnds(FolderCase):
             log.write_bytes(found[len(long):])
             self.assertEqual(self.final(run), want, f"damage {n}")
 
+    def test_damage_in_a_log_costs_no_line_behind_it(self):
+        self.lema("train", "--config", self.config())
+        want = self.final("run")
+        lines = (self.folder / "run" / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+        for n, damage in enumerate((lines[3][:50] + b"\n", bytes(5000) + b"\n", b'"' + b"x" * 200000 + b'"\n', b"\n]\n",
+                                    lines[0])):
+            run = f"again-{n}"
+            self.rewind("run", run, 10)
+            log = self.folder / run / "metrics.jsonl"
+            log.write_bytes(b"".join([*lines[:5], damage, *lines[5:]]))
+            said = self.lema("train", "--config", self.config(output_dir=str(self.folder / run)), "--resume")
+            self.assertRegex(said, r"metrics\.jsonl: lines that cannot be read: \d; kept")
+            found = log.read_bytes()
+            self.assertEqual(found.count(damage), 1 + (damage in lines), f"damage {n}")
+            log.write_bytes(b"".join(lines[:5]) + found[len(b"".join(lines[:5]) + damage):])
+            self.assertEqual(self.final(run), want, f"damage {n}")
+
     def test_a_stop_before_the_first_step_leaves_nothing(self):
         # The adapter's start and the checksum of the data take a while between the handlers and the first step.
         self.data.write_text("".join(json.dumps({"tokens": [1, 2, 3], "note": "x" * 500000}) + "\n" for _ in range(100)))
