@@ -165,6 +165,7 @@ class Run {
 
   // The run folder: fresh, or continued from a checkpoint.
   void open_output(const Forecast& forecast) {
+    check_names(output_, state_.step, schedule_.total_steps);
     check_free_space(output_, checkpoint_bytes(*trainer_));
     remove_leftovers(output_);
     if (saved_.empty()) {

@@ -17,6 +17,12 @@ constexpr std::string_view kPrefix = "checkpoint-", kTrash = ".trash";
 constexpr std::string_view kStaged[] = {"best",      "last",          "run.json",
                                         "plan.json", "metrics.jsonl", "bad_rows.jsonl"};
 
+// Through links.
+bool is_folder(const fs::path& path) {
+  std::error_code error;
+  return fs::is_directory(path, error);
+}
+
 // The id of the run that wrote a checkpoint; nullopt, said in the log, when its manifest is damaged
 // or cannot be read.
 std::optional<std::string> run_of(const fs::path& checkpoint) {
@@ -87,8 +93,7 @@ std::optional<int64_t> step_of(const fs::path& folder) {
 std::vector<fs::path> checkpoints(const fs::path& output_dir) {
   std::vector<fs::path> found;
   for (const std::string& name : list_folder(output_dir))
-    if (step_of(name) && fs::symlink_status(output_dir / name).type() == fs::file_type::directory)
-      found.push_back(output_dir / name);
+    if (step_of(name) && is_folder(output_dir / name)) found.push_back(output_dir / name);
   std::sort(found.begin(), found.end(),
             [](const fs::path& a, const fs::path& b) { return *step_of(a) > *step_of(b); });
   return found;
@@ -125,7 +130,8 @@ void prune_checkpoints(const fs::path& output_dir, const fs::path& newest, int64
   constexpr int64_t kLeastSound = 2;
   std::error_code error;
   const fs::path best = fs::read_symlink(output_dir / "best", error);
-  const std::vector<fs::path> found = checkpoints(output_dir);
+  std::vector<fs::path> found = checkpoints(output_dir);
+  std::erase_if(found, [](const fs::path& folder) { return fs::is_symlink(folder); });
   if (std::ssize(found) <= std::max(keep, kLeastSound)) return;
   int64_t kept = 0, sound = 0;
   for (const fs::path& folder : found) {
@@ -137,6 +143,18 @@ void prune_checkpoints(const fs::path& output_dir, const fs::path& newest, int64
       continue;
     }
     if (folder.filename() != best) ++kept;
+  }
+}
+
+void check_names(const fs::path& output_dir, int64_t step, int64_t last) {
+  for (const std::string& name : list_folder(output_dir)) {
+    const fs::path path = output_dir / name;
+    const int64_t of = step_of(path).value_or(0);
+    if (of > step && of <= last && path == checkpoint_folder(output_dir, of) &&
+        !is_folder(path))
+      fail(ErrorCode::Usage,
+           "{}: is no folder, and where step {} is to be saved; move it or name another output_dir",
+           path.string(), of);
   }
 }
 

@@ -15,7 +15,7 @@ namespace lema {
 fs::path checkpoint_folder(const fs::path& output_dir, int64_t step);
 // The step in "checkpoint-000500"; nullopt for any other name.
 std::optional<int64_t> step_of(const fs::path& folder);
-// The folders of that name, newest first.
+// The folders of that name and links to folders, newest first.
 std::vector<fs::path> checkpoints(const fs::path& output_dir);
 inline bool has_checkpoints(const fs::path& output_dir) { return !checkpoints(output_dir).empty(); }
 
@@ -31,9 +31,13 @@ void mark_last(const fs::path& output_dir, const fs::path& checkpoint);
 void mark_best(const fs::path& output_dir, const fs::path& checkpoint);
 
 // Removes the oldest checkpoints until `keep` are left, at least two of them read back and found
-// sound, `newest` by its writer; the best is kept beside those. What cannot be read or removed is
-// said in the log.
+// sound, `newest` by its writer; the best is kept beside those, and so are links. What cannot be
+// read or removed is said in the log.
 void prune_checkpoints(const fs::path& output_dir, const fs::path& newest, int64_t keep);
+
+// Usage when a checkpoint of a step after `step`, up to `last`, could not get its name, which
+// something has that is no checkpoint.
+void check_names(const fs::path& output_dir, int64_t step, int64_t last);
 
 // Removes what runs that were cut off left of their own: half-written checkpoints, links and files
 // under temporary names, checkpoints on their way out. Nothing else, however alike its name.

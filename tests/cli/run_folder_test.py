@@ -173,6 +173,42 @@ class DeadEnds(FolderCase):
             log.write_bytes(b"".join(lines[:5]) + found[len(b"".join(lines[:5]) + damage):])
             self.assertEqual(self.final(run), want, f"damage {n}")
 
+    def test_a_checkpoint_may_be_a_link_to_one(self):
+        config = self.config(data={"train": str(self.data), "format": "tokens"})
+        self.lema("train", "--config", config)
+        want, run, aside = self.final("run"), self.folder / "run", self.folder / "aside"
+        shutil.rmtree(run / "checkpoint-000020")
+        shutil.move(run / "checkpoint-000015", aside)
+        (run / "checkpoint-000015").symlink_to(aside)
+        before = snapshot(aside)
+        log = self.lema("train", "--config", config, code=2)
+        self.assertIn("holds a run already", log)
+        log = self.lema("train", "--config", config, "--set", "checkpoint.keep=2", "--resume")
+        self.assertRegex(log, "resumed from .*checkpoint-000015 at step 15")
+        self.assertEqual(self.final("run"), want)
+        # It counts for nothing beside two of the folder's own, and is not touched.
+        self.assertEqual(self.checkpoints(), ["checkpoint-000010", "checkpoint-000015", "checkpoint-000020"])
+        self.assertEqual(snapshot(aside), before)
+
+    def test_a_name_that_is_taken_is_found_before_the_first_step(self):
+        self.lema("train", "--config", self.config())
+        self.rewind("run", "begun", 10)
+        loop = self.folder / "loop"
+        loop.symlink_to(loop)
+        for run, more in (("begun", ["--resume"]), ("fresh", [])):
+            config = self.config(output_dir=str(self.folder / run))
+            path = self.folder / run / "checkpoint-000015"
+            path.parent.mkdir(exist_ok=True)
+            for take in (path.touch, lambda: path.symlink_to(self.folder / "none"), lambda: path.symlink_to(loop)):
+                take()
+                log = self.lema("train", "--config", config, *more, code=2)
+                self.assertRegex(log.splitlines()[-1], "checkpoint-000015: is no folder, and where step 15 is to be saved")
+                self.assertNotRegex(log, r"(?m)^step \d")
+                path.unlink()
+            # Of a step that is done, or will not be.
+            (self.folder / run / "checkpoint-000021").touch()
+            self.lema("train", "--config", config, *more)
+
     def test_a_stop_before_the_first_step_leaves_nothing(self):
         # The adapter's start and the checksum of the data take a while between the handlers and the first step.
         self.data.write_text("".join(json.dumps({"tokens": [1, 2, 3], "note": "x" * 500000}) + "\n" for _ in range(100)))
