@@ -7,6 +7,7 @@
 #include <memory>
 #include <random>
 #include <span>
+#include <tuple>
 
 #include "core/log.h"
 #include "core/out_of_memory.h"
@@ -213,7 +214,7 @@ class Run {
       metrics.step(m, state_.step % config_.log.every_steps == 0 || state_.step == total);
       after_step(metrics);
     }
-    if (saved_.empty()) save({}, metrics);  // a run of no steps
+    if (saved_.empty()) save({}, metrics, true);  // a run of no steps
   }
 
   // Loss and gradient of some rows, each a micro-batch of its own: their part of a mean over
@@ -283,7 +284,7 @@ class Run {
     const bool stops = state_.owes_evaluation || stop_requested();
     const bool wanted = StopSignals::take_save_request();
     if (!due && !stops && !wanted) return;
-    save(loss, metrics);
+    if (!save(loss, metrics, last || stops)) return;
     if (state_.owes_evaluation || (!last && stop_requested())) stop();
   }
 
@@ -307,22 +308,48 @@ class Run {
     return true;
   }
 
-  // `loss`: this step's over the evaluation set, where there is one.
-  void save(std::optional<double> loss, Metrics& metrics) {
+  // `loss`: this step's over the evaluation set, where there is one. Without `must` a failure to
+  // write it is a warning, and false.
+  bool save(std::optional<double> loss, Metrics& metrics, bool must) {
+    const auto before = std::pair(state_.best_eval_loss, state_.best_step);
     const bool improved = is_best(loss);
     try {
       or_out_of_memory("saving", [&] {
         metrics.sync();
         if (checksum_) identity_.weights_crc32c = checksum_->get();
+      });
+    } catch (const Error& error) {
+      throw not_saved(error);
+    }
+    try {
+      or_out_of_memory("saving", [&] {
         saved_ = save_checkpoint(output_, *trainer_, state_, identity_, config_.model,
                                  planned_.inputs().chat_template);
       });
     } catch (const Error& error) {
-      throw Error(error.code(), fmt::format("step {} is not saved: {}", state_.step, error.what()));
+      // What has its name already, in a folder that may not be synced twice, is not abandoned.
+      std::error_code unknown;
+      const bool has_name = fs::exists(checkpoint_folder(output_, state_.step), unknown) || unknown;
+      if (must || has_name || error.code() != ErrorCode::Io || stop_requested())
+        throw not_saved(error);
+      std::tie(state_.best_eval_loss, state_.best_step) = before;
+      log::warn("{}; the run goes on and saves step {}", not_saved(error).what(), next_save());
+      return false;
     }
     log::info("saved {}", saved_.string());
     if (improved) mark_best(output_, saved_);
     prune_checkpoints(output_, saved_, config_.checkpoint.keep);
+    return true;
+  }
+
+  Error not_saved(const Error& error) const {
+    return {error.code(), fmt::format("step {} is not saved: {}", state_.step, error.what())};
+  }
+
+  int64_t next_save() const {
+    const int64_t every = config_.checkpoint.every_steps;
+    if (every == 0) return schedule_.total_steps;
+    return std::min(schedule_.total_steps, (state_.step / every + 1) * every);
   }
 
   std::string standing() const {

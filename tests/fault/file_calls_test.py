@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import unittest
 
-from faulty_run import FAULTY, MUTATING, STEPS, FaultCase
+from faulty_run import FAULTY, MUTATING, PART, STEPS, FaultCase
 from mounted_image import mounted, require_mounts
 
 ERRORS = ("EIO", "ENOSPC", "EROFS", "EMFILE", "EINTR", "short")
@@ -67,6 +67,46 @@ class FileCalls(FaultCase):
         codes = collections.Counter(self.together(work, cases))
         self.assertGreater(codes[74], codes.total() // 2, "most faults were not met")
         print(f"{codes.total()} faults at {len(calls)} calls; exit codes {dict(codes)}")
+
+    def test_a_periodic_save_that_fails_ends_no_run(self):
+        """It is abandoned whole, once, and the run goes on to its next save; where all fail, to the last one."""
+        calls = self.calls(under=self.folder)
+        first = next(n for n, call in enumerate(calls, 1) if call[0] == "mkdir" and ".checkpoint-000002" in call[1])
+        named = next(n for n, call in enumerate(calls, 1) if call[0] == "rename_new")
+        needed = MUTATING - {"unlink", "rmdir"} | {"close"}
+        cases = [(n, error) for n in range(first, named + 1) if calls[n - 1][0] in needed for error in ("EIO", "ENOSPC")]
+        self.assertGreater(len(cases), 60)
+
+        def work(case):
+            n, error = case
+            what = f"{error} at call {n} {calls[n - 1]}"
+            output = self.folder / f"run-{n}-{error}"
+            log = output.with_suffix(".log")
+            ended = self.train(output, binary=FAULTY, under=self.folder, log=log, fault=f"at={n},do={error}")
+            self.assertEqual(ended.code, 0, f"{what}: {ended.log}")
+            if 2 in self.saved(output):
+                self.assertEqual(calls[n - 1][0], "close", what)  # of what was only read or synced
+            else:
+                self.assertRegex(ended.log, r"(?m)^step 2 is not saved: .*(Input/output error|No space left on device); "
+                                            "the run goes on and saves step 4$", what)
+                self.assertEqual(self.saved(output), [4, 6], what)
+            self.check_end(output, what)
+            made = [line.split(" ", 2)[1:] for line in log.read_text().splitlines()]
+            if made[n - 1][0] == "fsync":
+                self.assertNotIn(made[n - 1], made[n:], what)
+            shutil.rmtree(output)
+            log.unlink()
+
+        self.together(work, cases)
+        if PART:
+            return
+        output = self.folder / "full"
+        ended = self.train(output, binary=FAULTY, under=output / ".checkpoint", fault="at=1,do=ENOSPC,sticky")
+        self.assertEqual(ended.code, 74, ended.log)
+        for step, next_step in ((2, 4), (4, 6)):
+            self.assertRegex(ended.log, f"(?m)^step {step} is not saved: .*the run goes on and saves step {next_step}$")
+        self.assertRegex(ended.log.splitlines()[-1], "^lema: error: step 6 is not saved: .*nothing was saved before$")
+        self.assertEqual(self.saved(output), [])
 
     def test_an_older_checkpoint_that_cannot_be_read_ends_no_run(self):
         """It is read once more to know whether those before it may go: they stay then."""

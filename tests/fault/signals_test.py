@@ -176,6 +176,23 @@ class Phases(FaultCase):
         self.assertEqual(process.wait(), 75, log)
         self.assertGreaterEqual(len(self.saved(output)), 2)
 
+    def test_a_save_on_request_may_fail_and_that_of_a_stop_may_not(self):
+        for name, code in (("USR1", 75), ("TERM", 74)):
+            output = self.folder / f"run-{name}"
+            process = self.start_run(output, "train.max_steps=100000", "checkpoint.every_steps=0",
+                                     under=output / ".checkpoint", fault="at=1,do=ENOSPC")
+            self.wait_for_step_3(process)
+            process.send_signal(getattr(signal, f"SIG{name}"))
+            if code == 75:
+                for line in process.stderr:
+                    if "is not saved" in line:
+                        break
+                self.assertRegex(line, r"No space left on device; the run goes on and saves step 100000$")
+                process.send_signal(signal.SIGTERM)
+            log = process.stderr.read()
+            self.assertEqual(process.wait(), code, log)
+            self.assertEqual(len(self.saved(output)), code == 75)
+
     def test_a_closed_terminal_says_so_twice(self):
         output = self.folder / "run"
         process = self.start_run(output, "train.max_steps=100000", "checkpoint.every_steps=0", binary=LEMA)
