@@ -187,8 +187,9 @@ RunIdentity run_identity(const RunConfig& config, const ModelFolder& folder,
     model += fmt::format("{} {} {} {}\n", tensor, name(stored.entry.dtype),
                          stored.entry.shape.str(), stored.entry.offset);
   // Where things lie and how often they are reported may change between runs; what is computed may
-  // not.
+  // not. The numeric plan names the device's backend.
   RunConfig steering = config;
+  steering.device = RunConfig().device;
   steering.model.clear();
   steering.output_dir.clear();
   steering.threads = 0;

@@ -11,7 +11,7 @@ import time
 import unittest
 
 from tiny_folder import poison_token
-from tiny_run import LEMA, STEPS, RunCase, write_rows
+from tiny_run import LEMA, ON_GPU, STEPS, RunCase, write_rows
 
 FAST = {"max_steps": STEPS, "batch_size": 4, "micro_batch_size": 2}
 
@@ -278,6 +278,14 @@ class Identity(FolderCase):
                         "--set", "log.every_steps=3", "--resume", code=2)
         self.assertIn("lora.alpha 32.0, now 8.0; optimizer.lr 0.01, now 0.02", log)
         self.assertNotIn("log.every_steps", log)
+
+    def test_a_device_may_be_named_otherwise(self):
+        self.lema("train", "--config", self.config(device="auto"))
+        want = self.final("run")
+        self.rewind("run", "again", 10)
+        named = self.config(output_dir=str(self.folder / "again"), device="cuda" if ON_GPU else "cpu")
+        self.lema("train", "--config", named, "--resume")
+        self.assertEqual(self.final("again"), want)
 
     def test_files_may_lie_elsewhere_but_not_differ(self):
         start = self.config("start.json", output_dir=str(self.folder / "start"), train={**FAST, "max_steps": 1})
