@@ -290,7 +290,11 @@ class Run {
 
   // Of a step that is saved.
   [[noreturn]] void stop() {
-    remove_file(output_ / kStopFile);
+    try {
+      remove_file(output_ / kStopFile);
+    } catch (const Error& error) {  // a folder for example
+      log::warn("{}", error.what());
+    }
     fail(ErrorCode::Interrupted, "stopped at step {}; continue with --resume", state_.step);
   }
 

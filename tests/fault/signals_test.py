@@ -151,6 +151,16 @@ class Phases(FaultCase):
         self.assertEqual(process.wait(), 75, log)
         self.assertFalse((output / "stop").exists())
         self.assertTrue(self.acknowledged(log))
+        # What cannot be removed stops a run too, and keeps the next from beginning.
+        shutil.rmtree(output)
+        process = self.start_run(output, "train.max_steps=100000", "checkpoint.every_steps=0", binary=LEMA)
+        self.wait_for_step_3(process)
+        (output / "stop").mkdir()
+        log = process.stderr.read()
+        self.assertEqual(process.wait(), 75, log)
+        self.assertTrue(self.acknowledged(log))
+        self.assertIn("stop: cannot remove: Is a directory", log)
+        self.assertEqual(self.train(output, more=["--resume"]).code, 74)
         # One that was made too late is of the run before.
         shutil.rmtree(output)
         output.mkdir()
