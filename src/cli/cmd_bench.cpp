@@ -135,7 +135,7 @@ void bench(const BenchOptions& options) {
   if (has_run)
     config = resolve(options.config);
   else
-    warn_of_threads(config.threads);
+    config.threads = usable_threads(config.threads);
   const Backend backend = open_backend(config.device);
   MachineRates rates(backend, static_cast<int>(config.threads));
   rates.forget();

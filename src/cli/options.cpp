@@ -3,6 +3,8 @@
 
 #include <fmt/ranges.h>
 
+#include <algorithm>
+
 #include "core/log.h"
 #include "core/thread_pool.h"
 #include "formats/peft_adapter.h"
@@ -55,8 +57,7 @@ OpenOptions open_options(const CLI::App& command) {
   options.adapter = command.get_option("--adapter")->as<std::string>();
   options.compute = command.get_option("--compute")->as<std::string>();
   options.device = command.get_option("--device")->as<std::string>();
-  options.threads = command.get_option("--threads")->as<int64_t>();
-  warn_of_threads(options.threads);
+  options.threads = usable_threads(command.get_option("--threads")->as<int64_t>());
   return options;
 }
 
@@ -88,15 +89,19 @@ RunConfig resolve(const ConfigOptions& options) {
   if (!options.data.empty()) settings.push_back("data.train=" + options.data);
   if (options.config.empty() && !options.data.empty()) settings.push_back("output_dir=lema-run");
   settings.insert(settings.end(), options.settings.begin(), options.settings.end());
-  const RunConfig config = options.config.empty() ? make_run_config(settings)
-                                                  : load_run_config(options.config, settings);
-  warn_of_threads(config.threads);
+  RunConfig config = options.config.empty() ? make_run_config(settings)
+                                            : load_run_config(options.config, settings);
+  config.threads = usable_threads(config.threads);
   return config;
 }
 
-void warn_of_threads(int64_t threads) {
-  if (const int cpus = available_cpus(); threads > cpus)
-    log::warn("{} threads on {} CPUs: more than {} are no faster", threads, cpus, cpus);
+int64_t usable_threads(int64_t threads) {
+  constexpr int64_t kMostPerCpu = 4;
+  const int64_t cpus = available_cpus(), most = std::min(threads, kMostPerCpu * cpus);
+  if (threads > cpus)
+    log::warn("{} threads on {} CPUs: {} are started, and no more than {} are of use", threads,
+              cpus, most, cpus);
+  return most;
 }
 
 }  // namespace lema

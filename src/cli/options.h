@@ -38,7 +38,8 @@ struct ConfigOptions {
 void add_config_options(CLI::App& command, ConfigOptions& options);
 RunConfig resolve(const ConfigOptions& options);
 
-// Warns where these are more than the CPUs.
-void warn_of_threads(int64_t threads);
+// At most a few a CPU: each takes memory, and every piece of work wakes all. Warns where they are
+// more than the CPUs.
+int64_t usable_threads(int64_t threads);
 
 }  // namespace lema

@@ -19,8 +19,6 @@ namespace {
 
 // 40 to 140 cycles each: up to about 100 us.
 constexpr int kSpins = 2000;
-// Every range wakes all that sleep: thousands on two CPUs would do little else.
-constexpr int kMostPerCpu = 4;
 constexpr uint64_t kIndexMask = 0xffffffff, kRange = kIndexMask + 1;
 
 }  // namespace
@@ -35,11 +33,8 @@ int available_cpus() {
 
 // Threads beyond the CPUs would look while others of them wait for a CPU.
 ThreadPool::ThreadPool(int threads) : spins_(threads <= available_cpus() ? kSpins : 0) {
-  workers_.resize(static_cast<size_t>(std::max(0, threads - 1)));
-  const int started = std::min(threads, kMostPerCpu * available_cpus()) - 1;
   try {
-    for (int i = 0; i < started; ++i)
-      workers_[static_cast<size_t>(i)] = std::thread([this] { work(); });
+    for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
   } catch (const std::system_error& error) {
     join();
     fail(ErrorCode::DoesNotFit, "cannot start {} threads: {}", threads, error.what());
@@ -55,8 +50,7 @@ void ThreadPool::join() {
   stop_ = true;
   ++ranges_;
   ranges_.notify_all();
-  for (std::thread& worker : workers_)
-    if (worker.joinable()) worker.join();
+  for (std::thread& worker : workers_) worker.join();
 }
 
 void ThreadPool::wait(const std::atomic<uint32_t>& value, uint32_t old) const {

@@ -14,7 +14,7 @@ namespace lema {
 
 class ThreadPool {
  public:
-  // At least 1, the caller among them. Of more than 4 a CPU only that many are started.
+  // `threads` workers in all, the caller among them; at least 1.
   explicit ThreadPool(int threads);
   ThreadPool(const ThreadPool&) = delete;
   ~ThreadPool();
