@@ -70,7 +70,7 @@ class FileCalls(FaultCase):
 
     def test_a_periodic_save_that_fails_ends_no_run(self):
         """It is abandoned whole, once, and the run goes on to its next save; where all fail, to the last one."""
-        calls = self.calls(under=self.folder)
+        calls = self.calls("checkpoint.keep=9", under=self.folder / "counted")
         first = next(n for n, call in enumerate(calls, 1) if call[0] == "mkdir" and ".checkpoint-000002" in call[1])
         named = next(n for n, call in enumerate(calls, 1) if call[0] == "rename_new")
         needed = MUTATING - {"unlink", "rmdir"} | {"close"}
@@ -82,10 +82,10 @@ class FileCalls(FaultCase):
             what = f"{error} at call {n} {calls[n - 1]}"
             output = self.folder / f"run-{n}-{error}"
             log = output.with_suffix(".log")
-            ended = self.train(output, binary=FAULTY, under=self.folder, log=log, fault=f"at={n},do={error}")
+            ended = self.train(output, "checkpoint.keep=9", binary=FAULTY, under=output, log=log, fault=f"at={n},do={error}")
             self.assertEqual(ended.code, 0, f"{what}: {ended.log}")
             if 2 in self.saved(output):
-                self.assertEqual(calls[n - 1][0], "close", what)  # of what was only read or synced
+                self.assertEqual(calls[n - 1][0], "close", what)  # of what was only looked at or synced
             else:
                 self.assertRegex(ended.log, r"(?m)^step 2 is not saved: .*(Input/output error|No space left on device); "
                                             "the run goes on and saves step 4$", what)

@@ -10,7 +10,7 @@ import time
 import unittest
 
 import tiny_folder
-from faulty_run import FAULTY, STEPS, FaultCase
+from faulty_run import FAULTY, MUTATING, STEPS, FaultCase
 from tiny_run import LEMA, write_rows
 
 
@@ -242,11 +242,12 @@ class Commands(FaultCase):
         for name, command in commands.items():
             log = self.folder / "calls.log"
             self.start(command, log=log, under=self.folder / ".out").communicate()
-            count = len(log.read_text().splitlines())
+            calls = [line.split(" ", 2)[1] for line in log.read_text().splitlines()]
+            writing = [n for n, function in enumerate(calls, 1) if function in MUTATING]
             log.unlink()
             shutil.rmtree(self.folder / "out")
             for what, wanted in (("INT", (0, 130)), ("TERM", (0, 130)), ("ENOSPC", (74,)), ("kill", (-9,))):
-                for n in range(1, count + 1, max(1, count // 6)):
+                for n in writing[::max(1, len(writing) // 6)]:
                     process = self.start(command, fault=f"at={n},do={what}", under=self.folder / ".out")
                     message = process.communicate()[1]
                     self.assertIn(process.returncode, wanted, f"{name} {what} at {n}: {message}")
