@@ -127,8 +127,8 @@ void check_free_space(const fs::path& path, int64_t bytes) {
 
 namespace {
 
-// The folder, open and locked until it is closed; -1 where another process holds it, or it cannot be
-// locked.
+// The folder, open and locked until it is closed; -1 where another process holds it, or where it
+// cannot be locked.
 int hold(const fs::path& folder) {
   const int fd = uninterrupted(
       [&] { return sys::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC); });
@@ -152,10 +152,11 @@ void remove_abandoned(const fs::path& final_path) {
 
 }  // namespace
 
-StagedFolder::StagedFolder(fs::path final_path) : final_(std::move(final_path)) {
+StagedFolder::StagedFolder(fs::path final_path, bool replaces)
+    : final_(std::move(final_path)), replaces_(replaces) {
   // "out/" has an empty file name; its parent must not become itself.
   if (!final_.has_filename()) final_ = final_.parent_path();
-  if (fs::exists(fs::symlink_status(final_)))
+  if (fs::exists(fs::symlink_status(final_)) && !replaces_)
     fail(ErrorCode::Usage, "{}: already exists; name a new folder or remove it", final_.string());
   create_folders(parent_of(final_));
   try {
@@ -183,9 +184,16 @@ void StagedFolder::commit() {
   for (const std::string& name : list_folder(staged_))
     if (fs::is_directory(staged_ / name)) sync_folder(staged_ / name);
   sync_folder(staged_);
-  rename_new(staged_, final_);
+  if (!replaces_) {
+    rename_new(staged_, final_);
+  } else if (sys::exchange(staged_.c_str(), final_.c_str()) != 0) {
+    if (errno == EINVAL || errno == ENOSYS)
+      fail(ErrorCode::Usage, "{}: this file system cannot replace a folder", final_.string());
+    io_failure("replace", final_);
+  }
   committed_ = true;
   sync_folder(parent_of(final_));
+  committed_ = !replaces_;  // what was there before goes
 }
 
 std::optional<std::string> abandoned_name(std::string_view name) {

@@ -45,7 +45,9 @@ class StagedFolder {
  public:
   // Removes what dead processes left half-written of the same final name.
   // Usage error when `final_path` exists.
-  explicit StagedFolder(fs::path final_path);
+  // replaces: a folder of that name is there; commit() exchanges the two in one step, a usage error
+  // where the file system cannot.
+  explicit StagedFolder(fs::path final_path, bool replaces = false);
   StagedFolder(const StagedFolder&) = delete;
   ~StagedFolder();
   const fs::path& path() const { return staged_; }
@@ -56,7 +58,7 @@ class StagedFolder {
   StopDeferral deferral_;
   fs::path final_, staged_;
   int held_ = -1;
-  bool committed_ = false;
+  bool replaces_, committed_ = false;
 };
 
 // NAME of the temporary name above, where the process is dead; nullopt of any other.

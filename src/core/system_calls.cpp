@@ -28,6 +28,9 @@ int rename(const char* from, const char* to) { return ::rename(from, to); }
 int rename_new(const char* from, const char* to) {
   return ::renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE);
 }
+int exchange(const char* one, const char* other) {
+  return ::renameat2(AT_FDCWD, one, AT_FDCWD, other, RENAME_EXCHANGE);
+}
 int symlink(const char* target, const char* path) { return ::symlink(target, path); }
 int unlink(const char* path) { return ::unlink(path); }
 int mkdir(const char* path, mode_t mode) { return ::mkdir(path, mode); }

@@ -26,6 +26,8 @@ int flock(int fd, int operation);
 int rename(const char* from, const char* to);
 // renameat2 with RENAME_NOREPLACE.
 int rename_new(const char* from, const char* to);
+// renameat2 with RENAME_EXCHANGE.
+int exchange(const char* one, const char* other);
 int symlink(const char* target, const char* path);
 int unlink(const char* path);
 int mkdir(const char* path, mode_t mode);

@@ -218,11 +218,11 @@ std::string weights_checksum(const ModelFolder& folder, const std::function<void
 
 fs::path save_checkpoint(const fs::path& output_dir, Trainer& trainer, const TrainState& state,
                          const RunIdentity& identity, const std::string& base_model,
-                         const std::string& chat_template) {
+                         const std::string& chat_template, bool replaces) {
   const fs::path folder = checkpoint_folder(output_dir, state.step);
   trainer.check_finite(state.step - 1);
   check_free_space(folder, checkpoint_bytes(trainer));
-  StagedFolder staged(folder);
+  StagedFolder staged(folder, replaces);
   write_adapter(staged.path(), trainer.adapter().to_adapter(base_model));
   if (!chat_template.empty()) write_new_file(staged.path() / kAdapterTemplate, chat_template);
   write_state_tensors(staged.path() / kStateTensors, trainer);

@@ -50,10 +50,11 @@ std::string weights_checksum(const ModelFolder& folder, const std::function<void
 
 // Writes checkpoint-STEP below output_dir and returns its folder: room for it made sure of, staged,
 // synced, renamed, read back. chat_template: what ModelText::adapter_template() says, "" for none.
-// Io on failure, with nothing half-written. Moves `last`.
+// Io on failure, with nothing half-written. Moves `last`. replaces: in the place of an older one of
+// that step, which stands until then.
 fs::path save_checkpoint(const fs::path& output_dir, Trainer& trainer, const TrainState& state,
                          const RunIdentity& identity, const std::string& base_model,
-                         const std::string& chat_template);
+                         const std::string& chat_template, bool replaces = false);
 // Bytes that it takes, generously.
 int64_t checkpoint_bytes(Trainer& trainer);
 

@@ -269,7 +269,23 @@ class Run {
     state_.owes_evaluation = false;
     // One of another folder is none of this one's.
     const fs::path mine = checkpoint_folder(output_, state_.step);
-    if (is_there(mine) && is_best(loss)) mark_best(output_, mine);
+    if (!is_there(mine)) return;
+    const bool improved = is_best(loss);
+    if (state_.step == schedule_.total_steps) save_anew(metrics);
+    if (improved) mark_best(output_, mine);
+  }
+
+  // The last step once more, that it says what it owed; no later one will.
+  void save_anew(Metrics& metrics) {
+    metrics.sync();
+    try {
+      saved_ = save_checkpoint(output_, *trainer_, state_, identity_, config_.model,
+                               planned_.inputs().chat_template, true);
+      log::info("saved {}", saved_.string());
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::Usage) throw;
+      log::warn("{}; the loss just evaluated is in metrics.jsonl alone", error.what());
+    }
   }
 
   void after_step(Metrics& metrics) {

@@ -69,6 +69,10 @@ class Phases(FaultCase):
         log = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
         return [(line["step"], line["eval_loss"]) for line in log if "eval_loss" in line]
 
+    def state(self, output):
+        state = json.loads((output / "last" / "state.json").read_text())
+        return {key: state[key] for key in state if key != "run_id"}
+
     def test_a_stop_at_every_evaluation(self):
         """Each is obeyed, the last step's too; what is owed then is done by the resumed run, once."""
         settings = [f"data.eval={write_rows(self.folder / 'other.jsonl', 7, seed=9)}", "eval.every_steps=2",
@@ -77,7 +81,7 @@ class Phases(FaultCase):
         self.assertEqual(self.train(self.whole, *settings).code, 0)
         wanted = self.evaluations(self.whole)
         self.assertEqual([step for step, _ in wanted], [2, 4, 6])
-        calls = self.calls(*settings, under=self.folder)
+        calls = self.calls(*settings, under=self.folder / "counted")
         writes = [n for n, (function, path) in enumerate(calls, 1) if function == "write" and "metrics" in path]
         self.assertEqual(len(writes), STEPS + len(wanted))
         # 1, 2, the evaluation of 2, 3, 4, ...: a stop while a step is told comes before its evaluation.
@@ -87,7 +91,7 @@ class Phases(FaultCase):
             step, phases, name = case
             evaluated, what = phases is told, f"{name} at step {step}, call {phases[step]}"
             output = self.folder / f"run-{phases[step]}-{name}"
-            ended = self.train(output, *settings, binary=FAULTY, under=self.folder, fault=f"at={phases[step]},do={name}")
+            ended = self.train(output, *settings, binary=FAULTY, under=output, fault=f"at={phases[step]},do={name}")
             self.assertEqual(ended.code, 0 if evaluated and step == STEPS else 75, f"{what}: {ended.log}")
             self.assertTrue(self.same_step(output, step), what)
             self.assertEqual(self.evaluations(output), [e for e in wanted if e[0] < step + evaluated], what)
@@ -96,6 +100,7 @@ class Phases(FaultCase):
                 self.assertEqual(ended.code, 0, f"{what}: {ended.log}")
                 self.check_end(output, what)
                 self.assertEqual(self.evaluations(output), wanted, what)
+                self.assertEqual(self.state(output), self.state(self.whole), what)
                 self.assertEqual(os.readlink(output / "best"), os.readlink(self.whole / "best"), what)
 
         self.together(work, [(step, phases, name) for step in (2, 4, 6) for phases in (before, told)
@@ -103,7 +108,8 @@ class Phases(FaultCase):
 
     def test_the_file_stop_does_not_wait_for_the_last_evaluation(self):
         output = self.folder / "run"
-        settings = [f"data.eval={write_rows(self.folder / 'many.jsonl', 30000)}", "train.max_steps=3"]
+        settings = [f"data.eval={write_rows(self.folder / 'many.jsonl', 30000)}", "train.max_steps=3",
+                    "checkpoint.every_steps=0"]
         process = self.start_run(output, *settings, binary=LEMA)
         self.wait_for_step_3(process)
         (output / "stop").touch()

@@ -249,6 +249,12 @@ int rename_new(const char* from, const char* to) {
   return source == to ? 0 : ::renameat2(AT_FDCWD, source.c_str(), AT_FDCWD, to, RENAME_NOREPLACE);
 }
 
+int exchange(const char* one, const char* other) {
+  const test::Uncounted own;
+  if (enter("exchange", other) == Fault::Error) return -1;
+  return ::renameat2(AT_FDCWD, one, AT_FDCWD, other, RENAME_EXCHANGE);
+}
+
 int symlink(const char* target, const char* path) {
   const test::Uncounted own;
   return enter("symlink", path) == Fault::Error ? -1 : ::symlink(target, path);

@@ -16,7 +16,7 @@ FAULTY = os.environ["LEMA_FAULTY"]
 Ended = collections.namedtuple("Ended", "code log")
 PART, PARTS = map(int, os.environ.get("LEMA_FAULT_PART", "0/1").split("/"))  # 0/3, 1/3, 2/3: of every test's cases
 STEPS, EVERY = 6, 2
-MUTATING = {"create", "write", "fsync", "rename", "rename_new", "symlink", "unlink", "mkdir", "rmdir"}
+MUTATING = {"create", "write", "fsync", "rename", "rename_new", "exchange", "symlink", "unlink", "mkdir", "rmdir"}
 BYTES = ("adapter_model.safetensors", "state.safetensors")  # of a checkpoint: what training computes
 
 
