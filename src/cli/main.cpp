@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <new>
 #include <string>
+#include <system_error>
 #include <typeinfo>
 
 #include "cli/commands.h"
@@ -125,6 +126,9 @@ int main(int argc, char** argv) {
     return report(lema::ErrorCode::Io, lema::escaped(error.what()));
   } catch (const std::bad_alloc&) {
     return report_no_memory(argc > 1 ? argv[1] : nullptr);
+  } catch (const std::system_error& error) {
+    if (std::ferror(stdout)) return report(lema::ErrorCode::Io, "cannot write the output");
+    return report(lema::ErrorCode::Internal, error.what());
   } catch (const std::exception& error) {
     return report(lema::ErrorCode::Internal, error.what());
   }

@@ -15,7 +15,8 @@ def broken_pipe():
     return writer
 
 
-ERRORS = {"full": lambda: os.open("/dev/full", os.O_WRONLY), "closed": lambda: None, "a pipe that nobody reads": broken_pipe}
+ERRORS = {"full": lambda: os.open("/dev/full", os.O_WRONLY), "closed": lambda: None,
+          "a pipe that nobody reads": broken_pipe}
 
 
 class StandardStreams(RunCase):
@@ -44,6 +45,8 @@ class StandardStreams(RunCase):
                 self.assertEqual(self.start("frobnicate", errors=errors).wait(), 2)
                 self.assertEqual(self.start("inspect", self.folder / "none", errors=errors).wait(), 3)
                 self.assertEqual(self.start("inspect", self.model, errors=errors, output=full).wait(), 74)
+                schema = self.start("train", "--print-schema", errors=errors, output=full)  # more than a buffer
+                self.assertEqual(schema.wait(), 74)
                 run = self.start("train", "--config", self.endless(), errors=errors)
                 self.wait_for_step_3(run)
                 run.send_signal(signal.SIGTERM)
