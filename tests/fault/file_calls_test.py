@@ -1,7 +1,7 @@
 """Every call of the file system that a resumed run makes fails with each error, once or from then on: the run ends as
 documented with one clear line, what was saved is whole, and a file whose sync has failed is never synced again. Then disks that
-are really full, from each phase of a save on. LEMA_FAULT_STRIDE=k takes every k-th case only, LEMA_FREE_PAGES=n disks at
-every phase that have 0 to n - 1 blocks of 4 KiB left."""
+are really full, from each phase of a save on. LEMA_FAULT_STRIDE=k takes every k-th case only, LEMA_FAULT_BOTH=1
+every error both once and from then on, LEMA_FREE_PAGES=n disks at every phase that have 0 to n - 1 blocks of 4 KiB left."""
 import collections
 import os
 import pathlib
@@ -42,8 +42,9 @@ class FileCalls(FaultCase):
     def test_every_call_and_error(self):
         calls = self.calls(under=self.folder, prepare=self.prepare, more=["--resume"])
         # Every error at every call, EIO once and from then on; whether another stays alternates from call to call.
+        both = ERRORS if os.environ.get("LEMA_FAULT_BOTH") else ("EIO",)
         cases = [(n, error, sticky) for n in range(1, len(calls) + 1) for e, error in enumerate(ERRORS)
-                 for sticky in (("", ",sticky") if error == "EIO" else (("", ",sticky")[(n + e) % 2],))
+                 for sticky in (("", ",sticky") if error in both else (("", ",sticky")[(n + e) % 2],))
                  if error != "short" or calls[n - 1][0] in ("pread", "write")]
         self.assertGreater(len(cases), 3000)
         cases = cases[::int(os.environ.get("LEMA_FAULT_STRIDE", 1))]
