@@ -40,6 +40,7 @@ class PowerCut(FaultCase):
         self.whole = self.folder / "every step"
         self.assertEqual(self.train(self.whole, "checkpoint.keep=9", "checkpoint.every_steps=1").code, 0)
         self.idle = {kind: queue.LifoQueue() for kind in DISKS}
+        self.given_up = []
         self.names = iter(range(1000))
         self.eval = write_rows(self.folder / "eval.jsonl", 3, 9)
         self.mutating = {}
@@ -80,8 +81,12 @@ class PowerCut(FaultCase):
                            writer=case.writer, fault=f"at={case.call},do={case.how}", **fault)
         disk.mount_again()
         wrong = self.what_is_wrong(case, run, ended)
-        disk.clear()
-        self.idle[case.disk].put(disk)
+        try:
+            disk.clear()
+        except OSError as error:  # of the kernel's file system: what lies there was looked at before
+            self.given_up.append(f"{case}: {error}")
+        else:
+            self.idle[case.disk].put(disk)
         return wrong
 
     def what_is_wrong(self, case, run, ended):
@@ -104,6 +109,9 @@ class PowerCut(FaultCase):
 
         done = collections.Counter(self.together(work, cases, each=3))  # a run waits for its disk most of the time
         print(f"{done.total()} cuts, nothing lost, nothing torn: {dict(done)}")
+        for disk in self.given_up:
+            print(f"not emptied and not used again: {disk}")
+        self.assertLessEqual(len(self.given_up), 1 + done.total() // 100)
 
     def drawn(self, rng, count):
         """Distinct cases; the early call, if any, is before the cut."""

@@ -75,8 +75,10 @@ class Disk:
                 path.unlink()
         self.sync()
         folder = os.open(self.place, os.O_RDONLY)
-        fcntl.ioctl(folder, 0xC0185879, struct.pack("QQQ", 0, 2**64 - 1, 0))  # FITRIM
-        os.close(folder)
+        try:
+            fcntl.ioctl(folder, 0xC0185879, struct.pack("QQQ", 0, 2**64 - 1, 0))  # FITRIM
+        finally:
+            os.close(folder)
 
     def close(self):
         unmount(self.place)
