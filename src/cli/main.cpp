@@ -123,6 +123,8 @@ int main(int argc, char** argv) {
   } catch (const lema::Error& error) {
     return report(error.code(), error.what());
   } catch (const std::filesystem::filesystem_error& error) {
+    if (error.code() == std::errc::not_enough_memory)
+      return report_no_memory(argc > 1 ? argv[1] : nullptr);
     return report(lema::ErrorCode::Io, lema::escaped(error.what()));
   } catch (const std::bad_alloc&) {
     return report_no_memory(argc > 1 ? argv[1] : nullptr);
