@@ -195,11 +195,11 @@ void backward_to_input(ThreadPool& pool, Workspace& workspace, const MatrixView&
                        const MatrixView& dy, const Adapters& adapters,
                        std::span<const LinearPart> parts, Write write) {
   const Tiling tiling(dx.rows, dx.cols);
+  const Stack* with_last = adapters.only_plain_stack();
   run(pool, tiling.count(), [&](int64_t i) {
     const Workspace::Lease tiles(workspace);
     const Tile t = tile_at(tiling, i);
     LowRank low;  // of the last part's product
-    const Stack* with_last = adapters.only_plain_stack();
     if (with_last != nullptr)
       low = {operand(with_last->u + t.row * with_last->stride, with_last->stride),
              operand(with_last->rows, dx.cols).from(0, t.begin), with_last->R};
