@@ -7,9 +7,10 @@ import json
 import os
 import pathlib
 import sys
-import tempfile
 import unittest
 import unittest.mock
+
+from stand_in import StandInCase
 
 PATH = pathlib.Path(os.environ["LEMA_SOURCE"], "scripts", "bench_gpu.py")
 STAND_IN = """#!{python}
@@ -45,8 +46,11 @@ def difference(f32=1e-5, bf16=4e-2, own=4e-2):
     return {pair: {"a": 1e-6, "b": value} for pair, value in values.items()}
 
 
-class BenchGpu(unittest.TestCase):
+class BenchGpu(StandInCase):
+    STAND_IN = STAND_IN
+
     def setUp(self):
+        super().setUp()
         spec = importlib.util.spec_from_file_location("bench_gpu", PATH)
         self.bench = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(self.bench)
@@ -54,12 +58,6 @@ class BenchGpu(unittest.TestCase):
         self.bench.copy_rate = lambda: 1e9
         self.models = []
         self.bench.write_model = lambda folder, blocks: self.models.append((folder.name, blocks))
-        temporary = tempfile.TemporaryDirectory()
-        self.addCleanup(temporary.cleanup)
-        self.folder = pathlib.Path(temporary.name)
-        self.lema = self.folder / "lema"
-        self.lema.write_text(STAND_IN.format(python=sys.executable))
-        self.lema.chmod(0o755)
 
     def run_bench(self, wish, *more, code):
         arguments = ["bench_gpu.py", "--lema", str(self.lema), "--folder", str(self.folder), "--rows", "1x4", "2x4",

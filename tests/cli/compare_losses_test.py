@@ -5,8 +5,9 @@ import os
 import pathlib
 import subprocess
 import sys
-import tempfile
 import unittest
+
+from stand_in import StandInCase
 
 SCRIPT = pathlib.Path(os.environ["LEMA_SOURCE"], "scripts", "compare_losses.py")
 STAND_IN = """#!{python}
@@ -27,14 +28,11 @@ with open(out / "metrics.jsonl", "w") as lines:
 """
 
 
-class CompareLosses(unittest.TestCase):
+class CompareLosses(StandInCase):
+    STAND_IN = STAND_IN
+
     def setUp(self):
-        temporary = tempfile.TemporaryDirectory()
-        self.addCleanup(temporary.cleanup)
-        self.folder = pathlib.Path(temporary.name)
-        self.lema = self.folder / "lema"
-        self.lema.write_text(STAND_IN.format(python=sys.executable))
-        self.lema.chmod(0o755)
+        super().setUp()
         (self.folder / "text.py").write_text("x" * 6000 * 600)
 
     def compare(self, what, **wish):
