@@ -11,6 +11,7 @@
 // O inner and outer width of a linear.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -117,6 +118,12 @@ struct OpsLimits {
   int64_t vocab_chunk = 0;  // rows of a head chunk
   int64_t heads = 0, head_size = 0;
 };
+
+// Which kernels a backend runs may depend on N only through this class of it, the next power of
+// two: so one call of each class meets all of them (train/warm_up.h).
+inline constexpr int64_t row_class(int64_t N) {
+  return static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(N)));
+}
 
 class Ops {
  public:

@@ -17,7 +17,8 @@ recompute and offload what the first did, so that only the place of the weights 
 in every bit, plan and driver agree within 2 %, and the driver's count not grow. --bus runs a row once more with
 log.trace, between two measurements of plain pinned copies, for what its steps make of the bus. --disk runs a row under
 --ram, and stops it after every second step to read the weights alone (--reader, tests/bench/disk.cpp), for what its
-steps make of the disk. --peft times transformers and PEFT (bench_gpu_peft.py) in each of --arms: all resident with and
+steps make of the disk. --mixed runs 200 steps of rows of every length up to the row's, and an evaluation, in which
+the driver's count must not grow either: kernels are chosen by a step's tokens. --peft times transformers and PEFT (bench_gpu_peft.py) in each of --arms: all resident with and
 without checkpointing of activations, with the kernels of liger_kernel, and with FSDP2's offload of weights to the CPU.
 What failed is said where it does and once more at the end; then the exit code is 1.
 """
@@ -224,6 +225,28 @@ def run(options, batch, length, settings, output=None, blocks=None):
             "vram": vram[-1] / 2**20, "growth": max(vram) - vram[0], "h2d": steps[-1]["h2d_bytes"] / 1e9,
             "disk": steps[-1]["disk_bytes"] / 1e9, "losses": [m["loss"] for m in steps], "process": process,
             "plan": json.loads((output / "plan.json").read_text())}
+
+
+def check_mixed(options, batch, length, settings):
+    """Rows of 2 to `length` tokens, as many of one order of magnitude as of another; half of the tokens are trained."""
+    draw, paths = random.Random(5), []
+    for name, rows in (("train", 200 * batch), ("eval", 8)):
+        paths.append(options.folder / f"mixed_{batch}x{length}_{name}.jsonl")
+        with open(paths[-1], "w") as out:
+            for _ in range(rows):
+                count = round(2 * (length / 2) ** draw.random())
+                mask = [draw.randrange(2) for _ in range(count - 1)] + [1]
+                out.write(json.dumps({"tokens": [draw.randrange(V) for _ in range(count)], "mask": mask}) + "\n")
+    r = run(options, batch, length, [f"data.train={paths[0]}", f"data.eval={paths[1]}", "train.max_steps=200",
+                                     "eval.every_steps=100", *settings], blocks=options.gradient_blocks)
+    row = f"{batch}x2..{length}"
+    if not require("error" not in r, f"{row}: {r.get('error')}"):
+        return
+    planned = r["plan"]["device_bytes"] / 2**20
+    print(f"{row}: 200 steps of {options.gradient_blocks} blocks, {r['low']:.1f} to {r['high']:.1f} ms, plan {planned:.1f} MiB, "
+          f"driver {r['vram']:.1f}, grew by {r['growth']} bytes", flush=True)
+    require(abs(r["vram"] / planned - 1) <= 0.02, f"{row}: the driver counts {r['vram'] / planned:.4f} of the plan")
+    require(r["growth"] == 0, f"{row}: the driver's count grew by {r['growth']} bytes")
 
 
 def read_alone(options):
@@ -434,6 +457,8 @@ def main():
     parser.add_argument("--no-gradients", action="store_true", help="compare none, to spare time")
     parser.add_argument("--bus", nargs="*", default=[], metavar="ROW", help="rows whose copies are looked at")
     parser.add_argument("--disk", nargs="*", default=[], metavar="ROW", help="rows whose reads are looked at")
+    parser.add_argument("--mixed", nargs="*", default=[], metavar="ROW",
+                        help="most tokens of rows of every length, of the model of --gradient-blocks")
     parser.add_argument("--reader", help="build/tests/bench_disk, for --disk")
     parser.add_argument("--ram", default="4GB", help="memory.ram of --disk")
     parser.add_argument("--peft", nargs="*", default=[], metavar="ROW", help="rows that PEFT is timed with")
@@ -456,6 +481,9 @@ def main():
         write_model(model_folder(options, options.gradient_blocks), options.gradient_blocks)
         for row in options.gradients:
             check_gradients(options, row)
+    for row in options.mixed:
+        write_model(model_folder(options, options.gradient_blocks), options.gradient_blocks)
+        check_mixed(options, *map(int, row.split("x")), ["memory.residency=stream"])
     if options.rows or options.bus or options.disk or options.peft:
         write_model(model_folder(options, options.blocks), options.blocks)
     if options.rows:

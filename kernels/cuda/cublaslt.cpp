@@ -39,6 +39,7 @@ CublasLt open() {
   find(library, f.set_product, "cublasLtMatmulDescSetAttribute");
   find(library, f.create_layout, "cublasLtMatrixLayoutCreate");
   find(library, f.destroy_layout, "cublasLtMatrixLayoutDestroy");
+  find(library, f.set_layout, "cublasLtMatrixLayoutSetAttribute");
   find(library, f.create_preference, "cublasLtMatmulPreferenceCreate");
   find(library, f.destroy_preference, "cublasLtMatmulPreferenceDestroy");
   find(library, f.set_preference, "cublasLtMatmulPreferenceSetAttribute");

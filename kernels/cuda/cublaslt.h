@@ -15,6 +15,7 @@ struct CublasLt {
   decltype(&::cublasLtMatmulDescSetAttribute) set_product;
   decltype(&::cublasLtMatrixLayoutCreate) create_layout;
   decltype(&::cublasLtMatrixLayoutDestroy) destroy_layout;
+  decltype(&::cublasLtMatrixLayoutSetAttribute) set_layout;
   decltype(&::cublasLtMatmulPreferenceCreate) create_preference;
   decltype(&::cublasLtMatmulPreferenceDestroy) destroy_preference;
   decltype(&::cublasLtMatmulPreferenceSetAttribute) set_preference;

@@ -33,9 +33,9 @@ Gemm::Gemm(CudaDevice& device)
 }
 
 Gemm::~Gemm() {
-  for (auto& [shape, choice] : choices_) {
+  for (auto& [kind, choice] : choices_) {
     if (choice.product != nullptr) library_.destroy_product(choice.product);
-    for (cublasLtMatrixLayout_t layout : {choice.a, choice.b, choice.d})
+    for (cublasLtMatrixLayout_t layout : choice.layouts)
       if (layout != nullptr) library_.destroy_layout(layout);
   }
   library_.destroy(handle_);
@@ -52,7 +52,6 @@ Gemm::Choice Gemm::choose(const Shape& s) const {
   Choice c;
   check_library(library_.create_product(&c.product, CUBLAS_COMPUTE_32F, CUDA_R_32F),
                 "describing a product");
-  // The library's first operand is our b, its second our a.
   const cublasOperation_t first = s.b_transposed ? CUBLAS_OP_T : CUBLAS_OP_N,
                           second = s.a_transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
   check_library(library_.set_product(c.product, CUBLASLT_MATMUL_DESC_TRANSA, &first, sizeof(first)),
@@ -70,15 +69,15 @@ Gemm::Choice Gemm::choose(const Shape& s) const {
         library_.set_product(c.product, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &type, sizeof(type)),
         "describing a bias");
   }
-  const auto layout = [&](cublasLtMatrixLayout_t& out, DType dtype, int64_t rows, int64_t cols,
-                          int64_t stride) {
-    check_library(library_.create_layout(&out, library_type(dtype), static_cast<uint64_t>(rows),
-                                         static_cast<uint64_t>(cols), stride),
+  const std::array dtypes = {s.ab, s.ab, s.d};
+  const std::array strides = {s.b_stride, s.a_stride, s.d_stride};
+  for (size_t i = 0; i < kMatrices; ++i) {
+    const Size size = sizes(s)[i];
+    check_library(library_.create_layout(&c.layouts[i], library_type(dtypes[i]),
+                                         static_cast<uint64_t>(size.rows),
+                                         static_cast<uint64_t>(size.cols), strides[i]),
                   "describing a matrix");
-  };
-  layout(c.b, s.ab, s.b_transposed ? s.K : s.N, s.b_transposed ? s.N : s.K, s.b_stride);
-  layout(c.a, s.ab, s.a_transposed ? s.M : s.K, s.a_transposed ? s.K : s.M, s.a_stride);
-  layout(c.d, s.d, s.N, s.M, s.d_stride);
+  }
 
   cublasLtMatmulPreference_t preference = nullptr;
   check_library(library_.create_preference(&preference), "describing a choice");
@@ -97,35 +96,72 @@ Gemm::Choice Gemm::choose(const Shape& s) const {
   cublasLtMatmulHeuristicResult_t result{};
   int count = 0;
   const cublasStatus_t status =
-      library_.heuristic(handle_, c.product, c.b, c.a, c.d, c.d, preference, 1, &result, &count);
+      library_.heuristic(handle_, c.product, c.layouts[0], c.layouts[1], c.layouts[2], c.layouts[2],
+                         preference, 1, &result, &count);
   library_.destroy_preference(preference);
   c.found = status == CUBLAS_STATUS_SUCCESS && count == 1 && result.state == CUBLAS_STATUS_SUCCESS;
   c.algorithm = result.algo;
   return c;
 }
 
-void Gemm::run(const Product& p) {
-  if (p.d.rows == 0 || p.d.cols == 0) return;
-  check(p.b.dtype == p.a.dtype && (p.d.dtype == p.a.dtype || p.d.dtype == DType::F32),
-        "a product of {} and {} into {}", name(p.a.dtype), name(p.b.dtype), name(p.d.dtype));
-  const cudaStream_t stream = device_.stream(Queue::Compute);
-  if (!suits_library(p)) return plain_product(stream, p);
-  const Shape shape = {p.d.rows,       p.d.cols,       p.K,         p.d.stride,
-                       p.a.stride,     p.b.stride,     p.d.dtype,   p.a.dtype,
-                       p.a.transposed, p.b.transposed, p.beta != 0, p.bias != nullptr};
-  auto found = choices_.find(shape);
-  if (found == choices_.end()) found = choices_.emplace(shape, choose(shape)).first;
-  const Choice& c = found->second;
-  if (!c.found) return plain_product(stream, p);
+std::array<Gemm::Size, Gemm::kMatrices> Gemm::sizes(const Shape& s) {
+  return {{{s.b_transposed ? s.K : s.N, s.b_transposed ? s.N : s.K},
+           {s.a_transposed ? s.M : s.K, s.a_transposed ? s.K : s.M},
+           {s.N, s.M}}};
+}
+
+// The rows of a as they lie in memory are tokens.
+Gemm::Shape Gemm::kind_of(Shape shape) {
+  int64_t& rows = shape.a_transposed ? shape.K : shape.M;
+  rows = row_class(rows);
+  return shape;
+}
+
+const Gemm::Choice& Gemm::choice(const Shape& kind) {
+  const auto found = choices_.find(kind);
+  return found != choices_.end() ? found->second
+                                 : choices_.emplace(kind, choose(kind)).first->second;
+}
+
+cublasStatus_t Gemm::multiply(const Choice& c, const Product& p, const Shape& shape) const {
+  for (size_t i = 0; i < kMatrices; ++i) {
+    const Size size = sizes(shape)[i];
+    const auto set = [&](cublasLtMatrixLayoutAttribute_t which, int64_t value) {
+      check_library(library_.set_layout(c.layouts[i], which, &value, sizeof(value)),
+                    "describing a matrix");
+    };
+    set(CUBLASLT_MATRIX_LAYOUT_ROWS, size.rows);
+    set(CUBLASLT_MATRIX_LAYOUT_COLS, size.cols);
+  }
   if (p.bias != nullptr)
     check_library(
         library_.set_product(c.product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &p.bias, sizeof(p.bias)),
         "naming a bias");
-  const cublasStatus_t status = library_.multiply(
-      handle_, c.product, &p.alpha, p.b.data, c.b, p.a.data, c.a, &p.beta, p.d.data, c.d, p.d.data,
-      c.d, &c.algorithm, workspace_.data(), kWorkspaceBytes, stream);
-  check(status == CUBLAS_STATUS_SUCCESS, "cuBLASLt: product of ({}, {}) by ({}, {}): status {}",
-        p.d.rows, p.K, p.K, p.d.cols, static_cast<int>(status));
+  return library_.multiply(handle_, c.product, &p.alpha, p.b.data, c.layouts[0], p.a.data,
+                           c.layouts[1], &p.beta, p.d.data, c.layouts[2], p.d.data, c.layouts[2],
+                           &c.algorithm, workspace_.data(), kWorkspaceBytes,
+                           device_.stream(Queue::Compute));
+}
+
+void Gemm::run(const Product& p) {
+  if (p.d.rows == 0 || p.d.cols == 0) return;
+  check(p.b.dtype == p.a.dtype && (p.d.dtype == p.a.dtype || p.d.dtype == DType::F32),
+        "a product of {} and {} into {}", name(p.a.dtype), name(p.b.dtype), name(p.d.dtype));
+  if (!suits_library(p)) return plain_product(device_.stream(Queue::Compute), p);
+  const Shape shape = {p.d.rows,       p.d.cols,       p.K,         p.d.stride,
+                       p.a.stride,     p.b.stride,     p.d.dtype,   p.a.dtype,
+                       p.a.transposed, p.b.transposed, p.beta != 0, p.bias != nullptr};
+  // An algorithm for a few rows of f32 may not take a single one.
+  for (const Shape& kind : {kind_of(shape), shape}) {
+    const Choice& c = choice(kind);
+    if (!c.found) continue;
+    const cublasStatus_t status = multiply(c, p, shape);
+    if (status == CUBLAS_STATUS_SUCCESS) return;
+    check(status == CUBLAS_STATUS_NOT_SUPPORTED,
+          "cuBLASLt: product of ({}, {}) by ({}, {}): status {}", p.d.rows, p.K, p.K, p.d.cols,
+          static_cast<int>(status));
+  }
+  plain_product(device_.stream(Queue::Compute), p);
 }
 
 }  // namespace lema::cuda

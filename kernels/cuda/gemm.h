@@ -1,11 +1,14 @@
 // Gemm: every matrix product of the backend outside attention. Products with aligned rows go to
-// cuBLASLt with one workspace of fixed size and one algorithm per shape, chosen at its first use by
-// the library's own rules, never by time or by address: so equal shapes give equal bits, wherever
-// the operands lie. The others go to a plain kernel. Used by linear, adapters and head.
+// cuBLASLt with one workspace of fixed size and one algorithm per kind: sizes, with the rows of a
+// by their class (row_class), strides and types. It is chosen at its first use by the library's own
+// rules, never by time or by address: so equal shapes give equal bits, wherever the operands lie,
+// and no number of tokens needs a kernel that its class has not used before. The others go to a
+// plain kernel. Used by linear, adapters and head.
 #pragma once
 
 #include <cuda_runtime_api.h>
 
+#include <array>
 #include <map>
 
 #include "cuda/cublaslt.h"
@@ -64,15 +67,25 @@ class Gemm {
     bool a_transposed, b_transposed, accumulates, has_bias;
     auto operator<=>(const Shape&) const = default;
   };
-  // Descriptors and algorithm of a shape; without an algorithm the plain kernel runs it.
+  // The library's first operand, its second and its result, column by column: our b, a and d.
+  static constexpr size_t kMatrices = 3;
+  // Descriptors and algorithm of a kind; without an algorithm the plain kernel runs it. The layouts
+  // take the sizes of each product that uses them.
   struct Choice {
     cublasLtMatmulDesc_t product = nullptr;
-    cublasLtMatrixLayout_t a = nullptr, b = nullptr, d = nullptr;
+    std::array<cublasLtMatrixLayout_t, kMatrices> layouts = {};
     cublasLtMatmulAlgo_t algorithm;
     bool found = false;
   };
+  struct Size {
+    int64_t rows, cols;
+  };
+  static std::array<Size, kMatrices> sizes(const Shape& shape);
+  static Shape kind_of(Shape shape);
   bool suits_library(const Product& p) const;
-  Choice choose(const Shape& shape) const;
+  const Choice& choice(const Shape& kind);
+  Choice choose(const Shape& kind) const;
+  cublasStatus_t multiply(const Choice& choice, const Product& p, const Shape& shape) const;
 
   CudaDevice& device_;
   const CublasLt& library_;

@@ -3,6 +3,8 @@
 // the compute queue. Held by CudaOps; used by linear, head and attention.
 #pragma once
 
+#include <algorithm>
+
 #include "device.h"
 #include "ops.h"
 
@@ -26,9 +28,9 @@ inline int64_t converted_step(int64_t other_side, DType X) {
   const int64_t step = kConvertedBytes / element_bytes(X) / round_up(other_side, 8) / 8 * 8;
   return step < 8 ? 8 : step;
 }
-// How many outputs of `rows` rows are summed in f32 at a time.
+// How many outputs of `rows` rows are summed in f32 at a time: the same for all of a class.
 inline constexpr int64_t sum_columns(int64_t rows) {
-  return kSumElements / rows < 8 ? 8 : kSumElements / rows / 8 * 8;
+  return std::max<int64_t>(8, kSumElements / row_class(rows) / 8 * 8);
 }
 
 class Workspace {

@@ -24,8 +24,10 @@ std::string KernelCall::key() const {
   if (inner > 0) key += fmt::format("/{}", inner);
   if (weight != DType::F32) key += fmt::format(" w {}", lema::name(weight));
   if (gradient) key += " +grad";
+  if (write == Write::Accumulate) key += " +=";
   for (const PartShape& p : parts) {
-    key += fmt::format(" {}{}{}", p.out, lema::name(p.dtype), p.transposed ? "t" : "");
+    key += fmt::format("{}{}{}{}", p.joined ? "&" : " ", p.out, lema::name(p.dtype),
+                       p.transposed ? "t" : "");
     if (p.rank > 0)
       key += fmt::format("+r{}{}{}", p.rank, p.dropout ? "d" : "", p.magnitude ? "m" : "");
   }

@@ -45,6 +45,7 @@ struct PartShape {
   bool transposed = false;
   int64_t rank = 0;  // 0: no adapter
   bool dropout = false, magnitude = false;
+  bool joined = false;  // its weight begins where the part before ends
   bool operator==(const PartShape&) const = default;
 };
 
@@ -59,6 +60,7 @@ struct KernelCall {
   bool gradient = false;              // linear_backward: dx is wanted; head: acc is
   std::vector<PartShape> parts = {};  // of a linear; head weight backward: columns of the gradient
   AttentionShape heads = {};
+  Write write = Write::Overwrite;  // linear, linear backward, norms backward, embedding
 
   bool operator==(const KernelCall& other) const { return key() == other.key(); }
   // Names the call; equal keys take equal time.

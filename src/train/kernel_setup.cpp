@@ -67,7 +67,8 @@ class Tensors {
 };
 
 // A linear's parts with their adapters.
-struct Parts {
+class Parts {
+ public:
   std::vector<LinearPart> parts;
   std::vector<LoraView> lora;
   int64_t columns = 0;
@@ -77,8 +78,7 @@ struct Parts {
       const PartShape& shape = call.parts[i];
       LinearPart part;
       part.transposed = shape.transposed;
-      part.weight = t.random(shape.dtype, shape.transposed ? Shape{call.cols, shape.out}
-                                                           : Shape{shape.out, call.cols});
+      part.weight = weight(t, call, i);
       if (shape.rank > 0) part.lora = &adapter(t, lora[i], shape, call.cols);
       columns += shape.out;
       parts.push_back(part);
@@ -86,6 +86,21 @@ struct Parts {
   }
 
  private:
+  // Those that are joined are parts of one tensor, that of the first.
+  TensorView weight(Tensors& t, const KernelCall& call, size_t i) {
+    const PartShape& own = call.parts[i];
+    if (!own.joined) {
+      int64_t bytes = 0;
+      for (size_t p = i; p < call.parts.size() && (p == i || call.parts[p].joined); ++p)
+        bytes += call.parts[p].out * call.cols * element_bytes(call.parts[p].dtype);
+      next_ = static_cast<std::byte*>(
+          t.random(own.dtype, {bytes / element_bytes(own.dtype)}).data);
+    }
+    const TensorView view(next_, own.dtype, own.transposed ? Shape{call.cols, own.out}
+                                                           : Shape{own.out, call.cols});
+    next_ += view.bytes();
+    return view;
+  }
   static LoraView& adapter(Tensors& t, LoraView& view, const PartShape& shape, int64_t in) {
     view.a = t.random(DType::F32, {shape.rank, in});
     view.b = t.random(DType::F32, {shape.out, shape.rank});
@@ -98,6 +113,8 @@ struct Parts {
         *vector = t.random(DType::F32, {shape.out});
     return view;
   }
+
+  std::byte* next_ = nullptr;  // where a joined weight begins
 };
 
 TensorView sequences_of(Tensors& t, const KernelCall& call) {
@@ -135,9 +152,11 @@ Run linear(Ops& ops, Operands& t, const KernelCall& c) {
   const Parts& parts = t.parts.emplace(t, c);
   const MatrixView x = t.matrix(c.X, c.rows, c.cols), y = t.matrix(c.X, c.rows, parts.columns);
   if (c.kernel == Kernel::Linear)
-    return [=, &ops, &parts] { ops.linear(y, x, parts.parts, Write::Overwrite); };
+    return [=, write = c.write, &ops, &parts] { ops.linear(y, x, parts.parts, write); };
   const MatrixView dx = c.gradient ? t.matrix(c.X, c.rows, c.cols) : MatrixView();
-  return [=, &ops, &parts] { ops.linear_backward(dx, y, x, parts.parts, Write::Overwrite); };
+  return [=, write = c.write, &ops, &parts] {
+    ops.linear_backward(dx, y, x, parts.parts, write);
+  };
 }
 
 Run norm(Ops& ops, Tensors& t, const KernelCall& c) {
@@ -145,15 +164,16 @@ Run norm(Ops& ops, Tensors& t, const KernelCall& c) {
                    dx = t.matrix(c.X, c.rows, c.cols);
   const TensorView weight = t.random(c.weight, {c.inner}), bias = t.random(c.weight, {c.inner});
   constexpr float kEps = 1e-5f;
+  const Write write = c.write;
   switch (c.kernel) {
     case Kernel::RmsNorm:
       return [=, &ops] { ops.rmsnorm(y, x, weight, kEps); };
     case Kernel::RmsNormBackward:
-      return [=, &ops] { ops.rmsnorm_backward(dx, y, x, weight, kEps, Write::Accumulate); };
+      return [=, &ops] { ops.rmsnorm_backward(dx, y, x, weight, kEps, write); };
     case Kernel::LayerNorm:
       return [=, &ops] { ops.layernorm(y, x, weight, bias, kEps); };
     default:
-      return [=, &ops] { ops.layernorm_backward(dx, y, x, weight, kEps, Write::Accumulate); };
+      return [=, &ops] { ops.layernorm_backward(dx, y, x, weight, kEps, write); };
   }
 }
 
@@ -231,7 +251,7 @@ Run rows(Ops& ops, Tensors& t, const KernelCall& c) {
       const TensorView ids = spread(t, c.rows, kTableRows);
       if (c.kernel == Kernel::Embedding) {
         const TensorView table = t.random(c.weight, {kTableRows, c.cols});
-        return [=, &ops] { ops.embedding(y, ids, table, Write::Overwrite); };
+        return [=, write = c.write, &ops] { ops.embedding(y, ids, table, write); };
       }
       const TensorView d_table = t.random(DType::F32, {kTableRows, c.cols});
       return [=, &ops] { ops.embedding_backward(d_table, ids, x); };

@@ -169,7 +169,7 @@ FitResult PlannedRun::fit(const FitGoal& goal, double budget) {
 
 int64_t PlannedRun::load_kernels(const RunPlan& plan) const {
   if (backend_.device->used_bytes() == 0) return 0;
-  warm_up(backend_, static_cast<int>(config_.threads), plan.ops, trace().calls);
+  warm_up(backend_, static_cast<int>(config_.threads), plan.ops, trace().run_calls);
   const int64_t bytes = backend_.device->used_bytes();
   log::info("{} are in use on the GPU with all kernels loaded, before the run's buffers",
             format_bytes(bytes));

@@ -43,8 +43,8 @@ class PlannedRun {
   Forecast forecast(double budget);
   FitResult fit(const FitGoal& goal, double budget);
   StepTrace trace() const { return trace_of(config_, data_); }
-  // On a GPU, so that no step loads anything: the kernels of a step run once. Returns the bytes
-  // that the driver counts then; 0 on the CPU.
+  // On a GPU, so that no step loads anything: the kernels of steps and evaluations run once.
+  // Returns the bytes that the driver counts then; 0 on the CPU.
   int64_t load_kernels(const RunPlan& plan) const;
 
   // With the settings of the adapter that the run starts from.

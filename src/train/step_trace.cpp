@@ -106,16 +106,18 @@ class RecordingOps final : public Ops {
   explicit RecordingOps(Recorder& recorder) : recorder_(recorder) {}
   int64_t scratch_bytes() const override { return 0; }
 
-  void linear(MatrixView, MatrixView x, std::span<const LinearPart> parts, Write) override {
+  void linear(MatrixView, MatrixView x, std::span<const LinearPart> parts, Write write) override {
     KernelCall call = matrix(Kernel::Linear, x);
     call.parts = shapes(parts);
+    call.write = write;
     recorder_.kernel(std::move(call));
   }
   void linear_backward(MatrixView dx, MatrixView, MatrixView x, std::span<const LinearPart> parts,
-                       Write) override {
+                       Write write) override {
     KernelCall call = matrix(Kernel::LinearBackward, x);
     call.parts = shapes(parts);
     call.gradient = static_cast<bool>(dx);
+    call.write = write;
     recorder_.kernel(std::move(call));
   }
   void lora_norm(TensorView, const LinearPart& part) override {
@@ -127,15 +129,15 @@ class RecordingOps final : public Ops {
     norm(Kernel::RmsNorm, y, weight);
   }
   void rmsnorm_backward(MatrixView dx, MatrixView, MatrixView, TensorView weight, float,
-                        Write) override {
-    norm(Kernel::RmsNormBackward, dx, weight);
+                        Write write) override {
+    norm(Kernel::RmsNormBackward, dx, weight, write);
   }
   void layernorm(MatrixView y, MatrixView, TensorView weight, TensorView, float) override {
     norm(Kernel::LayerNorm, y, weight);
   }
   void layernorm_backward(MatrixView dx, MatrixView, MatrixView, TensorView weight, float,
-                          Write) override {
-    norm(Kernel::LayerNormBackward, dx, weight);
+                          Write write) override {
+    norm(Kernel::LayerNormBackward, dx, weight, write);
   }
   void rope(MatrixView x, TensorView, TensorView, int64_t head_size, bool) override {
     KernelCall call = matrix(Kernel::Rope, x);
@@ -162,9 +164,10 @@ class RecordingOps final : public Ops {
   void add(MatrixView y, MatrixView, MatrixView) override {
     recorder_.kernel(matrix(Kernel::Add, y));
   }
-  void embedding(MatrixView y, TensorView, TensorView table, Write) override {
+  void embedding(MatrixView y, TensorView, TensorView table, Write write) override {
     KernelCall call = matrix(Kernel::Embedding, y);
     call.weight = table.dtype;
+    call.write = write;
     recorder_.kernel(std::move(call));
   }
   void embedding_backward(TensorView, TensorView, MatrixView dy) override {
@@ -206,6 +209,7 @@ class RecordingOps final : public Ops {
   }
   static std::vector<PartShape> shapes(std::span<const LinearPart> parts) {
     std::vector<PartShape> list;
+    const void* end = nullptr;
     for (const LinearPart& part : parts) {
       PartShape shape{part.out(), part.weight.dtype, part.transposed};
       if (part.lora != nullptr) {
@@ -213,12 +217,16 @@ class RecordingOps final : public Ops {
         shape.dropout = part.lora->dropout > 0;
         shape.magnitude = static_cast<bool>(part.lora->magnitude);
       }
+      shape.joined = part.weight.data == end;
+      end = static_cast<const std::byte*>(part.weight.data) + part.weight.bytes();
       list.push_back(shape);
     }
     return list;
   }
-  void norm(Kernel kernel, const MatrixView& y, const TensorView& weight) {
+  void norm(Kernel kernel, const MatrixView& y, const TensorView& weight,
+            Write write = Write::Overwrite) {
     KernelCall call = matrix(kernel, y);
+    call.write = write;
     call.inner = weight.shape[0];
     call.weight = weight.dtype;
     recorder_.kernel(std::move(call));
@@ -296,8 +304,11 @@ StepTrace trace_step(const RunConfig& config, const ModelFolder& folder, const D
   trainer.train_step(batch, config.optimizer.lr, 0);
   recorder.clear();  // the first step also brings what later ones find in the ring
   trainer.train_step(batch, config.optimizer.lr, 1);
-  recorder.trace.units = trainer.stream().units_of_pass();
-  return recorder.trace;
+  StepTrace trace = recorder.trace;
+  trace.units = trainer.stream().units_of_pass();
+  if (!data.eval.empty()) trainer.evaluate(batch);
+  trace.run_calls = std::move(recorder.trace.calls);
+  return trace;
 }
 
 }  // namespace lema

@@ -20,8 +20,9 @@ struct StepItem {
 
 struct StepTrace {
   std::vector<StepItem> items;
-  std::vector<KernelCall> calls;  // distinct
-  std::vector<int64_t> units;     // that the host store is asked for, in order
+  std::vector<KernelCall> calls;      // distinct
+  std::vector<int64_t> units;         // that the host store is asked for, in order
+  std::vector<KernelCall> run_calls;  // of steps and evaluations, distinct
 };
 
 // Of a step of the size of the run's mean step, with rows whose attention costs what the run's rows

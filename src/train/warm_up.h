@@ -9,9 +9,9 @@
 
 namespace lema {
 
-// Runs each call once, and products also with fewer rows, for which the library has other kernels.
-// Operands and scratch are freed before it returns; they are part of what a run that makes these
-// calls holds. `limits`: of the run's kernels.
+// Runs each call once; a product with as many rows as `limits`, those of the run's kernels, have,
+// and with fewer, down through every row_class (ops.h). Operands and scratch are freed before it
+// returns; they are part of what a run that makes these calls holds.
 void warm_up(const Backend& backend, int threads, const OpsLimits& limits,
              std::span<const KernelCall> calls);
 

@@ -74,6 +74,12 @@ class BenchGpu(StandInCase):
         self.assertIn("0 failed; gradients were not checked", out)
         self.assertEqual(self.models, [("model_2", 2)])
 
+    def test_rows_of_every_length_may_not_grow(self):
+        out = self.run_bench({}, "--no-gradients", "--mixed", "2x16", code=0)
+        self.assertIn("2x2..16: 200 steps", out)
+        out = self.run_bench({"resident": {"growth": 1}}, "--no-gradients", "--mixed", "2x16", code=1)
+        self.assertIn("2x2..16: the driver's count grew by 199 bytes", out)
+
     def test_a_failure_is_said_and_told_by_the_exit_code(self):
         for wish, said in (({"half": {"loss": 2 / 2 + 1e-15}}, "1x4 half: losses"),
                            ({"resident": {"loss": float("nan")}}, "1x4 resident: losses"),

@@ -4,6 +4,7 @@
 #include <cstdlib>
 
 #include "support/train_bench.h"
+#include "train/plan_training.h"
 
 using namespace lema;
 using namespace lema::test;
@@ -131,6 +132,29 @@ void check_disk(int64_t blocks) {
 }
 
 }  // namespace
+
+// The first case: kernels that another has loaded cannot be missing.
+TEST_CASE("gpu: no number of tokens needs a kernel that start-up has not run") {
+  TinyModelOptions model{Family::Llama, 2, DType::BF16, true};
+  model.settings = {{"hidden_size", 512},
+                    {"intermediate_size", 1408},
+                    {"num_attention_heads", 8},
+                    {"num_key_value_heads", 2}};
+  const Bench bench(model, 150, 128);
+  RunConfig config = bench.config({"compute=bf16", "lora.rank=16", "train.token_tile=100",
+                                   "train.batch_size=1", "memory.residency=stream"});
+  config.train.max_steps = steps_of(149) + 1;
+  RunConfig evaluated = config;
+  evaluated.data.eval = config.data.train;
+  PlannedRun planned(evaluated, {}, false);
+  REQUIRE(planned.load_kernels(planned.forecast(0).plan) > 0);
+  int64_t bytes = 0;
+  const Bench::Look note = [&](Trainer& trainer) { bytes = trainer.device().used_bytes(); };
+  const Bench::Look compare = [&](Trainer& trainer) {
+    CHECK(trainer.device().used_bytes() == bytes);
+  };
+  bench.run(config, steps_of(149), note, compare);
+}
 
 TEST_CASE("gpu: placement, slots, recompute and offload change no bit of Llama in f32") {
   check_placements({Family::Llama, 3, DType::F32, false}, "compute=f32");

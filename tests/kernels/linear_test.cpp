@@ -122,6 +122,13 @@ TEST_CASE("linear: few rows") {
   cpu::use_bf16_products(widest);
 }
 
+// A kernel may be chosen by the class of the rows' number (ops.h): every place in a class.
+TEST_CASE("linear: every number of rows") {
+  for (int64_t N = 1; N <= 300; N < 34 ? ++N : N += 31)
+    for (DType X : activations())
+      check_case({.N = N, .I = 144, .outs = {96, 40}, .R = 16, .X = X, .W = X, .Y = X});
+}
+
 TEST_CASE("linear: rows of whole 16-byte units") {
   for (DType X : activations())
     for (DType W : {DType::F32, DType::BF16, DType::F16})
