@@ -151,7 +151,8 @@ TEST_CASE("gpu: no number of tokens needs a kernel that start-up has not run") {
   int64_t bytes = 0;
   const Bench::Look note = [&](Trainer& trainer) { bytes = trainer.device().used_bytes(); };
   const Bench::Look compare = [&](Trainer& trainer) {
-    CHECK(trainer.device().used_bytes() == bytes);
+    // The driver counts other processes too, and gpu_sanitize.sh runs several.
+    if (!kSanitized) CHECK(trainer.device().used_bytes() == bytes);
   };
   bench.run(config, steps_of(149), note, compare);
 }
