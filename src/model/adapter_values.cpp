@@ -44,8 +44,12 @@ void AdapterParameters::initialise(uint64_t seed) {
     }
     float* a = values.data() + slot.a_offset;
     const float bound = 1.0f / std::sqrt(static_cast<float>(slot.site.in));
-    for (int64_t i = 0; i < slot.rank * slot.site.in; ++i)
-      a[i] = bound * (2 * uniform(words(i / 4)[static_cast<size_t>(i % 4)]) - 1);
+    const int64_t count = slot.rank * slot.site.in;
+    for (int64_t i = 0; i < count; i += 4) {
+      const std::array<uint32_t, 4> four = words(i / 4);
+      for (int64_t k = 0; k < std::min<int64_t>(4, count - i); ++k)
+        a[i + k] = bound * (2 * uniform(four[static_cast<size_t>(k)]) - 1);
+    }
   }
   upload(values);
 }

@@ -3,10 +3,13 @@
 // training loop.
 #pragma once
 
+#include <sys/resource.h>
+
 #include <atomic>
 #include <chrono>
 #include <future>
 #include <string>
+#include <thread>
 
 #include "core/error.h"
 #include "core/log.h"
@@ -18,7 +21,10 @@ class WeightsChecksum {
  public:
   // `folder` outlives the object.
   explicit WeightsChecksum(const ModelFolder& folder)
-      : value_(std::async(std::launch::async | std::launch::deferred, [this, &folder] {
+      : value_(std::async(std::launch::async | std::launch::deferred,
+                          [this, &folder, run = std::this_thread::get_id()] {
+          // Steps go first; a save that waits for it leaves it the CPU.
+          if (std::this_thread::get_id() != run) setpriority(PRIO_PROCESS, 0, 19);
           return weights_checksum(folder, [this] {
             if (abandoned_) fail(ErrorCode::Interrupted, "the run ended before its first save");
           });
