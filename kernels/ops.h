@@ -119,8 +119,9 @@ struct OpsLimits {
   int64_t heads = 0, head_size = 0;
 };
 
-// Which kernels a backend runs may depend on N only through this class of it, the next power of
-// two: so one call of each class meets all of them (train/warm_up.h).
+// Which kernels a backend runs for a linear or the head may depend on N only through this class of
+// it, the next power of two, and for the rest not at all: so one call of each class meets all of
+// them (train/warm_up.h).
 inline constexpr int64_t row_class(int64_t N) {
   return static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(N)));
 }

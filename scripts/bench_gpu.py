@@ -15,12 +15,13 @@ count grew by in the steps, bytes copied per step, MiB of the process's own by t
 memory) and as the kernel counted it (RssAnon and VmHWM, those of the driver too). The last two runs of a row keep,
 recompute and offload what the first did, so that only the place of the weights differs; their losses must be the same
 in every bit, plan and driver agree within 2 %, and the driver's count not grow. --bus runs a row once more with
-log.trace, between two measurements of plain pinned copies, for what its steps make of the bus. --disk runs a row under
---ram, and stops it after every second step to read the weights alone (--reader, tests/bench/disk.cpp), for what its
-steps make of the disk. --mixed runs 200 steps of rows of every length up to the row's, and an evaluation, in which
-the driver's count must not grow either: kernels are chosen by a step's tokens. --peft times transformers and PEFT (bench_gpu_peft.py) in each of --arms: all resident with and
-without checkpointing of activations, with the kernels of liger_kernel, and with FSDP2's offload of weights to the CPU.
-What failed is said where it does and once more at the end; then the exit code is 1.
+log.trace, between two measurements of plain pinned copies, for what its steps make of the bus. --disk runs a row
+under --ram, and stops it after every second step to read the weights alone (--reader, tests/bench/disk.cpp), for what
+its steps make of the disk. --mixed runs 200 steps of rows of every length up to the row's, and an evaluation, in
+which the driver's count must not grow either: kernels are chosen by a step's tokens. --peft times transformers and
+PEFT (bench_gpu_peft.py) in each of --arms: all resident with and without checkpointing of activations, with the
+kernels of liger_kernel, and with FSDP2's offload of weights to the CPU. What failed is said where it does and once
+more at the end; then the exit code is 1.
 """
 import argparse
 import importlib.util

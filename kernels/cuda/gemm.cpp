@@ -110,10 +110,13 @@ std::array<Gemm::Size, Gemm::kMatrices> Gemm::sizes(const Shape& s) {
            {s.N, s.M}}};
 }
 
-// The rows of a as they lie in memory are tokens.
+// The rows of a as they lie in memory are tokens. The class of a K that b has as columns may be more
+// than its stride; no product of tokens has such a b.
 Gemm::Shape Gemm::kind_of(Shape shape) {
-  int64_t& rows = shape.a_transposed ? shape.K : shape.M;
-  rows = row_class(rows);
+  if (!shape.a_transposed)
+    shape.M = row_class(shape.M);
+  else if (!shape.b_transposed)
+    shape.K = row_class(shape.K);
   return shape;
 }
 
@@ -151,13 +154,13 @@ void Gemm::run(const Product& p) {
   const Shape shape = {p.d.rows,       p.d.cols,       p.K,         p.d.stride,
                        p.a.stride,     p.b.stride,     p.d.dtype,   p.a.dtype,
                        p.a.transposed, p.b.transposed, p.beta != 0, p.bias != nullptr};
-  // An algorithm for a few rows of f32 may not take a single one.
+  // The algorithm of a class may refuse a size in it, as one for 16 rows of f32 did a single row.
   for (const Shape& kind : {kind_of(shape), shape}) {
     const Choice& c = choice(kind);
     if (!c.found) continue;
     const cublasStatus_t status = multiply(c, p, shape);
     if (status == CUBLAS_STATUS_SUCCESS) return;
-    check(status == CUBLAS_STATUS_NOT_SUPPORTED,
+    check(status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE,
           "cuBLASLt: product of ({}, {}) by ({}, {}): status {}", p.d.rows, p.K, p.K, p.d.cols,
           static_cast<int>(status));
   }

@@ -30,7 +30,8 @@ int64_t dora_bytes(const OpsLimits& limits) {
 int64_t linear_bytes(const OpsLimits& limits) {
   const int64_t width = round_up(limits.width, 8), stack = kMaxAdapters * round_up(limits.rank, 8);
   const int64_t masked = limits.rows * kMaskCols,
-                sums = std::min(limits.rows * width, std::max(kSumElements, 8 * limits.rows));
+                sums = std::min(limits.rows * kMaxAdapters * width,  // parts that lie together
+                                std::max(kSumElements, 8 * limits.rows));
   return kF32 * (2 * stack * width + 3 * limits.rows * stack + masked + std::max(2 * masked, sums) +
                  kMaxAdapters * width) +
          dora_bytes(limits);

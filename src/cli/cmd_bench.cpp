@@ -37,25 +37,33 @@ std::vector<KernelCall> usual_calls() {
   for (const DType X : {DType::F32, DType::BF16})
     for (const Model& m : {Model{576, 1536, 9, 3, 64}, Model{2048, 5632, 32, 4, 64}}) {
       const auto add = [&](KernelCall call) { calls.push_back(std::move(call)); };
-      const auto linear = [&](int64_t in, std::vector<int64_t> outs) {
+      const auto linear = [&](int64_t in, std::vector<int64_t> outs, Write forward) {
         for (const Kernel kernel : {Kernel::Linear, Kernel::LinearBackward}) {
           KernelCall call{kernel, X, kRows, in};
           call.gradient = kernel == Kernel::LinearBackward;
-          for (const int64_t out : outs) call.parts.push_back({out, X, false, kRank});
+          if (kernel == Kernel::Linear) call.write = forward;
+          for (const int64_t out : outs) {
+            PartShape part{out, X, false, kRank};
+            part.joined = !call.parts.empty();
+            call.parts.push_back(part);
+          }
           add(call);
         }
       };
-      linear(m.C, {m.H * m.D, m.Hkv * m.D, m.Hkv * m.D});
-      linear(m.H * m.D, {m.C});
-      linear(m.C, {m.F, m.F});
-      linear(m.F, {m.C});
+      linear(m.C, {m.H * m.D, m.Hkv * m.D, m.Hkv * m.D}, Write::Overwrite);
+      linear(m.H * m.D, {m.C}, Write::Accumulate);
+      linear(m.C, {m.F, m.F}, Write::Overwrite);
+      linear(m.F, {m.C}, Write::Accumulate);
       for (const Kernel kernel : {Kernel::Attention, Kernel::AttentionBackward}) {
         KernelCall call{kernel, X, kRows, m.H * m.D, 4};
         call.heads = {m.H, m.Hkv, m.D, 0.125f, 0};
         add(call);
       }
-      for (const Kernel kernel : {Kernel::RmsNorm, Kernel::RmsNormBackward})
-        add({kernel, X, kRows, m.C, m.C, X});
+      for (const Kernel kernel : {Kernel::RmsNorm, Kernel::RmsNormBackward}) {
+        KernelCall call{kernel, X, kRows, m.C, m.C, X};
+        if (kernel == Kernel::RmsNormBackward) call.write = Write::Accumulate;
+        add(call);
+      }
       add({Kernel::Rope, X, kRows, (m.H + m.Hkv) * m.D, m.D});
       for (const Kernel kernel : {Kernel::Swiglu, Kernel::SwigluBackward})
         add({kernel, X, kRows, m.F});

@@ -28,9 +28,11 @@ std::string KernelCall::key() const {
   for (const PartShape& p : parts) {
     key += fmt::format("{}{}{}{}", p.joined ? "&" : " ", p.out, lema::name(p.dtype),
                        p.transposed ? "t" : "");
+    if (p.bias) key += fmt::format("+b{}", lema::name(*p.bias));
     if (p.rank > 0)
       key += fmt::format("+r{}{}{}", p.rank, p.dropout ? "d" : "", p.magnitude ? "m" : "");
   }
+  if (x_gap + y_gap + dx_gap > 0) key += fmt::format(" gaps {} {} {}", x_gap, y_gap, dx_gap);
   if (heads.H > 0)
     key += fmt::format(" heads {}/{}x{} window {}", heads.H, heads.Hkv, heads.D, heads.window);
   return key;
@@ -99,7 +101,7 @@ double KernelCall::bytes() const {
       return 3 * matrix;
     case Kernel::RmsNormBackward:
     case Kernel::LayerNormBackward:
-      return 4 * matrix;
+      return (write == Write::Accumulate ? 4 : 3) * matrix;
     case Kernel::SwigluBackward:
       return 5 * matrix;
     case Kernel::Embedding:

@@ -2,6 +2,7 @@
 // them (step_trace.h); kernel_bench.h measures them.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -45,7 +46,8 @@ struct PartShape {
   bool transposed = false;
   int64_t rank = 0;  // 0: no adapter
   bool dropout = false, magnitude = false;
-  bool joined = false;  // its weight begins where the part before ends
+  std::optional<DType> bias = {};
+  bool joined = false;  // with the part before: their weights lie together, as one matrix
   bool operator==(const PartShape&) const = default;
 };
 
@@ -61,6 +63,7 @@ struct KernelCall {
   std::vector<PartShape> parts = {};  // of a linear; head weight backward: columns of the gradient
   AttentionShape heads = {};
   Write write = Write::Overwrite;  // linear, linear backward, norms backward, embedding
+  int64_t x_gap = 0, y_gap = 0, dx_gap = 0;  // of a linear: elements between rows of x, y or dy, dx
 
   bool operator==(const KernelCall& other) const { return key() == other.key(); }
   // Names the call; equal keys take equal time.

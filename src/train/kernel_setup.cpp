@@ -47,8 +47,8 @@ class Tensors {
     device_.synchronize(Queue::Compute);
     return view;
   }
-  MatrixView matrix(DType dtype, int64_t rows, int64_t cols) {
-    return {random(dtype, {rows, cols}).data, dtype, rows, cols};
+  MatrixView matrix(DType dtype, int64_t rows, int64_t cols, int64_t gap = 0) {
+    return {random(dtype, {rows, cols + gap}).data, dtype, rows, cols, cols + gap};
   }
   TensorView empty(DType dtype, const Shape& shape) {
     TensorView view(nullptr, dtype, shape);
@@ -79,6 +79,7 @@ class Parts {
       LinearPart part;
       part.transposed = shape.transposed;
       part.weight = weight(t, call, i);
+      if (shape.bias) part.bias = t.random(*shape.bias, {shape.out});
       if (shape.rank > 0) part.lora = &adapter(t, lora[i], shape, call.cols);
       columns += shape.out;
       parts.push_back(part);
@@ -90,11 +91,10 @@ class Parts {
   TensorView weight(Tensors& t, const KernelCall& call, size_t i) {
     const PartShape& own = call.parts[i];
     if (!own.joined) {
-      int64_t bytes = 0;
-      for (size_t p = i; p < call.parts.size() && (p == i || call.parts[p].joined); ++p)
-        bytes += call.parts[p].out * call.cols * element_bytes(call.parts[p].dtype);
-      next_ = static_cast<std::byte*>(
-          t.random(own.dtype, {bytes / element_bytes(own.dtype)}).data);
+      int64_t outs = own.out;
+      for (size_t p = i + 1; p < call.parts.size() && call.parts[p].joined; ++p)
+        outs += call.parts[p].out;
+      next_ = static_cast<std::byte*>(t.random(own.dtype, {outs, call.cols}).data);
     }
     const TensorView view(next_, own.dtype, own.transposed ? Shape{call.cols, own.out}
                                                            : Shape{own.out, call.cols});
@@ -150,10 +150,11 @@ using Run = std::function<void()>;
 template <typename Operands>
 Run linear(Ops& ops, Operands& t, const KernelCall& c) {
   const Parts& parts = t.parts.emplace(t, c);
-  const MatrixView x = t.matrix(c.X, c.rows, c.cols), y = t.matrix(c.X, c.rows, parts.columns);
+  const MatrixView x = t.matrix(c.X, c.rows, c.cols, c.x_gap),
+                   y = t.matrix(c.X, c.rows, parts.columns, c.y_gap);
   if (c.kernel == Kernel::Linear)
     return [=, write = c.write, &ops, &parts] { ops.linear(y, x, parts.parts, write); };
-  const MatrixView dx = c.gradient ? t.matrix(c.X, c.rows, c.cols) : MatrixView();
+  const MatrixView dx = c.gradient ? t.matrix(c.X, c.rows, c.cols, c.dx_gap) : MatrixView();
   return [=, write = c.write, &ops, &parts] {
     ops.linear_backward(dx, y, x, parts.parts, write);
   };

@@ -1,10 +1,11 @@
-// A device without work, kernels without arithmetic, and one step over them.
+// A device without work, kernels that note their calls, and one step over them.
 #include "train/step_trace.h"
 
 #include <algorithm>
 #include <cmath>
 #include <map>
 
+#include "train/recording_ops.h"
 #include "train/trainer.h"
 
 namespace lema {
@@ -101,159 +102,6 @@ class HollowDevice final : public Device {
   uintptr_t next_ = kFirst;
 };
 
-class RecordingOps final : public Ops {
- public:
-  explicit RecordingOps(Recorder& recorder) : recorder_(recorder) {}
-  int64_t scratch_bytes() const override { return 0; }
-
-  void linear(MatrixView, MatrixView x, std::span<const LinearPart> parts, Write write) override {
-    KernelCall call = matrix(Kernel::Linear, x);
-    call.parts = shapes(parts);
-    call.write = write;
-    recorder_.kernel(std::move(call));
-  }
-  void linear_backward(MatrixView dx, MatrixView, MatrixView x, std::span<const LinearPart> parts,
-                       Write write) override {
-    KernelCall call = matrix(Kernel::LinearBackward, x);
-    call.parts = shapes(parts);
-    call.gradient = static_cast<bool>(dx);
-    call.write = write;
-    recorder_.kernel(std::move(call));
-  }
-  void lora_norm(TensorView, const LinearPart& part) override {
-    KernelCall call{Kernel::LoraNorm, DType::F32, 1, part.in()};
-    call.parts = shapes({&part, 1});
-    recorder_.kernel(std::move(call));
-  }
-  void rmsnorm(MatrixView y, MatrixView, TensorView weight, float) override {
-    norm(Kernel::RmsNorm, y, weight);
-  }
-  void rmsnorm_backward(MatrixView dx, MatrixView, MatrixView, TensorView weight, float,
-                        Write write) override {
-    norm(Kernel::RmsNormBackward, dx, weight, write);
-  }
-  void layernorm(MatrixView y, MatrixView, TensorView weight, TensorView, float) override {
-    norm(Kernel::LayerNorm, y, weight);
-  }
-  void layernorm_backward(MatrixView dx, MatrixView, MatrixView, TensorView weight, float,
-                          Write write) override {
-    norm(Kernel::LayerNormBackward, dx, weight, write);
-  }
-  void rope(MatrixView x, TensorView, TensorView, int64_t head_size, bool) override {
-    KernelCall call = matrix(Kernel::Rope, x);
-    call.inner = head_size;
-    recorder_.kernel(std::move(call));
-  }
-  void attention(MatrixView o, TensorView, MatrixView, MatrixView, MatrixView, TensorView sequences,
-                 const AttentionShape& shape) override {
-    attention(Kernel::Attention, o, sequences, shape);
-  }
-  void attention_backward(MatrixView dq, MatrixView, MatrixView, MatrixView, MatrixView, TensorView,
-                          MatrixView, MatrixView, MatrixView, TensorView sequences,
-                          const AttentionShape& shape) override {
-    attention(Kernel::AttentionBackward, dq, sequences, shape);
-  }
-  void swiglu(MatrixView y, MatrixView) override { recorder_.kernel(matrix(Kernel::Swiglu, y)); }
-  void swiglu_backward(MatrixView, MatrixView dy, MatrixView) override {
-    recorder_.kernel(matrix(Kernel::SwigluBackward, dy));
-  }
-  void gelu(MatrixView y, MatrixView) override { recorder_.kernel(matrix(Kernel::Gelu, y)); }
-  void gelu_backward(MatrixView dx, MatrixView, MatrixView) override {
-    recorder_.kernel(matrix(Kernel::GeluBackward, dx));
-  }
-  void add(MatrixView y, MatrixView, MatrixView) override {
-    recorder_.kernel(matrix(Kernel::Add, y));
-  }
-  void embedding(MatrixView y, TensorView, TensorView table, Write write) override {
-    KernelCall call = matrix(Kernel::Embedding, y);
-    call.weight = table.dtype;
-    call.write = write;
-    recorder_.kernel(std::move(call));
-  }
-  void embedding_backward(TensorView, TensorView, MatrixView dy) override {
-    recorder_.kernel(matrix(Kernel::EmbeddingBackward, dy));
-  }
-  void scatter_rows(MatrixView, MatrixView x, TensorView) override {
-    recorder_.kernel(matrix(Kernel::ScatterRows, x));
-  }
-  void head_begin(const HeadState& state) override {
-    KernelCall call{Kernel::HeadBegin, DType::F32, state.max.shape[0]};
-    if (state.acc) call.cols = state.acc.shape[1];
-    if (state.acc) call.X = state.target_rows.dtype;
-    call.gradient = static_cast<bool>(state.acc);
-    recorder_.kernel(std::move(call));
-  }
-  void head_chunk(const HeadState& state, MatrixView x, TensorView weight, int64_t,
-                  TensorView) override {
-    head(Kernel::HeadChunk, x, weight, static_cast<bool>(state.acc));
-  }
-  void head_finish(TensorView loss, MatrixView dx, const HeadState&, float) override {
-    KernelCall call{Kernel::HeadFinish, dx ? dx.dtype : DType::F32, loss.shape[0], dx.cols};
-    call.gradient = static_cast<bool>(dx);
-    recorder_.kernel(std::move(call));
-  }
-  void head_weight_backward(TensorView d_weight, const HeadState&, MatrixView x, TensorView weight,
-                            int64_t, TensorView, float) override {
-    head(Kernel::HeadWeightBackward, x, weight, true, {{d_weight.shape[1]}});
-  }
-  void squared_norm(TensorView, TensorView x) override { flat(Kernel::SquaredNorm, x); }
-  void adamw(TensorView param, TensorView, TensorView, TensorView, TensorView,
-             const AdamWStep&) override {
-    flat(Kernel::AdamW, param);
-  }
-  void fill(TensorView x, float) override { flat(Kernel::Fill, x); }
-
- private:
-  static KernelCall matrix(Kernel kernel, const MatrixView& m) {
-    return {kernel, m.dtype, m.rows, m.cols};
-  }
-  static std::vector<PartShape> shapes(std::span<const LinearPart> parts) {
-    std::vector<PartShape> list;
-    const void* end = nullptr;
-    for (const LinearPart& part : parts) {
-      PartShape shape{part.out(), part.weight.dtype, part.transposed};
-      if (part.lora != nullptr) {
-        shape.rank = part.lora->a.shape[0];
-        shape.dropout = part.lora->dropout > 0;
-        shape.magnitude = static_cast<bool>(part.lora->magnitude);
-      }
-      shape.joined = part.weight.data == end;
-      end = static_cast<const std::byte*>(part.weight.data) + part.weight.bytes();
-      list.push_back(shape);
-    }
-    return list;
-  }
-  void norm(Kernel kernel, const MatrixView& y, const TensorView& weight,
-            Write write = Write::Overwrite) {
-    KernelCall call = matrix(kernel, y);
-    call.write = write;
-    call.inner = weight.shape[0];
-    call.weight = weight.dtype;
-    recorder_.kernel(std::move(call));
-  }
-  void attention(Kernel kernel, const MatrixView& o, const TensorView& sequences,
-                 const AttentionShape& shape) {
-    KernelCall call = matrix(kernel, o);
-    call.inner = sequences.shape[0];
-    call.heads = shape;
-    recorder_.kernel(std::move(call));
-  }
-  void head(Kernel kernel, const MatrixView& x, const TensorView& weight, bool gradient,
-            std::vector<PartShape> parts = {}) {
-    KernelCall call = matrix(kernel, x);
-    call.parts = std::move(parts);
-    call.inner = weight.shape[0];
-    call.weight = weight.dtype;
-    call.gradient = gradient;
-    recorder_.kernel(std::move(call));
-  }
-  void flat(Kernel kernel, const TensorView& x) {
-    recorder_.kernel({kernel, x.dtype, x.elements(), 1});
-  }
-
-  Recorder& recorder_;
-};
-
 // The mean step: its tokens and trained tokens in rows of one length, at most as many as a step has
 // and, as far as that goes, so long that the sum of their squares is the mean one.
 StepBatch mean_step(const StepBounds& bounds) {
@@ -295,7 +143,8 @@ StepTrace trace_step(const RunConfig& config, const ModelFolder& folder, const D
   mapped.memory.disk = "mmap";
   mapped.log.trace.clear();
   const auto make = [](Device& device, int, const OpsLimits&) -> std::unique_ptr<Ops> {
-    return std::make_unique<RecordingOps>(dynamic_cast<HollowDevice&>(device).recorder());
+    Recorder& to = dynamic_cast<HollowDevice&>(device).recorder();
+    return make_recording_ops([&to](KernelCall call) { to.kernel(std::move(call)); });
   };
   Trainer trainer(mapped, folder,
                   {std::make_unique<HollowDevice>(like, recorder), {make, ops.scratch_bytes}}, data,

@@ -10,8 +10,8 @@
 namespace lema {
 
 // Runs each call once; a product with as many rows as `limits`, those of the run's kernels, have,
-// and with fewer, down through every row_class (ops.h). Operands and scratch are freed before it
-// returns; they are part of what a run that makes these calls holds.
+// and with fewer, down through every row_class (ops.h). Operands, those of one call at a time, and
+// scratch are freed before it returns.
 void warm_up(const Backend& backend, int threads, const OpsLimits& limits,
              std::span<const KernelCall> calls);
 

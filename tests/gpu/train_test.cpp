@@ -135,14 +135,18 @@ void check_disk(int64_t blocks) {
 
 // The first case: kernels that another has loaded cannot be missing.
 TEST_CASE("gpu: no number of tokens needs a kernel that start-up has not run") {
-  TinyModelOptions model{Family::Llama, 2, DType::BF16, true};
-  model.settings = {{"hidden_size", 512},
+  const bool dora = GENERATE(false, true);
+  TinyModelOptions llama{Family::Llama, 2, DType::BF16, true}, gpt2{Family::Gpt2, 2};
+  llama.settings = {{"hidden_size", 512},
                     {"intermediate_size", 1408},
                     {"num_attention_heads", 8},
                     {"num_key_value_heads", 2}};
+  gpt2.settings = {{"n_embd", 384}, {"n_head", 6}};
+  const TinyModelOptions model = GENERATE_COPY(llama, gpt2);
   const Bench bench(model, 150, 128);
   RunConfig config = bench.config({"compute=bf16", "lora.rank=16", "train.token_tile=100",
-                                   "train.batch_size=1", "memory.residency=stream"});
+                                   "train.batch_size=1", "memory.residency=stream",
+                                   dora ? "lora.dora=true" : "lora.dora=false"});
   config.train.max_steps = steps_of(149) + 1;
   RunConfig evaluated = config;
   evaluated.data.eval = config.data.train;

@@ -81,10 +81,10 @@ class TrainBench {
     return make_run_config(all);
   }
 
-  // `steps` updates and an evaluation; before_steps(trainer) and after_steps(trainer).
+  // `steps` updates and an evaluation; before_steps(trainer), and after(trainer) at the end.
   using Look = std::function<void(Trainer&)>;
   Outcome run(const RunConfig& config, Backend backend, int64_t steps,
-              const Look& before_steps = {}, const Look& after_steps = {}) const {
+              const Look& before_steps = {}, const Look& after = {}) const {
     const ModelFolder model(config.model);
     const Dataset data = load_dataset(config.data.train, config.data, load_model_text(model));
     RunConfig with_evaluation = config;  // of the batch after the steps
@@ -109,9 +109,9 @@ class TrainBench {
       out.losses.push_back(result.loss);
       out.losses.push_back(result.grad_norm);
     }
-    if (after_steps) after_steps(trainer);
     out.losses.push_back(trainer.evaluate(
         make_step_batch(data, batcher.next(cursor), trainer.plan().bounds.micro_rows, true)));
+    if (after) after(trainer);
     out.allocations_in_steps = device.allocation_count() - before;
     out.disk_bytes = trainer.disk_bytes() - read_before;
     out.adapter = floats(device, trainer.adapter().values());
