@@ -110,8 +110,8 @@ std::array<Gemm::Size, Gemm::kMatrices> Gemm::sizes(const Shape& s) {
            {s.N, s.M}}};
 }
 
-// The rows of a as they lie in memory are tokens. The class of a K that b has as columns may be more
-// than its stride; no product of tokens has such a b.
+// The rows of a as they lie in memory are tokens. The class of a K that b has as columns may be
+// more than its stride; no product of tokens has such a b.
 Gemm::Shape Gemm::kind_of(Shape shape) {
   if (!shape.a_transposed)
     shape.M = row_class(shape.M);
