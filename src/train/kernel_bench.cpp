@@ -18,8 +18,8 @@ constexpr int64_t kTileRows = 1024;    // rows and columns that a product is cut
 constexpr int64_t kLeastColumns = 384;
 constexpr double kEnoughSeconds = 0.02;
 constexpr int kLeastRuns = 3, kMostRuns = 5;
-// Written before each measured run, so that it finds the caches as a step leaves them: full of
-// other things. 128 MiB.
+// Read before each measured run, so that it finds the caches as a step leaves them: full of other
+// things, but for the activations that the call before has written. 128 MiB.
 constexpr int64_t kColdFloats = 32 << 20;
 // Calls that a GPU is given at once, as in a step: what it costs to submit one is not the call's.
 constexpr int kQueuedCalls = 8;
@@ -93,11 +93,16 @@ double KernelBench::measure(const KernelCall& call) {
   const std::unique_ptr<Ops> ops = backend_.ops.make(device, threads_, limits_of(call));
   const KernelSetup setup(device, *ops, call, KernelSetup::Values::Random);
   const int calls = device.reads_host_memory() ? 1 : kQueuedCalls;
-  if (cold_.bytes() == 0) cold_ = device.allocate(4 * kColdFloats, "kernel measurement");
-  const TensorView cold(cold_.data(), DType::F32, {kColdFloats});
+  if (cold_.bytes() == 0) {
+    cold_ = device.allocate(4 * (kColdFloats + 1), "kernel measurement");
+    ops->fill({cold_.data(), DType::F32, {kColdFloats}}, 0);
+  }
+  const TensorView cold(cold_.data(), DType::F32, {kColdFloats}),
+      norm(cold_.data() + cold.bytes(), DType::F32, {1});
   const auto timed = [&] {
-    ops->fill(cold, 0);
+    ops->squared_norm(norm, cold);
     device.synchronize(Queue::Compute);
+    if (device.reads_host_memory()) setup.touch_activations();
     const double start = now();
     for (int i = 0; i < calls; ++i) setup.run();
     device.synchronize(Queue::Compute);

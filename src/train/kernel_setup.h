@@ -20,6 +20,8 @@ class KernelSetup {
 
   // Submits the call.
   void run() const { run_(); }
+  // Brings its matrices of activations into the caches, those of the CPU.
+  void touch_activations() const;
 
  private:
   struct Operands;
