@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "model/carver.h"
 #include "core/units.h"
 #include "stream/embedding_rows.h"
 #include "stream/saved_store.h"
@@ -178,10 +179,27 @@ RunModel::RunModel(const ModelFolder& folder_, const RunConfig& config, const Ad
   if (adapter.is_full(Field::Head)) base_head = std::exchange(table.head_chunks, {});
 }
 
+KeptActivations kept_block(const ModelConfig& config, DType X, int64_t tokens, std::byte* base,
+                           int64_t* bytes) {
+  Carver carver(base);
+  const auto matrix = [&](int64_t cols) {
+    return MatrixView(carver.take(tokens * cols * element_bytes(X)), X, tokens, cols);
+  };
+  KeptActivations kept;
+  kept.lse = {carver.take(tokens * config.H * 4), DType::F32, {tokens, config.H}};
+  kept.qkv = matrix(config.qkv_cols());
+  if (config.qk_norm) kept.qk = matrix(config.qk_cols());
+  kept.o = matrix(config.H * config.D);
+  kept.x_mid = matrix(config.C);
+  kept.mlp_in = matrix(config.mlp_in_cols());
+  if (bytes) *bytes = carver.used();
+  return kept;
+}
+
 int64_t kept_block_bytes(const ModelConfig& config, DType X, int64_t tokens) {
-  const int64_t columns = config.qkv_cols() + (config.qk_norm ? config.qk_cols() : 0) +
-                          config.H * config.D + config.C + config.mlp_in_cols();
-  return (tokens * (columns * element_bytes(X) + config.H * 4) + 63) / 64 * 64;
+  int64_t bytes = 0;
+  kept_block(config, X, tokens, nullptr, &bytes);
+  return bytes;
 }
 
 namespace {

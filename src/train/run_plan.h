@@ -76,7 +76,10 @@ int64_t least_device_bytes(const RunConfig& config, const RunModel& model, const
 int64_t least_host_bytes(const RunConfig& config, const RunModel& model, const Device& device,
                          const OpsFactory& ops, const DataFacts& data, int64_t available = 0);
 
-// What a block keeps of a step's activations from forward for backward, instead of recomputing it.
+// What a block keeps of a step's activations from forward for backward, instead of recomputing it,
+// from `base` on, each tensor aligned as kernels want it (Carver). `bytes` may be null.
+KeptActivations kept_block(const ModelConfig& config, DType X, int64_t tokens, std::byte* base,
+                           int64_t* bytes = nullptr);
 int64_t kept_block_bytes(const ModelConfig& config, DType X, int64_t tokens);
 
 }  // namespace lema

@@ -296,21 +296,13 @@ std::vector<int64_t> Trainer::visits(bool training) const {
 KeptActivations Trainer::kept(int64_t block, const TokenBatch& micro) const {
   const int64_t index = block - (config_.L - plan_.placement.kept_blocks);
   if (index < 0) return {};
-  std::byte* at =
-      kept_.data() + index * kept_block_bytes(config_, plan_.numeric.compute, plan_.bounds.tokens);
-  const auto take = [&](int64_t cols, DType dtype) {
-    std::byte* base = at;
-    at += plan_.bounds.tokens * cols * element_bytes(dtype);
-    return MatrixView(base, dtype, plan_.bounds.tokens, cols)
-        .row_range(micro.first_row, micro.first_row + micro.tokens);
-  };
-  KeptActivations k;
-  k.lse = {take(config_.H, DType::F32).data, DType::F32, {micro.tokens, config_.H}};
-  k.qkv = take(config_.qkv_cols(), plan_.numeric.compute);
-  if (config_.qk_norm) k.qk = take(config_.qk_cols(), plan_.numeric.compute);
-  k.o = take(config_.H * config_.D, plan_.numeric.compute);
-  k.x_mid = take(config_.C, plan_.numeric.compute);
-  k.mlp_in = take(config_.mlp_in_cols(), plan_.numeric.compute);
+  const ModelConfig& c = config_;
+  const DType X = plan_.numeric.compute;
+  const int64_t bytes = kept_block_bytes(c, X, plan_.bounds.tokens);
+  KeptActivations k = kept_block(c, X, plan_.bounds.tokens, kept_.data() + index * bytes);
+  k.lse = k.lse.rows(micro.first_row, micro.first_row + micro.tokens);
+  for (MatrixView* matrix : {&k.qkv, &k.qk, &k.o, &k.x_mid, &k.mlp_in})
+    if (*matrix) *matrix = rows_of(*matrix, micro);
   return k;
 }
 
