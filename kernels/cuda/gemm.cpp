@@ -154,13 +154,13 @@ void Gemm::run(const Product& p) {
   const Shape shape = {p.d.rows,       p.d.cols,       p.K,         p.d.stride,
                        p.a.stride,     p.b.stride,     p.d.dtype,   p.a.dtype,
                        p.a.transposed, p.b.transposed, p.beta != 0, p.bias != nullptr};
-  // The algorithm of a class may refuse a size in it, as one for 16 rows of f32 did a single row.
+  // Should the library refuse a size the algorithm of its class, it gets one of its own.
   for (const Shape& kind : {kind_of(shape), shape}) {
     const Choice& c = choice(kind);
     if (!c.found) continue;
     const cublasStatus_t status = multiply(c, p, shape);
     if (status == CUBLAS_STATUS_SUCCESS) return;
-    check(status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE,
+    check(status == CUBLAS_STATUS_NOT_SUPPORTED,
           "cuBLASLt: product of ({}, {}) by ({}, {}): status {}", p.d.rows, p.K, p.K, p.d.cols,
           static_cast<int>(status));
   }

@@ -1,9 +1,9 @@
 // Gemm: every matrix product of the backend outside attention. Products with aligned rows go to
-// cuBLASLt with one workspace of fixed size and one algorithm per kind: sizes, with the rows of a
-// by their class (row_class), strides and types. It is chosen at its first use by the library's own
-// rules, never by time or by address: so equal shapes give equal bits, wherever the operands lie,
-// and no number of tokens needs a kernel that its class has not used before. The others go to a
-// plain kernel. Used by linear, adapters and head.
+// cuBLASLt with one workspace of fixed size and one algorithm per kind: sizes, tokens by their
+// class (row_class), strides and types. It is chosen at its first use by the library's own rules,
+// never by time or by address: so equal shapes give equal bits, wherever the operands lie, and no
+// number of tokens needs a kernel that its class has not used before. The others go to a plain
+// kernel. Used by linear, adapters and head.
 #pragma once
 
 #include <cuda_runtime_api.h>

@@ -64,7 +64,10 @@ std::vector<KernelCall> usual_calls() {
         if (kernel == Kernel::RmsNormBackward) call.write = Write::Accumulate;
         add(call);
       }
-      add({Kernel::Rope, X, kRows, (m.H + m.Hkv) * m.D, m.D});
+      KernelCall rope{Kernel::Rope, X, kRows, (m.H + m.Hkv) * m.D, m.D};
+      rope.parts = {{m.D}};
+      rope.x_gap = m.Hkv * m.D;
+      add(rope);
       for (const Kernel kernel : {Kernel::Swiglu, Kernel::SwigluBackward})
         add({kernel, X, kRows, m.F});
       add({Kernel::Add, X, kRows, m.C});

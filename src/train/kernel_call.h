@@ -60,10 +60,12 @@ struct KernelCall {
                       // rows of the chunk
   DType weight = DType::F32;          // of a norm's weight, a table, a head chunk
   bool gradient = false;              // linear_backward: dx is wanted; head: acc is
-  std::vector<PartShape> parts = {};  // of a linear; head weight backward: columns of the gradient
+  // Of a linear; head weight backward: columns of the gradient; rope: rotated columns of a head.
+  std::vector<PartShape> parts = {};
   AttentionShape heads = {};
   Write write = Write::Overwrite;  // linear, linear backward, norms backward, embedding
-  int64_t x_gap = 0, y_gap = 0, dx_gap = 0;  // of a linear: elements between rows of x, y or dy, dx
+  // Linears, norms, rope, embedding: elements between the rows of x, of y or dy, of dx.
+  int64_t x_gap = 0, y_gap = 0, dx_gap = 0;
 
   bool operator==(const KernelCall& other) const { return key() == other.key(); }
   // Names the call; equal keys take equal time.

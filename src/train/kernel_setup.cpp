@@ -5,6 +5,7 @@
 #include <cstring>
 #include <optional>
 #include <random>
+#include <span>
 #include <vector>
 
 namespace lema {
@@ -48,7 +49,9 @@ class Tensors {
     return view;
   }
   MatrixView matrix(DType dtype, int64_t rows, int64_t cols, int64_t gap = 0) {
-    return {random(dtype, {rows, cols + gap}).data, dtype, rows, cols, cols + gap};
+    const TensorView all = random(dtype, {rows, cols + gap});
+    activations_.emplace_back(static_cast<const std::byte*>(all.data), all.bytes());
+    return {all.data, dtype, rows, cols, cols + gap};
   }
   TensorView empty(DType dtype, const Shape& shape) {
     TensorView view(nullptr, dtype, shape);
@@ -58,12 +61,15 @@ class Tensors {
     return view;
   }
 
+  std::span<const std::span<const std::byte>> activations() const { return activations_; }
+
  private:
   static constexpr int64_t kPattern = 1 << 16;  // elements that repeat
   Device& device_;
   Ops& ops_;
   KernelSetup::Values values_;
   std::vector<Buffer> buffers_;
+  std::vector<std::span<const std::byte>> activations_;
 };
 
 // A linear's parts with their adapters.
@@ -161,8 +167,9 @@ Run linear(Ops& ops, Operands& t, const KernelCall& c) {
 }
 
 Run norm(Ops& ops, Tensors& t, const KernelCall& c) {
-  const MatrixView x = t.matrix(c.X, c.rows, c.cols), y = t.matrix(c.X, c.rows, c.cols),
-                   dx = t.matrix(c.X, c.rows, c.cols);
+  const MatrixView x = t.matrix(c.X, c.rows, c.cols, c.x_gap),
+                   y = t.matrix(c.X, c.rows, c.cols, c.y_gap),
+                   dx = t.matrix(c.X, c.rows, c.cols, c.dx_gap);
   const TensorView weight = t.random(c.weight, {c.inner}), bias = t.random(c.weight, {c.inner});
   constexpr float kEps = 1e-5f;
   const Write write = c.write;
@@ -222,11 +229,12 @@ Run head(Ops& ops, Tensors& t, const KernelCall& c) {
 }
 
 Run rows(Ops& ops, Tensors& t, const KernelCall& c) {
-  const MatrixView x = t.matrix(c.X, c.rows, c.cols), y = t.matrix(c.X, c.rows, c.cols);
+  const MatrixView x = t.matrix(c.X, c.rows, c.cols, c.x_gap),
+                   y = t.matrix(c.X, c.rows, c.cols, c.y_gap);
   switch (c.kernel) {
     case Kernel::Rope: {
       const TensorView positions = spread(t, c.rows, c.rows),
-                       table = t.random(DType::F32, {c.rows, c.inner});
+                       table = t.random(DType::F32, {c.rows, c.parts[0].out});
       return [=, &ops] { ops.rope(x, positions, table, c.inner, false); };
     }
     case Kernel::Gelu:
@@ -312,5 +320,13 @@ KernelSetup::KernelSetup(Device& device, Ops& ops, const KernelCall& call, Value
       run_(prepare(ops, *operands_, call)) {}
 
 KernelSetup::~KernelSetup() = default;
+
+void KernelSetup::touch_activations() const {
+  constexpr size_t kCacheLine = 64;
+  unsigned sum = 0;
+  for (const std::span<const std::byte> matrix : operands_->activations())
+    for (size_t i = 0; i < matrix.size(); i += kCacheLine) sum += static_cast<unsigned>(matrix[i]);
+  [[maybe_unused]] volatile unsigned kept = sum;
+}
 
 }  // namespace lema

@@ -35,23 +35,25 @@ class RecordingOps final : public Ops {
     call.parts = shapes({&part, 1});
     note_(std::move(call));
   }
-  void rmsnorm(MatrixView y, MatrixView, TensorView weight, float) override {
-    norm(Kernel::RmsNorm, y, weight);
+  void rmsnorm(MatrixView y, MatrixView x, TensorView weight, float) override {
+    norm(Kernel::RmsNorm, x, y, {}, weight, Write::Overwrite);
   }
-  void rmsnorm_backward(MatrixView dx, MatrixView, MatrixView, TensorView weight, float,
+  void rmsnorm_backward(MatrixView dx, MatrixView dy, MatrixView x, TensorView weight, float,
                         Write write) override {
-    norm(Kernel::RmsNormBackward, dx, weight, write);
+    norm(Kernel::RmsNormBackward, x, dy, dx, weight, write);
   }
-  void layernorm(MatrixView y, MatrixView, TensorView weight, TensorView, float) override {
-    norm(Kernel::LayerNorm, y, weight);
+  void layernorm(MatrixView y, MatrixView x, TensorView weight, TensorView, float) override {
+    norm(Kernel::LayerNorm, x, y, {}, weight, Write::Overwrite);
   }
-  void layernorm_backward(MatrixView dx, MatrixView, MatrixView, TensorView weight, float,
+  void layernorm_backward(MatrixView dx, MatrixView dy, MatrixView x, TensorView weight, float,
                           Write write) override {
-    norm(Kernel::LayerNormBackward, dx, weight, write);
+    norm(Kernel::LayerNormBackward, x, dy, dx, weight, write);
   }
-  void rope(MatrixView x, TensorView, TensorView, int64_t head_size, bool) override {
+  void rope(MatrixView x, TensorView, TensorView table, int64_t head_size, bool) override {
     KernelCall call = matrix(Kernel::Rope, x);
     call.inner = head_size;
+    call.parts = {{table.shape[1]}};
+    call.x_gap = gap(x);
     note_(std::move(call));
   }
   void attention(MatrixView o, TensorView, MatrixView, MatrixView, MatrixView, TensorView sequences,
@@ -78,6 +80,7 @@ class RecordingOps final : public Ops {
     KernelCall call = matrix(Kernel::Embedding, y);
     call.weight = table.dtype;
     call.write = write;
+    call.y_gap = gap(y);
     note_(std::move(call));
   }
   void embedding_backward(TensorView, TensorView, MatrixView dy) override {
@@ -140,10 +143,13 @@ class RecordingOps final : public Ops {
     }
     return list;
   }
-  void norm(Kernel kernel, const MatrixView& y, const TensorView& weight,
-            Write write = Write::Overwrite) {
-    KernelCall call = matrix(kernel, y);
+  void norm(Kernel kernel, const MatrixView& x, const MatrixView& y, const MatrixView& dx,
+            const TensorView& weight, Write write) {
+    KernelCall call = matrix(kernel, x);
     call.write = write;
+    call.x_gap = gap(x);
+    call.y_gap = gap(y);
+    if (dx) call.dx_gap = gap(dx);
     call.inner = weight.shape[0];
     call.weight = weight.dtype;
     note_(std::move(call));

@@ -22,13 +22,9 @@ class WeightsChecksum {
   // `folder` outlives the object.
   explicit WeightsChecksum(const ModelFolder& folder)
       : value_(std::async(std::launch::async | std::launch::deferred,
-                          [this, &folder, run = std::this_thread::get_id()] {
-          // Steps go first; a save that waits for it leaves it the CPU.
-          if (std::this_thread::get_id() != run) setpriority(PRIO_PROCESS, 0, 19);
-          return weights_checksum(folder, [this] {
-            if (abandoned_) fail(ErrorCode::Interrupted, "the run ended before its first save");
-          });
-        })) {}
+                          [this, &folder, caller = std::this_thread::get_id()] {
+                            return read(folder, caller);
+                          })) {}
   ~WeightsChecksum() { abandoned_ = true; }  // and value_ waits for the thread
   // Throws what went wrong with it, once it is known.
   void check() const {
@@ -42,6 +38,14 @@ class WeightsChecksum {
   }
 
  private:
+  // Steps go first; a save that waits for the checksum leaves it the CPU. On Linux who 0 is the
+  // calling thread alone.
+  std::string read(const ModelFolder& folder, std::thread::id caller) const {
+    if (std::this_thread::get_id() != caller) setpriority(PRIO_PROCESS, 0, 19);
+    return weights_checksum(folder, [this] {
+      if (abandoned_) fail(ErrorCode::Interrupted, "the run ended before its first save");
+    });
+  }
   bool is_ready() const {
     return value_.wait_for(std::chrono::seconds(0)) == std::future_status::ready;
   }

@@ -133,7 +133,7 @@ void check_disk(int64_t blocks) {
 
 }  // namespace
 
-// The first case: kernels that another has loaded cannot be missing.
+// The first case: kernels that another has loaded cannot be missing, in its first model at least.
 TEST_CASE("gpu: no number of tokens needs a kernel that start-up has not run") {
   const bool dora = GENERATE(false, true);
   TinyModelOptions llama{Family::Llama, 2, DType::BF16, true}, gpt2{Family::Gpt2, 2};
@@ -169,6 +169,12 @@ TEST_CASE("gpu: placement, slots, recompute and offload change no bit of Llama i
 }
 TEST_CASE("gpu: placement, slots, recompute and offload change no bit of GPT-2") {
   check_placements({Family::Gpt2, 4, DType::BF16, true}, "compute=f16");
+}
+// What is kept for three heads of an odd number of tokens is aligned like what is computed again.
+TEST_CASE("gpu: placement, slots, recompute and offload change no bit of three heads") {
+  TinyModelOptions model{Family::Llama, 3, DType::BF16, true};
+  model.settings = {{"hidden_size", 48}, {"num_attention_heads", 3}, {"num_key_value_heads", 3}};
+  check_placements(model, "compute=bf16");
 }
 TEST_CASE("gpu: placement, slots, recompute and offload change no bit of Qwen3") {
   check_placements(tiny_qwen3(), "compute=bf16");

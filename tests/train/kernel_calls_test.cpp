@@ -1,5 +1,7 @@
 // What start-up runs on a GPU, and the plan measures, is what a run calls: every call of every kind
-// of model, set up by its shapes alone, is that call again; and real kernels take it.
+// of model, set up by what is noted of it, is noted as the same again; and real kernels take it.
+#include <algorithm>
+#include <fstream>
 #include <set>
 
 #include "support/train_bench.h"
@@ -57,6 +59,22 @@ TEST_CASE("kernel calls: those of a run are set up as they are") {
   check_calls({}, {R"(lora.modules_to_save=["embed_tokens","lm_head"])"});
   check_calls(gpt2, {R"(lora.modules_to_save=["wte","lm_head"])"});
   check_calls({}, {R"(lora.targets=["q_proj"])", "train.micro_batch_size=1"});
+  check_calls({Family::Llama, 3, DType::F32, false},
+              {R"(lora.targets=["q_proj","lm_head"])", "lora.rank=4", "lora.dropout=0"});
+}
+
+// The mean of such rows is two long ones and a half.
+TEST_CASE("kernel calls: no micro-batch is larger than a run's largest") {
+  const TempFolder folder("lema_mean");
+  const fs::path rows = folder.path() / "rows.jsonl";
+  {
+    std::ofstream out(rows);
+    for (const int length : {96, 24, 96, 24})
+      out << fmt::format("{{\"tokens\":[{}]}}\n",
+                         fmt::join(std::vector<int>(static_cast<size_t>(length), 1), ","));
+  }
+  check_calls({}, {"data.train=" + rows.string(), "data.shuffle=false", "train.batch_size=4",
+                   "train.micro_batch_size=2", "train.max_steps=1"});
 }
 
 TEST_CASE("kernel calls: joined weights, biases, sums, rows that lie apart and evaluations show") {
@@ -73,6 +91,25 @@ TEST_CASE("kernel calls: joined weights, biases, sums, rows that lie apart and e
   CHECK(has(check_calls({Family::Llama, 3, DType::F32, false},
                         {R"(lora.targets=["q_proj","lm_head"])"}),
             "linear", "gaps"));
+}
+
+TEST_CASE("kernel calls: what a block keeps is aligned, whatever its sizes") {
+  ModelConfig config;
+  config.C = config.F = 24, config.H = config.Hkv = 3, config.D = 8, config.qk_norm = true;
+  for (int64_t tokens = 1; tokens < 6; ++tokens) {
+    const KeptActivations kept =
+        kept_block(config, DType::BF16, tokens, reinterpret_cast<std::byte*>(uintptr_t{1} << 40));
+    const std::byte* end = nullptr;
+    for (const void* data : {kept.lse.data, kept.qkv.data, kept.qk.data, kept.o.data,
+                             kept.x_mid.data, kept.mlp_in.data}) {
+      CHECK(reinterpret_cast<uintptr_t>(data) % 64 == 0);
+      CHECK(static_cast<const std::byte*>(data) > end);
+      end = static_cast<const std::byte*>(data);
+    }
+    const int64_t last = (end - reinterpret_cast<std::byte*>(uintptr_t{1} << 40)) +
+                         kept.mlp_in.rows * kept.mlp_in.cols * 2;
+    CHECK(last <= kept_block_bytes(config, DType::BF16, tokens));
+  }
 }
 
 TEST_CASE("kernel calls: the classes of rows") {
