@@ -19,7 +19,7 @@ constexpr int64_t kLeastColumns = 384;
 constexpr double kEnoughSeconds = 0.02;
 constexpr int kLeastRuns = 3, kMostRuns = 5;
 // Read before each measured run, so that it finds the caches as a step leaves them: full of other
-// things, but for the activations that the call before has written. 128 MiB.
+// things, but for what the call before has written. 128 MiB.
 constexpr int64_t kColdFloats = 32 << 20;
 // Calls that a GPU is given at once, as in a step: what it costs to submit one is not the call's.
 constexpr int kQueuedCalls = 8;
@@ -102,7 +102,7 @@ double KernelBench::measure(const KernelCall& call) {
   const auto timed = [&] {
     ops->squared_norm(norm, cold);
     device.synchronize(Queue::Compute);
-    if (device.reads_host_memory()) setup.touch_activations();
+    if (device.reads_host_memory()) setup.touch_input();
     const double start = now();
     for (int i = 0; i < calls; ++i) setup.run();
     device.synchronize(Queue::Compute);

@@ -5,7 +5,6 @@
 #include <cstring>
 #include <optional>
 #include <random>
-#include <span>
 #include <vector>
 
 namespace lema {
@@ -49,9 +48,7 @@ class Tensors {
     return view;
   }
   MatrixView matrix(DType dtype, int64_t rows, int64_t cols, int64_t gap = 0) {
-    const TensorView all = random(dtype, {rows, cols + gap});
-    activations_.emplace_back(static_cast<const std::byte*>(all.data), all.bytes());
-    return {all.data, dtype, rows, cols, cols + gap};
+    return {random(dtype, {rows, cols + gap}).data, dtype, rows, cols, cols + gap};
   }
   TensorView empty(DType dtype, const Shape& shape) {
     TensorView view(nullptr, dtype, shape);
@@ -61,7 +58,8 @@ class Tensors {
     return view;
   }
 
-  std::span<const std::span<const std::byte>> activations() const { return activations_; }
+  // What the call before has just written.
+  MatrixView input;
 
  private:
   static constexpr int64_t kPattern = 1 << 16;  // elements that repeat
@@ -69,7 +67,6 @@ class Tensors {
   Ops& ops_;
   KernelSetup::Values values_;
   std::vector<Buffer> buffers_;
-  std::vector<std::span<const std::byte>> activations_;
 };
 
 // A linear's parts with their adapters.
@@ -158,6 +155,7 @@ Run linear(Ops& ops, Operands& t, const KernelCall& c) {
   const Parts& parts = t.parts.emplace(t, c);
   const MatrixView x = t.matrix(c.X, c.rows, c.cols, c.x_gap),
                    y = t.matrix(c.X, c.rows, parts.columns, c.y_gap);
+  t.input = c.kernel == Kernel::Linear ? x : y;
   if (c.kernel == Kernel::Linear)
     return [=, write = c.write, &ops, &parts] { ops.linear(y, x, parts.parts, write); };
   const MatrixView dx = c.gradient ? t.matrix(c.X, c.rows, c.cols, c.dx_gap) : MatrixView();
@@ -170,6 +168,7 @@ Run norm(Ops& ops, Tensors& t, const KernelCall& c) {
   const MatrixView x = t.matrix(c.X, c.rows, c.cols, c.x_gap),
                    y = t.matrix(c.X, c.rows, c.cols, c.y_gap),
                    dx = t.matrix(c.X, c.rows, c.cols, c.dx_gap);
+  t.input = c.kernel == Kernel::RmsNorm || c.kernel == Kernel::LayerNorm ? x : y;
   const TensorView weight = t.random(c.weight, {c.inner}), bias = t.random(c.weight, {c.inner});
   constexpr float kEps = 1e-5f;
   const Write write = c.write;
@@ -192,8 +191,10 @@ Run attention(Ops& ops, Tensors& t, const KernelCall& c) {
                    V = all.col_range(q + kv, q + 2 * kv);
   const TensorView lse = t.random(DType::F32, {c.rows, c.heads.H}), s = sequences_of(t, c);
   const AttentionShape shape = c.heads;
+  t.input = all;
   if (c.kernel == Kernel::Attention) return [=, &ops] { ops.attention(o, lse, Q, K, V, s, shape); };
   const MatrixView d_all = t.matrix(c.X, c.rows, q + 2 * kv), d_o = t.matrix(c.X, c.rows, q);
+  t.input = d_o;
   return [=, &ops] {
     ops.attention_backward(d_all.col_range(0, q), d_all.col_range(q, q + kv),
                            d_all.col_range(q + kv, q + 2 * kv), d_o, o, lse, Q, K, V, s, shape);
@@ -217,7 +218,7 @@ Run head(Ops& ops, Tensors& t, const KernelCall& c) {
     const MatrixView dx = c.gradient ? t.matrix(c.X, c.rows, C) : MatrixView();
     return [=, &ops] { ops.head_finish(loss, dx, state, 1e-3f); };
   }
-  const MatrixView x = t.matrix(c.X, c.rows, C);
+  const MatrixView x = t.input = t.matrix(c.X, c.rows, C);
   const TensorView weight = t.random(c.weight, {c.inner, C}), targets = spread(t, c.rows, c.inner);
   if (c.kernel == Kernel::HeadChunk)
     return [=, &ops] {
@@ -231,6 +232,7 @@ Run head(Ops& ops, Tensors& t, const KernelCall& c) {
 Run rows(Ops& ops, Tensors& t, const KernelCall& c) {
   const MatrixView x = t.matrix(c.X, c.rows, c.cols, c.x_gap),
                    y = t.matrix(c.X, c.rows, c.cols, c.y_gap);
+  t.input = c.kernel == Kernel::GeluBackward || c.kernel == Kernel::SwigluBackward ? y : x;
   switch (c.kernel) {
     case Kernel::Rope: {
       const TensorView positions = spread(t, c.rows, c.rows),
@@ -248,7 +250,10 @@ Run rows(Ops& ops, Tensors& t, const KernelCall& c) {
     case Kernel::Swiglu:
     case Kernel::SwigluBackward: {
       const MatrixView both = t.matrix(c.X, c.rows, 2 * c.cols);
-      if (c.kernel == Kernel::Swiglu) return [=, &ops] { ops.swiglu(y, both); };
+      if (c.kernel == Kernel::Swiglu) {
+        t.input = both;
+        return [=, &ops] { ops.swiglu(y, both); };
+      }
       return [=, &ops] { ops.swiglu_backward(both, y, both); };
     }
     case Kernel::ScatterRows: {
@@ -321,11 +326,15 @@ KernelSetup::KernelSetup(Device& device, Ops& ops, const KernelCall& call, Value
 
 KernelSetup::~KernelSetup() = default;
 
-void KernelSetup::touch_activations() const {
-  constexpr size_t kCacheLine = 64;
+void KernelSetup::touch_input() const {
+  constexpr int64_t kCacheLine = 64;
+  const MatrixView& input = operands_->input;
   unsigned sum = 0;
-  for (const std::span<const std::byte> matrix : operands_->activations())
-    for (size_t i = 0; i < matrix.size(); i += kCacheLine) sum += static_cast<unsigned>(matrix[i]);
+  for (int64_t row = 0; row < input.rows; ++row) {
+    const auto* at = static_cast<const std::byte*>(input.row_range(row, row + 1).data);
+    for (int64_t i = 0; i < input.cols * element_bytes(input.dtype); i += kCacheLine)
+      sum += static_cast<unsigned>(at[i]);
+  }
   [[maybe_unused]] volatile unsigned kept = sum;
 }
 

@@ -20,8 +20,9 @@ class KernelSetup {
 
   // Submits the call.
   void run() const { run_(); }
-  // Brings its matrices of activations into the caches, those of the CPU.
-  void touch_activations() const;
+  // Brings into the caches, those of the CPU, what the call before it in a step has just written:
+  // x, of a backward dy.
+  void touch_input() const;
 
  private:
   struct Operands;
