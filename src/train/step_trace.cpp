@@ -111,10 +111,10 @@ StepBatch mean_step(const StepBounds& bounds) {
   step.tokens = at_least_one(mean.tokens);
   step.trained_tokens = std::min(step.tokens, at_least_one(mean.trained));
   const int64_t length = at_least_one(mean.squares / mean.tokens), rows = at_least_one(mean.rows);
-  const int64_t sequences = std::min(rows, (step.tokens + length - 1) / length);
-  int64_t micro_count = std::min(sequences, (rows + bounds.micro_rows - 1) / bounds.micro_rows);
-  // Fewer and longer rows than a step has: the largest of its micro-batches is no larger for that.
   const auto up = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
+  const int64_t sequences = std::min(rows, up(step.tokens, length));
+  int64_t micro_count = std::min(sequences, up(rows, bounds.micro_rows));
+  // Fewer and longer rows than a step has: the largest of its micro-batches is no larger for that.
   while (micro_count < sequences &&
          up(sequences, micro_count) * up(step.tokens, sequences) > bounds.micro_tokens)
     ++micro_count;
