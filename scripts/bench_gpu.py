@@ -182,8 +182,8 @@ def judge_memory(row, r):
 
 def check_mixed(options, batch, length, settings):
     train, evaluation = (options.folder / f"mixed_{batch}x{length}_{name}.jsonl" for name in ("train", "eval"))
-    write_mixed_rows(train, 200 * batch, length)
-    write_mixed_rows(evaluation, 8, length)
+    write_mixed_rows(train, 200 * batch, length, seed=5)
+    write_mixed_rows(evaluation, 8, length, seed=6)
     r = run(options, batch, length, [f"data.train={train}", f"data.eval={evaluation}", "train.max_steps=200",
                                      "eval.every_steps=100", *settings], blocks=options.gradient_blocks)
     row = f"{batch}x2..{length}"

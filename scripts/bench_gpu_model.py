@@ -65,9 +65,9 @@ def write_rows(path, rows, length):
             out.write(json.dumps({"tokens": ids, "mask": [1] * length}) + "\n")
 
 
-def write_mixed_rows(path, rows, length):
+def write_mixed_rows(path, rows, length, seed):
     """Rows of 2 to `length` tokens, as many of one order of magnitude as of another; half of the tokens are trained."""
-    draw = random.Random(5)
+    draw = random.Random(seed)
     with open(path, "w") as out:
         for _ in range(rows):
             count = round(2 * (length / 2) ** draw.random())

@@ -71,13 +71,12 @@ Gemm::Choice Gemm::choose(const Shape& s) const {
   }
   const std::array dtypes = {s.ab, s.ab, s.d};
   const std::array strides = {s.b_stride, s.a_stride, s.d_stride};
-  for (size_t i = 0; i < kMatrices; ++i) {
-    const Size size = sizes(s)[i];
+  const std::array<Size, kMatrices> of = sizes(s);
+  for (size_t i = 0; i < kMatrices; ++i)
     check_library(library_.create_layout(&c.layouts[i], library_type(dtypes[i]),
-                                         static_cast<uint64_t>(size.rows),
-                                         static_cast<uint64_t>(size.cols), strides[i]),
+                                         static_cast<uint64_t>(of[i].rows),
+                                         static_cast<uint64_t>(of[i].cols), strides[i]),
                   "describing a matrix");
-  }
 
   cublasLtMatmulPreference_t preference = nullptr;
   check_library(library_.create_preference(&preference), "describing a choice");
@@ -127,14 +126,14 @@ const Gemm::Choice& Gemm::choice(const Shape& kind) {
 }
 
 cublasStatus_t Gemm::multiply(const Choice& c, const Product& p, const Shape& shape) const {
+  const std::array<Size, kMatrices> of = sizes(shape);
   for (size_t i = 0; i < kMatrices; ++i) {
-    const Size size = sizes(shape)[i];
     const auto set = [&](cublasLtMatrixLayoutAttribute_t which, int64_t value) {
       check_library(library_.set_layout(c.layouts[i], which, &value, sizeof(value)),
                     "describing a matrix");
     };
-    set(CUBLASLT_MATRIX_LAYOUT_ROWS, size.rows);
-    set(CUBLASLT_MATRIX_LAYOUT_COLS, size.cols);
+    set(CUBLASLT_MATRIX_LAYOUT_ROWS, of[i].rows);
+    set(CUBLASLT_MATRIX_LAYOUT_COLS, of[i].cols);
   }
   if (p.bias != nullptr)
     check_library(
@@ -154,17 +153,14 @@ void Gemm::run(const Product& p) {
   const Shape shape = {p.d.rows,       p.d.cols,       p.K,         p.d.stride,
                        p.a.stride,     p.b.stride,     p.d.dtype,   p.a.dtype,
                        p.a.transposed, p.b.transposed, p.beta != 0, p.bias != nullptr};
-  // Should the library refuse a size the algorithm of its class, it gets one of its own.
-  for (const Shape& kind : {kind_of(shape), shape}) {
-    const Choice& c = choice(kind);
-    if (!c.found) continue;
-    const cublasStatus_t status = multiply(c, p, shape);
-    if (status == CUBLAS_STATUS_SUCCESS) return;
-    check(status == CUBLAS_STATUS_NOT_SUPPORTED,
-          "cuBLASLt: product of ({}, {}) by ({}, {}): status {}", p.d.rows, p.K, p.K, p.d.cols,
-          static_cast<int>(status));
-  }
-  plain_product(device_.stream(Queue::Compute), p);
+  const Choice& c = choice(kind_of(shape));
+  const cublasStatus_t status = c.found ? multiply(c, p, shape) : CUBLAS_STATUS_NOT_SUPPORTED;
+  check(status == CUBLAS_STATUS_SUCCESS || status == CUBLAS_STATUS_NOT_SUPPORTED,
+        "cuBLASLt: product of ({}, {}) by ({}, {}): status {}", p.d.rows, p.K, p.K, p.d.cols,
+        static_cast<int>(status));
+  // An algorithm of its own for a size that its class's refuses would be loaded in mid-run.
+  if (status != CUBLAS_STATUS_SUCCESS)
+    plain_product(device_.stream(Queue::Compute), p);
 }
 
 }  // namespace lema::cuda

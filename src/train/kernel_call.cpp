@@ -33,6 +33,7 @@ std::string KernelCall::key() const {
       key += fmt::format("+r{}{}{}", p.rank, p.dropout ? "d" : "", p.magnitude ? "m" : "");
   }
   if (x_gap + y_gap + dx_gap > 0) key += fmt::format(" gaps {} {} {}", x_gap, y_gap, dx_gap);
+  if (table_offset > 0) key += fmt::format(" table at {}", table_offset);
   if (heads.H > 0)
     key += fmt::format(" heads {}/{}x{} window {}", heads.H, heads.Hkv, heads.D, heads.window);
   return key;

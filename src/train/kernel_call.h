@@ -66,6 +66,7 @@ struct KernelCall {
   Write write = Write::Overwrite;  // linear, linear backward, norms backward, embedding
   // Linears, norms, rope, embedding: elements between the rows of x, of y or dy, of dx.
   int64_t x_gap = 0, y_gap = 0, dx_gap = 0;
+  int64_t table_offset = 0;  // embedding: bytes from where 16 may be read at once to the table
 
   bool operator==(const KernelCall& other) const { return key() == other.key(); }
   // Names the call; equal keys take equal time.

@@ -264,7 +264,9 @@ Run rows(Ops& ops, Tensors& t, const KernelCall& c) {
       constexpr int64_t kTableRows = 16384;
       const TensorView ids = spread(t, c.rows, kTableRows);
       if (c.kernel == Kernel::Embedding) {
-        const TensorView table = t.random(c.weight, {kTableRows, c.cols});
+        const TensorView room = t.random(c.weight, {kTableRows + 16, c.cols}),
+                         table(static_cast<std::byte*>(room.data) + c.table_offset, c.weight,
+                               {kTableRows, c.cols});
         return [=, write = c.write, &ops] { ops.embedding(y, ids, table, write); };
       }
       const TensorView d_table = t.random(DType::F32, {kTableRows, c.cols});

@@ -81,6 +81,7 @@ class RecordingOps final : public Ops {
     call.weight = table.dtype;
     call.write = write;
     call.y_gap = gap(y);
+    call.table_offset = static_cast<int64_t>(reinterpret_cast<uintptr_t>(table.data) % 16);
     note_(std::move(call));
   }
   void embedding_backward(TensorView, TensorView, MatrixView dy) override {
