@@ -4,9 +4,10 @@ reading alone take; and trains a step of Llama-2-7B's shape in little memory.
 
     scripts/bench_disk.py --lema build/lema --reader build/tests/bench_disk --folder /tmp/bench
 
-The model (2.5 GB of random bf16 weights) is written once. A round is, for every row count: reading alone (tests/bench
-/disk.cpp, past the page cache), a run that holds all weights, and a run under --ram, which reads them. Figures are
-medians over the rounds of the median step; the ratio is step / max(held step, disk bytes of the step / reading rate).
+The model (2.5 GB of random bf16 weights) is written once. A round is, for every row count: a run that holds all weights
+and a run under --ram, which reads them and stands still after every second step for a reading alone (disk_share.py).
+Its mean step is held to the mean of max(step of the run that holds them, bytes of the step / rate around it); figures
+are medians over the rounds.
 --seven-b makes a sparse file of 13 GB that holds zeros and trains one step under memory.ram 2.4 GB instead.
 """
 import argparse
@@ -20,7 +21,9 @@ import subprocess
 import sys
 import time
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests" / "support"))
+SCRIPTS = pathlib.Path(__file__).resolve().parent
+sys.path[:0] = [str(SCRIPTS), str(SCRIPTS.parent / "tests" / "support")]
+import disk_share  # noqa: E402
 import tiny_folder  # noqa: E402
 
 # blocks, hidden, intermediate, heads, vocabulary
@@ -99,8 +102,8 @@ def drop_cache(folder):
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def train(options, model, vocabulary, batch, length, steps, settings):
-    """The metrics of a run's steps, its plan, and the most memory that the kernel saw it hold."""
+def command_of(options, model, vocabulary, batch, length, steps, settings):
+    """A run's command and its folder."""
     rows = options.folder / f"rows_{length}.jsonl"
     if not rows.exists():
         write_rows(rows, vocabulary, length)
@@ -112,44 +115,50 @@ def train(options, model, vocabulary, batch, length, steps, settings):
                     *settings, *options.set]:
         command += ["--set", setting]
     drop_cache(model)
-    log = open(options.folder / "log", "w+")
-    process = subprocess.Popen(command, stderr=log, stdout=log)
-    _, status, usage = os.wait4(process.pid, 0)
-    log.seek(0)
-    if status != 0:
-        sys.exit(log.read())
-    metrics = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    plan = json.loads((output / "plan.json").read_text())
-    return metrics, plan, usage.ru_maxrss * 1024
+    return command, output
 
 
-def reading_rate(options, model):
-    drop_cache(model)
-    result = subprocess.run([options.reader, model, "direct"], capture_output=True, text=True, check=True)
-    return json.loads(result.stdout)["bytes_per_s"]
+def train(command, output):
+    """The metrics of a run's steps, its plan, and the most memory that the kernel saw it hold."""
+    with open(output.with_name(output.name + ".log"), "w+") as log:
+        process = subprocess.Popen(command, stderr=log, stdout=log)
+        _, status, usage = os.wait4(process.pid, 0)
+        log.seek(0)
+        if status != 0:
+            sys.exit(log.read())
+    return disk_share.steps_of(output), json.loads((output / "plan.json").read_text()), usage.ru_maxrss * 1024
 
 
 def bench_tier(options):
     shape = SHAPES["2.5 GB"]
     model = options.folder / "model"
     write_model(model, shape, False)
-    rounds = {rows: [] for rows in options.rows}
+
+    def read():
+        drop_cache(model)
+        return disk_share.read_alone(options.reader, model)
+
+    totals = {rows: [] for rows in options.rows}
     for _ in range(options.rounds):
         for rows in options.rows:
             batch, length = map(int, rows.split("x"))
             # Both arms keep no activations: the budget would leave one of them less room for these.
-            arm = lambda *settings: train(options, model, shape[4], batch, length, options.steps,
-                                          [*settings, "memory.activations=recompute"])[0][1:]
-            rate = reading_rate(options, model)
-            held = statistics.median(m["step_ms"] for m in arm("memory.disk=direct"))
-            streamed = arm("memory.disk=direct", f"memory.ram={options.ram}")
-            step = statistics.median(m["step_ms"] for m in streamed)
-            disk, stall = (statistics.median(m[key] for m in streamed) for key in ("disk_bytes", "stall_ms"))
-            floor = max(held, 1000 * disk / rate)
-            rounds[rows].append((rate / 1e9, held, step, disk / 1e9, stall, step / floor))
+            arm = lambda *settings: command_of(options, model, shape[4], batch, length, options.steps, [
+                "memory.disk=direct", "memory.activations=recompute", *settings])
+            held = statistics.median(m["step_ms"] for m in train(*arm())[0][2:])
+            command, output = arm(f"memory.ram={options.ram}")
+            code, rates, steps = disk_share.run_beside_readings(command, output, options.steps, read)
+            if code != 0 or not steps:
+                sys.exit(f"{rows}: exit {code}, {len(steps)} steps after the checksum of the weights: {output}.log")
+            print(f"{rows}: held {held:.0f} ms, read alone GB/s {' '.join(f'{r / 1e9:.2f}' for r in rates.values())}; steps "
+                  + ", ".join(f"{m['own_ms']:.0f} ms ({m['own_ms'] / max(held, m['read_ms']):.3f})" for m in steps), flush=True)
+            own, alone, disk, stall = (sum(m[key] for m in steps) / len(steps)
+                                       for key in ("own_ms", "read_ms", "disk_bytes", "stall_ms"))
+            floor = sum(max(held, m["read_ms"]) for m in steps) / len(steps)
+            totals[rows].append((disk / alone / 1e6, held, own, disk / 1e9, stall, own / floor))
     print("| rows x tokens | read alone GB/s | step, all held ms | step from disk ms | read GB a step | stall ms | ratio |")
     print("|---|---|---|---|---|---|---|")
-    for rows, values in rounds.items():
+    for rows, values in totals.items():
         rate, held, step, disk, stall, ratio = (statistics.median(v) for v in zip(*values))
         print(f"| {rows} | {rate:.2f} | {held:.0f} | {step:.0f} | {disk:.2f} | {stall:.0f} | {ratio:.3f} |")
 
@@ -158,7 +167,7 @@ def bench_seven_b(options):
     shape = SHAPES["7B"]
     model = options.folder / "seven_b"
     write_model(model, shape, True)
-    metrics, plan, peak = train(options, model, shape[4], 1, 128, 1, ["memory.ram=2.4GB"])
+    metrics, plan, peak = train(*command_of(options, model, shape[4], 1, 128, 1, ["memory.ram=2.4GB"]))
     planned = plan["process_bytes"] + plan["mapped_bytes"]
     print(f"step {metrics[0]['step_ms'] / 1000:.1f} s, read {metrics[0]['disk_bytes'] / 1e9:.1f} GB, peak RSS "
           f"{peak / 1e9:.3f} GB, planned {planned / 1e9:.3f} GB of 2.4")
@@ -171,7 +180,7 @@ def main():
     parser.add_argument("--folder", type=pathlib.Path, required=True)
     parser.add_argument("--rows", nargs="+", default=["1x16", "2x256", "8x256"])
     parser.add_argument("--ram", default="1GB")
-    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seven-b", action="store_true")
     parser.add_argument("--set", nargs="*", default=[], help="further settings of every run")

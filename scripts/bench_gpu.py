@@ -28,7 +28,6 @@ import importlib.util
 import json
 import math
 import pathlib
-import signal
 import statistics
 import subprocess
 import sys
@@ -37,6 +36,7 @@ import time
 
 SCRIPTS = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(SCRIPTS), str(SCRIPTS.parent / "tests" / "support")]
+import disk_share  # noqa: E402
 from bench_gpu_model import C, F, write_mixed_rows, write_model, write_rows  # noqa: E402
 from process_memory import run_and_watch  # noqa: E402
 
@@ -193,48 +193,21 @@ def check_mixed(options, batch, length, settings):
               f"{planned:.1f} MiB, driver {r['vram']:.1f}, grew by {r['growth']} bytes", flush=True)
 
 
-def read_alone(options):
-    """Bytes per second of reading all weights past the page cache, in a process of its own."""
-    command = [options.reader, model_folder(options, options.blocks), "direct"]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)["bytes_per_s"]
-
-
 def describe_disk(options, batch, length, settings):
-    """Steps whose weights come from disk beside the time of their bytes at the mean rate of the readings alone before
-    and after them, for which the run stands still: a virtual disk's rate wavers from one second to the next. The first
-    two steps share the disk with the checksum of the weights."""
-    output = options.folder / f"disk_{time.time_ns()}"
-    rates, paused, done = {0: read_alone(options)}, {}, 0
-    process = subprocess.Popen(command_of(options, batch, length, settings, output), stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL)
-    while process.poll() is None:
-        time.sleep(0.005)
-        metrics = output / "metrics.jsonl"
-        lines = metrics.read_text().rpartition("\n")[0].splitlines() if metrics.exists() else []
-        steps = [m for m in map(json.loads, lines) if "step_ms" in m]
-        if len(steps) == done:
-            continue
-        done = len(steps)
-        if done % 2 == 0 and done < options.steps:
-            process.send_signal(signal.SIGSTOP)
-            start = time.monotonic()
-            rates[done] = read_alone(options)
-            process.send_signal(signal.SIGCONT)
-            paused[done + 1] = 1000 * (time.monotonic() - start)
-    if not require(process.returncode == 0, f"{batch}x{length} from disk: exit {process.returncode}"):
+    """Steps whose weights come from disk beside the time of their bytes read alone (disk_share.py)."""
+    row, output = f"{batch}x{length} from disk", options.folder / f"disk_{time.time_ns()}"
+    model = model_folder(options, options.blocks)
+    code, rates, steps = disk_share.run_beside_readings(command_of(options, batch, length, settings, output), output,
+                                                        options.steps, lambda: disk_share.read_alone(options.reader, model))
+    if not require(code == 0 and steps, f"{row}: exit {code}, {len(steps)} steps after the checksum of the weights"):
         return
-    steps = [m for m in map(json.loads, metrics.read_text().splitlines()) if "step_ms" in m]
-    rates[options.steps] = read_alone(options)
-    print(f"{batch}x{length} from disk, read alone GB/s: {' '.join(f'{r / 1e9:.3f}' for r in rates.values())}", flush=True)
-    times, floors = [], []
-    for number, m in enumerate(steps[2:], 3):
-        before, after = rates[(number - 1) // 2 * 2], rates[min((number + 1) // 2 * 2, options.steps)]
-        times.append(m["step_ms"] - paused.get(number, 0))
-        floors.append(1000 * m["disk_bytes"] * (1 / before + 1 / after) / 2)
-        print(f"{batch}x{length} from disk, step {number}: {times[-1]:.0f} ms{' less a pause' if number in paused else ''}, "
-              f"{m['disk_bytes'] / 1e9:.2f} GB, {times[-1] / floors[-1]:.3f}", flush=True)
-    print(f"{batch}x{length} from disk: median {statistics.median(times):.0f} ms; all steps after two are "
-          f"{sum(times) / sum(floors):.3f} of their bytes alone", flush=True)
+    print(f"{row}, read alone GB/s: {' '.join(f'{r / 1e9:.3f}' for r in rates.values())}", flush=True)
+    for m in steps:
+        print(f"{row}, step {m['step']}: {m['own_ms']:.0f} ms{' less a pause' if m['own_ms'] < m['step_ms'] else ''}, "
+              f"{m['disk_bytes'] / 1e9:.2f} GB, {m['own_ms'] / m['read_ms']:.3f}", flush=True)
+    own, alone = ([m[key] for m in steps] for key in ("own_ms", "read_ms"))
+    print(f"{row}: median {statistics.median(own):.0f} ms; these steps are {sum(own) / sum(alone):.3f} of their bytes "
+          f"alone", flush=True)
 
 
 def adapter_after(options, batch, length, settings, blocks):

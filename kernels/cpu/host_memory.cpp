@@ -38,18 +38,16 @@ void commit_pages(char* data, size_t bytes) {
 
 }  // namespace
 
-void* map_memory(int64_t bytes, std::string_view label, bool commit) {
+void* map_memory(int64_t bytes, std::string_view label, Commit commit) {
   check(bytes >= 0, "{}: {} bytes asked for", label, bytes);
   const auto length = static_cast<size_t>(std::max<int64_t>(bytes, 1));
   void* data = mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (data == MAP_FAILED)
     fail(ErrorCode::DoesNotFit, "{}: cannot allocate {} of host memory", label,
          format_bytes(bytes));
-  if (commit) commit_pages(static_cast<char*>(data), length);
-  // Pages of 2 MiB, so that a row of a matrix seldom costs a page walk. Only a request, and after
-  // the small pages are there, which the kernel joins in time: a virtual machine that hands free
-  // memory back does so in large blocks, and a page of one costs ten times what small pages do.
-  madvise(data, length, MADV_HUGEPAGE);
+  if (commit == Commit::Small) commit_pages(static_cast<char*>(data), length);
+  madvise(data, length, MADV_HUGEPAGE);  // only a request
+  if (commit == Commit::Huge) commit_pages(static_cast<char*>(data), length);
   return data;
 }
 

@@ -1,0 +1,64 @@
+"""What training steps make of a disk: their time beside that of their bytes read alone. A virtual disk's rate wavers from
+one second to the next, so that the run stands still (SIGSTOP) after every second step while a reader of its own takes
+the rate. Of bench_disk.py and bench_gpu.py."""
+import json
+import pathlib
+import signal
+import subprocess
+import time
+
+
+def read_alone(reader, model):
+    """Bytes per second of reading all weights past the page cache (tests/bench/disk.cpp)."""
+    result = subprocess.run([reader, model, "direct"], capture_output=True, text=True, check=True)
+    return json.loads(result.stdout)["bytes_per_s"]
+
+
+def steps_of(output):
+    metrics = output / "metrics.jsonl"
+    lines = metrics.read_text().rpartition("\n")[0].splitlines() if metrics.exists() else []
+    return [m for m in map(json.loads, lines) if "step_ms" in m]
+
+
+def reads_checksum(process):
+    """Whether a fresh run still reads its weights for their checksum: in its only thread of the lowest priority."""
+    for stat in pathlib.Path(f"/proc/{process.pid}/task").glob("*/stat"):
+        try:
+            if stat.read_text().rpartition(")")[2].split()[16] == "19":
+                return True
+        except OSError:
+            pass  # a thread that has just ended
+    return False
+
+
+def run_beside_readings(command, output, step_count, read):
+    """Runs a training command of that many steps with read() before it, after every second step and after it. Returns
+    the exit code, the rates, and the metrics of the steps that had the disk to themselves, which the first ones share
+    with the checksum of the weights: "own_ms" is step_ms less a pause, "read_ms" its bytes' time at the mean of the rates
+    around it."""
+    rates, paused, done, shared = {0: read()}, {}, 0, None
+    with open(output.with_name(output.name + ".log"), "w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+        while process.poll() is None:
+            time.sleep(0.005)
+            count = len(steps_of(output))
+            if shared is None and done > 1 and not reads_checksum(process):
+                shared = count + 1
+            if count == done:
+                continue
+            done = count
+            if done % 2 == 0 and done < step_count:
+                process.send_signal(signal.SIGSTOP)
+                start = time.monotonic()
+                rates[done] = read()
+                process.send_signal(signal.SIGCONT)
+                paused[done + 1] = 1000 * (time.monotonic() - start)
+    if process.returncode != 0:
+        return process.returncode, rates, []
+    rates[step_count] = read()
+    steps = steps_of(output)
+    for number, step in enumerate(steps, 1):
+        before, after = rates[(number - 1) // 2 * 2], rates[min((number + 1) // 2 * 2, step_count)]
+        step["own_ms"] = step["step_ms"] - paused.get(number, 0)
+        step["read_ms"] = 1000 * step["disk_bytes"] * (1 / before + 1 / after) / 2
+    return 0, rates, steps[max(2, shared or step_count):]
