@@ -1,5 +1,5 @@
 // AMX: a unit that multiplies 16 x 32 by 32 x 16 bf16 numbers in one instruction and sums in f32.
-// Called by gemm_bf16.cpp and matvec_amx.cpp.
+// Called by gemm_bf16.cpp and matvec_pairs.cpp.
 #pragma once
 
 #include <immintrin.h>

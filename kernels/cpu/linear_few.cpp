@@ -9,7 +9,7 @@
 #include "cpu/adapters.h"
 #include "cpu/convert.h"
 #include "cpu/matvec.h"
-#include "cpu/matvec_amx.h"
+#include "cpu/matvec_pairs.h"
 #include "cpu/tile.h"
 
 namespace lema::cpu {
@@ -86,11 +86,11 @@ FewRows take_rows(Workspace& workspace, const MatrixView& x, const Parts& parts)
   float* rows = workspace.take(N * I);
   widen_tile(rows, I, x);
   FewRows out{N, I, rows, nullptr};
-  const auto on_amx = [&](const Part& p) {
-    return N > 1 && p.linear != nullptr && p.weight.row_stride == 1 && p.O >= kAmxCols &&
-           few_run_on_amx(p.weight.dtype, I);
+  const auto in_pairs = [&](const Part& p) {
+    return p.linear != nullptr && p.weight.row_stride == 1 && p.O >= kPairCols &&
+           few_run_in_pairs(p.weight.dtype, N, I, x.dtype);
   };
-  if (std::none_of(parts.all.begin(), parts.all.end(), on_amx)) return out;
+  if (std::none_of(parts.all.begin(), parts.all.end(), in_pairs)) return out;
   float* pairs = workspace.take(few_pairs_floats(I, x.dtype));
   pack_few_pairs(pairs, rows, N, I, x.dtype);
   out.pairs = pairs;
@@ -113,7 +113,7 @@ void low_rank(ThreadPool& pool, const Parts& parts, const FewRows& x, DType X) {
       std::copy_n(tile + row * kFewCols, n, part.h + row * lora.a.shape[0] + r);
     }
   };
-  parts.for_blocks(pool, kAmxCols, columns, multiply);
+  parts.for_blocks(pool, kPairCols, columns, multiply);
 }
 
 }  // namespace
@@ -126,7 +126,7 @@ void linear_few(ThreadPool& pool, Workspace& workspace, const MatrixView& y, con
   low_rank(pool, parts, rows, X);
   const auto columns = [&](const Part& p) { return Columns{p.O, rows.I, p.weight.dtype}; };
   // Of weights (I, O) a block reads a piece of every row, which should not be short.
-  const int64_t block = linears[0].transposed ? kFewCols : kAmxCols;
+  const int64_t block = linears[0].transposed ? kFewCols : kPairCols;
   parts.for_blocks(pool, block, columns, [&](const Part& part, int64_t o, int64_t n, bool goes_on) {
     float tile[kFewRows * kFewCols];
     multiply_few(tile, rows, part.weight.from(0, o), n, Write::Overwrite, X, goes_on);

@@ -1,11 +1,11 @@
-// Two layouts: weight rows as long dot products (O, I), on AMX where it can, or weight rows added
-// up (I, O).
+// Two layouts: weight rows as long dot products (O, I), in pairs where the CPU can, or weight rows
+// added up (I, O).
 #include "cpu/matvec.h"
 
 #include <algorithm>
 #include <cstring>
 
-#include "cpu/matvec_amx.h"
+#include "cpu/matvec_pairs.h"
 #include "cpu/simd.h"
 #include "dispatch.h"
 
@@ -154,10 +154,10 @@ template <int W, bool kRound, typename T>
 void multiply_few(float* tile, const FewRows& x, const Operand& w, int64_t n, Write write, DType X,
                   bool goes_on) {
   const bool dots = w.row_stride == 1;
-  if (dots && x.pairs != nullptr && n == kAmxCols && write == Write::Overwrite &&
-      few_run_on_amx(w.dtype, x.I))
-    return multiply_few_amx(tile, kFewCols, x.pairs, static_cast<const bf16*>(w.data), w.col_stride,
-                            x.N, x.I, X, goes_on);
+  if (dots && x.pairs != nullptr && n == kPairCols && write == Write::Overwrite &&
+      few_run_in_pairs(w.dtype, x.N, x.I, X))
+    return multiply_few_pairs(tile, kFewCols, x.pairs, static_cast<const bf16*>(w.data),
+                              w.col_stride, x.N, x.I, X, goes_on);
   const int64_t ldw = dots ? w.col_stride : w.row_stride;
   const bool accumulate = write == Write::Accumulate, round = X == DType::BF16 && w.dtype != X;
   with_storage(w.dtype, [&]<typename T>(Type<T>) {

@@ -13,7 +13,7 @@ inline constexpr int64_t kFewRows = 16, kFewCols = 64;
 struct FewRows {
   int64_t N = 0, I = 0;
   const float* rows = nullptr;   // f32, rounded to X
-  const float* pairs = nullptr;  // for AMX, as pack_few_pairs gives them; null: without
+  const float* pairs = nullptr;  // as pack_few_pairs gives them; null: without
 };
 
 // tile (N, n) f32, rows kFewCols apart, (=|+=) x w, w (I, n) in either order. w is rounded to X

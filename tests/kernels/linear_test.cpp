@@ -93,9 +93,8 @@ TEST_CASE("linear: more than one block in every direction") {
   }
 }
 
-// Up to 16 rows: columns of whole blocks of 32 and of less, weights that AMX takes as they lie and
-// others, with and without it.
-
+// Up to 16 rows: columns of whole blocks of 32 and of less, weights that units for pairs take as they
+// lie and others, with each such unit and without.
 TEST_CASE("linear: few rows") {
   const auto check_all = [] {
     for (DType X : activations())
@@ -117,8 +116,11 @@ TEST_CASE("linear: few rows") {
   check_all();
   if (!tests_cpu()) return;
   const cpu::Bf16Products widest = cpu::widest_bf16_products();
-  cpu::use_bf16_products(cpu::Bf16Products::Widened);
-  check_all();
+  for (const auto products : {cpu::Bf16Products::Avx512, cpu::Bf16Products::Widened}) {
+    if (products >= widest) continue;
+    cpu::use_bf16_products(products);
+    check_all();
+  }
   cpu::use_bf16_products(widest);
 }
 
