@@ -76,10 +76,9 @@ template <int64_t kParts>
   for (int64_t i = 0; i < I; i += kStep) {
     const bf16* next = w + (i + kLanesAhead < I ? i + kLanesAhead
                                                 : i + kLanesAhead - I + kSide * stride);
-    if (i + kLanesAhead < I || goes_on)
-#pragma GCC unroll 16
-      for (int64_t row = 0; row < kSide; ++row) __builtin_prefetch(next + row * stride);
-    for (int64_t k = i; k < i + kStep; k += 2) {
+    const int64_t next_row = i + kLanesAhead < I || goes_on ? stride : 0;
+    for (int64_t k = i; k < i + kStep; k += 2, next += next_row) {
+      __builtin_prefetch(next);
       const __m512i x = _mm512_loadu_si512(pairs + k / 2 * kSide);
 #pragma GCC unroll 16
       for (int64_t row = 0; row < kSide; ++row) {
