@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "core/units.h"
+#include "device.h"
 #include "stream/disk_reader.h"
 
 namespace lema {
@@ -66,13 +67,14 @@ double read_rate(const ModelFolder& folder, size_t index, bool direct, bool cold
   for (const Extent& extent : extents)
     if (cold && !direct) file.forget_cached(extent.bytes, extent.file_offset);
   const HostImage image(extents);
-  std::vector<std::byte> memory(static_cast<size_t>(image.bytes() + kDiskBlock));
-  const size_t beyond = reinterpret_cast<uintptr_t>(memory.data()) % kDiskBlock;
+  const std::unique_ptr<Device> cpu = make_cpu_device();  // whose pages are those of a ring
+  cpu->commit_allocations();
+  const Buffer memory = cpu->allocate_pinned(image.bytes(), "what is read to time the disk");
   const DiskFiles files(folder, direct);
   DiskReader reader(files);
   DiskJob job;
   const auto start = std::chrono::steady_clock::now();
-  reader.start(image, memory.data() + (kDiskBlock - beyond), job);
+  reader.start(image, memory.data(), job);
   reader.wait(job);
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   return static_cast<double>(image.bytes()) / seconds.count();
@@ -84,8 +86,11 @@ double disk_rate(const ModelFolder& folder, DiskMode mode) {
   const size_t largest = largest_file(folder);
   const int64_t places = folder.files()[largest].file().size() / kSampleBytes;
   if (places < 2) return std::numeric_limits<double>::infinity();
-  return read_rate(folder, largest, mode == DiskMode::Direct, true,
-                   std::min(kRateSamples, places / 2));
+  const int64_t samples = std::min(kRateSamples, places / 2), rounds = kRateSamples / samples;
+  double seconds = 0;  // for a byte, of each round
+  for (int64_t round = 0; round < rounds; ++round)
+    seconds += 1 / read_rate(folder, largest, mode == DiskMode::Direct, true, samples, round);
+  return static_cast<double>(rounds) / seconds;
 }
 
 DiskRates best_rates(const std::function<double(bool direct, int64_t round)>& rate) {
