@@ -185,6 +185,8 @@ def main():
     parser.add_argument("--seven-b", action="store_true")
     parser.add_argument("--set", nargs="*", default=[], help="further settings of every run")
     options = parser.parse_args()
+    if options.steps < 3:
+        parser.error("--steps: at least 3, of which the first two are left out")
     options.folder.mkdir(parents=True, exist_ok=True)
     if options.seven_b:
         bench_seven_b(options)

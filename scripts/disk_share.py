@@ -31,6 +31,18 @@ def reads_checksum(process):
     return False
 
 
+def read_beside(process, read):
+    """read() while the process stands still; where it fails, the process ends."""
+    process.send_signal(signal.SIGSTOP)
+    try:
+        return read()
+    except BaseException:
+        process.kill()
+        raise
+    finally:
+        process.send_signal(signal.SIGCONT)
+
+
 def run_beside_readings(command, output, step_count, read):
     """Runs a training command of that many steps with read() before it, after every second step and after it. Returns
     the exit code, the rates, and the metrics of the steps that had the disk to themselves, which the first ones share
@@ -42,16 +54,14 @@ def run_beside_readings(command, output, step_count, read):
         while process.poll() is None:
             time.sleep(0.005)
             count = len(steps_of(output))
-            if shared is None and done > 1 and not reads_checksum(process):
-                shared = count + 1
+            if shared is None and count > 1 and not reads_checksum(process):
+                shared = count + (count == done)
             if count == done:
                 continue
             done = count
             if done % 2 == 0 and done < step_count:
-                process.send_signal(signal.SIGSTOP)
                 start = time.monotonic()
-                rates[done] = read()
-                process.send_signal(signal.SIGCONT)
+                rates[done] = read_beside(process, read)
                 paused[done + 1] = 1000 * (time.monotonic() - start)
     if process.returncode != 0:
         return process.returncode, rates, []
@@ -61,4 +71,4 @@ def run_beside_readings(command, output, step_count, read):
         before, after = rates[(number - 1) // 2 * 2], rates[min((number + 1) // 2 * 2, step_count)]
         step["own_ms"] = step["step_ms"] - paused.get(number, 0)
         step["read_ms"] = 1000 * step["disk_bytes"] * (1 / before + 1 / after) / 2
-    return 0, rates, steps[max(2, shared or step_count):]
+    return 0, rates, steps[shared or step_count:]

@@ -76,7 +76,7 @@ class CpuDevice final : public Device {
       fail(ErrorCode::DoesNotFit, "{}: {} beside {} are more than the {} planned", label,
            format_bytes(bytes), format_bytes(used_[pinned]), format_bytes(limit_[pinned]));
     std::map<void*, int64_t> entry{{nullptr, bytes}};  // first: nothing fails once it is mapped
-    // Pinned memory is what the disk reads into.
+    // The disk reads into pinned memory.
     const auto commit = !commit_ ? cpu::Commit::Nothing
                                  : pinned ? cpu::Commit::Huge : cpu::Commit::Small;
     void* data = cpu::map_memory(bytes, label, commit);

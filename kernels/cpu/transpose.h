@@ -1,5 +1,5 @@
-// Transpositions in registers. Used by the packing of gemm.cpp and gemm_bf16.cpp and by the tiles
-// of attention.
+// Transpositions in registers. Used by the packing of gemm.cpp and gemm_bf16.cpp, by
+// matvec_pairs.cpp and by the tiles of attention.
 #pragma once
 
 #include <cstdint>

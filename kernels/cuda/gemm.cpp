@@ -30,6 +30,13 @@ Gemm::Gemm(CudaDevice& device)
       library_(CublasLt::load()),
       workspace_(device.allocate(kWorkspaceBytes, "cuBLASLt workspace")) {
   check_library(library_.create(&handle_), "creating a handle");
+  // What the library refuses in mid-run finds the plain kernel loaded.
+  for (const DType ab : {DType::F32, DType::BF16, DType::F16})
+    for (const DType d : {DType::F32, ab}) {
+      const Operand nothing(workspace_.data(), ab, 1);
+      plain_product(device_.stream(Queue::Compute),
+                    {{workspace_.data(), d, 1, 1, 1}, nothing, nothing, 0});
+    }
 }
 
 Gemm::~Gemm() {

@@ -2,8 +2,8 @@
 // cuBLASLt with one workspace of fixed size and one algorithm per kind: sizes, tokens by their
 // class (row_class), strides and types. It is chosen at its first use by the library's own rules,
 // never by time or by address: so equal shapes give equal bits, wherever the operands lie, and no
-// number of tokens needs a kernel that its class has not used before. The others go to a plain
-// kernel. Used by linear, adapters and head.
+// number of tokens needs a kernel that its class has not used before. The others, and sizes that
+// the algorithm of their class refuses, go to a plain kernel. Used by linear, adapters and head.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -69,7 +69,7 @@ class Gemm {
   };
   // The library's first operand, its second and its result, column by column: our b, a and d.
   static constexpr size_t kMatrices = 3;
-  // Descriptors and algorithm of a kind; without an algorithm the plain kernel runs it. The layouts
+  // Descriptors and algorithm of a kind; without one the plain kernel runs it. The layouts
   // take the sizes of each product that uses them.
   struct Choice {
     cublasLtMatmulDesc_t product = nullptr;

@@ -55,7 +55,7 @@ size_t largest_file(const ModelFolder& folder) {
 }
 
 // Bytes per second over every other of 2 `samples` places, spread over the file: the even ones or
-// the odd ones. Cold reads are of other places each round, as far as the file goes.
+// the odd ones. Cold reads are of other places each round, as far as the gaps between these go.
 double read_rate(const ModelFolder& folder, size_t index, bool direct, bool cold,
                  int64_t samples, int64_t round = 0) {
   const File& file = folder.files()[index].file();

@@ -40,7 +40,8 @@ class DiskFiles {
   std::vector<File> direct_;  // empty: the folder's own files are read
 };
 
-// Bytes per second that reads from disk bring, measured over up to 512 MiB of the largest file.
+// Bytes per second that reads from disk bring, measured over about 512 MiB of the largest file; a
+// smaller one is read several times.
 // Infinite for a model of less than 8 MiB, which takes no time to speak of.
 double disk_rate(const ModelFolder& folder, DiskMode mode);
 

@@ -264,6 +264,7 @@ Run rows(Ops& ops, Tensors& t, const KernelCall& c) {
       constexpr int64_t kTableRows = 16384;
       const TensorView ids = spread(t, c.rows, kTableRows);
       if (c.kernel == Kernel::Embedding) {
+        // Room for any offset below 16 bytes.
         const TensorView room = t.random(c.weight, {kTableRows + 16, c.cols}),
                          table(static_cast<std::byte*>(room.data) + c.table_offset, c.weight,
                                {kTableRows, c.cols});

@@ -56,9 +56,9 @@ TEST_CASE("sampler: greedy takes the largest logit and the lowest id of equals")
   CHECK(greedy.pick(std::vector<float>{1, 3, 3, 2}, 0, 0) == 1);
   CHECK(greedy.pick(std::vector<float>{-5}, 7, 9) == 0);
   CHECK(greedy.pick(std::vector<float>{-std::numeric_limits<float>::infinity(), -1}, 0, 0) == 1);
-  // In every place of a row longer than vectors; a NaN anywhere is found.
-  for (size_t at = 0; at < 27; ++at) {
-    std::vector<float> logits(27, -2);
+  // In every place of a row longer than the vectors of a round; a NaN anywhere is found.
+  for (size_t at = 0; at < 59; ++at) {
+    std::vector<float> logits(59, -2);
     logits[at] = logits.back() = -1;
     CHECK(greedy.pick(logits, 0, 0) == static_cast<int32_t>(at));
     logits[at] = std::nanf("");
