@@ -5,7 +5,11 @@ import json
 import pathlib
 import signal
 import subprocess
+import sys
 import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests" / "support"))
+from checksum_thread import reads_checksum  # noqa: E402
 
 
 def read_alone(reader, model):
@@ -18,17 +22,6 @@ def steps_of(output):
     metrics = output / "metrics.jsonl"
     lines = metrics.read_text().rpartition("\n")[0].splitlines() if metrics.exists() else []
     return [m for m in map(json.loads, lines) if "step_ms" in m]
-
-
-def reads_checksum(process):
-    """Whether a fresh run still reads its weights for their checksum: in its only thread of the lowest priority."""
-    for stat in pathlib.Path(f"/proc/{process.pid}/task").glob("*/stat"):
-        try:
-            if stat.read_text().rpartition(")")[2].split()[16] == "19":
-                return True
-        except OSError:
-            pass  # a thread that has just ended
-    return False
 
 
 def read_beside(process, read):
@@ -54,7 +47,7 @@ def run_beside_readings(command, output, step_count, read):
         while process.poll() is None:
             time.sleep(0.005)
             count = len(steps_of(output))
-            if shared is None and count > 1 and not reads_checksum(process):
+            if shared is None and count > 1 and not reads_checksum(process.pid):
                 shared = count + (count == done)
             if count == done:
                 continue

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
@@ -106,9 +107,10 @@ int64_t File::size() const {
 
 void File::read_at(void* out, int64_t bytes, int64_t offset) const {
   const int64_t got = read_up_to(out, bytes, offset);
-  if (got < bytes)
-    fail(ErrorCode::BadInput, "{}: ends at byte {}, {} more bytes expected", path_.string(),
-         offset + got, bytes - got);
+  if (got == bytes) return;
+  const int64_t end = std::min(offset + got, size());  // it may end before what is read begins
+  fail(ErrorCode::BadInput, "{}: ends at byte {}, {} more bytes expected", path_.string(), end,
+       offset + bytes - end);
 }
 
 int64_t File::read_up_to(void* out, int64_t bytes, int64_t offset) const {

@@ -6,9 +6,11 @@ import os
 import re
 import struct
 import subprocess
+import time
 import unittest
 
 import tiny_folder
+from checksum_thread import reads_checksum
 from process_memory import BOUNDED
 from tiny_run import LEMA, RunCase
 
@@ -89,8 +91,9 @@ class DiskModes(RunCase):
 
 
 class ChangedFiles(RunCase):
-    def disturbed(self, settings, disturb):
-        """Exit code and last line of a long run whose model file is disturbed after the second step."""
+    def disturbed(self, settings, disturb, is_read=False):
+        """A long run whose model file is disturbed after the second step and, with is_read, after the file's checksum; what
+        waits for its end gives log and exit code."""
         config = self.config(train={"max_steps": 100000, "batch_size": 4}, checkpoint={"every_steps": 0})
         process = subprocess.Popen([LEMA, "train", "--config", config, *arguments(settings)], stderr=subprocess.PIPE,
                                    text=True)
@@ -99,6 +102,9 @@ class ChangedFiles(RunCase):
         for line in process.stderr:
             if re.search("step 2/", line):
                 break
+        if is_read:
+            while reads_checksum(process.pid):
+                time.sleep(0.01)
         disturb(self.model / "model.safetensors")
         return process, lambda: (process.stderr.read(), process.wait())
 
@@ -132,13 +138,15 @@ class ChangedFiles(RunCase):
         for settings, disturb in (([], replace), (RING, replace),
                                   (MODES["held-direct"], lambda path: os.truncate(path, 3000))):
             self.setUp()
-            process, end = self.disturbed(settings, disturb)
+            process, end = self.disturbed(settings, disturb, is_read=True)
+            seen = []
             for line in process.stderr:
+                seen.append(line)
                 if re.search(r"step 1\d\d/", line):
                     break
             process.terminate()
             log, code = end()
-            self.assertEqual(code, 75, log)
+            self.assertEqual(code, 75, "".join(seen[-3:]) + log)
 
 
 if __name__ == "__main__":

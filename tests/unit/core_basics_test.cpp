@@ -69,6 +69,18 @@ TEST_CASE("the build ID is hex digits whose bytes stand in the program's own fil
   CHECK(program.find(bytes) != std::string::npos);
 }
 
+TEST_CASE("a file that ends before what is read names its end") {
+  const TempFolder folder("lema_short");
+  write_file(folder.path() / "short", "123456");
+  const File file = File::open(folder.path() / "short");
+  char bytes[4];
+  for (const int64_t offset : {4, 6, 9}) {
+    const std::string message =
+        message_of(ErrorCode::BadInput, [&] { file.read_at(bytes, 4, offset); });
+    CHECK(contains(message, fmt::format("short: ends at byte 6, {} more bytes", offset - 2)));
+  }
+}
+
 TEST_CASE("merged members replace those of their name where these stand, the last of equals wins") {
   Value value = Value::Object{{"a", 1}, {"b", 2}};
   value.merge({{"c", 3}, {"a", 4}, {"c", 5}});
