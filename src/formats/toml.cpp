@@ -41,7 +41,8 @@ namespace {
 // A dotted key nests one table a dot, without a limit in the library; a key lies on one line.
 constexpr int kMaxDotsInLine = 100;
 // Bytes of a word outside strings. The library reads values ahead and goes back, at most 127
-// characters, in a function that is noexcept; of a date it reads more without counting.
+// characters, in a function that is noexcept; of a date it reads more without counting, and what
+// begins with a digit may be one, whatever else is in it.
 constexpr int kMaxWord = 100;
 constexpr int kMaxDepth = 64;
 
@@ -129,14 +130,21 @@ size_t end_of_string(std::string_view text, size_t at) {
   return at;
 }
 
+bool is_digit(char c) { return c >= '0' && c <= '9'; }
+
 bool is_of_word(char c) {
-  return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' ||
-         c == '-';
+  return is_digit(c) || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' || c == '-';
+}
+
+// Where the library ends a value.
+bool ends_value(char c) {
+  return std::string_view(" \t\n\v\f\r,]}#").find(c) != std::string_view::npos;
 }
 
 // Counts what may be dots of keys, and bytes of words: those outside strings and comments.
 void check_lines(std::string_view text, const std::string& source) {
   int line = 1, dots = 0, word = 0;
+  bool begins_with_digit = false;  // the word
   for (size_t at = 0; at < text.size();) {
     const size_t start = at;
     if (text[at] == '"' || text[at] == '\'') {
@@ -152,7 +160,14 @@ void check_lines(std::string_view text, const std::string& source) {
     if (part == "." && ++dots > kMaxDotsInLine)
       fail(ErrorCode::BadInput, "{}:{}:1: more than {} dots in one line", source, line,
            kMaxDotsInLine);
-    word = is_of_word(part[0]) ? word + 1 : 0;
+    if (word > 0 && begins_with_digit) {
+      word = ends_value(part[0]) ? 0 : word + static_cast<int>(part.size());
+    } else if (is_of_word(part[0])) {
+      if (word == 0) begins_with_digit = is_digit(part[0]);
+      ++word;
+    } else {
+      word = 0;
+    }
     if (word > kMaxWord)
       fail(ErrorCode::BadInput, "{}:{}:1: a word of more than {} characters", source, line,
            kMaxWord);

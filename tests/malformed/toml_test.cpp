@@ -10,6 +10,11 @@ namespace {
 
 void parse(const std::string& bytes) { parse_toml(bytes, "f.toml"); }
 
+// What the library reads as one date of 125 characters and a time.
+std::string long_date(const std::string& part) {
+  return "a = 1979-05-2" + repeat("_", 77) + part + repeat("_", 38) + " 710:00\n";
+}
+
 }  // namespace
 
 TEST_CASE("TOML that is none") {
@@ -79,6 +84,10 @@ TEST_CASE("TOML that is none") {
       // The library reads such a date further ahead than it can go back.
       {"a date of 125 characters", "b = 1\na = 1979-05-2" + repeat("_", 115) + "7 10:00\n",
        "f.toml:2:1: a word of more than 100 characters"},
+      {"a date with a control character", long_date("\x7f"), "a word of more than 100"},
+      {"a date with a dot", long_date("."), "a word of more than 100"},
+      {"a date with an equals sign", long_date("="), "a word of more than 100"},
+      {"a date with a quote", long_date("'"), "a word of more than 100"},
       {"a date of 100 characters", "a = 1979-05-2" + repeat("_", 90) + "7 " + repeat("1", 100),
        "f.toml:1:"},
   };
