@@ -16,85 +16,30 @@ import os
 import pathlib
 import random
 import statistics
-import struct
 import subprocess
 import sys
 import time
 
-SCRIPTS = pathlib.Path(__file__).resolve().parent
-sys.path[:0] = [str(SCRIPTS), str(SCRIPTS.parent / "tests" / "support")]
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import disk_share  # noqa: E402
-import tiny_folder  # noqa: E402
+from bench_model import LLAMA_7B, Shape, write_model, write_rows  # noqa: E402
 
-# blocks, hidden, intermediate, heads, vocabulary
-SHAPES = {"2.5 GB": (24, 2048, 5632, 16, 32000), "7B": (32, 4096, 11008, 32, 32000)}
-
-
-def tensors(blocks, C, F, V):
-    """Names and shapes in the order of use, which makes each block one extent of the file."""
-    yield "model.embed_tokens.weight", [V, C]
-    for b in range(blocks):
-        block = f"model.layers.{b}."
-        yield block + "input_layernorm.weight", [C]
-        for name in "qkvo":
-            yield f"{block}self_attn.{name}_proj.weight", [C, C]
-        yield block + "post_attention_layernorm.weight", [C]
-        yield block + "mlp.gate_proj.weight", [F, C]
-        yield block + "mlp.up_proj.weight", [F, C]
-        yield block + "mlp.down_proj.weight", [C, F]
-    yield "model.norm.weight", [C]
-    yield "lm_head.weight", [V, C]
+SMALL = Shape(24, 2048, 5632, 16, 32000)  # 2.5 GB
 
 
-def random_weights(count):
-    """bf16 numbers of either sign between 2^-7 and 2^-5."""
-    high = random.randbytes(count).translate(bytes(0x3c + 0x80 * (b & 1) for b in range(256)))
-    values = bytearray(2 * count)
-    values[0::2], values[1::2] = random.randbytes(count), high
-    return values
+def random_weights():
+    """Makes bf16 numbers of either sign between 2^-7 and 2^-5, of norms ones."""
+    draw = random.Random(1)
 
-
-def write_model(folder, shape, sparse):
-    blocks, C, F, H, V = shape
-    if (folder / "model.safetensors").exists():
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": C, "intermediate_size": F,
-              "num_hidden_layers": blocks, "num_attention_heads": H, "num_key_value_heads": H, "vocab_size": V,
-              "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "hidden_act": "silu",
-              "tie_word_embeddings": False, "torch_dtype": "bfloat16", "eos_token_id": 256}
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "tokenizer.json").write_text(json.dumps(tiny_folder.byte_tokenizer()))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|endoftext|>"}))
-    header, offset = {}, 0
-    for name, size in tensors(blocks, C, F, V):
-        count = size[0] * (size[1] if len(size) > 1 else 1)
-        header[name] = {"dtype": "BF16", "shape": size, "data_offsets": [offset, offset + 2 * count]}
-        offset += 2 * count
-    text = json.dumps(header).encode()
-    text += b" " * (-(len(text) + 8) % 4096)
-    random.seed(1)
-    with open(folder / "model.part", "wb") as out:
-        out.write(struct.pack("<Q", len(text)) + text)
-        if sparse:
-            out.truncate(out.tell() + offset)
-        for name, size in () if sparse else tensors(blocks, C, F, V):
-            if len(size) == 1:
-                out.write(b"\x80\x3f" * size[0])
-                continue
-            for _ in range(size[0]):
-                out.write(random_weights(size[1]))
-        out.flush()
-        os.fsync(out.fileno())
-    (folder / "model.part").rename(folder / "model.safetensors")
-
-
-def write_rows(path, vocabulary, length):
-    draw = random.Random(7)
-    with open(path, "w") as out:
-        for _ in range(16):
-            ids = [draw.randrange(vocabulary) for _ in range(length)]
-            out.write(json.dumps({"tokens": ids, "mask": [1] * length}) + "\n")
+    def weights(size):
+        if len(size) == 1:
+            return b"\x80\x3f" * size[0]
+        count = size[0] * size[1]
+        values = bytearray(2 * count)
+        values[0::2] = draw.randbytes(count)
+        values[1::2] = draw.randbytes(count).translate(bytes(0x3c + 0x80 * (b & 1) for b in range(256)))
+        return values
+    return weights
 
 
 def drop_cache(folder):
@@ -102,11 +47,11 @@ def drop_cache(folder):
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def command_of(options, model, vocabulary, batch, length, steps, settings):
+def command_of(options, model, shape, batch, length, steps, settings):
     """A run's command and its folder."""
     rows = options.folder / f"rows_{length}.jsonl"
     if not rows.exists():
-        write_rows(rows, vocabulary, length)
+        write_rows(rows, shape.V, 16, length)
     output = options.folder / f"run_{time.time_ns()}"
     command = [options.lema, "train", "--set", f"model={model}", "--set", f"data.train={rows}", "--set",
                f"output_dir={output}"]
@@ -130,9 +75,8 @@ def train(command, output):
 
 
 def bench_tier(options):
-    shape = SHAPES["2.5 GB"]
     model = options.folder / "model"
-    write_model(model, shape, False)
+    write_model(model, SMALL, random_weights)
 
     def read():
         drop_cache(model)
@@ -143,7 +87,7 @@ def bench_tier(options):
         for rows in options.rows:
             batch, length = map(int, rows.split("x"))
             # Both arms keep no activations: the budget would leave one of them less room for these.
-            arm = lambda *settings: command_of(options, model, shape[4], batch, length, options.steps, [
+            arm = lambda *settings: command_of(options, model, SMALL, batch, length, options.steps, [
                 "memory.disk=direct", "memory.activations=recompute", *settings])
             held = statistics.median(m["step_ms"] for m in train(*arm())[0][2:])
             command, output = arm(f"memory.ram={options.ram}")
@@ -164,10 +108,9 @@ def bench_tier(options):
 
 
 def bench_seven_b(options):
-    shape = SHAPES["7B"]
     model = options.folder / "seven_b"
-    write_model(model, shape, True)
-    metrics, plan, peak = train(*command_of(options, model, shape[4], 1, 128, 1, ["memory.ram=2.4GB"]))
+    write_model(model, LLAMA_7B, None)
+    metrics, plan, peak = train(*command_of(options, model, LLAMA_7B, 1, 128, 1, ["memory.ram=2.4GB"]))
     planned = plan["process_bytes"] + plan["mapped_bytes"]
     print(f"step {metrics[0]['step_ms'] / 1000:.1f} s, read {metrics[0]['disk_bytes'] / 1e9:.1f} GB, peak RSS "
           f"{peak / 1e9:.3f} GB, planned {planned / 1e9:.3f} GB of 2.4")

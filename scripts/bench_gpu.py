@@ -37,7 +37,7 @@ import time
 SCRIPTS = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(SCRIPTS), str(SCRIPTS.parent / "tests" / "support")]
 import disk_share  # noqa: E402
-from bench_gpu_model import C, F, write_mixed_rows, write_model, write_rows  # noqa: E402
+from bench_model import LLAMA_7B, write_mixed_rows, write_model, write_rows  # noqa: E402
 from process_memory import run_and_watch  # noqa: E402
 
 MODULES = [*(f"self_attn.{m}_proj" for m in "qkvo"), *(f"mlp.{m}_proj" for m in ("gate", "up", "down"))]
@@ -138,11 +138,27 @@ def model_folder(options, blocks):
     return options.folder / f"model_{blocks}"
 
 
+def normal_weights():
+    import torch
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(1)
+
+    def weights(size):
+        values = torch.randn(size, dtype=torch.bfloat16, device=device)
+        values = values * 0.02 if len(size) > 1 else values * 0.1 + 1
+        return values.cpu().view(torch.int16).numpy().tobytes()
+    return weights
+
+
+def write_blocks(options, blocks):
+    write_model(model_folder(options, blocks), LLAMA_7B._replace(blocks=blocks), normal_weights)
+
+
 def command_of(options, batch, length, settings, output, blocks=None):
     folder = options.folder
     rows = folder / f"rows_{length}.jsonl"
     if not rows.exists():
-        write_rows(rows, 64 if length < 8192 else 4, length)
+        write_rows(rows, LLAMA_7B.V, 64 if length < 8192 else 4, length)
     command = [options.lema, "train"]
     for setting in [f"model={model_folder(options, blocks or options.blocks)}", f"data.train={rows}",
                     f"output_dir={output}", f"train.batch_size={batch}", f"train.max_steps={options.steps}",
@@ -182,8 +198,8 @@ def judge_memory(row, r):
 
 def check_mixed(options, batch, length, settings):
     train, evaluation = (options.folder / f"mixed_{batch}x{length}_{name}.jsonl" for name in ("train", "eval"))
-    write_mixed_rows(train, 200 * batch, length, seed=5)
-    write_mixed_rows(evaluation, 8, length, seed=6)
+    write_mixed_rows(train, LLAMA_7B.V, 200 * batch, length, seed=5)
+    write_mixed_rows(evaluation, LLAMA_7B.V, 8, length, seed=6)
     r = run(options, batch, length, [f"data.train={train}", f"data.eval={evaluation}", "train.max_steps=200",
                                      "eval.every_steps=100", *settings], blocks=options.gradient_blocks)
     row = f"{batch}x2..{length}"
@@ -336,7 +352,8 @@ def time_row(options, row, budget):
             if not require(streamed, f"{row} {placement}: not run, for the streamed run failed"):
                 continue
             if placement == "half":  # what the streamed run took, and half of the blocks
-                settings = [f"memory.vram={streamed['device_bytes'] + options.blocks // 2 * (8 * C * C + 6 * C * F)}"]
+                block = 2 * (4 * LLAMA_7B.C**2 + 3 * LLAMA_7B.C * LLAMA_7B.F)  # bytes
+                settings = [f"memory.vram={streamed['device_bytes'] + options.blocks // 2 * block}"]
             settings.append(f"memory.activations={activations_of(options, streamed)}")
         r = run(options, batch, length, settings)
         if not require("error" not in r, f"{row} {placement}: {r.get('error')}"):
@@ -393,14 +410,14 @@ def main():
     if why_not:
         print(f"gradients: NOT CHECKED ({why_not})", flush=True)
     else:
-        write_model(model_folder(options, options.gradient_blocks), options.gradient_blocks)
+        write_blocks(options, options.gradient_blocks)
         for row in options.gradients:
             check_gradients(options, row)
     for row in options.mixed:
-        write_model(model_folder(options, options.gradient_blocks), options.gradient_blocks)
+        write_blocks(options, options.gradient_blocks)
         check_mixed(options, *map(int, row.split("x")), ["memory.residency=stream"])
     if options.rows or options.bus or options.disk or options.peft:
-        write_model(model_folder(options, options.blocks), options.blocks)
+        write_blocks(options, options.blocks)
     if options.rows:
         print(f"pinned copies: {copy_rate() / 1e9:.2f} GB/s", flush=True)
         print(f"{'row':8} {'weights':9} {'median ms':>9} {'low':>8} {'high':>8} {'tok/s':>7} {'plan MiB':>9} "

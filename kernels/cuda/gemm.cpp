@@ -166,8 +166,7 @@ void Gemm::run(const Product& p) {
         "cuBLASLt: product of ({}, {}) by ({}, {}): status {}", p.d.rows, p.K, p.K, p.d.cols,
         static_cast<int>(status));
   // An algorithm of its own for a size that its class's refuses would be loaded in mid-run.
-  if (status != CUBLAS_STATUS_SUCCESS)
-    plain_product(device_.stream(Queue::Compute), p);
+  if (status != CUBLAS_STATUS_SUCCESS) plain_product(device_.stream(Queue::Compute), p);
 }
 
 }  // namespace lema::cuda

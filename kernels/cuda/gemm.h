@@ -69,8 +69,8 @@ class Gemm {
   };
   // The library's first operand, its second and its result, column by column: our b, a and d.
   static constexpr size_t kMatrices = 3;
-  // Descriptors and algorithm of a kind; without one the plain kernel runs it. The layouts
-  // take the sizes of each product that uses them.
+  // Descriptors and algorithm of a kind; without one the plain kernel runs it. The layouts take the
+  // sizes of each product that uses them.
   struct Choice {
     cublasLtMatmulDesc_t product = nullptr;
     std::array<cublasLtMatrixLayout_t, kMatrices> layouts = {};

@@ -86,7 +86,8 @@ double disk_rate(const ModelFolder& folder, DiskMode mode) {
   const size_t largest = largest_file(folder);
   const int64_t places = folder.files()[largest].file().size() / kSampleBytes;
   if (places < 2) return std::numeric_limits<double>::infinity();
-  const int64_t samples = std::min(kRateSamples, places / 2), rounds = kRateSamples / samples;
+  const int64_t samples = std::min(kRateSamples, places / 2);
+  const int64_t rounds = std::min(kRounds, kRateSamples / samples);
   double seconds = 0;  // for a byte, of each round
   for (int64_t round = 0; round < rounds; ++round)
     seconds += 1 / read_rate(folder, largest, mode == DiskMode::Direct, true, samples, round);

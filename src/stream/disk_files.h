@@ -40,9 +40,9 @@ class DiskFiles {
   std::vector<File> direct_;  // empty: the folder's own files are read
 };
 
-// Bytes per second that reads from disk bring, measured over about 512 MiB of the largest file; a
-// smaller one is read several times.
-// Infinite for a model of less than 8 MiB, which takes no time to speak of.
+// Bytes per second that reads from disk bring, measured over up to 512 MiB of the largest file, a
+// small one in up to three rounds. Infinite for a model of less than 8 MiB, which takes no time to
+// speak of.
 double disk_rate(const ModelFolder& folder, DiskMode mode);
 
 // Bytes per second of either mode: the best of a few rounds in turns, since what else the machine

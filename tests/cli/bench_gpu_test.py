@@ -57,7 +57,7 @@ class BenchGpu(StandInCase):
         self.bench.DriverMemory = Memory
         self.bench.copy_rate = lambda: 1e9
         self.models = []
-        self.bench.write_model = lambda folder, blocks: self.models.append((folder.name, blocks))
+        self.bench.write_model = lambda folder, shape, _: self.models.append((folder.name, shape.blocks))
 
     def run_bench(self, wish, *more, code):
         arguments = ["bench_gpu.py", "--lema", str(self.lema), "--folder", str(self.folder), "--rows", "1x4", "2x4",
