@@ -2,6 +2,7 @@
 #include "stream/embedding_rows.h"
 
 #include <algorithm>
+#include <chrono>
 
 #include "core/error.h"
 
@@ -40,6 +41,7 @@ void EmbeddingRows::map(std::span<int32_t> ids) {
 }
 
 void EmbeddingRows::read() {
+  const auto start = std::chrono::steady_clock::now();
   std::vector<int32_t> order = ids_;
   std::sort(order.begin(), order.end());
   const auto place = [&](int32_t id) { return embed_.file_offset + id * row_bytes_; };
@@ -48,6 +50,8 @@ void EmbeddingRows::read() {
     file_.read_at(rows_.data() + row_of_[static_cast<size_t>(id)] * row_bytes_, row_bytes_,
                   place(id));
   read_bytes_ += std::ssize(order) * row_bytes_;
+  const std::chrono::duration<double, std::milli> ms = std::chrono::steady_clock::now() - start;
+  read_ms_ += ms.count();
 }
 
 TensorView EmbeddingRows::table() const {

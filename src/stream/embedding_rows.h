@@ -29,6 +29,7 @@ class EmbeddingRows {
   TensorView table() const;
 
   int64_t read_bytes() const { return read_bytes_; }  // so far
+  double read_ms() const { return read_ms_; }
 
  private:
   const File& file_;
@@ -38,6 +39,7 @@ class EmbeddingRows {
   std::vector<int32_t> row_of_;  // per id, -1: not asked for
   std::vector<int32_t> ids_;     // per row
   int64_t read_bytes_ = 0;
+  double read_ms_ = 0;
 };
 
 }  // namespace lema

@@ -65,9 +65,10 @@ class Trainer {
   int64_t disk_bytes() const {
     return store_->read_bytes() + (embedding_rows_ ? embedding_rows_->read_bytes() : 0);
   }
-  double stall_ms() const { return store_->stall_ms(); }  // that compute has waited for the disk
+  double stall_ms() const {  // that compute has waited for the disk
+    return store_->stall_ms() + (embedding_rows_ ? embedding_rows_->read_ms() : 0);
+  }
   int64_t kernel_scratch_bytes() const { return ops_->scratch_bytes(); }
-  std::string backend_name() const { return device_->name(); }
 
  private:
   void allocate();
