@@ -52,7 +52,6 @@ class DiskReader {
   void wait(DiskJob& job);
 
   int64_t read_bytes() const;  // so far
-  bool uses_uring() const { return queue_ != nullptr; }
 
  private:
   struct Chunk {

@@ -66,10 +66,6 @@ int64_t LayerStream::always_bytes(const PieceTable& table) {
   return bytes;
 }
 
-int64_t LayerStream::device_bytes() const {
-  return resident_buffer_.bytes() + ring_buffer_.bytes() + always_buffer_.bytes();
-}
-
 TensorView LayerStream::table(Field field) const {
   if (field == Field::Embed) return store_.small().view(table_.embed);
   check(field == Field::Positions && !table_.positions.empty(), "no gathered table {}",

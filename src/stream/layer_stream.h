@@ -73,7 +73,6 @@ class LayerStream {
   static int64_t always_bytes(const PieceTable& table);
 
   int64_t h2d_bytes() const { return h2d_bytes_; }  // copied so far
-  int64_t device_bytes() const;                     // arena and ring
   const PieceTable& pieces() const { return table_; }
 
  private:

@@ -30,8 +30,6 @@ class SavedStore {
   // next one.
   std::byte* begin_read(int64_t i, int64_t bytes);
 
-  int64_t device_bytes() const { return device_buffer_.bytes(); }
-  int64_t host_bytes() const { return host_buffer_.bytes(); }
   int64_t d2h_bytes() const { return d2h_bytes_; }  // copied so far
   int64_t h2d_bytes() const { return h2d_bytes_; }
 
