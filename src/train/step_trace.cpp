@@ -47,9 +47,9 @@ class Recorder {
   std::map<std::string, int64_t> index_;
 };
 
-// Says of itself what the run's device says. Its memory is addresses that nobody reads or writes;
-// what the host reads back from there are ones. Page-locked memory, which the host writes to, is
-// there.
+// Says of itself what the run's device says, but for needs_pinned_weights. Its memory is addresses
+// that nobody reads or writes; what the host reads back from there are ones. Page-locked memory,
+// which the host writes to, is there; what is offloaded to it never is written.
 class HollowDevice final : public Device {
  public:
   HollowDevice(const Device& like, Recorder& recorder)
@@ -72,7 +72,7 @@ class HollowDevice final : public Device {
   }
   void copy_async(Queue queue, void* to, const void* from, int64_t bytes) override {
     recorder_.copy(queue, bytes);
-    if (is_hollow(from) && !is_hollow(to))
+    if (queue == Queue::Compute && is_hollow(from) && !is_hollow(to))
       std::fill_n(static_cast<float*>(to), bytes / int64_t{sizeof(float)}, 1.0f);
   }
   Event create_event() override { return {events_++}; }

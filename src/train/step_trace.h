@@ -1,6 +1,7 @@
 // The trace of a training step: what the Trainer would submit, as shapes and bytes, without memory
 // or arithmetic. Made by running the real Trainer over a device that moves nothing and kernels that
-// note their arguments, so it cannot differ from what a step does. The plan predicts times from it.
+// note their arguments, so it is what a step does, but for a block that its plan may hold more than
+// a GPU's run, which page-locks weights. The plan predicts times from it.
 #pragma once
 
 #include <vector>
