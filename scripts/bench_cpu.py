@@ -1,7 +1,7 @@
 """lema against transformers + PEFT on this machine's CPU: a LoRA step at a fixed shape (f32, bf16), real lengths, decoding,
 and the time from start to the first update. The arms of a comparison take turns, one process each, with the same threads;
-figures are medians over the rounds, and ratios are the median of the ratios of each round. No speed is printed before the
-gradients of both arms agreed.
+figures are medians over the rounds, and ratios are the median of the ratios of each round. No speed of training is printed
+before the gradients of both arms agreed.
 
     python3 scripts/bench_cpu.py --lema build/lema --model quickstart/model [--rows f32,bf16,lengths,decode] [--rounds 3]
 
