@@ -33,6 +33,8 @@ ARMS = {
     "bf16 from disk, 400 MB": (4, 256, ["compute=bf16", "memory.ram=400MB", "memory.residency=stream"]),
     "bf16 from disk, short": (1, 64, ["compute=bf16", "memory.ram=300MB", "memory.residency=stream",
                                       "memory.disk=direct"]),
+    "bf16 from a cached file, short": (1, 64, ["compute=bf16", "memory.ram=300MB", "memory.residency=stream",
+                                               "memory.disk=buffered"]),
     "bf16 q and v, rank 64": (4, 256, ["compute=bf16", 'lora.targets=["q_proj","v_proj"]', "lora.rank=64"]),
     "bf16 dora": (4, 256, ["compute=bf16", "lora.dora=true"]),
     "bf16 dropout": (4, 256, ["compute=bf16", "lora.dropout=0.1"]),
@@ -66,7 +68,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--lema", default="build/lema")
     parser.add_argument("--model", required=True)
-    parser.add_argument("--only", nargs="*", default=list(ARMS))
+    parser.add_argument("--only", nargs="*", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--rest", type=float, default=0)
     args = parser.parse_args()

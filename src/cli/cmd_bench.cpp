@@ -17,7 +17,7 @@ namespace {
 struct BenchOptions {
   ConfigOptions config;
   int64_t threads = 0;
-  std::string device = "auto";
+  std::string device;  // empty: the run's, or auto
   bool json = false;
 };
 
@@ -141,12 +141,12 @@ void print_json(const std::vector<Measured>& list, const Limits& limits, Machine
 void bench(const BenchOptions& options) {
   const bool has_run = !options.config.config.empty() || !options.config.model.empty();
   RunConfig config;
-  config.device = options.device;
   config.threads = options.threads;
   if (has_run)
     config = resolve(options.config);
   else
     config.threads = usable_threads(config.threads);
+  if (!options.device.empty()) config.device = options.device;
   const Backend backend = open_backend(config.device);
   MachineRates rates(backend, static_cast<int>(config.threads));
   rates.forget();
@@ -186,7 +186,7 @@ void add_bench(CLI::App& app) {
       ->check(CLI::Range(0, 4096));
   command->add_flag("--json", options->json, "Print JSON");
   command->callback([options, device] {
-    options->device = device->as<std::string>();
+    if (device->count() > 0) options->device = device->as<std::string>();
     bench(*options);
   });
 }

@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "core/log.h"
+#include "core/memory.h"
 #include "core/units.h"
 #include "device.h"
 #include "stream/disk_reader.h"
@@ -82,16 +83,26 @@ double read_rate(const ModelFolder& folder, size_t index, bool direct, bool cold
 
 }  // namespace
 
-double disk_rate(const ModelFolder& folder, DiskMode mode) {
+double disk_rate(const ModelFolder& folder, DiskMode mode, bool cached) {
   const size_t largest = largest_file(folder);
   const int64_t places = folder.files()[largest].file().size() / kSampleBytes;
   if (places < 2) return std::numeric_limits<double>::infinity();
-  const int64_t samples = std::min(kRateSamples, places / 2);
+  // Little of the memory that there is, which the run needs more than its plan does.
+  const int64_t room = std::max<int64_t>(1, available_memory() / 8 / kSampleBytes);
+  const int64_t samples = std::min({kRateSamples, places / 2, room});
   const int64_t rounds = std::min(kRounds, kRateSamples / samples);
+  const auto rate = [&](int64_t round) {
+    return read_rate(folder, largest, mode == DiskMode::Direct, !cached, samples, round);
+  };
+  if (cached) rate(0);  // into the cache
   double seconds = 0;  // for a byte, of each round
-  for (int64_t round = 0; round < rounds; ++round)
-    seconds += 1 / read_rate(folder, largest, mode == DiskMode::Direct, true, samples, round);
+  for (int64_t round = 0; round < rounds; ++round) seconds += 1 / rate(round);
   return static_cast<double>(rounds) / seconds;
+}
+
+bool fits_page_cache(const ModelFolder& folder, int64_t bytes) {
+  for (const SafetensorsFile& file : folder.files()) bytes -= file.file().size();
+  return bytes >= 0;
 }
 
 DiskRates best_rates(const std::function<double(bool direct, int64_t round)>& rate) {
@@ -109,11 +120,9 @@ DiskMode faster_disk_mode(const ModelFolder& folder, int64_t cache_bytes) {
     return DiskMode::Buffered;
   }
   const size_t largest = largest_file(folder);
-  int64_t bytes = 0;
-  for (const SafetensorsFile& file : folder.files()) bytes += file.file().size();
   const int64_t measured = 2 * kSamples * kSampleBytes;
   if (folder.files()[largest].file().size() < measured) return DiskMode::Buffered;
-  const bool cold = bytes > cache_bytes;
+  const bool cold = !fits_page_cache(folder, cache_bytes);
   const auto [direct, buffered] = best_rates([&](bool is_direct, int64_t round) {
     return read_rate(folder, largest, is_direct, cold, kSamples, round);
   });

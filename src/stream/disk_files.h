@@ -43,7 +43,10 @@ class DiskFiles {
 // Bytes per second that reads from disk bring, measured over up to 512 MiB of the largest file, a
 // small one in up to three rounds. Infinite for a model of less than 8 MiB, which takes no time to
 // speak of.
-double disk_rate(const ModelFolder& folder, DiskMode mode);
+// cached: buffered reads of what the page cache holds.
+double disk_rate(const ModelFolder& folder, DiskMode mode, bool cached);
+// Whether a page cache of `bytes` holds the model.
+bool fits_page_cache(const ModelFolder& folder, int64_t bytes);
 
 // Bytes per second of either mode: the best of a few rounds in turns, since what else the machine
 // does only slows a round down.

@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <cctype>
 #include <chrono>
 #include <cmath>
 #include <cstdlib>
@@ -42,9 +43,12 @@ fs::path cache_folder() {
 // What the time of two calls of a kernel is in proportion to.
 double work_of(const KernelCall& call) { return call.flops() > 0 ? call.flops() : call.bytes(); }
 
-// Of calls that one stands in for another.
+// Of calls that one stands in for another: kernel and dtype, what stands before the sizes.
 std::string kind_of(const std::string& key) {
-  return key.substr(0, key.find_first_of("0123456789"));
+  size_t end = key.find(' ');
+  while (end != std::string::npos && !std::isdigit(static_cast<unsigned char>(key[end + 1])))
+    end = key.find(' ', end + 1);
+  return key.substr(0, end);
 }
 
 // A folder's name and its disk: another may come under the same name.
@@ -125,13 +129,13 @@ double MachineRates::copy_rate() {
 }
 
 std::optional<double> MachineRates::read_rate(const ModelFolder& folder, DiskMode mode,
-                                              double budget) {
+                                              bool cached, double budget) {
   const std::string key =
-      fmt::format("{}{}{}", name(mode), kReads, place_of(folder));
+      fmt::format("{}{}{}{}", cached ? "cached " : "", name(mode), kReads, place_of(folder));
   const auto found = known_.find(key);
   if (found != known_.end()) return 1 / found->second.seconds;
   if (budget <= 0) return std::nullopt;
-  const double rate = disk_rate(folder, mode);
+  const double rate = disk_rate(folder, mode, cached);
   known_[key] = {1 / rate, 1};
   is_new_ = true;
   return rate;
@@ -140,7 +144,9 @@ std::optional<double> MachineRates::read_rate(const ModelFolder& folder, DiskMod
 void MachineRates::save() const {
   if (!is_new_ || path_.empty()) return;
   Value calls = Value::Object();
-  for (const auto& [key, known] : known_)
+  std::map<std::string, Known> all = known_;
+  all.insert(before_.begin(), before_.end());
+  for (const auto& [key, known] : all)
     calls.set(key, Value::Array{Value(known.seconds), Value(known.work)});
   const Value cache =
       Value::Object{{"machine", machine_},

@@ -6,6 +6,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "core/file.h"
 #include "stream/disk_files.h"
@@ -25,10 +26,11 @@ class MachineRates {
   std::optional<double> seconds(const KernelCall& call, double budget);
   // Bytes a second of copies to the device, likewise cached.
   double copy_rate();
-  // Of reads of a model from disk, by its folder and the device that this lies on.
-  std::optional<double> read_rate(const ModelFolder& folder, DiskMode mode, double budget);
-  // Forgets what is known, so that it is measured again.
-  void forget() { known_.clear(); }
+  // Of reads of a model (disk_rate), by its folder and the device that this lies on.
+  std::optional<double> read_rate(const ModelFolder& folder, DiskMode mode, bool cached,
+                                  double budget);
+  // What is asked for from here on is measured again; the cache keeps the rest.
+  void forget() { before_.merge(std::exchange(known_, {})); }
   // Writes the cache where something was measured. A cache that cannot be written is warned of.
   void save() const;
 
@@ -44,7 +46,7 @@ class MachineRates {
   KernelBench bench_;
   std::string machine_;  // "cpu Intel(R) Xeon(R) ..., 2 threads, build 0123456789abcdef"
   fs::path path_;
-  std::map<std::string, Known> known_;
+  std::map<std::string, Known> known_, before_;  // before_: and forgotten
   double spent_ = 0;  // seconds, measuring
   bool is_new_ = false;
 };

@@ -46,6 +46,11 @@ DiskMode disk_mode(const RunConfig& config, const RunPlan& plan, const RunModel&
                           plan.placement.host.holds_all ? INT64_MAX : available_memory());
 }
 
+// Bytes that the process may take, with what it has.
+int64_t memory_for_run() {
+  return checked_add(available_memory(), resident_memory().anonymous).value_or(INT64_MAX);
+}
+
 // The end of a refusal: what would fit.
 std::string nearest(const RunConfig& config, const DataFacts& data, const FitGoal& goal,
                     const Amount& amount) {
@@ -74,8 +79,7 @@ RunPlan plan_within(const RunConfig& config, const RunModel& model, const Device
       refuse(error.what(), FitGoal::Kind::Vram, vram);
     refuse(error.what(), FitGoal::Kind::Ram, std::max(config.memory.ram_bytes, within));
   }
-  const int64_t available =
-      checked_add(available_memory(), resident_memory().anonymous).value_or(INT64_MAX);
+  const int64_t available = memory_for_run();
   const bool may_stream = plan.ram_budget == 0 && config.memory.disk == "auto";
   if (may_stream && plan.memory_bytes() > available) {
     log::info("memory of {} is available: weights that it cannot hold are read from disk",
@@ -102,7 +106,7 @@ std::string Forecast::text() const {
   if (!time) return table + "  step    not predicted: measure this machine with lema plan\n";
   std::string disk;
   if (time->disk > 0)
-    disk = fmt::format(", {:.0f} ms of it reading from disk beside the rest", 1000 * time->disk);
+    disk = fmt::format(", {:.0f} ms of it reading weights", 1000 * time->disk);
   return table + fmt::format("  step    {:>8.0f} ms  predicted{}; {} for {} steps\n",
                              1000 * time->seconds, disk,
                              format_duration(time->seconds * static_cast<double>(steps)), steps);
@@ -150,21 +154,40 @@ Forecast PlannedRun::forecast(double budget) {
 }
 
 FitResult PlannedRun::fit(const FitGoal& goal, double budget) {
+  const RunConfig planned = as_planned();
   if (goal.kind != FitGoal::Kind::StepMs)
-    return lema::fit(config_, data_, goal,
+    return lema::fit(planned, data_, goal,
                      memory_amount(goal.kind, model_, *backend_.device, backend_.ops));
   MachineRates known = rates();
+  const int64_t available = memory_for_run();
   const Amount milliseconds = [&](const RunConfig& config, const DataFacts& data) {
-    RunPlan plan = make_run_plan(config, model_, *backend_.device, backend_.ops, data);
+    const Need cannot_run{std::numeric_limits<double>::infinity(), false};
+    RunPlan plan;
+    try {
+      plan = make_run_plan(config, model_, *backend_.device, backend_.ops, data);
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::DoesNotFit) throw;
+      return cannot_run;
+    }
+    if (plan.anonymous_bytes() > available) return cannot_run;
     plan.placement.host.disk = disk_mode(config, plan, model_, *backend_.device);
     const std::optional<StepTime> time =
         time_of(config, data, plan.placement.host, known, budget);
-    return time ? Need{1000 * time->seconds}
-                : Need{std::numeric_limits<double>::infinity(), false};
+    return time ? Need{1000 * time->seconds} : cannot_run;
   };
-  FitResult found = lema::fit(config_, data_, goal, milliseconds);
+  FitResult found = lema::fit(planned, data_, goal, milliseconds);
   known.save();
   return found;
+}
+
+RunConfig PlannedRun::as_planned() const {
+  try {
+    return settled(config_,
+                   plan_or_refuse(config_, model_, *backend_.device, backend_.ops, data_));
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::DoesNotFit) throw;
+    return config_;
+  }
 }
 
 int64_t PlannedRun::load_kernels(const RunPlan& plan) const {
@@ -180,7 +203,8 @@ StepTrace PlannedRun::trace_of(const RunConfig& config, const DataFacts& data) c
   return trace_step(config, inputs_.folder, *backend_.device, backend_.ops, data, start());
 }
 
-// Reads go on beside the rest, which is why a step takes as long as the longer of the two.
+// Reads go on beside the rest, which is why a step takes as long as the longer of the two; those of
+// the page cache are work of the CPU, and add to it where that computes.
 std::optional<StepTime> PlannedRun::time_of(const RunConfig& config, const DataFacts& data,
                                             const HostPlacement& host, MachineRates& rates,
                                             double budget) const {
@@ -189,11 +213,15 @@ std::optional<StepTime> PlannedRun::time_of(const RunConfig& config, const DataF
       predict_step(trace, rates, budget, backend_.device->reads_host_memory());
   const int64_t bytes = bytes_from_disk(host, model_.table, trace.units);
   if (!time || bytes == 0) return time;
-  const std::optional<double> rate = rates.read_rate(model_.folder, host.disk, budget);
+  const bool cached = host.disk == DiskMode::Buffered &&
+                      fits_page_cache(model_.folder, available_memory());
+  const std::optional<double> rate = rates.read_rate(model_.folder, host.disk, cached, budget);
   if (!rate) return std::nullopt;
   time->disk = static_cast<double>(bytes) / *rate;
-  time->stall += std::max(0.0, time->disk - time->seconds);
-  time->seconds = std::max(time->seconds, time->disk);
+  const bool adds = cached && backend_.device->reads_host_memory();
+  const double wait = adds ? time->disk : std::max(0.0, time->disk - time->seconds);
+  time->stall += wait;
+  time->seconds += wait;
   return time;
 }
 

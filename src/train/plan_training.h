@@ -56,6 +56,8 @@ class PlannedRun {
   void forget_start() { start_.reset(); }
 
  private:
+  // The config with what its plan has measured and chosen; as it is where it cannot run.
+  RunConfig as_planned() const;
   StepTrace trace_of(const RunConfig& config, const DataFacts& data) const;
   std::optional<StepTime> time_of(const RunConfig& config, const DataFacts& data,
                                   const HostPlacement& host, MachineRates& rates,

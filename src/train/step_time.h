@@ -13,7 +13,7 @@ namespace lema {
 struct StepTime {
   double seconds = 0;
   double stall = 0;  // compute waits for copies, or for the disk
-  double disk = 0;   // reads from disk take, beside the rest
+  double disk = 0;   // reads of weights take
   struct Share {
     KernelCall call;
     int64_t count = 0;

@@ -195,6 +195,30 @@ class Fit(Plan):
         self.assertLessEqual(out["amount"], step / 2)
         self.assertIn("train.batch_size", out["changes"])
 
+    @unittest.skipIf(os.geteuid(), "mounts need root")
+    def test_fit_starts_from_what_runs_in_the_memory_there_is(self):
+        # A machine with little memory: weights that it cannot hold are read, whatever --fit is asked for.
+        plain = self.plan()
+        little = self.folder / "meminfo"
+        little.write_text(f"MemTotal: 4000000 kB\nMemAvailable: {plain['process_bytes'] // 1024 * 5 // 6} kB\n")
+
+        def plan(*settings, flags=()):
+            command = self.command("plan", *settings, flags=["--json", *flags])
+            result = subprocess.run(["unshare", "-m", "sh", "-c", f'mount --bind {little} /proc/meminfo && exec "$@"', "sh",
+                                     *command], capture_output=True, text=True)
+            self.assertEqual(result.returncode, 0, result.stderr)
+            return json.loads(result.stdout)
+
+        streamed = plan()
+        self.assertLess(streamed["process_bytes"], plain["process_bytes"])
+        self.assertEqual(plan(flags=["--fit", f"ram={streamed['process_bytes']}"])["changes"], {})
+        less = streamed["process_bytes"] * 9 // 10
+        found = plan(flags=["--fit", f"ram={less}"])
+        self.assertEqual(found["changes"], {"memory.ram": str(less)})
+        self.assertEqual(plan(f"memory.ram={less}")["process_bytes"], found["amount"])
+        fast = plan(flags=["--fit", f"step_ms={streamed['step_ms'] * 2}"])
+        self.assertEqual(fast["changes"], {})
+
     def test_what_cannot_be_reached_says_the_least(self):
         for goal in ("vram=1MB", "ram=5MB"):
             log = self.lema("plan", flags=["--fit", goal], code=4)
@@ -217,6 +241,16 @@ class Bench(Plan):
         # The limit is a product of its own, whatever the run's products reach.
         products = [cache["calls"].get("linear F32 1536x1536 1536F32", [1])[0] for cache in kept]
         self.assertIn(out["f32_flops"], [2 * 1536 ** 3 / seconds for seconds in products])
+
+    def test_the_rates_of_other_runs_are_kept(self):
+        from_disk = ["memory.ram=200MB", "memory.residency=stream", "train.batch_size=4"]
+        self.plan(*from_disk)
+        self.lema("bench", "train.batch_size=2")
+        self.assertIn("predicted;", self.lema("train", *from_disk, flags=["--dry-run"]))
+
+    def test_a_device_that_is_named_is_the_runs(self):
+        here = json.loads(self.lema("bench", "device=cuda", flags=["--device", "cpu", "--json"]))
+        self.assertRegex(here["machine"], "^cpu ")
 
     def test_reads_are_measured_again_on_another_disk(self):
         shared = pathlib.Path("/dev/shm")
