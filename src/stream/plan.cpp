@@ -239,9 +239,16 @@ class Placer {
     add(Tier::Pinned, "final norm and positions", request_.ram.small_bytes);
     add(Tier::Pinned, "embedding rows of a step", request_.ram.row_bytes);
     host.slots = least_slots();
-    // A third slot evens out what a unit's read takes and saves as many reads as a unit held.
-    if (host.slots == 2 && request_.slots != 2 && host_bytes(no_units(), 3) <= ram_left())
-      host.slots = 3;
+    // A third slot evens out what a unit's read takes; read in place, more of them, for half of the
+    // units at most, keep a disk busy where units are small. A slot saves as many reads as a unit
+    // held.
+    const bool is_given = request_.slots == 2 || (in_place() && request_.slots > 0);
+    const int64_t half = others(no_units()) / 2;
+    const auto wants = [&](int64_t slots) {
+      const int64_t bytes = host_bytes(no_units(), slots);
+      return bytes <= ram_left() && (slots == 3 || (in_place() && slots <= half && bytes <= kBusyRing));
+    };
+    while (!is_given && wants(host.slots + 1)) ++host.slots;
     host.held = most_held();
     host.slots = std::min(host.slots, others(host.held));
     if (in_place()) plan_.weights.resident = host.held;
@@ -285,6 +292,8 @@ class Placer {
   }
 
   static constexpr int64_t kAutoKeptBytes = int64_t{512} << 20;
+  // What is in flight (disk_reader.cpp), and what computes.
+  static constexpr int64_t kBusyRing = int64_t{48} << 20;
   const PlanRequest& request_;
   Plan plan_;
   int64_t reserved_ = 0;  // host memory for weights that are not placed yet

@@ -88,6 +88,24 @@ TEST_CASE("the least of host memory is a budget that does, and no less") {
         }
 }
 
+TEST_CASE("small units have a ring that keeps a disk busy, for half of them at most") {
+  constexpr int64_t kUnit = int64_t{7} << 20;
+  PlanRequest r = request(int64_t{1} << 30);
+  r.residency = "stream";
+  r.unit_bytes.assign(40, kUnit - 100);
+  r.ram.image_bytes.assign(40, kUnit);
+  r.pinned_weights = 40 * kUnit;
+  CHECK(make_plan(r).host.slots == 6);  // 42 of 48 MiB
+  r.ram.budget = 5 * kUnit;
+  CHECK(make_plan(r).host.slots == 4);
+  r.ram.budget = int64_t{1} << 30;
+  r.unit_bytes.resize(9);
+  r.ram.image_bytes.resize(9);
+  CHECK(make_plan(r).host.slots == 4);
+  r.slots = 3;
+  CHECK(make_plan(r).host.slots == 3);
+}
+
 TEST_CASE("every budget is kept, and the reads of more memory are never more") {
   int64_t fewest_streamed = INT64_MAX;
   for (int64_t budget = 690; budget < 1300; ++budget) {
