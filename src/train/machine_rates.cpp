@@ -22,6 +22,7 @@
 namespace lema {
 namespace {
 
+constexpr int kRounds = 3;  // of measuring
 constexpr int64_t kMaxCacheBytes = int64_t{16} << 20;
 constexpr const char* kCopy = "copy to the device";
 constexpr const char* kReads = " reads of ";
@@ -94,11 +95,31 @@ std::optional<double> MachineRates::seconds(const KernelCall& call, double budge
   if (budget <= 0) return std::nullopt;
   if (spent_ >= budget)
     if (const std::optional<double> guess = by_work(call)) return guess;
+  const double seconds = measure(call);
+  known_[call.key()] = {seconds, work_of(call)};
+  fresh_.push_back(call);
+  is_new_ = true;
+  return seconds;
+}
+
+void MachineRates::measure_again(double budget) {
+  const std::vector<KernelCall> calls = std::exchange(fresh_, {});
+  std::vector<std::vector<double>> runs;
+  for (const KernelCall& call : calls) runs.push_back({known_[call.key()].seconds});
+  for (int round = 1; round < kRounds; ++round)
+    for (size_t i = 0; i < calls.size() && spent_ < budget; ++i)
+      runs[i].push_back(measure(calls[i]));
+  for (size_t i = 0; i < calls.size(); ++i) {
+    const auto middle = runs[i].begin() + std::ssize(runs[i]) / 2;
+    std::nth_element(runs[i].begin(), middle, runs[i].end());
+    known_[calls[i].key()].seconds = *middle;
+  }
+}
+
+double MachineRates::measure(const KernelCall& call) {
   const auto start = std::chrono::steady_clock::now();
   const double seconds = bench_.seconds(call);
   spent_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  known_[call.key()] = {seconds, work_of(call)};
-  is_new_ = true;
   return seconds;
 }
 

@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "core/file.h"
 #include "stream/disk_files.h"
@@ -24,6 +25,9 @@ class MachineRates {
   // its work from a known call of the same kernel where there is one. nullopt for what is not
   // cached when there is no budget.
   std::optional<double> seconds(const KernelCall& call, double budget);
+  // Measures what is new in two more rounds, until `budget` is spent, and takes the median: what
+  // else a machine does slows one second down and not the next.
+  void measure_again(double budget);
   // Bytes a second of copies to the device, likewise cached.
   double copy_rate();
   // Of reads of a model (disk_rate), by its folder and the device that this lies on.
@@ -41,13 +45,15 @@ class MachineRates {
   struct Known {
     double seconds = 0, work = 0;
   };
+  double measure(const KernelCall& call);
   std::optional<double> by_work(const KernelCall& call) const;
 
   KernelBench bench_;
   std::string machine_;  // "cpu Intel(R) Xeon(R) ..., 2 threads, build 0123456789abcdef"
   fs::path path_;
   std::map<std::string, Known> known_, before_;  // before_: and forgotten
-  double spent_ = 0;  // seconds, measuring
+  std::vector<KernelCall> fresh_;  // measured in one round
+  double spent_ = 0;               // seconds, measuring
   bool is_new_ = false;
 };
 

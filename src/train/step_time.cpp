@@ -22,10 +22,13 @@ std::optional<StepTime> predict_step(const StepTrace& trace, MachineRates& rates
     return (call.flops() + kFlopsPerByte * call.bytes()) * static_cast<double>(shares[i].count);
   };
   std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return cost(a) > cost(b); });
-  for (const size_t i : order) {
-    const std::optional<double> seconds = rates.seconds(shares[i].call, budget);
+  for (const size_t i : order)
+    if (!rates.seconds(shares[i].call, budget)) return std::nullopt;
+  rates.measure_again(budget);
+  for (StepTime::Share& share : shares) {
+    const std::optional<double> seconds = rates.seconds(share.call, budget);
     if (!seconds) return std::nullopt;
-    shares[i].seconds = *seconds;
+    share.seconds = *seconds;
   }
 
   const double copy_rate = copies ? rates.copy_rate() : 1;
