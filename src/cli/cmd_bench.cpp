@@ -161,9 +161,11 @@ void bench(const BenchOptions& options) {
   }
   constexpr double kNoBudget = 1e9;
   for (const Measured& m : list) rates.seconds(m.call, kNoBudget);
+  limits_of(rates, *backend.device);
   rates.measure_again(kNoBudget);
   for (Measured& m : list) m.seconds = *rates.seconds(m.call, kNoBudget);
   const Limits limits = limits_of(rates, *backend.device);
+  rates.copy_rate();
   rates.save();
   if (has_run)
     std::sort(list.begin(), list.end(), [](const Measured& a, const Measured& b) {

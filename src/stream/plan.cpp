@@ -246,7 +246,8 @@ class Placer {
     const int64_t half = others(no_units()) / 2;
     const auto wants = [&](int64_t slots) {
       const int64_t bytes = host_bytes(no_units(), slots);
-      return bytes <= ram_left() && (slots == 3 || (in_place() && slots <= half && bytes <= kBusyRing));
+      const bool is_small = in_place() && slots <= half && bytes <= kBusyRing;
+      return bytes <= ram_left() && (slots == 3 || is_small);
     };
     while (!is_given && wants(host.slots + 1)) ++host.slots;
     host.held = most_held();

@@ -79,7 +79,9 @@ std::pair<KernelCall, double> reduced(const KernelCall& call) {
         small.rows = call.rows * small.inner / call.inner;
         factor = static_cast<double>(call.inner) / static_cast<double>(small.inner);
       }
-      if (small.inner == 1 && call.flops() / factor > 2 * kLargestFlops) {  // one long sequence
+      // One long sequence; in a window its time is in no such proportion to the rows.
+      if (small.inner == 1 && call.heads.window == 0 && small.rows > kTileRows &&
+          call.flops() / factor > 2 * kLargestFlops) {
         const double before = small.flops(), times = before / kLargestFlops;
         small.rows = std::max<int64_t>(
             kTileRows, std::llround(static_cast<double>(small.rows) / std::sqrt(times)));

@@ -110,7 +110,7 @@ void MachineRates::measure_again(double budget) {
     for (size_t i = 0; i < calls.size() && spent_ < budget; ++i)
       runs[i].push_back(measure(calls[i]));
   for (size_t i = 0; i < calls.size(); ++i) {
-    const auto middle = runs[i].begin() + std::ssize(runs[i]) / 2;
+    const auto middle = runs[i].begin() + (std::ssize(runs[i]) - 1) / 2;  // of two the shorter
     std::nth_element(runs[i].begin(), middle, runs[i].end());
     known_[calls[i].key()].seconds = *middle;
   }

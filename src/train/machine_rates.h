@@ -1,6 +1,6 @@
 // MachineRates: how long kernel calls and copies take on this machine. Measured once and kept in
 // $XDG_CACHE_HOME/lema (else ~/.cache/lema), a file for each device, number of threads and build of
-// lema. Read by the plan's prediction of step times; `lema bench` measures anew.
+// lema. Read by the plan's prediction of step times; `lema bench` measures kernels and copies anew.
 #pragma once
 
 #include <map>

@@ -35,6 +35,16 @@ Amount memory_amount(FitGoal::Kind kind, const RunModel& model, const Device& de
   };
 }
 
+// Bytes that the process may take, with what it has.
+int64_t memory_for_run() {
+  return checked_add(available_memory(), resident_memory().anonymous).value_or(INT64_MAX);
+}
+
+// What the run leaves to the page cache.
+int64_t page_cache_beside(const RunPlan& plan) {
+  return memory_for_run() - plan.anonymous_bytes();
+}
+
 // How the weights of a plan come from disk; `auto` measures.
 DiskMode disk_mode(const RunConfig& config, const RunPlan& plan, const RunModel& model,
                    const Device& device) {
@@ -43,12 +53,7 @@ DiskMode disk_mode(const RunConfig& config, const RunPlan& plan, const RunModel&
   if (config.memory.disk == "direct") return DiskMode::Direct;
   if (config.memory.disk == "buffered") return DiskMode::Buffered;
   return faster_disk_mode(model.folder,
-                          plan.placement.host.holds_all ? INT64_MAX : available_memory());
-}
-
-// Bytes that the process may take, with what it has.
-int64_t memory_for_run() {
-  return checked_add(available_memory(), resident_memory().anonymous).value_or(INT64_MAX);
+                          plan.placement.host.holds_all ? INT64_MAX : page_cache_beside(plan));
 }
 
 // The end of a refusal: what would fit.
@@ -60,6 +65,12 @@ std::string nearest(const RunConfig& config, const DataFacts& data, const FitGoa
   return fmt::format("; no smaller batch fits: the least is {}{}{}", describe(goal, found.amount),
                      found.changes.empty() ? "" : ", with ", to_string(found.changes));
 }
+
+// Whether weights that memory cannot hold are read from disk instead of mapped, and within what.
+bool may_stream(const RunConfig& config, const RunPlan& plan) {
+  return plan.ram_budget == 0 && config.memory.disk == "auto";
+}
+int64_t streaming_budget(int64_t available) { return available - available / 10; }
 
 // plan_or_refuse, by what is `available` as of make_run_plan.
 RunPlan plan_within(const RunConfig& config, const RunModel& model, const Device& device,
@@ -80,11 +91,10 @@ RunPlan plan_within(const RunConfig& config, const RunModel& model, const Device
     refuse(error.what(), FitGoal::Kind::Ram, std::max(config.memory.ram_bytes, within));
   }
   const int64_t available = memory_for_run();
-  const bool may_stream = plan.ram_budget == 0 && config.memory.disk == "auto";
-  if (may_stream && plan.memory_bytes() > available) {
+  if (may_stream(config, plan) && plan.memory_bytes() > available) {
     log::info("memory of {} is available: weights that it cannot hold are read from disk",
               format_bytes(available));
-    return plan_within(config, model, device, ops, data, available - available / 10);
+    return plan_within(config, model, device, ops, data, streaming_budget(available));
   }
   if (plan.anonymous_bytes() > available)
     refuse(fmt::format("the run needs {} of memory and {} are available",
@@ -148,7 +158,7 @@ Forecast PlannedRun::forecast(double budget) {
   const Batcher batches(std::ssize(data_.train), config_.train.batch_size, 0, false);
   f.steps = batches.total_steps(config_.train.epochs, config_.train.max_steps);
   MachineRates known = rates();
-  f.time = time_of(settled(config_, f.plan), data_, f.plan.placement.host, known, budget);
+  f.time = time_of(settled(config_, f.plan), data_, f.plan, known, budget);
   known.save();
   return f;
 }
@@ -162,21 +172,32 @@ FitResult PlannedRun::fit(const FitGoal& goal, double budget) {
   const int64_t available = memory_for_run();
   const Amount milliseconds = [&](const RunConfig& config, const DataFacts& data) {
     const Need cannot_run{std::numeric_limits<double>::infinity(), false};
+    const auto plan_of = [&](const RunConfig& c) {
+      return make_run_plan(c, model_, *backend_.device, backend_.ops, data);
+    };
+    RunConfig as_run = config;
     RunPlan plan;
     try {
-      plan = make_run_plan(config, model_, *backend_.device, backend_.ops, data);
+      plan = plan_of(as_run);
+      if (may_stream(config_, plan) && plan.memory_bytes() > available) {
+        as_run.memory.ram_bytes = streaming_budget(available);
+        as_run.memory.disk = "auto";
+        plan = plan_of(as_run);
+      }
     } catch (const Error& error) {
       if (error.code() != ErrorCode::DoesNotFit) throw;
       return cannot_run;
     }
     if (plan.anonymous_bytes() > available) return cannot_run;
-    plan.placement.host.disk = disk_mode(config, plan, model_, *backend_.device);
+    plan.placement.host.disk = disk_mode(as_run, plan, model_, *backend_.device);
     const std::optional<StepTime> time =
-        time_of(config, data, plan.placement.host, known, budget);
+        time_of(settled(as_run, plan), data, plan, known, budget);
     return time ? Need{1000 * time->seconds} : cannot_run;
   };
   FitResult found = lema::fit(planned, data_, goal, milliseconds);
   known.save();
+  if (!std::isfinite(found.amount))  // nothing that was tried can run: why the config cannot
+    plan_or_refuse(config_, model_, *backend_.device, backend_.ops, data_);
   return found;
 }
 
@@ -206,22 +227,25 @@ StepTrace PlannedRun::trace_of(const RunConfig& config, const DataFacts& data) c
 // Reads go on beside the rest, which is why a step takes as long as the longer of the two; those of
 // the page cache are work of the CPU, and add to it where that computes.
 std::optional<StepTime> PlannedRun::time_of(const RunConfig& config, const DataFacts& data,
-                                            const HostPlacement& host, MachineRates& rates,
+                                            const RunPlan& plan, MachineRates& rates,
                                             double budget) const {
+  const HostPlacement& host = plan.placement.host;
   const StepTrace trace = trace_of(config, data);
   std::optional<StepTime> time =
       predict_step(trace, rates, budget, backend_.device->reads_host_memory());
   const int64_t bytes = bytes_from_disk(host, model_.table, trace.units);
   if (!time || bytes == 0) return time;
   const bool cached = host.disk == DiskMode::Buffered &&
-                      fits_page_cache(model_.folder, available_memory());
+                      fits_page_cache(model_.folder, page_cache_beside(plan));
   const std::optional<double> rate = rates.read_rate(model_.folder, host.disk, cached, budget);
   if (!rate) return std::nullopt;
   time->disk = static_cast<double>(bytes) / *rate;
-  const bool adds = cached && backend_.device->reads_host_memory();
-  const double wait = adds ? time->disk : std::max(0.0, time->disk - time->seconds);
-  time->stall += wait;
-  time->seconds += wait;
+  if (cached && backend_.device->reads_host_memory()) {
+    time->seconds += time->disk;
+  } else {
+    time->stall += std::max(0.0, time->disk - time->seconds);
+    time->seconds = std::max(time->seconds, time->disk);
+  }
   return time;
 }
 

@@ -60,7 +60,7 @@ class PlannedRun {
   RunConfig as_planned() const;
   StepTrace trace_of(const RunConfig& config, const DataFacts& data) const;
   std::optional<StepTime> time_of(const RunConfig& config, const DataFacts& data,
-                                  const HostPlacement& host, MachineRates& rates,
+                                  const RunPlan& plan, MachineRates& rates,
                                   double budget) const;
   MachineRates rates() const { return {backend_, static_cast<int>(config_.threads)}; }
 

@@ -224,6 +224,8 @@ class Fit(Plan):
             log = self.lema("plan", flags=["--fit", goal], code=4)
             self.assertRegex(log, rf"no smaller batch reaches {goal}: the least is [\d.]+ MiB of .* memory, with .*"
                                   "train.batch_size=1")
+        self.assertRegex(self.lema("plan", "memory.ram=5MB", flags=["--fit", "step_ms=100000"], code=4),
+                         "memory.ram is .*; set it to at least")
         self.lema("plan", flags=["--fit", "disk=1GB"], code=2)
 
 
