@@ -243,13 +243,9 @@ class Placer {
     // units at most, keep a disk busy where units are small. A slot saves as many reads as a unit
     // held.
     const bool is_given = request_.slots == 2 || (in_place() && request_.slots > 0);
-    const int64_t half = others(no_units()) / 2;
-    const auto wants = [&](int64_t slots) {
-      const int64_t bytes = host_bytes(no_units(), slots);
-      const bool is_small = in_place() && slots <= half && bytes <= kBusyRing;
-      return bytes <= ram_left() && (slots == 3 || is_small);
-    };
-    while (!is_given && wants(host.slots + 1)) ++host.slots;
+    const int64_t busy = std::min(others(no_units()) / 2, kBusyRing / host_bytes(no_units(), 1));
+    const int64_t wish = is_given ? host.slots : in_place() ? std::max<int64_t>(3, busy) : 3;
+    while (host.slots < wish && host_bytes(no_units(), host.slots + 1) <= ram_left()) ++host.slots;
     host.held = most_held();
     host.slots = std::min(host.slots, others(host.held));
     if (in_place()) plan_.weights.resident = host.held;
