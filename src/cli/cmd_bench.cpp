@@ -90,18 +90,22 @@ struct Limits {
   }
 };
 
-Limits limits_of(MachineRates& rates, const Device& device) {
-  constexpr double kNoBudget = 1e9;
+// Products in F32 and BF16, and a sum.
+std::vector<KernelCall> limit_calls(const Device& device) {
   const int64_t size = device.reads_host_memory() ? 1536 : 8192;
-  Limits limits;
+  std::vector<KernelCall> calls;
   for (const DType X : {DType::F32, DType::BF16}) {
-    KernelCall product{Kernel::Linear, X, size, size};
-    product.parts.push_back({size, X});
-    limits.flops[X == DType::BF16] = product.flops() / *rates.seconds(product, kNoBudget);
+    calls.push_back({Kernel::Linear, X, size, size});
+    calls.back().parts.push_back({size, X});
   }
-  const KernelCall add{Kernel::Add, DType::F32, 8192, 4096};
-  limits.bytes = add.bytes() / *rates.seconds(add, kNoBudget);
-  return limits;
+  calls.push_back({Kernel::Add, DType::F32, 8192, 4096});
+  return calls;
+}
+
+Limits limits_of(const MachineRates& rates, const std::vector<KernelCall>& calls) {
+  const auto seconds = [&](size_t i) { return *rates.seconds(calls[i]); };
+  return {{calls[0].flops() / seconds(0), calls[1].flops() / seconds(1)},
+          calls[2].bytes() / seconds(2)};
 }
 
 void print(const std::vector<Measured>& list, const Limits& limits, MachineRates& rates,
@@ -152,7 +156,7 @@ void bench(const BenchOptions& options) {
   rates.forget();
   std::vector<Measured> list;
   if (has_run) {
-    const StepTrace trace = PlannedRun(config).trace();
+    const StepTrace trace = PlannedRun(config).forecast(0).trace;
     for (const KernelCall& call : trace.calls) list.push_back({call});
     for (const StepItem& item : trace.items)
       if (item.call >= 0) ++list[static_cast<size_t>(item.call)].count;
@@ -160,11 +164,12 @@ void bench(const BenchOptions& options) {
     for (KernelCall& call : usual_calls()) list.push_back({std::move(call)});
   }
   constexpr double kNoBudget = 1e9;
-  for (const Measured& m : list) rates.seconds(m.call, kNoBudget);
-  limits_of(rates, *backend.device);
-  rates.measure_again(kNoBudget);
-  for (Measured& m : list) m.seconds = *rates.seconds(m.call, kNoBudget);
-  const Limits limits = limits_of(rates, *backend.device);
+  const std::vector<KernelCall> large = limit_calls(*backend.device);
+  std::vector<KernelCall> calls = large;
+  for (const Measured& m : list) calls.push_back(m.call);
+  rates.measure(calls, kNoBudget);
+  for (Measured& m : list) m.seconds = *rates.seconds(m.call);
+  const Limits limits = limits_of(rates, large);
   rates.copy_rate();
   rates.save();
   if (has_run)

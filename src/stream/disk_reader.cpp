@@ -19,6 +19,20 @@ constexpr int kThreads = 4;  // that wait for one read each
 
 }  // namespace
 
+void WeightReader::start(const HostImage& image, std::byte* to, DiskJob& job) {
+  if (!std::exchange(job.open_, true)) job.begun_ = false;  // nobody reads for a job not open
+  submit(image, to, job);
+}
+
+void WeightReader::wait(DiskJob& job) {
+  complete(job);
+  job.open_ = false;
+}
+
+std::unique_ptr<WeightReader> make_disk_reader(const DiskFiles& files) {
+  return std::make_unique<DiskReader>(files);
+}
+
 DiskReader::DiskReader(const DiskFiles& files, bool uring) : files_(files) {
   if (uring && files.is_direct()) queue_ = UringQueue::open(kDepth);
   try {
@@ -45,9 +59,8 @@ void DiskReader::stop() {
   for (std::thread& thread : threads_) thread.join();
 }
 
-void DiskReader::start(const HostImage& image, std::byte* to, DiskJob& job) {
+void DiskReader::submit(const HostImage& image, std::byte* to, DiskJob& job) {
   const std::lock_guard lock(mutex_);
-  if (!std::exchange(job.open_, true)) job.begun_ = false;
   const int64_t most = queue_ ? kQueuedBytes : kWaitedBytes;
   for (const Window& window : image.windows()) {
     for (int64_t at = 0; at < window.bytes; at += most) {
@@ -60,11 +73,10 @@ void DiskReader::start(const HostImage& image, std::byte* to, DiskJob& job) {
   work_.notify_all();
 }
 
-void DiskReader::wait(DiskJob& job) {
+void DiskReader::complete(DiskJob& job) {
   std::unique_lock lock(mutex_);
   done_.wait(lock, [&] { return error_ || job.pending_ == 0; });
   if (error_) std::rethrow_exception(error_);
-  job.open_ = false;
 }
 
 int64_t DiskReader::read_bytes() const {

@@ -1,5 +1,6 @@
-// DiskReader: reads images into memory in the background, in the order in which they were asked
-// for: the order in which they will be needed. One thread with io_uring, else a few that wait.
+// WeightReader: reads images into memory in the background, in the order in which they were asked
+// for: the order in which they will be needed. DiskReader does it, by one thread with io_uring,
+// else by a few that wait.
 //
 //   reader.start(image, to, job);   ...   reader.wait(job);   // `to` holds the image
 #pragma once
@@ -8,6 +9,7 @@
 #include <condition_variable>
 #include <deque>
 #include <exception>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -30,6 +32,7 @@ class DiskJob {
   Clock::time_point end() const { return end_; }
 
  private:
+  friend class WeightReader;
   friend class DiskReader;
   bool open_ = false;
   int64_t pending_ = 0;  // chunks
@@ -37,19 +40,28 @@ class DiskJob {
   Clock::time_point begin_, end_;
 };
 
-class DiskReader {
+class WeightReader {
  public:
-  // `files` outlives the reader. Without `uring` threads read, also where io_uring could be had.
-  explicit DiskReader(const DiskFiles& files, bool uring = true);
-  DiskReader(const DiskReader&) = delete;
-  // Waits for what is in flight: memory that is read into lives longer.
-  ~DiskReader();
-
+  virtual ~WeightReader() = default;
   // Queues the reads of an image to `to` (aligned to kDiskBlock) as a part of the job.
   void start(const HostImage& image, std::byte* to, DiskJob& job);
   // Blocks until the job is done. Throws the first error of any read: Io, BadInput where a file has
   // become shorter.
   void wait(DiskJob& job);
+
+ private:
+  virtual void submit(const HostImage& image, std::byte* to, DiskJob& job) = 0;
+  virtual void complete(DiskJob& job) = 0;
+};
+using MakeReader = std::function<std::unique_ptr<WeightReader>(const DiskFiles& files)>;
+
+class DiskReader final : public WeightReader {
+ public:
+  // `files` outlives the reader. Without `uring` threads read, also where io_uring could be had.
+  explicit DiskReader(const DiskFiles& files, bool uring = true);
+  DiskReader(const DiskReader&) = delete;
+  // Waits for what is in flight: memory that is read into lives longer.
+  ~DiskReader() override;
 
   int64_t read_bytes() const;  // so far
 
@@ -60,6 +72,8 @@ class DiskReader {
     std::byte* to = nullptr;
     DiskJob* job = nullptr;
   };
+  void submit(const HostImage& image, std::byte* to, DiskJob& job) override;
+  void complete(DiskJob& job) override;
   void work();
   void stop();
   void keep_error();
@@ -79,5 +93,8 @@ class DiskReader {
   std::exception_ptr error_;
   std::vector<std::thread> threads_;
 };
+
+// A DiskReader.
+std::unique_ptr<WeightReader> make_disk_reader(const DiskFiles& files);
 
 }  // namespace lema

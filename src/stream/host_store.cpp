@@ -8,20 +8,8 @@
 
 namespace lema {
 
-int64_t bytes_from_disk(const HostPlacement& placement, const PieceTable& table,
-                        std::span<const int64_t> units) {
-  if (placement.disk == DiskMode::Mmap || placement.holds_all) return 0;
-  const RingState empty(static_cast<size_t>(placement.slots), -1);
-  const Program first = make_program(units, placement.held, empty);
-  int64_t bytes = 0;
-  for (const int64_t unit :
-       loaded_units(make_program(units, placement.held, first.final_state)))
-    bytes += HostImage(unit_extents(table.unit(unit))).bytes();
-  return bytes;
-}
-
 HostStore::HostStore(const ModelFolder& folder, const PieceTable& table, Device& device,
-                     const HostPlacement& placement, Trace* trace)
+                     const HostPlacement& placement, Trace* trace, const MakeReader& make_reader)
     : folder_(folder), table_(table), device_(device), placement_(placement), trace_(trace) {
   if (placement_.disk == DiskMode::Mmap) {
     placement_.holds_all = true;
@@ -45,7 +33,7 @@ HostStore::HostStore(const ModelFolder& folder, const PieceTable& table, Device&
     for (Slot& slot : slots_) slot.released = device.create_event();
   }
   files_.emplace(folder, placement_.disk == DiskMode::Direct);
-  reader_ = std::make_unique<DiskReader>(*files_);
+  reader_ = make_reader(*files_);
   hold();
 }
 

@@ -30,10 +30,6 @@ struct HostPlacement {
   int64_t slots = 0;               // of the ring, each as large as the largest unit not held
 };
 
-// Bytes that a pass over these units, repeated, reads from disk each time.
-int64_t bytes_from_disk(const HostPlacement& placement, const PieceTable& table,
-                        std::span<const int64_t> units);
-
 // Weights in host memory, by their place in the files.
 class HostBytes {
  public:
@@ -57,9 +53,10 @@ class HostBytes {
 class HostStore {
  public:
   // Reads what small() has, and begins to read the units that are held, which goes on meanwhile.
-  // All references outlive the store; `trace` may be null.
+  // All references outlive the store; `trace` may be null. make_reader: of what is read from disk.
   HostStore(const ModelFolder& folder, const PieceTable& table, Device& device,
-            const HostPlacement& placement, Trace* trace = nullptr);
+            const HostPlacement& placement, Trace* trace = nullptr,
+            const MakeReader& make_reader = make_disk_reader);
 
   // Plans the ring for visits to these units and starts the first reads. Also check_files().
   void begin_pass(std::span<const int64_t> units);
@@ -116,7 +113,7 @@ class HostStore {
   size_t next_ = 0;  // instruction
   double stall_ms_ = 0;
   int64_t read_bytes_ = 0;
-  std::unique_ptr<DiskReader> reader_;  // last: its reads end before the memory does
+  std::unique_ptr<WeightReader> reader_;  // last: its reads end before the memory does
 };
 
 }  // namespace lema

@@ -10,8 +10,9 @@
 
 namespace lema {
 
-enum class Lane { Compute, H2D, D2H, Disk };
-inline constexpr size_t kLanes = 4;
+// Host: whoever submits. What it submits begins no earlier than it has got to.
+enum class Lane { Compute, H2D, D2H, Disk, Host };
+inline constexpr size_t kLanes = 5;
 
 struct TraceItem {
   enum class Kind { Work, Record, Wait } kind = Kind::Work;
@@ -22,12 +23,12 @@ struct TraceItem {
 
 struct PassTime {
   double seconds = 0;  // until every lane is done
-  double stall = 0;    // of which Compute stood waiting, between two of its items
+  double stall = 0;    // of which Compute stood waiting, before one of its items
   std::array<double, kLanes> busy = {};
 };
 
-// in_line: every lane's work is done by the one that submits it, as on the CPU device. A wait on an
-// event that was not recorded is none, as on a device.
+// in_line: the work of all lanes but the disk is done by the one that submits it, as on the CPU
+// device. A wait on an event that was not recorded is none, as on a device.
 PassTime simulate(std::span<const TraceItem> trace, bool in_line);
 
 }  // namespace lema

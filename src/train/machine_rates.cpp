@@ -89,34 +89,38 @@ MachineRates::MachineRates(const Backend& backend, int threads)
   }
 }
 
-std::optional<double> MachineRates::seconds(const KernelCall& call, double budget) {
-  if (const auto found = known_.find(call.key()); found != known_.end())
-    return found->second.seconds;
-  if (budget <= 0) return std::nullopt;
-  if (spent_ >= budget)
-    if (const std::optional<double> guess = by_work(call)) return guess;
-  const double seconds = measure(call);
-  known_[call.key()] = {seconds, work_of(call)};
-  fresh_.push_back(call);
-  is_new_ = true;
-  return seconds;
-}
-
-void MachineRates::measure_again(double budget) {
-  const std::vector<KernelCall> calls = std::exchange(fresh_, {});
-  std::vector<std::vector<double>> runs;
-  for (const KernelCall& call : calls) runs.push_back({known_[call.key()].seconds});
-  for (int round = 1; round < kRounds; ++round)
-    for (size_t i = 0; i < calls.size() && spent_ < budget; ++i)
-      runs[i].push_back(measure(calls[i]));
-  for (size_t i = 0; i < calls.size(); ++i) {
-    const auto middle = runs[i].begin() + (std::ssize(runs[i]) - 1) / 2;  // of two the shorter
-    std::nth_element(runs[i].begin(), middle, runs[i].end());
-    known_[calls[i].key()].seconds = *middle;
+void MachineRates::measure(std::span<const KernelCall> calls, double budget) {
+  if (budget <= 0) return;
+  std::map<std::string, std::vector<double>> runs;  // of what is new
+  for (int round = 0; round < kRounds; ++round) {
+    for (const KernelCall& call : calls) {
+      const std::string key = call.key();
+      if (known_.contains(key) && !runs.contains(key)) continue;
+      if (spent_ >= budget) {
+        if (round > 0) continue;
+        if (const std::optional<double> guess = by_work(call)) {
+          guessed_[key] = *guess;
+          continue;
+        }
+      }
+      std::vector<double>& seconds = runs[key];
+      seconds.push_back(run(call));
+      const auto middle = seconds.begin() + (std::ssize(seconds) - 1) / 2;  // of two the shorter
+      std::nth_element(seconds.begin(), middle, seconds.end());
+      known_[key] = {*middle, work_of(call)};
+      is_new_ = true;
+    }
   }
 }
 
-double MachineRates::measure(const KernelCall& call) {
+std::optional<double> MachineRates::seconds(const KernelCall& call) const {
+  const std::string key = call.key();
+  if (const auto found = known_.find(key); found != known_.end()) return found->second.seconds;
+  if (const auto found = guessed_.find(key); found != guessed_.end()) return found->second;
+  return std::nullopt;
+}
+
+double MachineRates::run(const KernelCall& call) {
   const auto start = std::chrono::steady_clock::now();
   const double seconds = bench_.seconds(call);
   spent_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

@@ -5,6 +5,7 @@
 
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -21,13 +22,13 @@ class MachineRates {
   // the object.
   MachineRates(const Backend& backend, int threads);
 
-  // Seconds of a call: cached, else measured. Once `budget` seconds have gone into measuring, by
-  // its work from a known call of the same kernel where there is one. nullopt for what is not
-  // cached when there is no budget.
-  std::optional<double> seconds(const KernelCall& call, double budget);
-  // Measures what is new in two more rounds, until `budget` is spent, and takes the median: what
-  // else a machine does slows one second down and not the next.
-  void measure_again(double budget);
+  // Measures the calls that are not cached, in this order, in three rounds: what else a machine
+  // does slows one second down and not the next. Once `budget` seconds have gone into measuring, a
+  // call is taken by its work from a known one of the same kernel where there is one. Nothing with
+  // no budget.
+  void measure(std::span<const KernelCall> calls, double budget);
+  // Of one call; nullopt where it is neither cached nor measured.
+  std::optional<double> seconds(const KernelCall& call) const;
   // Bytes a second of copies to the device, likewise cached.
   double copy_rate();
   // Of reads of a model (disk_rate), by its folder and the device that this lies on.
@@ -45,15 +46,15 @@ class MachineRates {
   struct Known {
     double seconds = 0, work = 0;
   };
-  double measure(const KernelCall& call);
+  double run(const KernelCall& call);
   std::optional<double> by_work(const KernelCall& call) const;
 
   KernelBench bench_;
   std::string machine_;  // "cpu Intel(R) Xeon(R) ..., 2 threads, build 0123456789abcdef"
   fs::path path_;
   std::map<std::string, Known> known_, before_;  // before_: and forgotten
-  std::vector<KernelCall> fresh_;  // measured in one round
-  double spent_ = 0;               // seconds, measuring
+  std::map<std::string, double> guessed_;        // seconds, by work
+  double spent_ = 0;                             // seconds, measuring
   bool is_new_ = false;
 };
 

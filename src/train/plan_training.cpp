@@ -66,19 +66,20 @@ std::string nearest(const RunConfig& config, const DataFacts& data, const FitGoa
                      found.changes.empty() ? "" : ", with ", to_string(found.changes));
 }
 
-// Whether weights that memory cannot hold are read from disk instead of mapped, and within what.
-bool may_stream(const RunConfig& config, const RunPlan& plan) {
-  return plan.ram_budget == 0 && config.memory.disk == "auto";
-}
-int64_t streaming_budget(int64_t available) { return available - available / 10; }
+// What of a refusal is said.
+enum class Advice { None, NearestFit };
 
-// plan_or_refuse, by what is `available` as of make_run_plan.
-RunPlan plan_within(const RunConfig& config, const RunModel& model, const Device& device,
-                    const OpsFactory& ops, const DataFacts& data, int64_t within) {
+// plan_or_refuse. Where memory cannot hold what is to be mapped, weights are read from disk
+// instead, `within` what is available, which is 0 at first.
+RunPlan plan_here(const RunConfig& config, const RunModel& model, const Device& device,
+                  const OpsFactory& ops, const DataFacts& data, Advice advice,
+                  int64_t within = 0) {
   const auto refuse = [&](const std::string& what, FitGoal::Kind kind, int64_t limit) {
     const FitGoal goal{kind, static_cast<double>(limit)};
     fail(ErrorCode::DoesNotFit, "{}{}", what,
-         nearest(config, data, goal, memory_amount(kind, model, device, ops, within)));
+         advice == Advice::None
+             ? ""
+             : nearest(config, data, goal, memory_amount(kind, model, device, ops, within)));
   };
   RunPlan plan;
   try {
@@ -91,10 +92,10 @@ RunPlan plan_within(const RunConfig& config, const RunModel& model, const Device
     refuse(error.what(), FitGoal::Kind::Ram, std::max(config.memory.ram_bytes, within));
   }
   const int64_t available = memory_for_run();
-  if (may_stream(config, plan) && plan.memory_bytes() > available) {
+  if (plan.ram_budget == 0 && config.memory.disk == "auto" && plan.memory_bytes() > available) {
     log::info("memory of {} is available: weights that it cannot hold are read from disk",
               format_bytes(available));
-    return plan_within(config, model, device, ops, data, streaming_budget(available));
+    return plan_here(config, model, device, ops, data, advice, available - available / 10);
   }
   if (plan.anonymous_bytes() > available)
     refuse(fmt::format("the run needs {} of memory and {} are available",
@@ -108,7 +109,7 @@ RunPlan plan_within(const RunConfig& config, const RunModel& model, const Device
 
 RunPlan plan_or_refuse(const RunConfig& config, const RunModel& model, const Device& device,
                        const OpsFactory& ops, const DataFacts& data) {
-  return plan_within(config, model, device, ops, data, 0);
+  return plan_here(config, model, device, ops, data, Advice::NearestFit);
 }
 
 std::string Forecast::text() const {
@@ -154,11 +155,12 @@ PlannedRun::PlannedRun(const RunConfig& config, const fs::path& checkpoint, bool
 Forecast PlannedRun::forecast(double budget) {
   Forecast f;
   f.plan = plan_or_refuse(config_, model_, *backend_.device, backend_.ops, data_);
+  f.trace = trace_of(config_, f.plan, data_);
   f.parameters = model_.adapter.parameter_count();
   const Batcher batches(std::ssize(data_.train), config_.train.batch_size, 0, false);
   f.steps = batches.total_steps(config_.train.epochs, config_.train.max_steps);
   MachineRates known = rates();
-  f.time = time_of(settled(config_, f.plan), data_, f.plan, known, budget);
+  f.time = time_of(f.plan, f.trace, known, budget);
   known.save();
   return f;
 }
@@ -169,30 +171,21 @@ FitResult PlannedRun::fit(const FitGoal& goal, double budget) {
     return lema::fit(planned, data_, goal,
                      memory_amount(goal.kind, model_, *backend_.device, backend_.ops));
   MachineRates known = rates();
-  const int64_t available = memory_for_run();
   const Amount milliseconds = [&](const RunConfig& config, const DataFacts& data) {
     const Need cannot_run{std::numeric_limits<double>::infinity(), false};
-    const auto plan_of = [&](const RunConfig& c) {
-      return make_run_plan(c, model_, *backend_.device, backend_.ops, data);
-    };
-    RunConfig as_run = config;
-    RunPlan plan;
+    // What is mapped because it fits is read where, with these settings, it does not.
+    RunConfig tried = config;
+    if (tried.memory.disk == "mmap") tried.memory.disk = config_.memory.disk;
     try {
-      plan = plan_of(as_run);
-      if (may_stream(config_, plan) && plan.memory_bytes() > available) {
-        as_run.memory.ram_bytes = streaming_budget(available);
-        as_run.memory.disk = "auto";
-        plan = plan_of(as_run);
-      }
+      const RunPlan plan =
+          plan_here(tried, model_, *backend_.device, backend_.ops, data, Advice::None);
+      const std::optional<StepTime> time =
+          time_of(plan, trace_of(tried, plan, data), known, budget);
+      return time ? Need{1000 * time->seconds} : cannot_run;
     } catch (const Error& error) {
       if (error.code() != ErrorCode::DoesNotFit) throw;
       return cannot_run;
     }
-    if (plan.anonymous_bytes() > available) return cannot_run;
-    plan.placement.host.disk = disk_mode(as_run, plan, model_, *backend_.device);
-    const std::optional<StepTime> time =
-        time_of(settled(as_run, plan), data, plan, known, budget);
-    return time ? Need{1000 * time->seconds} : cannot_run;
   };
   FitResult found = lema::fit(planned, data_, goal, milliseconds);
   known.save();
@@ -203,50 +196,43 @@ FitResult PlannedRun::fit(const FitGoal& goal, double budget) {
 
 RunConfig PlannedRun::as_planned() const {
   try {
-    return settled(config_,
-                   plan_or_refuse(config_, model_, *backend_.device, backend_.ops, data_));
+    return settled(config_, plan_here(config_, model_, *backend_.device, backend_.ops, data_,
+                                      Advice::None));
   } catch (const Error& error) {
     if (error.code() != ErrorCode::DoesNotFit) throw;
     return config_;
   }
 }
 
-int64_t PlannedRun::load_kernels(const RunPlan& plan) const {
+int64_t PlannedRun::load_kernels(const Forecast& forecast) const {
   if (backend_.device->used_bytes() == 0) return 0;
-  warm_up(backend_, static_cast<int>(config_.threads), plan.ops, trace().run_calls);
+  warm_up(backend_, static_cast<int>(config_.threads), forecast.plan.ops,
+          forecast.trace.run_calls);
   const int64_t bytes = backend_.device->used_bytes();
   log::info("{} are in use on the GPU with all kernels loaded, before the run's buffers",
             format_bytes(bytes));
   return bytes;
 }
 
-StepTrace PlannedRun::trace_of(const RunConfig& config, const DataFacts& data) const {
-  return trace_step(config, inputs_.folder, *backend_.device, backend_.ops, data, start());
+StepTrace PlannedRun::trace_of(const RunConfig& config, const RunPlan& plan,
+                               const DataFacts& data) const {
+  return trace_step(settled(config, plan), inputs_.folder, *backend_.device, backend_.ops, data,
+                    start());
 }
 
-// Reads go on beside the rest, which is why a step takes as long as the longer of the two; those of
-// the page cache are work of the CPU, and add to it where that computes.
-std::optional<StepTime> PlannedRun::time_of(const RunConfig& config, const DataFacts& data,
-                                            const RunPlan& plan, MachineRates& rates,
-                                            double budget) const {
-  const HostPlacement& host = plan.placement.host;
-  const StepTrace trace = trace_of(config, data);
-  std::optional<StepTime> time =
-      predict_step(trace, rates, budget, backend_.device->reads_host_memory());
-  const int64_t bytes = bytes_from_disk(host, model_.table, trace.units);
-  if (!time || bytes == 0) return time;
-  const bool cached = host.disk == DiskMode::Buffered &&
-                      fits_page_cache(model_.folder, page_cache_beside(plan));
-  const std::optional<double> rate = rates.read_rate(model_.folder, host.disk, cached, budget);
-  if (!rate) return std::nullopt;
-  time->disk = static_cast<double>(bytes) / *rate;
-  if (cached && backend_.device->reads_host_memory()) {
-    time->seconds += time->disk;
-  } else {
-    time->stall += std::max(0.0, time->disk - time->seconds);
-    time->seconds = std::max(time->seconds, time->disk);
+std::optional<StepTime> PlannedRun::time_of(const RunPlan& plan, const StepTrace& trace,
+                                            MachineRates& rates, double budget) const {
+  const bool in_line = backend_.device->reads_host_memory();
+  DiskReads reads;
+  if (trace.reads_from_disk()) {
+    const DiskMode mode = plan.placement.host.disk;
+    const bool cached = mode == DiskMode::Buffered &&
+                        fits_page_cache(model_.folder, page_cache_beside(plan));
+    const std::optional<double> rate = rates.read_rate(model_.folder, mode, cached, budget);
+    if (!rate) return std::nullopt;
+    reads = {*rate, cached && in_line};
   }
-  return time;
+  return predict_step(trace, rates, budget, in_line, reads);
 }
 
 }  // namespace lema

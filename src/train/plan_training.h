@@ -20,6 +20,7 @@ RunPlan plan_or_refuse(const RunConfig& config, const RunModel& model, const Dev
 // What is known of a run before it starts.
 struct Forecast {
   RunPlan plan;
+  StepTrace trace;
   int64_t parameters = 0, steps = 0;
   std::optional<StepTime> time;  // of a step; unknown where its kernels were not measured
 
@@ -42,10 +43,9 @@ class PlannedRun {
   // `budget` seconds have gone into it; 0: not at all.
   Forecast forecast(double budget);
   FitResult fit(const FitGoal& goal, double budget);
-  StepTrace trace() const { return trace_of(config_, data_); }
   // On a GPU, so that no step loads anything: the kernels of steps and evaluations run once.
   // Returns the bytes that the driver counts then; 0 on the CPU.
-  int64_t load_kernels(const RunPlan& plan) const;
+  int64_t load_kernels(const Forecast& forecast) const;
 
   // With the settings of the adapter that the run starts from.
   const RunConfig& config() const { return config_; }
@@ -58,9 +58,8 @@ class PlannedRun {
  private:
   // The config with what its plan has measured and chosen; as it is where it cannot run.
   RunConfig as_planned() const;
-  StepTrace trace_of(const RunConfig& config, const DataFacts& data) const;
-  std::optional<StepTime> time_of(const RunConfig& config, const DataFacts& data,
-                                  const RunPlan& plan, MachineRates& rates,
+  StepTrace trace_of(const RunConfig& config, const RunPlan& plan, const DataFacts& data) const;
+  std::optional<StepTime> time_of(const RunPlan& plan, const StepTrace& trace, MachineRates& rates,
                                   double budget) const;
   MachineRates rates() const { return {backend_, static_cast<int>(config_.threads)}; }
 

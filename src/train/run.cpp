@@ -130,7 +130,7 @@ class Run {
   // all kernels loaded.
   Forecast prepare() {
     Forecast forecast = planned_.forecast(0);
-    loaded_bytes_ = planned_.load_kernels(forecast.plan);
+    loaded_bytes_ = planned_.load_kernels(forecast);
     if (loaded_bytes_ > 0) forecast = planned_.forecast(0);
     const RunPlan& plan = forecast.plan;
     log::info("memory plan\n{}", forecast.text());

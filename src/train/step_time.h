@@ -22,9 +22,15 @@ struct StepTime {
   std::vector<Share> shares;  // longest in all first
 };
 
-// nullopt where the rate of one of its calls is not cached and `budget` is 0, see MachineRates.
+// How weights come from disk.
+struct DiskReads {
+  double rate = 1;      // bytes a second
+  bool by_cpu = false;  // who computes also copies them, out of the page cache
+};
+
+// nullopt where the rate of one of its calls is not known and `budget` is 0, see MachineRates.
 // in_line: the device does copies where they are submitted (the CPU).
 std::optional<StepTime> predict_step(const StepTrace& trace, MachineRates& rates, double budget,
-                                     bool in_line);
+                                     bool in_line, const DiskReads& reads);
 
 }  // namespace lema

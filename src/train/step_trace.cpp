@@ -1,4 +1,4 @@
-// A device without work, kernels that note their calls, and one step over them.
+// A device and a disk without work, kernels that note their calls, and one step over them.
 #include "train/step_trace.h"
 
 #include <algorithm>
@@ -20,12 +20,12 @@ class Recorder {
     if (is_new) trace.calls.push_back(std::move(call));
     trace.items.push_back({{TraceItem::Kind::Work, Lane::Compute}, found->second, 0});
   }
-  void copy(Queue queue, int64_t bytes) {
-    trace.items.push_back({{TraceItem::Kind::Work, lane(queue)}, -1, bytes});
+  void copy(Lane lane, int64_t bytes) {
+    trace.items.push_back({{TraceItem::Kind::Work, lane}, -1, bytes});
   }
-  void event(TraceItem::Kind kind, Event event, Queue queue) {
-    trace.items.push_back({{kind, lane(queue), 0, event.id}, -1, 0});
-  }
+  Event create_event() { return {events_++}; }
+  void record(Event event, Lane lane) { note(TraceItem::Kind::Record, event, lane); }
+  void wait(Lane lane, Event event) { note(TraceItem::Kind::Wait, event, lane); }
   void clear() {
     trace = {};
     index_.clear();
@@ -33,23 +33,28 @@ class Recorder {
   StepTrace trace;
 
  private:
-  static Lane lane(Queue queue) {
-    switch (queue) {
-      case Queue::Compute:
-        return Lane::Compute;
-      case Queue::H2D:
-        return Lane::H2D;
-      case Queue::D2H:
-        return Lane::D2H;
-    }
-    return Lane::Compute;
+  void note(TraceItem::Kind kind, Event event, Lane lane) {
+    trace.items.push_back({{kind, lane, 0, event.id}, -1, 0});
   }
   std::map<std::string, int64_t> index_;
+  int32_t events_ = 0;
 };
 
-// Says of itself what the run's device says, but for needs_pinned_weights. Its memory is addresses
-// that nobody reads or writes; what the host reads back from there are ones. Page-locked memory,
-// which the host writes to, is there; what is offloaded to it never is written.
+Lane lane_of(Queue queue) {
+  switch (queue) {
+    case Queue::Compute:
+      return Lane::Compute;
+    case Queue::H2D:
+      return Lane::H2D;
+    case Queue::D2H:
+      return Lane::D2H;
+  }
+  return Lane::Compute;
+}
+
+// Says of itself what the run's device says. Its memory is addresses that nobody reads or writes;
+// what the host reads back from there are ones. Page-locked memory, which the host writes to, is
+// there, and takes none as long as nothing is written: weights and what is offloaded never are.
 class HollowDevice final : public Device {
  public:
   HollowDevice(const Device& like, Recorder& recorder)
@@ -57,6 +62,7 @@ class HollowDevice final : public Device {
   std::string name() const override { return like_.name(); }
   std::string arithmetic() const override { return like_.arithmetic(); }
   bool reads_host_memory() const override { return like_.reads_host_memory(); }
+  bool needs_pinned_weights() const override { return like_.needs_pinned_weights(); }
   int64_t free_bytes() const override { return like_.free_bytes(); }
   DType preferred_activation(DType stored) const override {
     return like_.preferred_activation(stored);
@@ -71,21 +77,25 @@ class HollowDevice final : public Device {
     return memory_->allocate_pinned(bytes, label);
   }
   void copy_async(Queue queue, void* to, const void* from, int64_t bytes) override {
-    recorder_.copy(queue, bytes);
+    recorder_.copy(lane_of(queue), bytes);
     if (queue == Queue::Compute && is_hollow(from) && !is_hollow(to))
       std::fill_n(static_cast<float*>(to), bytes / int64_t{sizeof(float)}, 1.0f);
   }
-  Event create_event() override { return {events_++}; }
+  Event create_event() override { return recorder_.create_event(); }
   Event create_timer() override { return create_event(); }
   double elapsed_ms(Event, Event) override { return 0; }
   void record(Event event, Queue queue) override {
-    recorder_.event(TraceItem::Kind::Record, event, queue);
+    recorder_.record(event, lane_of(queue));
   }
   void wait(Queue queue, Event event) override {
-    recorder_.event(TraceItem::Kind::Wait, event, queue);
+    recorder_.wait(lane_of(queue), event);
   }
-  void synchronize(Event) override {}
-  void synchronize(Queue) override {}
+  void synchronize(Event event) override { recorder_.wait(Lane::Host, event); }
+  void synchronize(Queue queue) override {
+    const Event all = create_event();
+    record(all, queue);
+    synchronize(all);
+  }
   Recorder& recorder() { return recorder_; }
 
  private:
@@ -98,8 +108,28 @@ class HollowDevice final : public Device {
   const Device& like_;
   std::unique_ptr<Device> memory_;
   Recorder& recorder_;
-  int32_t events_ = 0;
   uintptr_t next_ = kFirst;
+};
+
+// Reads nothing.
+class HollowReader final : public WeightReader {
+ public:
+  explicit HollowReader(Recorder& recorder) : recorder_(recorder) {}
+
+ private:
+  void submit(const HostImage& image, std::byte*, DiskJob& job) override {
+    recorder_.copy(Lane::Disk, image.bytes());
+    const Event done = recorder_.create_event();
+    recorder_.record(done, Lane::Disk);
+    done_[&job] = done;
+  }
+  void complete(DiskJob& job) override {
+    if (const auto found = done_.find(&job); found != done_.end())
+      recorder_.wait(Lane::Host, found->second);
+  }
+
+  Recorder& recorder_;
+  std::map<const DiskJob*, Event> done_;
 };
 
 // The mean step: its tokens and trained tokens in rows of one length, at most as many as a step has
@@ -140,25 +170,32 @@ StepBatch mean_step(const StepBounds& bounds) {
 
 }  // namespace
 
+bool StepTrace::reads_from_disk() const {
+  return std::any_of(items.begin(), items.end(), [](const StepItem& item) {
+    return item.item.lane == Lane::Disk && item.bytes > 0;
+  });
+}
+
 StepTrace trace_step(const RunConfig& config, const ModelFolder& folder, const Device& like,
                      const OpsFactory& ops, const DataFacts& data, const Adapter* start) {
   Recorder recorder;
-  RunConfig mapped = config;  // nothing is read into memory
-  mapped.memory.disk = "mmap";
-  mapped.log.trace.clear();
+  RunConfig quiet = config;
+  quiet.log.trace.clear();
   const auto make = [](Device& device, int, const OpsLimits&) -> std::unique_ptr<Ops> {
     Recorder& to = dynamic_cast<HollowDevice&>(device).recorder();
     return make_recording_ops([&to](KernelCall call) { to.kernel(std::move(call)); });
   };
-  Trainer trainer(mapped, folder,
+  const auto read_nothing = [&](const DiskFiles&) {
+    return std::make_unique<HollowReader>(recorder);
+  };
+  Trainer trainer(quiet, folder,
                   {std::make_unique<HollowDevice>(like, recorder), {make, ops.scratch_bytes}}, data,
-                  start);
+                  start, read_nothing);
   const StepBatch batch = mean_step(trainer.plan().bounds);
   trainer.train_step(batch, config.optimizer.lr, 0);
   recorder.clear();  // the first step also brings what later ones find in the ring
   trainer.train_step(batch, config.optimizer.lr, 1);
   StepTrace trace = recorder.trace;
-  trace.units = trainer.stream().units_of_pass();
   if (!data.eval.empty()) trainer.evaluate(batch);
   trace.run_calls = std::move(recorder.trace.calls);
   return trace;

@@ -1,7 +1,7 @@
 // The trace of a training step: what the Trainer would submit, as shapes and bytes, without memory
-// or arithmetic. Made by running the real Trainer over a device that moves nothing and kernels that
-// note their arguments, so it is what a step does, but for a block that its plan may hold more than
-// a GPU's run, which page-locks weights. The plan predicts times from it.
+// or arithmetic. Made by running the real Trainer over a device that moves nothing, a disk that
+// reads nothing and kernels that note their arguments, so it is what a step does. The plan predicts
+// times from it.
 #pragma once
 
 #include <vector>
@@ -12,22 +12,24 @@
 
 namespace lema {
 
-// An item of a trace: a kernel call (Work on Compute), a copy (Work on its lane), or an event.
+// An item of a trace: a kernel call (Work on Compute), a copy or a read from disk (Work on its
+// lane), or an event.
 struct StepItem {
   TraceItem item;     // seconds are not yet known
   int64_t call = -1;  // index of StepTrace::calls
-  int64_t bytes = 0;  // of a copy
+  int64_t bytes = 0;  // of a copy or a read
 };
 
 struct StepTrace {
   std::vector<StepItem> items;
   std::vector<KernelCall> calls;      // distinct
-  std::vector<int64_t> units;         // that the host store is asked for, in order
   std::vector<KernelCall> run_calls;  // of steps and evaluations, distinct
+
+  bool reads_from_disk() const;
 };
 
 // Of a step of the size of the run's mean step, with rows whose attention costs what the run's rows
-// cost on average. `like`: the device of the run.
+// cost on average. `config`: as the run's plan has settled it. `like`: the device of the run.
 StepTrace trace_step(const RunConfig& config, const ModelFolder& folder, const Device& like,
                      const OpsFactory& ops, const DataFacts& data, const Adapter* start);
 

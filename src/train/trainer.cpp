@@ -20,7 +20,7 @@ TensorView part_of(const TensorView& all, const ParameterRun& run) {
 }  // namespace
 
 Trainer::Trainer(const RunConfig& config, const ModelFolder& folder, Backend backend,
-                 const DataFacts& data, const Adapter* start)
+                 const DataFacts& data, const Adapter* start, const MakeReader& make_reader)
     : run_(config),
       config_(folder.config()),
       device_(std::move(backend.device)),
@@ -33,7 +33,7 @@ Trainer::Trainer(const RunConfig& config, const ModelFolder& folder, Backend bac
   ops_ = backend.ops.make(*device_, static_cast<int>(run_.threads), plan_.ops);
   if (!run_.log.trace.empty()) trace_ = std::make_unique<Trace>(*device_, run_.log.trace);
   store_ = std::make_unique<HostStore>(folder, model_.table, *device_, plan_.placement.host,
-                                       trace_.get());
+                                       trace_.get(), make_reader);
   if (!store_->has_embedding() && !model_.adapter.is_full(Field::Embed))
     embedding_rows_ = std::make_unique<EmbeddingRows>(folder, model_.table.embed, *device_,
                                                       plan_.bounds.tokens);

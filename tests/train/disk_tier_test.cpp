@@ -4,6 +4,7 @@
 #include "support/catch.h"
 #include "support/late_device.h"
 #include "support/train_bench.h"
+#include "train/plan_training.h"
 
 using namespace lema;
 using namespace lema::test;
@@ -99,4 +100,43 @@ TEST_CASE("matrices in full and magnitudes start from weights that are not held"
           true);
   CHECK(outcome == reference);
   CHECK(outcome.disk_bytes > 0);
+}
+
+// With the embedding trained in full no rows of it are read.
+TEST_CASE("the trace of a step reads and copies what a step does") {
+  const bool in_place = GENERATE(true, false);
+  const TrainBench bench({.family = Family::Llama, .L = 6}, 23);
+  const Settings settings = {"compute=f32",
+                             "memory.disk=buffered",
+                             "memory.residency=stream",
+                             "memory.slots=2",
+                             "memory.activations=recompute",
+                             "lora.modules_to_save=[\"embed_tokens\"]"};
+  const std::string refusal = message_of(ErrorCode::DoesNotFit, [&] {
+    run(bench, with(settings, {"memory.ram=1"}), in_place);
+  });
+  const RunConfig config =
+      bench.config(with(settings, {fmt::format("memory.ram={}", named_least(refusal))}));
+  const ModelFolder model(config.model);
+  const DataFacts facts =
+      data_facts(load_dataset(config.data.train, config.data, load_model_text(model)), nullptr);
+  StepTrace trace;
+  const TrainBench::Look take_trace = [&](Trainer& trainer) {
+    trace = trace_step(settled(config, trainer.plan()), model, trainer.device(), cpu_ops(), facts,
+                       nullptr);
+  };
+  const auto run_steps = [&](int64_t steps) {
+    return bench.run(config, {std::make_unique<LateDevice>(in_place), cpu_ops()}, steps,
+                     take_trace);
+  };
+  const Outcome two = run_steps(2), four = run_steps(4);
+  const auto bytes = [&](Lane lane) {
+    int64_t sum = 0;
+    for (const StepItem& item : trace.items)
+      if (item.item.lane == lane) sum += item.bytes;
+    return sum;
+  };
+  CHECK(trace.reads_from_disk());
+  CHECK(2 * bytes(Lane::Disk) == four.disk_bytes - two.disk_bytes);
+  CHECK(2 * bytes(Lane::H2D) == four.h2d_bytes - two.h2d_bytes);
 }

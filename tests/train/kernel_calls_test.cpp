@@ -32,7 +32,8 @@ std::set<std::string> check_calls(const TinyModelOptions& model, const Settings&
   RunConfig config = bench.config(with({"device=cpu", "compute=bf16"}, settings));
   config.data.eval = config.data.train;
   PlannedRun planned(config);
-  const std::vector<KernelCall> calls = planned.trace().run_calls;
+  const Forecast forecast = planned.forecast(0);
+  const std::vector<KernelCall>& calls = forecast.trace.run_calls;
   const Backend cpu = {make_cpu_device(), cpu_ops()};
   std::set<std::string> keys;
   std::string noted;
@@ -44,7 +45,7 @@ std::set<std::string> check_calls(const TinyModelOptions& model, const Settings&
     KernelSetup(*cpu.device, *ops, call, KernelSetup::Values::Random).run();
     CHECK(noted == call.key());
   }
-  warm_up(cpu, 1, planned.forecast(0).plan.ops, calls);
+  warm_up(cpu, 1, forecast.plan.ops, calls);
   return keys;
 }
 

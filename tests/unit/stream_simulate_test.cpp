@@ -78,13 +78,36 @@ TEST_CASE("copies hide behind compute, and compute behind copies") {
   CHECK(seconds_of(visits, std::vector<UnitTime>(4, {3, 2, 1}), 2) == 4 * 3.0 + 2 + 1);
   const PassTime pass = pass_of(visits, std::vector<UnitTime>(4, {0, 2, 1}), 2);
   CHECK(pass.stall == 2 + 3 * 1.0);
-  CHECK(pass.busy == std::array<double, kLanes>{4, 8, 0, 0});
+  CHECK(pass.busy == std::array<double, kLanes>{4, 8, 0, 0, 0});
 }
 
 TEST_CASE("what a device does in line adds up") {
-  const PassTime pass = pass_of({0, 1, 2}, std::vector<UnitTime>(3, {0.5, 2, 1}), 2, true);
-  CHECK(pass.seconds == 3 * 3.5);
+  const PassTime pass = pass_of({0, 1, 2}, std::vector<UnitTime>(3, {0, 2, 1}), 2, true);
+  CHECK(pass.seconds == 3 * 3.0);
   CHECK(pass.stall == 0);
+}
+
+TEST_CASE("the disk works beside what a device does in line") {
+  using K = TraceItem::Kind;
+  const std::vector<TraceItem> trace = {
+      {K::Work, Lane::Disk, 2},    {K::Record, Lane::Disk, 0, 0}, {K::Work, Lane::Disk, 2},
+      {K::Record, Lane::Disk, 0, 1}, {K::Wait, Lane::Host, 0, 0}, {K::Work, Lane::Compute, 3},
+      {K::Wait, Lane::Host, 0, 1}, {K::Work, Lane::Compute, 3}};
+  const PassTime pass = simulate(trace, true);
+  CHECK(pass.seconds == 2 + 2 * 3.0);  // the first read shows, the second does not
+  CHECK(pass.stall == 2);
+}
+
+TEST_CASE("nothing begins before the host has submitted it") {
+  using K = TraceItem::Kind;
+  const std::vector<TraceItem> trace = {
+      {K::Work, Lane::Disk, 3},    {K::Record, Lane::Disk, 0, 0}, {K::Work, Lane::Compute, 1},
+      {K::Wait, Lane::Host, 0, 0}, {K::Work, Lane::Compute, 1},   {K::Record, Lane::Compute, 0, 1},
+      {K::Wait, Lane::Host, 0, 1}, {K::Work, Lane::Disk, 3}};
+  const PassTime pass = simulate(trace, false);
+  CHECK(pass.seconds == 3 + 1 + 3.0);
+  CHECK(pass.stall == 2);
+  CHECK(pass.busy == std::array<double, kLanes>{2, 0, 0, 6, 0});
 }
 
 TEST_CASE("the turn needs no copies") {
