@@ -156,7 +156,7 @@ void bench(const BenchOptions& options) {
   rates.forget();
   std::vector<Measured> list;
   if (has_run) {
-    const StepTrace trace = PlannedRun(config).forecast(0).trace;
+    const StepTrace trace = PlannedRun(config).trace();
     for (const KernelCall& call : trace.calls) list.push_back({call});
     for (const StepItem& item : trace.items)
       if (item.call >= 0) ++list[static_cast<size_t>(item.call)].count;

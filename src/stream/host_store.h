@@ -61,7 +61,7 @@ class HostStore {
   // Plans the ring for visits to these units and starts the first reads. Also check_files().
   void begin_pass(std::span<const int64_t> units);
   // The next unit of the pass, valid until its release; blocks until it is read. Throws what a read
-  // has thrown (DiskReader::wait), and BadInput where a file changed while it was read for good.
+  // has thrown (WeightReader::wait), and BadInput where a file changed while it was read for good.
   // Threads: one.
   HostBytes acquire(int64_t unit);
   // The unit is out of use once the work submitted to `queue` so far is complete.

@@ -102,12 +102,8 @@ void LayerStream::begin_pass(std::vector<int64_t> visits) {
   program_ = make_program(visits_, placement_.resident, ring_);
   check_program(program_, visits_, placement_.resident, ring_);
   next_ = 0;
-  store_.begin_pass(units_of_pass());
+  store_.begin_pass(placement_.in_place ? visits_ : loaded_units(program_));
   run_until_visit();
-}
-
-std::vector<int64_t> LayerStream::units_of_pass() const {
-  return placement_.in_place ? visits_ : loaded_units(program_);
 }
 
 void LayerStream::run_until_visit() {

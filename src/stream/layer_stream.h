@@ -58,8 +58,6 @@ class LayerStream {
 
   // Plans the pass, checks the program and submits its first copies.
   void begin_pass(std::vector<int64_t> visits);
-  // What this pass asks of the host store, in order.
-  std::vector<int64_t> units_of_pass() const;
   // The next visit of the pass; Internal when it is not `unit` or a lease is alive. Also throws
   // what a copy that was submitted since the last call has thrown. Threads: one.
   Lease acquire(int64_t unit);

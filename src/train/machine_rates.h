@@ -27,7 +27,7 @@ class MachineRates {
   // call is taken by its work from a known one of the same kernel where there is one. Nothing with
   // no budget.
   void measure(std::span<const KernelCall> calls, double budget);
-  // Of one call; nullopt where it is neither cached nor measured.
+  // Of one call; nullopt where it is neither cached nor measured nor taken by its work.
   std::optional<double> seconds(const KernelCall& call) const;
   // Bytes a second of copies to the device, likewise cached.
   double copy_rate();
@@ -35,7 +35,10 @@ class MachineRates {
   std::optional<double> read_rate(const ModelFolder& folder, DiskMode mode, bool cached,
                                   double budget);
   // What is asked for from here on is measured again; the cache keeps the rest.
-  void forget() { before_.merge(std::exchange(known_, {})); }
+  void forget() {
+    before_.merge(std::exchange(known_, {}));
+    guessed_.clear();
+  }
   // Writes the cache where something was measured. A cache that cannot be written is warned of.
   void save() const;
 

@@ -69,8 +69,8 @@ std::string nearest(const RunConfig& config, const DataFacts& data, const FitGoa
 // What of a refusal is said.
 enum class Advice { None, NearestFit };
 
-// plan_or_refuse. Where memory cannot hold what is to be mapped, weights are read from disk
-// instead, `within` what is available, which is 0 at first.
+// plan_or_refuse. Weights that memory cannot hold are read from disk in every step, the run
+// `within` what is available, which is 0 at first.
 RunPlan plan_here(const RunConfig& config, const RunModel& model, const Device& device,
                   const OpsFactory& ops, const DataFacts& data, Advice advice,
                   int64_t within = 0) {
@@ -92,9 +92,10 @@ RunPlan plan_here(const RunConfig& config, const RunModel& model, const Device& 
     refuse(error.what(), FitGoal::Kind::Ram, std::max(config.memory.ram_bytes, within));
   }
   const int64_t available = memory_for_run();
-  if (plan.ram_budget == 0 && config.memory.disk == "auto" && plan.memory_bytes() > available) {
-    log::info("memory of {} is available: weights that it cannot hold are read from disk",
-              format_bytes(available));
+  if (plan.ram_budget == 0 && config.memory.disk != "mmap" && plan.memory_bytes() > available) {
+    if (advice == Advice::NearestFit)
+      log::info("memory of {} is available: weights that it cannot hold are read from disk",
+                format_bytes(available));
     return plan_here(config, model, device, ops, data, advice, available - available / 10);
   }
   if (plan.anonymous_bytes() > available)
@@ -155,14 +156,20 @@ PlannedRun::PlannedRun(const RunConfig& config, const fs::path& checkpoint, bool
 Forecast PlannedRun::forecast(double budget) {
   Forecast f;
   f.plan = plan_or_refuse(config_, model_, *backend_.device, backend_.ops, data_);
-  f.trace = trace_of(config_, f.plan, data_);
+  StepTrace trace = trace_of(config_, f.plan, data_);
   f.parameters = model_.adapter.parameter_count();
   const Batcher batches(std::ssize(data_.train), config_.train.batch_size, 0, false);
   f.steps = batches.total_steps(config_.train.epochs, config_.train.max_steps);
   MachineRates known = rates();
-  f.time = time_of(f.plan, f.trace, known, budget);
+  f.time = time_of(f.plan, trace, known, budget);
   known.save();
+  f.run_calls = std::move(trace.run_calls);
   return f;
+}
+
+StepTrace PlannedRun::trace() const {
+  return trace_of(config_,
+                  plan_or_refuse(config_, model_, *backend_.device, backend_.ops, data_), data_);
 }
 
 FitResult PlannedRun::fit(const FitGoal& goal, double budget) {
@@ -176,16 +183,16 @@ FitResult PlannedRun::fit(const FitGoal& goal, double budget) {
     // What is mapped because it fits is read where, with these settings, it does not.
     RunConfig tried = config;
     if (tried.memory.disk == "mmap") tried.memory.disk = config_.memory.disk;
+    RunPlan plan;
     try {
-      const RunPlan plan =
-          plan_here(tried, model_, *backend_.device, backend_.ops, data, Advice::None);
-      const std::optional<StepTime> time =
-          time_of(plan, trace_of(tried, plan, data), known, budget);
-      return time ? Need{1000 * time->seconds} : cannot_run;
+      plan = plan_here(tried, model_, *backend_.device, backend_.ops, data, Advice::None);
     } catch (const Error& error) {
       if (error.code() != ErrorCode::DoesNotFit) throw;
       return cannot_run;
     }
+    const std::optional<StepTime> time =
+        time_of(plan, trace_of(tried, plan, data), known, budget);
+    return time ? Need{1000 * time->seconds} : cannot_run;
   };
   FitResult found = lema::fit(planned, data_, goal, milliseconds);
   known.save();
@@ -207,7 +214,7 @@ RunConfig PlannedRun::as_planned() const {
 int64_t PlannedRun::load_kernels(const Forecast& forecast) const {
   if (backend_.device->used_bytes() == 0) return 0;
   warm_up(backend_, static_cast<int>(config_.threads), forecast.plan.ops,
-          forecast.trace.run_calls);
+          forecast.run_calls);
   const int64_t bytes = backend_.device->used_bytes();
   log::info("{} are in use on the GPU with all kernels loaded, before the run's buffers",
             format_bytes(bytes));

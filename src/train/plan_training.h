@@ -4,6 +4,7 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "train/fit.h"
 #include "train/run_inputs.h"
@@ -20,7 +21,7 @@ RunPlan plan_or_refuse(const RunConfig& config, const RunModel& model, const Dev
 // What is known of a run before it starts.
 struct Forecast {
   RunPlan plan;
-  StepTrace trace;
+  std::vector<KernelCall> run_calls;  // of steps and evaluations, distinct
   int64_t parameters = 0, steps = 0;
   std::optional<StepTime> time;  // of a step; unknown where its kernels were not measured
 
@@ -43,6 +44,8 @@ class PlannedRun {
   // `budget` seconds have gone into it; 0: not at all.
   Forecast forecast(double budget);
   FitResult fit(const FitGoal& goal, double budget);
+  // Of a step. DoesNotFit as plan_or_refuse.
+  StepTrace trace() const;
   // On a GPU, so that no step loads anything: the kernels of steps and evaluations run once.
   // Returns the bytes that the driver counts then; 0 on the CPU.
   int64_t load_kernels(const Forecast& forecast) const;

@@ -2,14 +2,11 @@
 #include "train/step_time.h"
 
 #include <algorithm>
+#include <functional>
+#include <utility>
 
 namespace lema {
 namespace {
-
-double in_all(const StepTime::Share& share) {
-  return share.seconds * static_cast<double>(share.count);
-}
-bool is_longer(const StepTime::Share& a, const StepTime::Share& b) { return in_all(a) > in_all(b); }
 
 // A guess, in no unit, of what a call takes.
 double cost(const KernelCall& call) {
@@ -22,16 +19,18 @@ double cost(const KernelCall& call) {
 std::optional<StepTime> predict_step(const StepTrace& trace, MachineRates& rates, double budget,
                                      bool in_line, const DiskReads& reads) {
   StepTime time;
-  for (const KernelCall& call : trace.calls) time.shares.push_back({call, 0, cost(call)});
+  for (const KernelCall& call : trace.calls) time.shares.push_back({call, 0, 0});
   bool copies = false;
   for (const StepItem& item : trace.items) {
     if (item.call >= 0) ++time.shares[static_cast<size_t>(item.call)].count;
     copies = copies || (item.bytes > 0 && item.item.lane != Lane::Disk);
   }
-  std::vector<StepTime::Share> order = time.shares;
-  std::sort(order.begin(), order.end(), is_longer);
+  std::vector<std::pair<double, size_t>> costs;
+  for (size_t i = 0; i < time.shares.size(); ++i)
+    costs.emplace_back(cost(trace.calls[i]) * static_cast<double>(time.shares[i].count), i);
+  std::sort(costs.begin(), costs.end(), std::greater<>());
   std::vector<KernelCall> calls;
-  for (StepTime::Share& share : order) calls.push_back(std::move(share.call));
+  for (const auto& [unused, i] : costs) calls.push_back(trace.calls[i]);
   rates.measure(calls, budget);
   for (StepTime::Share& share : time.shares) {
     const std::optional<double> seconds = rates.seconds(share.call);
@@ -56,7 +55,11 @@ std::optional<StepTime> predict_step(const StepTrace& trace, MachineRates& rates
   const PassTime pass = simulate(timed, in_line);
   time.seconds = pass.seconds;
   time.stall = pass.stall;
-  std::sort(time.shares.begin(), time.shares.end(), is_longer);
+  const auto in_all = [](const StepTime::Share& share) {
+    return share.seconds * static_cast<double>(share.count);
+  };
+  std::sort(time.shares.begin(), time.shares.end(),
+            [&](const auto& a, const auto& b) { return in_all(a) > in_all(b); });
   return time;
 }
 

@@ -1,4 +1,4 @@
-// A device and a disk without work, kernels that note their calls, and one step over them.
+// A device and a reader without work, kernels that note their calls, and one step over them.
 #include "train/step_trace.h"
 
 #include <algorithm>

@@ -1,7 +1,7 @@
 // The trace of a training step: what the Trainer would submit, as shapes and bytes, without memory
-// or arithmetic. Made by running the real Trainer over a device that moves nothing, a disk that
-// reads nothing and kernels that note their arguments, so it is what a step does. The plan predicts
-// times from it.
+// or arithmetic. Made by running the real Trainer over a device that moves nothing, a reader of
+// weights that reads nothing and kernels that note their arguments, so it is what a step does, but
+// for the embedding's rows where a step reads those from disk. The plan predicts times from it.
 #pragma once
 
 #include <vector>

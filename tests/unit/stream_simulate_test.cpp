@@ -98,6 +98,15 @@ TEST_CASE("the disk works beside what a device does in line") {
   CHECK(pass.stall == 2);
 }
 
+TEST_CASE("reads that the host does itself add up") {
+  using K = TraceItem::Kind;
+  const std::vector<TraceItem> trace = {{K::Work, Lane::Host, 2},
+                                        {K::Record, Lane::Disk, 0, 0},
+                                        {K::Wait, Lane::Host, 0, 0},
+                                        {K::Work, Lane::Compute, 3}};
+  for (const bool in_line : {false, true}) CHECK(simulate(trace, in_line).seconds == 5);
+}
+
 TEST_CASE("nothing begins before the host has submitted it") {
   using K = TraceItem::Kind;
   const std::vector<TraceItem> trace = {
