@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """What `lema plan` predicts and what is: peak memory as the kernel counts it, and the median step. Rows of random ids over a
-model folder. Standard library only.
+model folder. Standard library only. With --anew the machine's rates are measured before each run instead of once: a shared
+machine is another after a minute.
 
-    scripts/bench_plan.py --lema build/lema --model quickstart/model [--only NAME ...] [--steps 5] [--rest SECONDS]
+    scripts/bench_plan.py --lema build/lema --model quickstart/model [--only NAME ...] [--steps 5] [--rest SECONDS] [--anew]
 """
 import argparse
 import json
+import os
 import pathlib
 import random
 import shutil
@@ -53,6 +55,8 @@ def measure(args, folder, name):
     rng = random.Random(3)
     lines = [json.dumps({"tokens": [rng.randrange(1000, 40000) for _ in range(tokens)]}) for _ in range(3 * rows)]
     (folder / "rows.jsonl").write_text("\n".join(lines) + "\n")
+    if args.anew:
+        os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
     plan = json.loads(subprocess.run(command(args, folder, "plan", rows, settings) + ["--json"], capture_output=True,
                                      text=True, check=True).stdout)
     time.sleep(args.rest)
@@ -71,6 +75,7 @@ def main():
     parser.add_argument("--only", nargs="*", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--rest", type=float, default=0)
+    parser.add_argument("--anew", action="store_true")
     args = parser.parse_args()
     print("| run | own MB predicted | counted | ratio | all MB predicted | counted | ratio | step ms predicted | median (low, "
           "high) | ratio |\n|---|---|---|---|---|---|---|---|---|---|")
