@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import pathlib
-import random
 import statistics
 import subprocess
 import sys
@@ -22,24 +21,9 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import disk_share  # noqa: E402
-from bench_model import LLAMA_7B, Shape, write_model, write_rows  # noqa: E402
+from bench_model import LLAMA_7B, Shape, random_weights, write_model, write_rows  # noqa: E402
 
 SMALL = Shape(24, 2048, 5632, 16, 32000)  # 2.5 GB
-
-
-def random_weights():
-    """Makes bf16 numbers of either sign between 2^-7 and 2^-5, of norms ones."""
-    draw = random.Random(1)
-
-    def weights(size):
-        if len(size) == 1:
-            return b"\x80\x3f" * size[0]
-        count = size[0] * size[1]
-        values = bytearray(2 * count)
-        values[0::2] = draw.randbytes(count)
-        values[1::2] = draw.randbytes(count).translate(bytes(0x3c + 0x80 * (b & 1) for b in range(256)))
-        return values
-    return weights
 
 
 def drop_cache(folder):

@@ -1,4 +1,5 @@
-"""What bench_gpu.py and bench_disk.py train: folders of Llama's architecture in bf16, and rows of random ids."""
+"""What bench_gpu.py, bench_disk.py and check_exactness.py train: folders of Llama's architecture in bf16, and rows of
+random ids."""
 import collections
 import json
 import os
@@ -63,6 +64,21 @@ def write_model(folder, shape, make_weights):
         out.flush()
         os.fsync(out.fileno())
     (folder / "model.part").rename(folder / "model.safetensors")
+
+
+def random_weights():
+    """Makes bf16 numbers of either sign between 2^-7 and 2^-5, of norms ones."""
+    draw = random.Random(1)
+
+    def weights(size):
+        if len(size) == 1:
+            return b"\x80\x3f" * size[0]
+        count = size[0] * size[1]
+        values = bytearray(2 * count)
+        values[0::2] = draw.randbytes(count)
+        values[1::2] = draw.randbytes(count).translate(bytes(0x3c + 0x80 * (b & 1) for b in range(256)))
+        return values
+    return weights
 
 
 def write_rows(path, vocabulary, rows, length):

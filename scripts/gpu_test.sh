@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Runs the tests that need a GPU (label `gpu`) of a build; the fault tests of runs on the GPU; training and logits of every
-# family against transformers and PEFT with lema on the GPU, where they are installed; and the first under compute-sanitizer
+# Runs the tests that need a GPU (label `gpu`) of a build; blocks of up to 608 MiB with their weights in every place (5 GB
+# of models in a folder that is deleted again); the fault tests of runs on the GPU; training and logits of every family
+# against transformers and PEFT with lema on the GPU, where they are installed; and the first under compute-sanitizer
 # (gpu_sanitize.sh), where it is there. Without a GPU it ends at once with 77.
 #   scripts/gpu_test.sh [BUILD_DIR, default build] [TOOL of compute-sanitizer..., default all four]
 set -euo pipefail
@@ -14,6 +15,9 @@ case $status in
   126 | 127) echo "$build has no tests for a GPU: configure it with -DLEMA_CUDA=ON and build it" >&2; exit 1 ;;
 esac
 ctest --test-dir "$build" -L gpu --output-on-failure --no-tests=error
+models=$(mktemp -d)
+trap 'rm -rf "$models"' EXIT
+python3 "$source/scripts/check_exactness.py" --lema "$build/lema" --folder "$models"
 for test in "resume_matrix" "memory" "nonfinite" "signals Phases" "kill" "soak"; do
   echo "== faults on the GPU: $test"
   read -ra words <<<"$test"

@@ -11,10 +11,20 @@ using namespace lema::test;
 
 namespace {
 
+constexpr const char* kWhole = R"(lora.modules_to_save=["embed_tokens","lm_head"])";
+
+// Under compute-sanitizer (gpu_sanitize.sh says so) a step takes seconds: every case then runs one
+// step and its evaluation, of every kernel, queue and copy still, in fewer tiles of more tokens.
+const bool kSanitized = std::getenv("LEMA_SANITIZED") != nullptr;
+int64_t steps_of(int64_t steps) { return kSanitized ? 1 : steps; }
+
 class Bench : public TrainBench {
  public:
   using TrainBench::TrainBench;
 
+  RunConfig config(const Settings& settings = {}) const {
+    return TrainBench::config(kSanitized ? with({"train.token_tile=48"}, settings) : settings);
+  }
   Outcome run(const RunConfig& config, int64_t steps = 4, const Look& before = {},
               const Look& after = {}) const {
     return TrainBench::run(config, {make_cuda_device(0), cuda_ops()}, steps, before, after);
@@ -23,13 +33,6 @@ class Bench : public TrainBench {
     return TrainBench::run(config, {make_cpu_device(), cpu_ops()}, steps);
   }
 };
-
-constexpr const char* kWhole = R"(lora.modules_to_save=["embed_tokens","lm_head"])";
-
-// Under compute-sanitizer (gpu_sanitize.sh says so) a step takes seconds: every case then runs one
-// step and its evaluation, of every kernel, queue and copy still.
-const bool kSanitized = std::getenv("LEMA_SANITIZED") != nullptr;
-int64_t steps_of(int64_t steps) { return kSanitized ? 1 : steps; }
 
 // Root of the mean square difference over that of `expected`.
 double relative_error(const std::vector<float>& found, const std::vector<float>& expected) {

@@ -1,0 +1,52 @@
+"""scripts/check_exactness.py over a small model on the CPU: every place is visited, and one bit of difference is found
+where one run has another seed. Standard library only."""
+import contextlib
+import importlib.util
+import io
+import os
+import pathlib
+import sys
+import unittest
+import unittest.mock
+
+from stand_in import StandInCase
+
+PATH = pathlib.Path(os.environ["LEMA_SOURCE"], "scripts", "check_exactness.py")
+PLACES = ["resident again", "two slots, offload", "three slots, recompute", "from disk"]
+
+
+class CheckExactness(StandInCase):
+    STAND_IN = """#!{python}
+import os, sys
+other = ["--set", "seed=2"] if "memory.slots=3" in sys.argv else []
+os.execv(os.environ["LEMA"], [os.environ["LEMA"], *sys.argv[1:], *other])
+"""
+
+    def check(self, lema, code):
+        spec = importlib.util.spec_from_file_location("check_exactness", PATH)
+        script = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(script)
+        script.SIZES = {"small": script.Shape(3, 64, 96, 2, 512)}
+        arguments = ["check_exactness.py", "--lema", str(lema), "--folder", str(self.folder), "--sizes", "small",
+                     "--steps", "3", "--tokens", "16", "--device", "cpu"]
+        out = io.StringIO()
+        with unittest.mock.patch.object(sys, "argv", arguments), contextlib.redirect_stdout(out), \
+                self.assertRaises(SystemExit) as end:
+            script.main()
+        self.assertEqual(end.exception.code, code, out.getvalue())
+        return out.getvalue()
+
+    def test_weights_in_every_place_train_the_same_bits(self):
+        out = self.check(os.environ["LEMA"], 0)
+        for place in PLACES:
+            self.assertIn(f"small, {place}: the same bits", out)
+        self.assertIn("0 differ", out)
+
+    def test_a_run_that_differs_is_named(self):
+        out = self.check(self.lema, 1)
+        self.assertIn("three slots, recompute: differs in adapter_model.safetensors, state.safetensors, losses", out)
+        self.assertIn("1 differ\n  small, three slots, recompute\n", out)
+
+
+if __name__ == "__main__":
+    unittest.main()
