@@ -5,7 +5,7 @@ reading alone take; and trains a step of Llama-2-7B's shape in little memory.
     scripts/bench_disk.py --lema build/lema --reader build/tests/bench_disk --folder /tmp/bench
 
 The model (2.5 GB of random bf16 weights) is written once. A round is, for every row count: a run that holds all weights
-and a run under --ram, which reads them and stands still after every second step for a reading alone (disk_share.py).
+and a run under --ram, which reads them and stands still after every second step for a reading alone (rate_beside.py).
 Its mean step is held to the mean of max(step of the run that holds them, bytes of the step / rate around it); figures
 are medians over the rounds.
 --seven-b makes a sparse file of 13 GB that holds zeros and trains one step under memory.ram 2.4 GB instead.
@@ -20,7 +20,7 @@ import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-import disk_share  # noqa: E402
+import rate_beside  # noqa: E402
 from bench_model import LLAMA_7B, Shape, random_weights, write_model, write_rows  # noqa: E402
 
 SMALL = Shape(24, 2048, 5632, 16, 32000)  # 2.5 GB
@@ -55,7 +55,7 @@ def train(command, output):
         log.seek(0)
         if status != 0:
             sys.exit(log.read())
-    return disk_share.steps_of(output), json.loads((output / "plan.json").read_text()), usage.ru_maxrss * 1024
+    return rate_beside.steps_of(output), json.loads((output / "plan.json").read_text()), usage.ru_maxrss * 1024
 
 
 def bench_tier(options):
@@ -64,7 +64,7 @@ def bench_tier(options):
 
     def read():
         drop_cache(model)
-        return disk_share.read_alone(options.reader, model)
+        return rate_beside.read_alone(options.reader, model)
 
     totals = {rows: [] for rows in options.rows}
     for _ in range(options.rounds):
@@ -75,7 +75,7 @@ def bench_tier(options):
                 "memory.disk=direct", "memory.activations=recompute", *settings])
             held = statistics.median(m["step_ms"] for m in train(*arm())[0][2:])
             command, output = arm(f"memory.ram={options.ram}")
-            code, rates, steps = disk_share.run_beside_readings(command, output, options.steps, read)
+            code, rates, steps = rate_beside.run_beside_readings(command, output, options.steps, read)
             if code != 0 or not steps:
                 sys.exit(f"{rows}: exit {code}, {len(steps)} steps after the checksum of the weights: {output}.log")
             print(f"{rows}: held {held:.0f} ms, read alone GB/s {' '.join(f'{r / 1e9:.2f}' for r in rates.values())}; steps "

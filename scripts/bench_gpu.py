@@ -15,9 +15,10 @@ count grew by in the steps, bytes copied per step, MiB of the process's own by t
 memory) and as the kernel counted it (RssAnon and VmHWM, those of the driver too). The last two runs of a row keep,
 recompute and offload what the first did, so that only the place of the weights differs; their losses must be the same
 in every bit, plan and driver agree within 2 %, and the driver's count not grow. --bus runs a row once more with
-log.trace, between two measurements of plain pinned copies, for what its steps make of the bus. --disk runs a row
-under --ram, and stops it after every second step to read the weights alone (--reader, tests/bench/disk.cpp), for what
-its steps make of the disk. --mixed runs 200 steps of rows of every length up to the row's, and an evaluation, in
+log.trace, and stops it after every second step to make plain pinned copies, for what its steps make of the bus. --disk
+runs a row under --ram, and stops it after every second step to read the weights alone (--reader, tests/bench/disk.cpp),
+for what its steps make of the disk. Both count the steps after the checksum of the weights, so that a row whose steps
+are short needs many of them. --mixed runs 200 steps of rows of every length up to the row's, and an evaluation, in
 which the driver's count must not grow either: kernels are chosen by a step's tokens. --peft times transformers and
 PEFT (bench_gpu_peft.py) in each of --arms: all resident with and without checkpointing of activations, with the
 kernels of liger_kernel, and with FSDP2's offload of weights to the CPU. What failed is said where it does and once
@@ -36,7 +37,7 @@ import time
 
 SCRIPTS = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(SCRIPTS), str(SCRIPTS.parent / "tests" / "support")]
-import disk_share  # noqa: E402
+import rate_beside  # noqa: E402
 from bench_model import LLAMA_7B, write_mixed_rows, write_model, write_rows  # noqa: E402
 from process_memory import run_and_watch  # noqa: E402
 
@@ -87,51 +88,72 @@ class DriverMemory:
         return self.peak - self.before
 
 
-def copy_rate():
-    """Bytes per second of plain copies of pinned memory, in a process of its own: the median of 24 times 2 GiB."""
-    code = """import statistics, time, torch
-host = torch.ones(1 << 29, dtype=torch.uint8).pin_memory()
+class PlainCopies:
+    """Plain copies of 2 GiB of pinned memory, in a process of its own that waits for the next reading."""
+    CODE = """import statistics, sys, time, torch
+host = torch.ones(1 << 31, dtype=torch.uint8).pin_memory()
 there = torch.empty_like(host, device="cuda")
-rates = []
-for _ in range(25):
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    for _ in range(4):
+for _ in sys.stdin:
+    rates = []
+    for _ in range(9):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
         there.copy_(host, non_blocking=True)
-    torch.cuda.synchronize()
-    rates.append(4 * host.numel() / (time.perf_counter() - start))
-print(statistics.median(rates[1:]))"""
-    return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+        torch.cuda.synchronize()
+        rates.append(host.numel() / (time.perf_counter() - start))
+    print(statistics.median(rates[1:]), flush=True)"""
+
+    def __enter__(self):
+        self.process = subprocess.Popen([sys.executable, "-c", self.CODE], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        text=True)
+        return self
+
+    def __exit__(self, *_):
+        self.process.stdin.close()
+        self.process.wait()
+
+    def rate(self):
+        """Bytes per second, the median of eight copies."""
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return float(self.process.stdout.readline() or sys.exit("plain copies could not be made"))
+
+
+def copy_rate():
+    with PlainCopies() as copies:
+        return copies.rate()
 
 
 def describe_bus(options, batch, length, settings):
-    """The rate of a step's copies from the first to the last of them, and the step beside the time of 26 GB, about what
-    both passes over the weights are, at the rate of plain copies measured right before and after, and at its own
-    copies' rate."""
-    trace = options.folder / "trace.json"
-    before = copy_rate()
-    r = run(options, batch, length, [*settings, f"log.trace={trace}"])
-    after = copy_rate()
-    if not require("error" not in r, f"{batch}x{length} bus: {r.get('error')}"):
+    """Of the steps beside which nothing read the weights: the rate of their copies from the first to the last, and their
+    time beside that of 26 GB, about what both passes over the weights are, both at the rate of the plain copies that were
+    made around them while the run stood still (rate_beside.py), but for the steps in which it did; and beside the time of
+    26 GB at their own copies' rate."""
+    row, trace, output = f"{batch}x{length} bus", options.folder / "trace.json", options.folder / f"bus_{time.time_ns()}"
+    command = command_of(options, batch, length, [*settings, f"log.trace={trace}"], output)
+    with PlainCopies() as copies:
+        code, rates, steps = rate_beside.run_beside_readings(command, output, options.steps, copies.rate)
+    steps = {m["step"]: m for m in steps if not m["paused"]}
+    if not require(code == 0 and steps, f"{row}: exit {code}, {len(steps)} steps after the checksum of the weights"):
         return
-    steps = {}
+    events = {number: [] for number in steps}
     for event in json.loads(trace.read_text()):
-        if event["ph"] == "X" and event["args"].get("step", 0) > 2:
-            steps.setdefault(event["args"]["step"], []).append(event)
-    rates, shares, idle = [], [], []
-    for events in steps.values():
-        copies = sorted((e for e in events if e["tid"] == 1), key=lambda e: e["ts"])
-        begin, end = copies[0]["ts"], copies[-1]["ts"] + copies[-1]["dur"]
+        if event["ph"] == "X" and event["tid"] == 1 and event["args"].get("step") in steps:
+            events[event["args"]["step"]].append(event)
+    figures = []
+    for number, m in steps.items():
+        copies = sorted(events[number], key=lambda e: e["ts"])
+        begin, end = copies[0]["ts"], copies[-1]["ts"] + copies[-1]["dur"]  # us
         size, busy = sum(e["args"]["bytes"] for e in copies), sum(e["dur"] for e in copies)
-        rates.append(size / (end - begin) / 1e3)
-        shares.append(size / busy / 1e3)
-        idle.append((end - begin - busy) / 1e3)
-    plain = (before + after) / 2e9
-    print(f"{batch}x{length} bus: plain copies {before / 1e9:.2f} GB/s before, {after / 1e9:.2f} after; of a step "
-          f"{statistics.median(rates):.2f} ({min(rates):.2f} to {max(rates):.2f}) from the first copy to the last, "
-          f"{statistics.median(idle):.2f} ms of them idle; step {r['ms']:.1f} ms ({r['low']:.1f} to {r['high']:.1f}), "
-          f"{r['ms'] * plain / 26e3:.4f} of 26 GB at the plain rate, "
-          f"{r['ms'] * statistics.median(shares) / 26e3:.4f} at that of its copies", flush=True)
+        figures.append((m["step_ms"], size / (end - begin) / 1e3, size / (end - begin) * 1e6 / m["rate"],
+                        m["step_ms"] * m["rate"] / 26e12, m["step_ms"] * size / busy / 26e6, (end - begin - busy) / 1e3))
+    print(f"{row}, plain copies GB/s: {' '.join(f'{r / 1e9:.2f}' for r in rates.values())}", flush=True)
+    ms, rate, share, of_plain, of_own, idle = zip(*figures)
+    middle = lambda values, digits: (f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to "
+                                     f"{max(values):.{digits}f})")
+    print(f"{row}: {len(figures)} steps of {middle(ms, 1)} ms, copies from first to last at {middle(rate, 2)} GB/s, "
+          f"{middle(share, 4)} of the plain rate around them, {statistics.median(idle):.2f} ms of them idle; a step is "
+          f"{middle(of_plain, 4)} of 26 GB at the plain rate, {middle(of_own, 4)} at that of its copies", flush=True)
 
 
 def model_folder(options, blocks):
@@ -210,11 +232,11 @@ def check_mixed(options, batch, length, settings):
 
 
 def describe_disk(options, batch, length, settings):
-    """Steps whose weights come from disk beside the time of their bytes read alone (disk_share.py)."""
+    """Steps whose weights come from disk beside the time of their bytes read alone (rate_beside.py)."""
     row, output = f"{batch}x{length} from disk", options.folder / f"disk_{time.time_ns()}"
     model = model_folder(options, options.blocks)
-    code, rates, steps = disk_share.run_beside_readings(command_of(options, batch, length, settings, output), output,
-                                                        options.steps, lambda: disk_share.read_alone(options.reader, model))
+    code, rates, steps = rate_beside.run_beside_readings(command_of(options, batch, length, settings, output), output,
+                                                        options.steps, lambda: rate_beside.read_alone(options.reader, model))
     if not require(code == 0 and steps, f"{row}: exit {code}, {len(steps)} steps after the checksum of the weights"):
         return
     print(f"{row}, read alone GB/s: {' '.join(f'{r / 1e9:.3f}' for r in rates.values())}", flush=True)

@@ -14,7 +14,7 @@ from stand_in import StandInCase
 
 PATH = pathlib.Path(os.environ["LEMA_SOURCE"], "scripts", "bench_gpu.py")
 STAND_IN = """#!{python}
-import json, os, pathlib, sys
+import json, os, pathlib, sys, time
 settings = dict(a.split("=", 1) for a in sys.argv[2:] if a != "--set")
 placement = ("half" if "memory.activations" in settings else "stream") if "memory.vram" in settings else "resident"
 wish = json.loads(os.environ["WISH"]).get(placement, {{}})
@@ -32,8 +32,23 @@ with open(out / "metrics.jsonl", "w") as lines:
              "disk_bytes": 0, "loss": 2 / (step + 1)}}
         if step == 1:
             m["loss"] = wish.get("loss", m["loss"])
+        m["step"] = step + 1
         lines.write(json.dumps(m) + "\\n")
+        if "log.trace" in settings:
+            lines.flush()
+            time.sleep(0.05)
+if "log.trace" in settings:  # two copies of 1 GB a step, in 20 and 25 ms, 5 ms apart
+    copies = [dict(ph="X", tid=1, ts=1e6 * step + at, dur=dur, args=dict(step=step, bytes=10**9))
+              for step in range(1, steps + 1) for at, dur in ((0, 20000), (25000, 25000))]
+    pathlib.Path(settings["log.trace"]).write_text(json.dumps(copies))
 """
+
+
+class Copies:
+    __enter__ = __exit__ = lambda self, *_: self
+
+    def rate(self):
+        return 50e9
 
 
 class Memory:
@@ -79,6 +94,13 @@ class BenchGpu(StandInCase):
         self.assertIn("2x2..16: 200 steps", out)
         out = self.run_bench({"resident": {"growth": 1}}, "--no-gradients", "--mixed", "2x16", code=1)
         self.assertIn("2x2..16: the driver's count grew by 199 bytes", out)
+
+    def test_steps_are_held_to_plain_copies_around_them(self):
+        with unittest.mock.patch.object(self.bench, "PlainCopies", Copies):
+            out = self.run_bench({}, "--no-gradients", "--steps", "8", "--bus", "1x4", code=0)
+        self.assertIn("copies from first to last at 40.00 (40.00 to 40.00) GB/s, 0.8000 (0.8000 to 0.8000) of the plain "
+                      "rate around them, 5.00 ms of them idle", out)
+        self.assertIn("0.0019 (0.0019 to 0.0019) of 26 GB at the plain rate", out)  # 1 ms of 520
 
     def test_a_failure_is_said_and_told_by_the_exit_code(self):
         for wish, said in (({"half": {"loss": 2 / 2 + 1e-15}}, "1x4 half: losses"),

@@ -1,6 +1,6 @@
-"""What training steps make of a disk: their time beside that of their bytes read alone. A virtual disk's rate wavers from
-one second to the next, so that the run stands still (SIGSTOP) after every second step while a reader of its own takes
-the rate. Of bench_disk.py and bench_gpu.py."""
+"""What training steps make of a disk or a bus: their time beside that of the same bytes moved by nothing else. The rate of
+a virtual machine's disk and bus wavers from one second to the next, so that the run stands still (SIGSTOP) after every
+second step while a program of its own takes the rate. Of bench_disk.py and bench_gpu.py."""
 import json
 import pathlib
 import signal
@@ -38,9 +38,9 @@ def read_beside(process, read):
 
 def run_beside_readings(command, output, step_count, read):
     """Runs a training command of that many steps with read() before it, after every second step and after it. Returns
-    the exit code, the rates, and the metrics of the steps that had the disk to themselves, which the first ones share
-    with the checksum of the weights: "own_ms" is step_ms less a pause, "read_ms" its bytes' time at the mean of the rates
-    around it."""
+    the exit code, the rates, and the metrics of the steps that had disk and memory to themselves, which the first ones
+    share with the checksum of the weights: "own_ms" is step_ms less a pause, "paused" whether there was one, "rate" the
+    (harmonic) mean of those around it, "read_ms" the time of its bytes from disk at that."""
     rates, paused, done, shared = {0: read()}, {}, 0, None
     with open(output.with_name(output.name + ".log"), "w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
@@ -62,6 +62,7 @@ def run_beside_readings(command, output, step_count, read):
     steps = steps_of(output)
     for number, step in enumerate(steps, 1):
         before, after = rates[(number - 1) // 2 * 2], rates[min((number + 1) // 2 * 2, step_count)]
-        step["own_ms"] = step["step_ms"] - paused.get(number, 0)
-        step["read_ms"] = 1000 * step["disk_bytes"] * (1 / before + 1 / after) / 2
+        step["own_ms"], step["paused"] = step["step_ms"] - paused.get(number, 0), number in paused
+        step["rate"] = 2 / (1 / before + 1 / after)
+        step["read_ms"] = 1000 * step["disk_bytes"] / step["rate"]
     return 0, rates, steps[shared or step_count:]
