@@ -134,14 +134,6 @@ Value Forecast::to_value() const {
   return value;
 }
 
-RunConfig settled(const RunConfig& config, const RunPlan& plan) {
-  RunConfig same = config;
-  same.memory.ram_bytes = plan.ram_budget;
-  same.memory.vram_bytes = plan.vram_budget;
-  same.memory.disk = name(plan.placement.host.disk);
-  return same;
-}
-
 PlannedRun::PlannedRun(const RunConfig& config, const fs::path& checkpoint, bool any_order)
     : config_(config),
       inputs_(config, checkpoint),
@@ -155,7 +147,7 @@ PlannedRun::PlannedRun(const RunConfig& config, const fs::path& checkpoint, bool
 
 Forecast PlannedRun::forecast(double budget) {
   Forecast f;
-  f.plan = plan_or_refuse(config_, model_, *backend_.device, backend_.ops, data_);
+  f.plan = plan();
   StepTrace trace = trace_of(config_, f.plan, data_);
   f.parameters = model_.adapter.parameter_count();
   const Batcher batches(std::ssize(data_.train), config_.train.batch_size, 0, false);
@@ -167,9 +159,10 @@ Forecast PlannedRun::forecast(double budget) {
   return f;
 }
 
-StepTrace PlannedRun::trace() const {
-  return trace_of(config_,
-                  plan_or_refuse(config_, model_, *backend_.device, backend_.ops, data_), data_);
+StepTrace PlannedRun::trace() const { return trace_of(config_, plan(), data_); }
+
+RunPlan PlannedRun::plan() const {
+  return plan_or_refuse(config_, model_, *backend_.device, backend_.ops, data_);
 }
 
 FitResult PlannedRun::fit(const FitGoal& goal, double budget) {
@@ -180,35 +173,41 @@ FitResult PlannedRun::fit(const FitGoal& goal, double budget) {
   MachineRates known = rates();
   const Amount milliseconds = [&](const RunConfig& config, const DataFacts& data) {
     const Need cannot_run{std::numeric_limits<double>::infinity(), false};
-    // What is mapped because it fits is read where, with these settings, it does not.
-    RunConfig tried = config;
-    if (tried.memory.disk == "mmap") tried.memory.disk = config_.memory.disk;
     RunPlan plan;
     try {
-      plan = plan_here(tried, model_, *backend_.device, backend_.ops, data, Advice::None);
+      plan = plan_here(config, model_, *backend_.device, backend_.ops, data, Advice::None);
     } catch (const Error& error) {
       if (error.code() != ErrorCode::DoesNotFit) throw;
       return cannot_run;
     }
     const std::optional<StepTime> time =
-        time_of(plan, trace_of(tried, plan, data), known, budget);
+        time_of(plan, trace_of(config, plan, data), known, budget);
     return time ? Need{1000 * time->seconds} : cannot_run;
   };
   FitResult found = lema::fit(planned, data_, goal, milliseconds);
   known.save();
   if (!std::isfinite(found.amount))  // nothing that was tried can run: why the config cannot
-    plan_or_refuse(config_, model_, *backend_.device, backend_.ops, data_);
+    plan();
   return found;
 }
 
 RunConfig PlannedRun::as_planned() const {
+  RunConfig same = config_;
   try {
-    return settled(config_, plan_here(config_, model_, *backend_.device, backend_.ops, data_,
-                                      Advice::None));
+    const RunPlan plan =
+        plan_here(config_, model_, *backend_.device, backend_.ops, data_, Advice::None);
+    same.memory.ram_bytes = plan.ram_budget;
+    same.memory.vram_bytes = plan.vram_budget;
+    if (plan.reads_into_memory) same.memory.disk = name(plan.placement.host.disk);
   } catch (const Error& error) {
     if (error.code() != ErrorCode::DoesNotFit) throw;
-    return config_;
   }
+  return same;
+}
+
+bool PlannedRun::reads_page_cache(const RunPlan& plan) const {
+  return plan.placement.host.disk == DiskMode::Buffered &&
+         fits_page_cache(model_.folder, page_cache_beside(plan));
 }
 
 int64_t PlannedRun::load_kernels(const Forecast& forecast) const {
@@ -223,23 +222,19 @@ int64_t PlannedRun::load_kernels(const Forecast& forecast) const {
 
 StepTrace PlannedRun::trace_of(const RunConfig& config, const RunPlan& plan,
                                const DataFacts& data) const {
-  return trace_step(settled(config, plan), inputs_.folder, *backend_.device, backend_.ops, data,
-                    start());
+  const bool by_host = reads_page_cache(plan) && backend_.device->reads_host_memory();
+  return trace_step(config, inputs_.folder, plan, *backend_.device, backend_.ops, start(),
+                    by_host ? Lane::Host : Lane::Disk, !data.eval.empty());
 }
 
 std::optional<StepTime> PlannedRun::time_of(const RunPlan& plan, const StepTrace& trace,
                                             MachineRates& rates, double budget) const {
-  const bool in_line = backend_.device->reads_host_memory();
-  DiskReads reads;
-  if (trace.reads_from_disk()) {
-    const DiskMode mode = plan.placement.host.disk;
-    const bool cached = mode == DiskMode::Buffered &&
-                        fits_page_cache(model_.folder, page_cache_beside(plan));
-    const std::optional<double> rate = rates.read_rate(model_.folder, mode, cached, budget);
-    if (!rate) return std::nullopt;
-    reads = {*rate, cached && in_line};
-  }
-  return predict_step(trace, rates, budget, in_line, reads);
+  std::optional<double> read_rate = 1;
+  if (trace.reads_from_disk())
+    read_rate = rates.read_rate(model_.folder, plan.placement.host.disk, reads_page_cache(plan),
+                                budget);
+  if (!read_rate) return std::nullopt;
+  return predict_step(trace, rates, budget, backend_.device->reads_host_memory(), *read_rate);
 }
 
 }  // namespace lema

@@ -4,6 +4,7 @@
 
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "train/fit.h"
@@ -28,9 +29,6 @@ struct Forecast {
   std::string text() const;  // the table, for people
   Value to_value() const;    // the same, as plan.json
 };
-
-// The config with what its plan has measured and chosen: the same plan comes of it again.
-RunConfig settled(const RunConfig& config, const RunPlan& plan);
 
 class PlannedRun {
  public:
@@ -57,10 +55,15 @@ class PlannedRun {
   // null for a fresh one, and once it was forgotten.
   const Adapter* start() const { return start_ ? &*start_ : nullptr; }
   void forget_start() { start_.reset(); }
+  // The device that it was planned for; nothing is planned any more.
+  Backend take_backend() { return std::move(backend_); }
 
  private:
+  RunPlan plan() const;
   // The config with what its plan has measured and chosen; as it is where it cannot run.
   RunConfig as_planned() const;
+  // Whether steps read weights that the page cache holds.
+  bool reads_page_cache(const RunPlan& plan) const;
   StepTrace trace_of(const RunConfig& config, const RunPlan& plan, const DataFacts& data) const;
   std::optional<StepTime> time_of(const RunPlan& plan, const StepTrace& trace, MachineRates& rates,
                                   double budget) const;

@@ -139,9 +139,8 @@ class Run {
     log::info("{} trained parameters on {}, compute {}", forecast.parameters, plan.numeric.backend,
               name(plan.numeric.compute));
     const RunInputs& inputs = planned_.inputs();
-    settled_ = settled(config_, plan);
-    trainer_ = std::make_unique<Trainer>(settled_, inputs.folder, open_backend(config_.device),
-                                         planned_.data(), planned_.start());
+    trainer_ = std::make_unique<Trainer>(config_, inputs.folder, planned_.take_backend(), plan,
+                                         planned_.start());
     if (lock_ || !saved_.empty())  // rows shown without a checkpoint are compared with nothing
       identity_ = run_identity(config_, inputs.folder, inputs.text_fingerprint, plan.numeric);
     inputs.data_files.check_unchanged();  // what was hashed is what was read
@@ -404,7 +403,6 @@ class Run {
   fs::path saved_;  // the last checkpoint
   PlannedRun planned_;
   const RunConfig& config_;  // with the settings of the adapter that it starts from
-  RunConfig settled_;        // the trainer's
   const Dataset& train_;
   const std::optional<Dataset>& eval_;
   Batcher batcher_;

@@ -2,8 +2,8 @@
 #include "train/step_time.h"
 
 #include <algorithm>
-#include <functional>
-#include <utility>
+#include <numeric>
+#include <vector>
 
 namespace lema {
 namespace {
@@ -17,37 +17,37 @@ double cost(const KernelCall& call) {
 }  // namespace
 
 std::optional<StepTime> predict_step(const StepTrace& trace, MachineRates& rates, double budget,
-                                     bool in_line, const DiskReads& reads) {
-  StepTime time;
-  for (const KernelCall& call : trace.calls) time.shares.push_back({call, 0, 0});
+                                     bool in_line, double read_rate) {
   bool copies = false;
+  std::vector<double> costs(trace.calls.size());  // in all
   for (const StepItem& item : trace.items) {
-    if (item.call >= 0) ++time.shares[static_cast<size_t>(item.call)].count;
-    copies = copies || (item.bytes > 0 && item.item.lane != Lane::Disk);
+    if (item.call >= 0)
+      costs[static_cast<size_t>(item.call)] += cost(trace.calls[static_cast<size_t>(item.call)]);
+    copies = copies || item.is_copy();
   }
-  std::vector<std::pair<double, size_t>> costs;
-  for (size_t i = 0; i < time.shares.size(); ++i)
-    costs.emplace_back(cost(trace.calls[i]) * static_cast<double>(time.shares[i].count), i);
-  std::sort(costs.begin(), costs.end(), std::greater<>());
-  std::vector<KernelCall> calls;
-  for (const auto& [unused, i] : costs) calls.push_back(trace.calls[i]);
-  rates.measure(calls, budget);
-  for (StepTime::Share& share : time.shares) {
-    const std::optional<double> seconds = rates.seconds(share.call);
-    if (!seconds) return std::nullopt;
-    share.seconds = *seconds;
+  std::vector<size_t> order(costs.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return costs[a] > costs[b]; });
+  std::vector<KernelCall> longest_first;
+  for (const size_t call : order) longest_first.push_back(trace.calls[call]);
+  rates.measure(longest_first, budget);
+  std::vector<double> seconds;
+  for (const KernelCall& call : trace.calls) {
+    const std::optional<double> one = rates.seconds(call);
+    if (!one) return std::nullopt;
+    seconds.push_back(*one);
   }
 
+  StepTime time;
   const double copy_rate = copies ? rates.copy_rate() : 1;
   std::vector<TraceItem> timed;
   for (const StepItem& item : trace.items) {
     TraceItem& work = timed.emplace_back(item.item);
     if (item.call >= 0) {
-      work.seconds = time.shares[static_cast<size_t>(item.call)].seconds;
-    } else if (work.lane == Lane::Disk) {
-      work.seconds = static_cast<double>(item.bytes) / reads.rate;
+      work.seconds = seconds[static_cast<size_t>(item.call)];
+    } else if (item.is_read()) {
+      work.seconds = static_cast<double>(item.bytes) / read_rate;
       time.disk += work.seconds;
-      if (reads.by_cpu && work.kind == TraceItem::Kind::Work) work.lane = Lane::Host;
     } else {
       work.seconds = static_cast<double>(item.bytes) / copy_rate;
     }
@@ -55,11 +55,6 @@ std::optional<StepTime> predict_step(const StepTrace& trace, MachineRates& rates
   const PassTime pass = simulate(timed, in_line);
   time.seconds = pass.seconds;
   time.stall = pass.stall;
-  const auto in_all = [](const StepTime::Share& share) {
-    return share.seconds * static_cast<double>(share.count);
-  };
-  std::sort(time.shares.begin(), time.shares.end(),
-            [&](const auto& a, const auto& b) { return in_all(a) > in_all(b); });
   return time;
 }
 

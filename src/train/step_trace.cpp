@@ -114,13 +114,13 @@ class HollowDevice final : public Device {
 // Reads nothing.
 class HollowReader final : public WeightReader {
  public:
-  explicit HollowReader(Recorder& recorder) : recorder_(recorder) {}
+  HollowReader(Recorder& recorder, Lane lane) : recorder_(recorder), lane_(lane) {}
 
  private:
   void submit(const HostImage& image, std::byte*, DiskJob& job) override {
-    recorder_.copy(Lane::Disk, image.bytes());
+    recorder_.copy(lane_, image.bytes());
     const Event done = recorder_.create_event();
-    recorder_.record(done, Lane::Disk);
+    recorder_.record(done, lane_);
     done_[&job] = done;
   }
   void complete(DiskJob& job) override {
@@ -129,6 +129,7 @@ class HollowReader final : public WeightReader {
   }
 
   Recorder& recorder_;
+  Lane lane_;
   std::map<const DiskJob*, Event> done_;
 };
 
@@ -171,13 +172,13 @@ StepBatch mean_step(const StepBounds& bounds) {
 }  // namespace
 
 bool StepTrace::reads_from_disk() const {
-  return std::any_of(items.begin(), items.end(), [](const StepItem& item) {
-    return item.item.lane == Lane::Disk && item.bytes > 0;
-  });
+  return std::any_of(items.begin(), items.end(),
+                     [](const StepItem& item) { return item.is_read(); });
 }
 
-StepTrace trace_step(const RunConfig& config, const ModelFolder& folder, const Device& like,
-                     const OpsFactory& ops, const DataFacts& data, const Adapter* start) {
+StepTrace trace_step(const RunConfig& config, const ModelFolder& folder, const RunPlan& plan,
+                     const Device& like, const OpsFactory& ops, const Adapter* start, Lane reads,
+                     bool evaluates) {
   Recorder recorder;
   RunConfig quiet = config;
   quiet.log.trace.clear();
@@ -186,17 +187,17 @@ StepTrace trace_step(const RunConfig& config, const ModelFolder& folder, const D
     return make_recording_ops([&to](KernelCall call) { to.kernel(std::move(call)); });
   };
   const auto read_nothing = [&](const DiskFiles&) {
-    return std::make_unique<HollowReader>(recorder);
+    return std::make_unique<HollowReader>(recorder, reads);
   };
   Trainer trainer(quiet, folder,
-                  {std::make_unique<HollowDevice>(like, recorder), {make, ops.scratch_bytes}}, data,
+                  {std::make_unique<HollowDevice>(like, recorder), {make, ops.scratch_bytes}}, plan,
                   start, read_nothing);
-  const StepBatch batch = mean_step(trainer.plan().bounds);
+  const StepBatch batch = mean_step(plan.bounds);
   trainer.train_step(batch, config.optimizer.lr, 0);
   recorder.clear();  // the first step also brings what later ones find in the ring
   trainer.train_step(batch, config.optimizer.lr, 1);
   StepTrace trace = recorder.trace;
-  if (!data.eval.empty()) trainer.evaluate(batch);
+  if (evaluates) trainer.evaluate(batch);
   trace.run_calls = std::move(recorder.trace.calls);
   return trace;
 }

@@ -12,12 +12,18 @@
 
 namespace lema {
 
-// An item of a trace: a kernel call (Work on Compute), a copy or a read from disk (Work on its
-// lane), or an event.
+// An item of a trace: a kernel call (Work on Compute), a copy (Work on its queue's lane), a read of
+// weights (Work on Disk, or on Host where who computes copies them out of the page cache), or an
+// event.
 struct StepItem {
   TraceItem item;     // seconds are not yet known
   int64_t call = -1;  // index of StepTrace::calls
   int64_t bytes = 0;  // of a copy or a read
+
+  bool is_read() const {
+    return bytes > 0 && (item.lane == Lane::Disk || item.lane == Lane::Host);
+  }
+  bool is_copy() const { return bytes > 0 && !is_read(); }
 };
 
 struct StepTrace {
@@ -29,8 +35,10 @@ struct StepTrace {
 };
 
 // Of a step of the size of the run's mean step, with rows whose attention costs what the run's rows
-// cost on average. `config`: as the run's plan has settled it. `like`: the device of the run.
-StepTrace trace_step(const RunConfig& config, const ModelFolder& folder, const Device& like,
-                     const OpsFactory& ops, const DataFacts& data, const Adapter* start);
+// cost on average. `plan`: of this config, folder and start. `like`: the device of the run. reads:
+// the lane of reads of weights. evaluates: the run has rows to evaluate.
+StepTrace trace_step(const RunConfig& config, const ModelFolder& folder, const RunPlan& plan,
+                     const Device& like, const OpsFactory& ops, const Adapter* start, Lane reads,
+                     bool evaluates);
 
 }  // namespace lema

@@ -5,8 +5,6 @@
 #include <cmath>
 #include <utility>
 
-#include "train/plan_training.h"
-
 namespace lema {
 namespace {
 
@@ -19,13 +17,13 @@ TensorView part_of(const TensorView& all, const ParameterRun& run) {
 
 }  // namespace
 
-Trainer::Trainer(const RunConfig& config, const ModelFolder& folder, Backend backend,
-                 const DataFacts& data, const Adapter* start, const MakeReader& make_reader)
+Trainer::Trainer(const RunConfig& config, const ModelFolder& folder, Backend backend, RunPlan plan,
+                 const Adapter* start, const MakeReader& make_reader)
     : run_(config),
       config_(folder.config()),
       device_(std::move(backend.device)),
       model_(folder, config, start),
-      plan_(plan_or_refuse(config, model_, *device_, backend.ops, data)),
+      plan_(std::move(plan)),
       guard_(config.guard) {
   loss_scale_ = LossScale(plan_.numeric.compute == DType::F16);
   device_->commit_allocations();

@@ -26,12 +26,12 @@ struct StepResult {
 
 class Trainer {
  public:
-  // Plans and allocates. Backend and reader of weights come from outside so that tests and traces
-  // can pass others; `start`: the adapter of lora.init_from (open_init_adapter), null for a fresh
-  // one. All references outlive the trainer.
-  Trainer(const RunConfig& config, const ModelFolder& folder, Backend backend,
-          const DataFacts& data, const Adapter* start = nullptr,
-          const MakeReader& make_reader = make_disk_reader);
+  // Allocates what `plan`, of this config, folder, kind of backend and start, says. Backend and
+  // reader of weights come from outside so that tests and traces can pass others; `start`: the
+  // adapter of lora.init_from (open_init_adapter), null for a fresh one. All references outlive the
+  // trainer.
+  Trainer(const RunConfig& config, const ModelFolder& folder, Backend backend, RunPlan plan,
+          const Adapter* start = nullptr, const MakeReader& make_reader = make_disk_reader);
 
   // The adapter's first values: those of `start`, else from the seed and the base. Before the first
   // step, unless a checkpoint is loaded.

@@ -4,7 +4,6 @@
 #include <cstdlib>
 
 #include "support/train_bench.h"
-#include "train/plan_training.h"
 
 using namespace lema;
 using namespace lema::test;

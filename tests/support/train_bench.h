@@ -12,6 +12,7 @@
 #include "support/message_of.h"
 #include "support/temp_folder.h"
 #include "support/tiny_model.h"
+#include "train/plan_training.h"
 #include "train/trainer.h"
 
 namespace lema::test {
@@ -57,6 +58,13 @@ inline int64_t named_least(const std::string& refusal) {
   return std::stoll(refusal.substr(refusal.find(before) + before.size()));
 }
 
+// Of a fresh run without evaluation.
+inline RunPlan plan_for(const RunConfig& config, const ModelFolder& folder, const Dataset& data,
+                        const Backend& backend) {
+  return plan_or_refuse(config, RunModel(folder, config, nullptr), *backend.device, backend.ops,
+                        data_facts(data, nullptr));
+}
+
 class TrainBench {
  public:
   TrainBench(const TinyModelOptions& model, int64_t rows, int64_t longest = 30)
@@ -89,7 +97,8 @@ class TrainBench {
     const Dataset data = load_dataset(config.data.train, config.data, load_model_text(model));
     RunConfig with_evaluation = config;  // of the batch after the steps
     with_evaluation.train.max_steps = steps + 1;
-    Trainer trainer(with_evaluation, model, std::move(backend), data_facts(data, nullptr));
+    RunPlan plan = plan_for(with_evaluation, model, data, backend);
+    Trainer trainer(with_evaluation, model, std::move(backend), std::move(plan));
     trainer.initialise_adapter();
     if (before_steps) before_steps(trainer);
     Device& device = trainer.device();

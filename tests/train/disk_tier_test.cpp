@@ -4,7 +4,6 @@
 #include "support/catch.h"
 #include "support/late_device.h"
 #include "support/train_bench.h"
-#include "train/plan_training.h"
 
 using namespace lema;
 using namespace lema::test;
@@ -118,12 +117,10 @@ TEST_CASE("the trace of a step reads and copies what a step does") {
   const RunConfig config =
       bench.config(with(settings, {fmt::format("memory.ram={}", named_least(refusal))}));
   const ModelFolder model(config.model);
-  const DataFacts facts =
-      data_facts(load_dataset(config.data.train, config.data, load_model_text(model)), nullptr);
   StepTrace trace;
   const TrainBench::Look take_trace = [&](Trainer& trainer) {
-    trace = trace_step(settled(config, trainer.plan()), model, trainer.device(), cpu_ops(), facts,
-                       nullptr);
+    trace = trace_step(config, model, trainer.plan(), trainer.device(), cpu_ops(), nullptr,
+                       Lane::Disk, false);
   };
   const auto run_steps = [&](int64_t steps) {
     return bench.run(config, {std::make_unique<LateDevice>(in_place), cpu_ops()}, steps,

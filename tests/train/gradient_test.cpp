@@ -35,8 +35,9 @@ class GradientCheck {
         config_(bench_.config(with_base(settings))),
         folder_(config_.model) {
     data_ = load_dataset(config_.data.train, config_.data, load_model_text(folder_));
-    trainer_.emplace(config_, folder_, Backend{make_cpu_device(), cpu_ops()},
-                     data_facts(data_, nullptr));
+    Backend backend{make_cpu_device(), cpu_ops()};
+    RunPlan plan = plan_for(config_, folder_, data_, backend);
+    trainer_.emplace(config_, folder_, std::move(backend), std::move(plan));
     trainer_->initialise_adapter();
     const std::vector<int64_t> rows = {0, 1, 2, 3, 4};
     batch_ = make_step_batch(data_, rows, trainer_->plan().bounds.micro_rows, true);
