@@ -1,4 +1,5 @@
-// Ties inputs, plan, rates and fit together. Called by cli/cmd_plan and the Trainer.
+// Ties inputs, plan, rates and fit together. Called by the training loop and by the commands that
+// foretell it.
 #include "train/plan_training.h"
 
 #include <algorithm>
@@ -56,6 +57,14 @@ DiskMode disk_mode(const RunConfig& config, const RunPlan& plan, const RunModel&
                           plan.placement.host.holds_all ? INT64_MAX : page_cache_beside(plan));
 }
 
+// The end of a plan: how weights come from disk, where they do.
+void choose_reads(RunPlan& plan, const RunConfig& config, const RunModel& model,
+                  const Device& device) {
+  plan.placement.host.disk = disk_mode(config, plan, model, device);
+  plan.reads_page_cache = plan.placement.host.disk == DiskMode::Buffered &&
+                          fits_page_cache(model.folder, page_cache_beside(plan));
+}
+
 // The end of a refusal: what would fit.
 std::string nearest(const RunConfig& config, const DataFacts& data, const FitGoal& goal,
                     const Amount& amount) {
@@ -69,8 +78,8 @@ std::string nearest(const RunConfig& config, const DataFacts& data, const FitGoa
 // What of a refusal is said.
 enum class Advice { None, NearestFit };
 
-// plan_or_refuse. Weights that memory cannot hold are read from disk in every step, the run
-// `within` what is available, which is 0 at first.
+// plan_or_refuse, but for choose_reads. Weights that memory cannot hold are read from disk in every
+// step, the run `within` what is available, which is 0 at first.
 RunPlan plan_here(const RunConfig& config, const RunModel& model, const Device& device,
                   const OpsFactory& ops, const DataFacts& data, Advice advice,
                   int64_t within = 0) {
@@ -102,7 +111,6 @@ RunPlan plan_here(const RunConfig& config, const RunModel& model, const Device& 
     refuse(fmt::format("the run needs {} of memory and {} are available",
                        format_bytes(plan.anonymous_bytes()), format_bytes(available)),
            FitGoal::Kind::Ram, available);
-  plan.placement.host.disk = disk_mode(config, plan, model, device);
   return plan;
 }
 
@@ -110,7 +118,9 @@ RunPlan plan_here(const RunConfig& config, const RunModel& model, const Device& 
 
 RunPlan plan_or_refuse(const RunConfig& config, const RunModel& model, const Device& device,
                        const OpsFactory& ops, const DataFacts& data) {
-  return plan_here(config, model, device, ops, data, Advice::NearestFit);
+  RunPlan plan = plan_here(config, model, device, ops, data, Advice::NearestFit);
+  choose_reads(plan, config, model, device);
+  return plan;
 }
 
 std::string Forecast::text() const {
@@ -148,14 +158,13 @@ PlannedRun::PlannedRun(const RunConfig& config, const fs::path& checkpoint, bool
 Forecast PlannedRun::forecast(double budget) {
   Forecast f;
   f.plan = plan();
-  StepTrace trace = trace_of(config_, f.plan, data_);
+  const StepTrace trace = trace_of(config_, f.plan, data_);
   f.parameters = model_.adapter.parameter_count();
   const Batcher batches(std::ssize(data_.train), config_.train.batch_size, 0, false);
   f.steps = batches.total_steps(config_.train.epochs, config_.train.max_steps);
   MachineRates known = rates();
   f.time = time_of(f.plan, trace, known, budget);
   known.save();
-  f.run_calls = std::move(trace.run_calls);
   return f;
 }
 
@@ -166,9 +175,8 @@ RunPlan PlannedRun::plan() const {
 }
 
 FitResult PlannedRun::fit(const FitGoal& goal, double budget) {
-  const RunConfig planned = as_planned();
   if (goal.kind != FitGoal::Kind::StepMs)
-    return lema::fit(planned, data_, goal,
+    return lema::fit(as_planned(), data_, goal,
                      memory_amount(goal.kind, model_, *backend_.device, backend_.ops));
   MachineRates known = rates();
   const Amount milliseconds = [&](const RunConfig& config, const DataFacts& data) {
@@ -176,6 +184,7 @@ FitResult PlannedRun::fit(const FitGoal& goal, double budget) {
     RunPlan plan;
     try {
       plan = plan_here(config, model_, *backend_.device, backend_.ops, data, Advice::None);
+      choose_reads(plan, config, model_, *backend_.device);
     } catch (const Error& error) {
       if (error.code() != ErrorCode::DoesNotFit) throw;
       return cannot_run;
@@ -184,7 +193,7 @@ FitResult PlannedRun::fit(const FitGoal& goal, double budget) {
         time_of(plan, trace_of(config, plan, data), known, budget);
     return time ? Need{1000 * time->seconds} : cannot_run;
   };
-  FitResult found = lema::fit(planned, data_, goal, milliseconds);
+  FitResult found = lema::fit(config_, data_, goal, milliseconds);
   known.save();
   if (!std::isfinite(found.amount))  // nothing that was tried can run: why the config cannot
     plan();
@@ -198,22 +207,19 @@ RunConfig PlannedRun::as_planned() const {
         plan_here(config_, model_, *backend_.device, backend_.ops, data_, Advice::None);
     same.memory.ram_bytes = plan.ram_budget;
     same.memory.vram_bytes = plan.vram_budget;
-    if (plan.reads_into_memory) same.memory.disk = name(plan.placement.host.disk);
   } catch (const Error& error) {
     if (error.code() != ErrorCode::DoesNotFit) throw;
   }
   return same;
 }
 
-bool PlannedRun::reads_page_cache(const RunPlan& plan) const {
-  return plan.placement.host.disk == DiskMode::Buffered &&
-         fits_page_cache(model_.folder, page_cache_beside(plan));
-}
-
-int64_t PlannedRun::load_kernels(const Forecast& forecast) const {
+int64_t PlannedRun::load_kernels() const {
   if (backend_.device->used_bytes() == 0) return 0;
-  warm_up(backend_, static_cast<int>(config_.threads), forecast.plan.ops,
-          forecast.run_calls);
+  RunPlan plan =
+      plan_here(config_, model_, *backend_.device, backend_.ops, data_, Advice::NearestFit);
+  plan.placement.host.disk = DiskMode::Buffered;  // the trace reads nothing, by whatever mode
+  warm_up(backend_, static_cast<int>(config_.threads), plan.ops,
+          trace_of(config_, plan, data_).run_calls);
   const int64_t bytes = backend_.device->used_bytes();
   log::info("{} are in use on the GPU with all kernels loaded, before the run's buffers",
             format_bytes(bytes));
@@ -222,16 +228,15 @@ int64_t PlannedRun::load_kernels(const Forecast& forecast) const {
 
 StepTrace PlannedRun::trace_of(const RunConfig& config, const RunPlan& plan,
                                const DataFacts& data) const {
-  const bool by_host = reads_page_cache(plan) && backend_.device->reads_host_memory();
   return trace_step(config, inputs_.folder, plan, *backend_.device, backend_.ops, start(),
-                    by_host ? Lane::Host : Lane::Disk, !data.eval.empty());
+                    !data.eval.empty());
 }
 
 std::optional<StepTime> PlannedRun::time_of(const RunPlan& plan, const StepTrace& trace,
                                             MachineRates& rates, double budget) const {
   std::optional<double> read_rate = 1;
   if (trace.reads_from_disk())
-    read_rate = rates.read_rate(model_.folder, plan.placement.host.disk, reads_page_cache(plan),
+    read_rate = rates.read_rate(model_.folder, plan.placement.host.disk, plan.reads_page_cache,
                                 budget);
   if (!read_rate) return std::nullopt;
   return predict_step(trace, rates, budget, backend_.device->reads_host_memory(), *read_rate);

@@ -22,7 +22,6 @@ RunPlan plan_or_refuse(const RunConfig& config, const RunModel& model, const Dev
 // What is known of a run before it starts.
 struct Forecast {
   RunPlan plan;
-  std::vector<KernelCall> run_calls;  // of steps and evaluations, distinct
   int64_t parameters = 0, steps = 0;
   std::optional<StepTime> time;  // of a step; unknown where its kernels were not measured
 
@@ -45,8 +44,8 @@ class PlannedRun {
   // Of a step. DoesNotFit as plan_or_refuse.
   StepTrace trace() const;
   // On a GPU, so that no step loads anything: the kernels of steps and evaluations run once.
-  // Returns the bytes that the driver counts then; 0 on the CPU.
-  int64_t load_kernels(const Forecast& forecast) const;
+  // Returns the bytes that the driver counts then; 0 on the CPU. DoesNotFit as plan_or_refuse.
+  int64_t load_kernels() const;
 
   // With the settings of the adapter that the run starts from.
   const RunConfig& config() const { return config_; }
@@ -60,10 +59,8 @@ class PlannedRun {
 
  private:
   RunPlan plan() const;
-  // The config with what its plan has measured and chosen; as it is where it cannot run.
+  // The config with the budgets of its plan; as it is where it cannot run.
   RunConfig as_planned() const;
-  // Whether steps read weights that the page cache holds.
-  bool reads_page_cache(const RunPlan& plan) const;
   StepTrace trace_of(const RunConfig& config, const RunPlan& plan, const DataFacts& data) const;
   std::optional<StepTime> time_of(const RunPlan& plan, const StepTrace& trace, MachineRates& rates,
                                   double budget) const;

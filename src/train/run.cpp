@@ -129,9 +129,8 @@ class Run {
   // The trainer, at its start or at the checkpoint; and its plan, of what the device has free with
   // all kernels loaded.
   Forecast prepare() {
+    loaded_bytes_ = planned_.load_kernels();
     Forecast forecast = planned_.forecast(0);
-    loaded_bytes_ = planned_.load_kernels(forecast);
-    if (loaded_bytes_ > 0) forecast = planned_.forecast(0);
     const RunPlan& plan = forecast.plan;
     log::info("memory plan\n{}", forecast.text());
     if (plan.placement.weights.slots + plan.placement.host.slots == 0 && config_.memory.slots > 0)

@@ -45,6 +45,7 @@ struct RunPlan {
   TransformerLimits blocks;
   HeadLimits head;
   bool reads_into_memory = false;  // weights are read into host memory, not mapped
+  bool reads_page_cache = false;   // and in steps out of the page cache
   int64_t ram_budget = 0;          // of all host memory; 0: none
   int64_t vram_budget = 0;         // of the device's; 0: none
   Plan placement;

@@ -18,13 +18,10 @@ double cost(const KernelCall& call) {
 
 std::optional<StepTime> predict_step(const StepTrace& trace, MachineRates& rates, double budget,
                                      bool in_line, double read_rate) {
-  bool copies = false;
   std::vector<double> costs(trace.calls.size());  // in all
-  for (const StepItem& item : trace.items) {
+  for (const StepItem& item : trace.items)
     if (item.call >= 0)
       costs[static_cast<size_t>(item.call)] += cost(trace.calls[static_cast<size_t>(item.call)]);
-    copies = copies || item.is_copy();
-  }
   std::vector<size_t> order(costs.size());
   std::iota(order.begin(), order.end(), size_t{0});
   std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return costs[a] > costs[b]; });
@@ -39,7 +36,7 @@ std::optional<StepTime> predict_step(const StepTrace& trace, MachineRates& rates
   }
 
   StepTime time;
-  const double copy_rate = copies ? rates.copy_rate() : 1;
+  const double copy_rate = rates.copy_rate();
   std::vector<TraceItem> timed;
   for (const StepItem& item : trace.items) {
     TraceItem& work = timed.emplace_back(item.item);

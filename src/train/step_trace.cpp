@@ -177,9 +177,10 @@ bool StepTrace::reads_from_disk() const {
 }
 
 StepTrace trace_step(const RunConfig& config, const ModelFolder& folder, const RunPlan& plan,
-                     const Device& like, const OpsFactory& ops, const Adapter* start, Lane reads,
+                     const Device& like, const OpsFactory& ops, const Adapter* start,
                      bool evaluates) {
   Recorder recorder;
+  const Lane reads = plan.reads_page_cache && plan.shares_memory ? Lane::Host : Lane::Disk;
   RunConfig quiet = config;
   quiet.log.trace.clear();
   const auto make = [](Device& device, int, const OpsLimits&) -> std::unique_ptr<Ops> {

@@ -23,7 +23,6 @@ struct StepItem {
   bool is_read() const {
     return bytes > 0 && (item.lane == Lane::Disk || item.lane == Lane::Host);
   }
-  bool is_copy() const { return bytes > 0 && !is_read(); }
 };
 
 struct StepTrace {
@@ -35,10 +34,10 @@ struct StepTrace {
 };
 
 // Of a step of the size of the run's mean step, with rows whose attention costs what the run's rows
-// cost on average. `plan`: of this config, folder and start. `like`: the device of the run. reads:
-// the lane of reads of weights. evaluates: the run has rows to evaluate.
+// cost on average. `plan`: of this config, folder and start. `like`: the device of the run.
+// evaluates: the run has rows to evaluate.
 StepTrace trace_step(const RunConfig& config, const ModelFolder& folder, const RunPlan& plan,
-                     const Device& like, const OpsFactory& ops, const Adapter* start, Lane reads,
+                     const Device& like, const OpsFactory& ops, const Adapter* start,
                      bool evaluates);
 
 }  // namespace lema

@@ -25,6 +25,8 @@ Trainer::Trainer(const RunConfig& config, const ModelFolder& folder, Backend bac
       model_(folder, config, start),
       plan_(std::move(plan)),
       guard_(config.guard) {
+  check(plan_.numeric.backend == device_->name(), "a plan for {}, carried out on {}",
+        plan_.numeric.backend, device_->name());
   loss_scale_ = LossScale(plan_.numeric.compute == DType::F16);
   device_->commit_allocations();
   device_->set_limits(plan_.placement.bytes(Tier::Device), plan_.placement.bytes(Tier::Pinned));

@@ -33,7 +33,7 @@ std::set<std::string> check_calls(const TinyModelOptions& model, const Settings&
   config.data.eval = config.data.train;
   PlannedRun planned(config);
   const Forecast forecast = planned.forecast(0);
-  const std::vector<KernelCall>& calls = forecast.run_calls;
+  const std::vector<KernelCall> calls = planned.trace().run_calls;
   const Backend cpu = {make_cpu_device(), cpu_ops()};
   std::set<std::string> keys;
   std::string noted;
