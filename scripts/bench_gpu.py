@@ -89,11 +89,13 @@ class DriverMemory:
 
 
 class PlainCopies:
-    """Plain copies of 2 GiB of pinned memory, in a process of its own that waits for the next reading."""
+    """Plain copies of 2 GiB of pinned memory, in a process of its own that waits for the next reading, and then until
+    the GPU has done what it had of a run that was stopped."""
     CODE = """import statistics, sys, time, torch
 host = torch.ones(1 << 31, dtype=torch.uint8).pin_memory()
 there = torch.empty_like(host, device="cuda")
 for _ in sys.stdin:
+    time.sleep(1)
     rates = []
     for _ in range(9):
         torch.cuda.synchronize()

@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
 """What `lema plan` predicts and what is: peak memory as the kernel counts it, and the median step. Rows of random ids over a
 model folder. Standard library only. With --anew the machine's rates are measured before each run instead of once: a shared
-machine is another after a minute. A round is every run once; memory is the worst round's, times are medians over the
-rounds, and the ratio is of these, with those of single rounds behind it.
+machine is another after a minute. A round is every run once; the last table has the medians of the rounds' ratios.
 
     scripts/bench_plan.py --lema build/lema --model quickstart/model [--only NAME ...] [--steps 5] [--rounds 3] [--anew]
 """
@@ -74,27 +73,22 @@ def main():
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--anew", action="store_true")
     args = parser.parse_args()
-    rounds = {name: [] for name in args.only}
-    for _ in range(args.rounds):
-        for name in args.only:
-            with tempfile.TemporaryDirectory(prefix="lema_bench_plan_") as folder:
-                rounds[name].append(measure(args, pathlib.Path(folder), name))
-            print(".", end="", file=sys.stderr, flush=True)
-    print("\n| run | own MB predicted | counted | ratio | all MB predicted | counted | ratio | step ms predicted | median "
-          "(low, high) | ratio | of single rounds |\n|---|---|---|---|---|---|---|---|---|---|---|")
-    for name, found in rounds.items():
-        off = lambda share: max(share, 1 / share)
-        own, counted = max(((plan["process_bytes"], peak["RssAnon"]) for plan, peak, _ in found),
-                           key=lambda pair: off(pair[1] / pair[0]))
-        total, all_counted = max(((plan["process_bytes"] + plan["mapped_bytes"], peak["VmHWM"]) for plan, peak, _ in found),
-                                 key=lambda pair: off(pair[1] / pair[0]))
-        times = [(plan["step_ms"] or float("nan"), statistics.median(steps)) for plan, _, steps in found]
-        predicted, median = (statistics.median(values) for values in zip(*times))
-        steps = [ms for _, _, run in found for ms in run]
-        print(f"| {name}, {ARMS[name][0]} x {ARMS[name][1]} | {own / 1e6:.1f} | {counted / 1e6:.1f} | {counted / own:.3f} | "
-              f"{total / 1e6:.1f} | {all_counted / 1e6:.1f} | {all_counted / total:.3f} | {predicted:.0f} | {median:.0f} "
-              f"({min(steps):.0f}, {max(steps):.0f}) | {median / predicted:.3f} | "
-              f"{' '.join(f'{ms / guess:.3f}' for guess, ms in times)} |", flush=True)
+    print("| run | own MB predicted | counted | ratio | all MB predicted | counted | ratio | step ms predicted | median "
+          "(low, high) | ratio |\n|---|---|---|---|---|---|---|---|---|---|")
+    ratios = {name: [] for name in args.only}
+    for name in args.only * args.rounds:
+        with tempfile.TemporaryDirectory(prefix="lema_bench_plan_") as folder:
+            plan, peak, steps = measure(args, pathlib.Path(folder), name)
+        own, total, median = plan["process_bytes"], plan["process_bytes"] + plan["mapped_bytes"], statistics.median(steps)
+        ratios[name].append(median / plan["step_ms"])
+        print(f"| {name}, {ARMS[name][0]} x {ARMS[name][1]} | {own / 1e6:.1f} | {peak['RssAnon'] / 1e6:.1f} | "
+              f"{peak['RssAnon'] / own:.3f} | {total / 1e6:.1f} | {peak['VmHWM'] / 1e6:.1f} | {peak['VmHWM'] / total:.3f} | "
+              f"{plan['step_ms']:.0f} | {median:.0f} ({min(steps):.0f}, {max(steps):.0f}) | {ratios[name][-1]:.3f} |",
+              flush=True)
+    if args.rounds > 1:
+        print("\n| run | median of the ratios | of each round |\n|---|---|---|")
+        for name, found in ratios.items():
+            print(f"| {name} | {statistics.median(found):.3f} | {' '.join(f'{ratio:.3f}' for ratio in found)} |")
 
 
 if __name__ == "__main__":

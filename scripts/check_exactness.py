@@ -55,43 +55,52 @@ def bits(run):
     return found
 
 
+def block_bytes(shape):
+    return 2 * (4 * shape.C**2 + 3 * shape.C * shape.F)
+
+
+def not_there(options, place, run, block):
+    """Why this run's weights did not lie where it is said; "" where they did."""
+    last, plan, on_gpu = run[1][-1], run[2], options.device != "cpu"
+    if place == "from disk" and not (plan["ram_slots"] and last["disk_bytes"]):
+        return "no block was read from disk"
+    if on_gpu and place.startswith("resident") == (last["h2d_bytes"] >= block):
+        return f"{last['h2d_bytes']} bytes were copied"
+    if place == "half resident" and not plan["resident_units"]:
+        return "nothing is resident"
+    return ""
+
+
 def check_size(options, name):
     """The places whose run failed or differs."""
     write_model(options.folder / f"exact_{name}", SIZES[name], random_weights)
-    reference, error = train(options, name, RESIDENT)
-    if error:
-        print(f"{name}: {error}", flush=True)
-        return ["resident"]
-    expected = bits(reference)
-    losses = expected["losses"]
-    print(f"{name}: losses {losses[0]} to {losses[-1]}, {len(losses)} steps", flush=True)
-    places = {"resident again": RESIDENT, "two slots, offload": [*STREAM, "memory.slots=2", "memory.activations=offload"],
-              "three slots, recompute": [*STREAM, "memory.slots=3", "memory.activations=recompute"]}
     _, refusal = train(options, name, [*STREAM, "memory.activations=recompute", "memory.ram=1"])
     least = re.search(r"at least (\d+)", refusal or "")
-    places["from disk"] = [*STREAM, "memory.activations=recompute", f"memory.ram={least[1] if least else 1}"]
-    wrong = []
-    while places:
-        place, settings = next(iter(places.items()))
-        del places[place]
+    places = [("resident", RESIDENT), ("resident again", RESIDENT),
+              ("two slots, offload", [*STREAM, "memory.slots=2", "memory.activations=offload"]),
+              ("three slots, recompute", [*STREAM, "memory.slots=3", "memory.activations=recompute"]),
+              ("from disk", [*STREAM, "memory.activations=recompute", f"memory.ram={least[1] if least else 1}"])]
+    wrong, expected = [], None
+    for place, settings in places:
         run, error = train(options, name, settings)
-        found = bits(run) if run else {}
-        other = [what for what in expected if found.get(what) != expected[what]]
-        last = run[1][-1] if run else {}
-        if place == "from disk" and not last.get("disk_bytes"):
-            other.append("nothing was read from disk")
-        if place != "from disk" and "resident" not in place and options.device == "cuda" and not last.get("h2d_bytes"):
-            other.append("nothing was copied")
-        if place == "two slots, offload" and run and options.device == "cuda":
-            shape = SIZES[name]
-            half = shape.blocks // 2 * 2 * (4 * shape.C**2 + 3 * shape.C * shape.F) * 21 // 20  # bytes
-            places["half resident"] = [f"memory.vram={run[2]['device_bytes'] + half}", "memory.activations=recompute"]
-        print(f"{name}, {place}: {error or ('differs in ' + ', '.join(other) if other else 'the same bits')}; "
-              f"device {run[2]['device_bytes'] / 2**20 if run else 0:.0f} MiB, H2D "
-              f"{last.get('h2d_bytes', 0) / 1e9:.2f} GB and disk {last.get('disk_bytes', 0) / 1e9:.2f} GB a step",
-              flush=True)
-        if other:
+        if run and not expected:
+            expected = bits(run)
+            print(f"{name}: losses {expected['losses'][0]} to {expected['losses'][-1]}", flush=True)
+        if run:
+            found = bits(run)
+            other = [what for what in expected if found[what] != expected[what]]
+            error = f"differs in {', '.join(other)}" if other else not_there(options, place, run, block_bytes(SIZES[name]))
+            last = run[1][-1]
+            print(f"{name}, {place}: {error or 'the same bits'}; device {run[2]['device_bytes'] / 2**20:.0f} MiB, H2D "
+                  f"{last['h2d_bytes'] / 1e9:.2f} GB and disk {last['disk_bytes'] / 1e9:.2f} GB a step", flush=True)
+        else:
+            print(f"{name}, {place}: {error}", flush=True)
+        if error:
             wrong.append(f"{name}, {place}")
+        if run and place == "two slots, offload" and options.device != "cpu":
+            half = SIZES[name].blocks // 2 * block_bytes(SIZES[name]) * 21 // 20
+            places.append(("half resident", [f"memory.vram={run[2]['device_bytes'] + half}",
+                                             "memory.activations=recompute"]))
     return wrong
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the tests that need a GPU (label `gpu`) of a build; blocks of up to 608 MiB with their weights in every place (5 GB
+# Runs the tests that need a GPU (label `gpu`) of a build; blocks of up to 608 MiB with their weights in every place (6 GB
 # of models in a folder that is deleted again); the fault tests of runs on the GPU; training and logits of every family
 # against transformers and PEFT with lema on the GPU, where they are installed; and the first under compute-sanitizer
 # (gpu_sanitize.sh), where it is there. Without a GPU it ends at once with 77.

@@ -61,7 +61,7 @@ def run_beside_readings(command, output, step_count, read):
     rates[step_count] = read()
     steps = steps_of(output)
     for number, step in enumerate(steps, 1):
-        before, after = rates[(number - 1) // 2 * 2], rates[min((number + 1) // 2 * 2, step_count)]
+        before, after = rates[max(n for n in rates if n < number)], rates[min(n for n in rates if n >= number)]
         step["own_ms"], step["paused"] = step["step_ms"] - paused.get(number, 0), number in paused
         step["rate"] = 2 / (1 / before + 1 / after)
         step["read_ms"] = 1000 * step["disk_bytes"] / step["rate"]

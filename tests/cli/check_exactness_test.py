@@ -1,5 +1,5 @@
-"""scripts/check_exactness.py over a small model on the CPU: every place is visited, and one bit of difference is found
-where one run has another seed. Standard library only."""
+"""scripts/check_exactness.py over a small model on the CPU: every place is visited, and what differs, or is not where
+it should be, is found. Standard library only."""
 import contextlib
 import importlib.util
 import io
@@ -18,8 +18,10 @@ PLACES = ["resident again", "two slots, offload", "three slots, recompute", "fro
 class CheckExactness(StandInCase):
     STAND_IN = """#!{python}
 import os, sys
-other = ["--set", "seed=2"] if "memory.slots=3" in sys.argv else []
-os.execv(os.environ["LEMA"], [os.environ["LEMA"], *sys.argv[1:], *other])
+arguments = ["seed=2" if a == "memory.slots=3" else a for a in sys.argv[1:]]
+if "memory.ram=1" not in arguments:
+    arguments = ["memory.ram=auto" if a.startswith("memory.ram=") else a for a in arguments]
+os.execv(os.environ["LEMA"], [os.environ["LEMA"], *arguments])
 """
 
     def check(self, lema, code):
@@ -45,7 +47,8 @@ os.execv(os.environ["LEMA"], [os.environ["LEMA"], *sys.argv[1:], *other])
     def test_a_run_that_differs_is_named(self):
         out = self.check(self.lema, 1)
         self.assertIn("three slots, recompute: differs in adapter_model.safetensors, state.safetensors, losses", out)
-        self.assertIn("1 differ\n  small, three slots, recompute\n", out)
+        self.assertIn("small, from disk: no block was read from disk", out)
+        self.assertIn("2 differ\n  small, three slots, recompute\n  small, from disk\n", out)
 
 
 if __name__ == "__main__":
