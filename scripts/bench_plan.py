@@ -42,9 +42,9 @@ ARMS = {
 }
 
 
-def command(args, folder, name, rows, settings):
+def command(args, folder, name, rows, steps, settings):
     base = [f"output_dir={folder / 'run'}", "data.format=tokens", "data.cache=off", f"train.batch_size={rows}",
-            f"train.max_steps={args.steps}", "device=cpu"]
+            f"train.max_steps={steps}", "device=cpu"]
     return [args.lema, name, args.model, str(folder / "rows.jsonl")] + [x for s in base + settings for x in ("--set", s)]
 
 
@@ -55,13 +55,15 @@ def measure(args, folder, name):
     (folder / "rows.jsonl").write_text("\n".join(lines) + "\n")
     if args.anew:
         os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
-    plan = json.loads(subprocess.run(command(args, folder, "plan", rows, settings) + ["--json"], capture_output=True,
-                                     text=True, check=True).stdout)
-    code, errors, peak = run_and_watch(command(args, folder, "train", rows, settings))
+    # Short steps are many, for the first ones share the disk with the checksum of the weights.
+    count = args.steps * max(1, 256 // (rows * tokens))
+    plan = json.loads(subprocess.run(command(args, folder, "plan", rows, count, settings) + ["--json"],
+                                     capture_output=True, text=True, check=True).stdout)
+    code, errors, peak = run_and_watch(command(args, folder, "train", rows, count, settings))
     if code:
         sys.exit(f"{name}: exit {code}: {errors}")
     steps = [json.loads(line)["step_ms"] for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
-    return plan, peak, steps[1:]
+    return plan, peak, steps[count // args.steps:]
 
 
 def main():
