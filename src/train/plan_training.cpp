@@ -178,13 +178,16 @@ FitResult PlannedRun::fit(const FitGoal& goal, double budget) {
   if (goal.kind != FitGoal::Kind::StepMs)
     return lema::fit(as_planned(), data_, goal,
                      memory_amount(goal.kind, model_, *backend_.device, backend_.ops));
+  RunConfig start = config_, reads = config_;  // reads: by the mode that was measured
+  start.memory.vram_bytes = device_budget(config_, *backend_.device);  // measuring takes some
   MachineRates known = rates();
   const Amount milliseconds = [&](const RunConfig& config, const DataFacts& data) {
     const Need cannot_run{std::numeric_limits<double>::infinity(), false};
     RunPlan plan;
     try {
       plan = plan_here(config, model_, *backend_.device, backend_.ops, data, Advice::None);
-      choose_reads(plan, config, model_, *backend_.device);
+      choose_reads(plan, reads, model_, *backend_.device);
+      if (plan.reads_into_memory) reads.memory.disk = name(plan.placement.host.disk);
     } catch (const Error& error) {
       if (error.code() != ErrorCode::DoesNotFit) throw;
       return cannot_run;
@@ -193,7 +196,7 @@ FitResult PlannedRun::fit(const FitGoal& goal, double budget) {
         time_of(plan, trace_of(config, plan, data), known, budget);
     return time ? Need{1000 * time->seconds} : cannot_run;
   };
-  FitResult found = lema::fit(config_, data_, goal, milliseconds);
+  FitResult found = lema::fit(start, data_, goal, milliseconds);
   known.save();
   if (!std::isfinite(found.amount))  // nothing that was tried can run: why the config cannot
     plan();

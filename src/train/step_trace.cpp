@@ -62,8 +62,6 @@ class HollowDevice final : public Device {
   std::string name() const override { return like_.name(); }
   std::string arithmetic() const override { return like_.arithmetic(); }
   bool reads_host_memory() const override { return like_.reads_host_memory(); }
-  bool needs_pinned_weights() const override { return like_.needs_pinned_weights(); }
-  int64_t free_bytes() const override { return like_.free_bytes(); }
   DType preferred_activation(DType stored) const override {
     return like_.preferred_activation(stored);
   }
