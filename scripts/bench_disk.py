@@ -21,7 +21,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import rate_beside  # noqa: E402
-from bench_model import LLAMA_7B, Shape, random_weights, write_model, write_rows  # noqa: E402
+from bench_model import LLAMA_7B, Shape, random_weights, train_command, write_model  # noqa: E402
 
 SMALL = Shape(24, 2048, 5632, 16, 32000)  # 2.5 GB
 
@@ -33,16 +33,9 @@ def drop_cache(folder):
 
 def command_of(options, model, shape, batch, length, steps, settings):
     """A run's command and its folder."""
-    rows = options.folder / f"rows_{length}.jsonl"
-    if not rows.exists():
-        write_rows(rows, shape.V, 16, length)
     output = options.folder / f"run_{time.time_ns()}"
-    command = [options.lema, "train", "--set", f"model={model}", "--set", f"data.train={rows}", "--set",
-               f"output_dir={output}"]
-    for setting in [f"train.batch_size={batch}", f"train.max_steps={steps}", "data.format=tokens", "device=cpu",
-                    f"data.max_tokens={length}", "lora.rank=16", "compute=bf16", "checkpoint.every_steps=0",
-                    *settings, *options.set]:
-        command += ["--set", setting]
+    command = train_command(options.lema, model, shape, output, batch, length,
+                            [f"train.max_steps={steps}", "device=cpu", *settings, *options.set])
     drop_cache(model)
     return command, output
 

@@ -38,7 +38,8 @@ import time
 SCRIPTS = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(SCRIPTS), str(SCRIPTS.parent / "tests" / "support")]
 import rate_beside  # noqa: E402
-from bench_model import LLAMA_7B, write_mixed_rows, write_model, write_rows  # noqa: E402
+from bench_model import (LLAMA_7B, block_bytes, normal_weights, rows_file, train_command, write_mixed_rows,  # noqa: E402
+                         write_model)
 from process_memory import run_and_watch  # noqa: E402
 
 MODULES = [*(f"self_attn.{m}_proj" for m in "qkvo"), *(f"mlp.{m}_proj" for m in ("gate", "up", "down"))]
@@ -162,34 +163,13 @@ def model_folder(options, blocks):
     return options.folder / f"model_{blocks}"
 
 
-def normal_weights():
-    import torch
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.manual_seed(1)
-
-    def weights(size):
-        values = torch.randn(size, dtype=torch.bfloat16, device=device)
-        values = values * 0.02 if len(size) > 1 else values * 0.1 + 1
-        return values.cpu().view(torch.int16).numpy().tobytes()
-    return weights
-
-
 def write_blocks(options, blocks):
     write_model(model_folder(options, blocks), LLAMA_7B._replace(blocks=blocks), normal_weights)
 
 
 def command_of(options, batch, length, settings, output, blocks=None):
-    folder = options.folder
-    rows = folder / f"rows_{length}.jsonl"
-    if not rows.exists():
-        write_rows(rows, LLAMA_7B.V, 64 if length < 8192 else 4, length)
-    command = [options.lema, "train"]
-    for setting in [f"model={model_folder(options, blocks or options.blocks)}", f"data.train={rows}",
-                    f"output_dir={output}", f"train.batch_size={batch}", f"train.max_steps={options.steps}",
-                    "data.format=tokens", "device=cuda", f"data.max_tokens={length}", "lora.rank=16", "lora.alpha=32",
-                    "compute=bf16", "checkpoint.every_steps=1000000", *options.set, *settings]:
-        command += ["--set", setting]
-    return command
+    return train_command(options.lema, model_folder(options, blocks or options.blocks), LLAMA_7B, output, batch, length, [
+        f"train.max_steps={options.steps}", "device=cuda", "lora.alpha=32", *options.set, *settings])
 
 
 def run(options, batch, length, settings, output=None, blocks=None):
@@ -281,7 +261,7 @@ def gradients_of(options, batch, length, checkpoint, compute, blocks):
 def run_peft(options, batch, length, checkpoint, blocks, *flags, steps=None, gradients=None):
     """One arm of bench_gpu_peft.py; null where it fails."""
     command = [sys.executable, str(pathlib.Path(__file__).with_name("bench_gpu_peft.py")),
-               str(model_folder(options, blocks)), str(checkpoint), str(options.folder / f"rows_{length}.jsonl"),
+               str(model_folder(options, blocks)), str(checkpoint), str(rows_file(options.folder, LLAMA_7B, length)),
                str(batch), str(steps or options.steps), *flags]
     if gradients:
         command += ["--gradients", str(gradients)]
@@ -376,8 +356,8 @@ def time_row(options, row, budget):
             if not require(streamed, f"{row} {placement}: not run, for the streamed run failed"):
                 continue
             if placement == "half":  # what the streamed run took, and half of the blocks
-                block = 2 * (4 * LLAMA_7B.C**2 + 3 * LLAMA_7B.C * LLAMA_7B.F)  # bytes
-                settings = [f"memory.vram={streamed['device_bytes'] + options.blocks // 2 * block}"]
+                half = options.blocks // 2 * block_bytes(LLAMA_7B)
+                settings = [f"memory.vram={streamed['device_bytes'] + half}"]
             settings.append(f"memory.activations={activations_of(options, streamed)}")
         r = run(options, batch, length, settings)
         if not require("error" not in r, f"{row} {placement}: {r.get('error')}"):

@@ -1,5 +1,5 @@
-"""What bench_gpu.py, bench_disk.py and check_exactness.py train: folders of Llama's architecture in bf16, and rows of
-random ids."""
+"""What bench_gpu.py, bench_disk.py and check_exactness.py train, and the command that does: folders of Llama's
+architecture in bf16, and rows of random ids."""
 import collections
 import json
 import os
@@ -31,6 +31,11 @@ def tensors(shape):
         yield block + "mlp.down_proj.weight", [C, F]
     yield "model.norm.weight", [C]
     yield "lm_head.weight", [V, C]
+
+
+def block_bytes(shape):
+    """Of a block's matrices."""
+    return 2 * (4 * shape.C**2 + 3 * shape.C * shape.F)
 
 
 def write_model(folder, shape, make_weights):
@@ -67,7 +72,7 @@ def write_model(folder, shape, make_weights):
 
 
 def random_weights():
-    """Makes bf16 numbers of either sign between 2^-7 and 2^-5, of norms ones."""
+    """Makes bf16 numbers of either sign between 2^-7 and 2^-5, of norms ones, without torch."""
     draw = random.Random(1)
 
     def weights(size):
@@ -81,12 +86,43 @@ def random_weights():
     return weights
 
 
+def normal_weights():
+    """Makes normal bf16 numbers, by torch."""
+    import torch
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(1)
+
+    def weights(size):
+        values = torch.randn(size, dtype=torch.bfloat16, device=device)
+        values = values * 0.02 if len(size) > 1 else values * 0.1 + 1
+        return values.cpu().view(torch.int16).numpy().tobytes()
+    return weights
+
+
 def write_rows(path, vocabulary, rows, length):
     draw = random.Random(7)
     with open(path, "w") as out:
         for _ in range(rows):
             ids = [draw.randrange(vocabulary) for _ in range(length)]
             out.write(json.dumps({"tokens": ids, "mask": [1] * length}) + "\n")
+
+
+def rows_file(folder, shape, length):
+    """Of rows of `length` tokens for models of this shape, written once."""
+    path = folder / f"rows_{shape.V}x{length}.jsonl"
+    if not path.exists():
+        write_rows(path, shape.V, 64 if length < 8192 else 4, length)
+    return path
+
+
+def train_command(lema, model, shape, output, batch, length, settings):
+    """Of a run with LoRA r16 on all linears, which writes a checkpoint at its end."""
+    command = [lema, "train"]
+    for setting in [f"model={model}", f"data.train={rows_file(model.parent, shape, length)}", f"output_dir={output}",
+                    "data.format=tokens", f"data.max_tokens={length}", f"train.batch_size={batch}", "lora.rank=16",
+                    "compute=bf16", "checkpoint.every_steps=0", *settings]:
+        command += ["--set", setting]
+    return command
 
 
 def write_mixed_rows(path, vocabulary, rows, length, seed):

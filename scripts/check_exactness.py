@@ -20,7 +20,7 @@ import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from bench_model import LLAMA_7B, Shape, random_weights, write_model, write_rows  # noqa: E402
+from bench_model import LLAMA_7B, Shape, block_bytes, random_weights, train_command, write_model  # noqa: E402
 
 SIZES = {"16-even": Shape(6, 1024, 1376, 8, 4096), "16-odd": Shape(7, 1024, 1376, 8, 4096),
          "386": LLAMA_7B._replace(blocks=4), "608": LLAMA_7B._replace(blocks=5, F=20480)}
@@ -30,15 +30,9 @@ STREAM = ["memory.residency=stream"]
 
 def train(options, name, settings):
     """What a run left: its folder, metrics by step, plan. Or its error."""
-    rows, output = options.folder / f"rows_{name}.jsonl", options.folder / f"exact_{time.time_ns()}"
-    if not rows.exists():
-        write_rows(rows, SIZES[name].V, 64, options.tokens)
-    command = [options.lema, "train"]
-    for setting in [f"model={options.folder / f'exact_{name}'}", f"data.train={rows}", f"output_dir={output}",
-                    f"train.max_steps={options.steps}", "train.batch_size=1", "data.format=tokens",
-                    f"data.max_tokens={options.tokens}", f"device={options.device}", "lora.rank=16", "lora.dropout=0.1",
-                    "compute=bf16", "checkpoint.every_steps=1000000", *settings]:
-        command += ["--set", setting]
+    output = options.folder / f"exact_{time.time_ns()}"
+    command = train_command(options.lema, options.folder / f"exact_{name}", SIZES[name], output, 1, options.tokens, [
+        f"train.max_steps={options.steps}", f"device={options.device}", "lora.dropout=0.1", *settings])
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode != 0:
         return None, (result.stderr.strip().splitlines() or ["no output"])[-1]
@@ -53,10 +47,6 @@ def bits(run):
     found["losses"] = [repr(m["loss"]) for m in metrics]
     found["gradient norms"] = [repr(m["grad_norm"]) for m in metrics]
     return found
-
-
-def block_bytes(shape):
-    return 2 * (4 * shape.C**2 + 3 * shape.C * shape.F)
 
 
 def not_there(options, place, run, block):
