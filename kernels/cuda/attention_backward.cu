@@ -100,15 +100,19 @@ struct KeyShape {
   static constexpr int kQueries = D <= 96 ? 64 : 32;
   static constexpr int kOut = D <= 128 ? D : 128;
   static constexpr int kKeyTile = kAttentionRows * kPitch<D>, kQueryTile = kQueries * kPitch<D>;
-  static constexpr int kSharedBytes = 2 * (kQueryTile + kKeyTile) * kElement +
-                                      2 * kQueries * static_cast<int>(sizeof(float));
+  static constexpr int kSharedBytes = 2 * (kQueryTile + kKeyTile) * kElement;
 };
 
+// lse and delta of query i lie behind its row of the tile, where the padding leaves 16 bytes.
+template <int D, typename X>
+__device__ float* row_values(X* q_tile, int i) {
+  return reinterpret_cast<float*>(q_tile + i * kPitch<D> + D);
+}
+
 // p and ds (keys, queries) from scores in p and dP in ds; the columns of a sum are queries.
-template <int n, typename X>
+template <int D, int n, typename X>
 __device__ void softmax_gradient(float (&p)[n][4], float (&ds)[n][4], const Sequence& sequence,
-                                 const TensorCoreCall<X>& a, int i0, int first_key,
-                                 const float* lse, const float* delta) {
+                                 const TensorCoreCall<X>& a, int i0, int first_key, X* q_tile) {
   const int lane = threadIdx.x % 32, t = lane % 4;
   const float scale_log2 = a.scale * kLog2e;
 #pragma unroll
@@ -118,8 +122,9 @@ __device__ void softmax_gradient(float (&p)[n][4], float (&ds)[n][4], const Sequ
       const int column = j * 8 + 2 * t + e % 2, i = i0 + column, key = first_key + 8 * (e / 2);
       const bool sees = i < sequence.q_len && key <= sequence.last_key(i) &&
                         key >= sequence.first_key(i, a.window);
-      p[j][e] = sees ? exp2f(p[j][e] * scale_log2 - lse[column]) : 0.0f;
-      ds[j][e] = sees ? p[j][e] * (ds[j][e] - delta[column]) : 0.0f;
+      const float* values = row_values<D>(q_tile, column);
+      p[j][e] = sees ? exp2f(p[j][e] * scale_log2 - values[0]) : 0.0f;
+      ds[j][e] = sees ? p[j][e] * (ds[j][e] - values[1]) : 0.0f;
     }
 }
 
@@ -130,8 +135,6 @@ __global__ void __launch_bounds__(kAttentionThreads) by_key(TensorCoreCall<X> a)
   auto* k_tile = reinterpret_cast<X*>(shared);
   X *v_tile = k_tile + S::kKeyTile, *q_tile = v_tile + S::kKeyTile,
        *grad_tile = q_tile + S::kQueryTile;
-  auto* lse = reinterpret_cast<float*>(grad_tile + S::kQueryTile);
-  float* delta = lse + S::kQueries;
 
   Sequence sequence;
   int j0;
@@ -161,15 +164,16 @@ __global__ void __launch_bounds__(kAttentionThreads) by_key(TensorCoreCall<X> a)
       end_copy_group();
       for (int i = threadIdx.x; i < S::kQueries; i += kAttentionThreads) {
         const int64_t at = row + min(i, queries - 1);
-        lse[i] = a.lse[at * a.H + head] * kLog2e;
-        delta[i] = a.delta[at * a.delta_stride + head];
+        float* values = row_values<D>(q_tile, i);
+        values[0] = a.lse[at * a.H + head] * kLog2e;
+        values[1] = a.delta[at * a.delta_stride + head];
       }
       wait_copies<0>();
       __syncthreads();
       float p[S::kQueries / 8][4] = {}, ds[S::kQueries / 8][4] = {};
       multiply_rows<D>(p, k_tile + warp * 16 * kPitch<D>, q_tile);
       multiply_rows<D>(ds, v_tile + warp * 16 * kPitch<D>, grad_tile);
-      softmax_gradient(p, ds, sequence, a, i0, j0 + warp * 16 + lane / 4, lse, delta);
+      softmax_gradient<D>(p, ds, sequence, a, i0, j0 + warp * 16 + lane / 4, q_tile);
       multiply_weights<D>(dv, p, grad_tile + out_column);
       multiply_weights<D>(dk, ds, q_tile + out_column);
       __syncthreads();  // the tiles may be overwritten
@@ -194,11 +198,12 @@ void tensor_core_attention_backward(cudaStream_t stream, const AttentionCall& ca
                                                 static_cast<int>(call.shape.D));
     check_launch("row_delta");
     with_head_size(call.shape.D, [&](auto D) {
-      launch_attention<X>(stream, "attention_backward by query", by_query<D(), X>,
-                          QueryShape<D()>::kSharedBytes, call.shape.H, call.q.rows, 1, call);
-      launch_attention<X>(stream, "attention_backward by key", by_key<D(), X>,
-                          KeyShape<D()>::kSharedBytes, call.shape.Hkv, call.k.rows,
-                          D() / KeyShape<D()>::kOut, call);
+      launch_attention<QueryShape<D()>::kSharedBytes, X>(
+          stream, "attention_backward by query", by_query<D(), X>, call.shape.H, call.q.rows, 1,
+          call);
+      launch_attention<KeyShape<D()>::kSharedBytes, X>(
+          stream, "attention_backward by key", by_key<D(), X>, call.shape.Hkv, call.k.rows,
+          D() / KeyShape<D()>::kOut, call);
     });
   });
 }

@@ -149,8 +149,8 @@ void tensor_core_attention(cudaStream_t stream, const AttentionCall& call) {
   with_tensor_core_type(call.q.dtype, [&](auto type) {
     using X = decltype(type);
     with_head_size(call.shape.D, [&](auto D) {
-      launch_attention<X>(stream, "attention", forward<D(), X>, Shape<D()>::kSharedBytes,
-                          call.shape.H, call.q.rows, 1, call);
+      launch_attention<Shape<D()>::kSharedBytes, X>(stream, "attention", forward<D(), X>,
+                                                    call.shape.H, call.q.rows, 1, call);
     });
   });
 }

@@ -86,18 +86,23 @@ void with_head_size(int64_t D, const Fn& fn) {
   }
 }
 
+// What a block may have of shared memory on sm_86, sm_89 and sm_120, the least of all GPUs whose
+// tensor cores these kernels use (CUDA C++ programming guide, "Compute Capabilities").
+inline constexpr int kMostSharedBytes = 99 << 10;
+
 // One block per 64 rows of a sequence and head (and z).
-template <typename X, typename Kernel>
-void launch_attention(cudaStream_t stream, const char* name, Kernel kernel, int shared_bytes,
-                      int64_t heads, int64_t rows, int64_t z, const AttentionCall& call) {
+template <int kSharedBytes, typename X, typename Kernel>
+void launch_attention(cudaStream_t stream, const char* name, Kernel kernel, int64_t heads,
+                      int64_t rows, int64_t z, const AttentionCall& call) {
+  static_assert(kSharedBytes <= kMostSharedBytes);
   const int64_t tiles = tile_bound(rows, call.count, kAttentionRows);
   check(tiles <= 65535, "attention: {} rows in a call", rows);
   cuda_check(
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
-      "giving {} {} bytes of shared memory", name, shared_bytes);
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes),
+      "giving {} {} bytes of shared memory", name, kSharedBytes);
   const dim3 grid(static_cast<unsigned>(heads), static_cast<unsigned>(tiles),
                   static_cast<unsigned>(z));
-  kernel<<<grid, kAttentionThreads, static_cast<size_t>(shared_bytes), stream>>>(
+  kernel<<<grid, kAttentionThreads, kSharedBytes, stream>>>(
       TensorCoreCall<X>(call));
   check_launch(name);
 }
