@@ -1,7 +1,10 @@
-// Buffer's ownership: moves and the free at the end, for every device.
+// Buffer's ownership: moves and the free at the end, and what is allocated in all, for every device.
 #include "device.h"
 
 #include <utility>
+
+#include "core/error.h"
+#include "core/units.h"
 
 namespace lema {
 
@@ -14,7 +17,24 @@ Buffer& Buffer::operator=(Buffer&& other) noexcept {
 }
 
 Buffer::~Buffer() {
-  if (device_ != nullptr && data_ != nullptr) device_->deallocate(data_, pinned_);
+  if (device_ != nullptr && data_ != nullptr) device_->deallocate(data_, bytes_, pinned_);
+}
+
+void Device::set_limits(int64_t bytes, int64_t pinned_bytes) {
+  const std::lock_guard lock(mutex_);
+  limit_ = {bytes, pinned_bytes};
+}
+
+void Device::check_limit(int64_t bytes, std::string_view label, bool pinned) const {
+  check(bytes >= 0, "{}: {} bytes asked for", label, bytes);
+  if (bytes > limit_[pinned] - allocated_[pinned])
+    fail(ErrorCode::DoesNotFit, "{}: {} beside {} are more than the {} planned", label,
+         format_bytes(bytes), format_bytes(allocated_[pinned]), format_bytes(limit_[pinned]));
+}
+
+void Device::uncount(int64_t bytes, bool pinned) noexcept {
+  const std::lock_guard lock(mutex_);
+  allocated_[pinned] -= bytes;
 }
 
 }  // namespace lema

@@ -2,8 +2,10 @@
 // the arithmetic. Implementations: cpu/device.cpp, cuda/device.cu.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <string_view>
 
@@ -65,14 +67,13 @@ class Device {
   // plan has counted is held before work starts. Devices that always do need not know.
   virtual void commit_allocations() {}
 
-  // Memory of the device, or page-locked memory of the host; 4096-byte aligned, contents undefined.
-  // DoesNotFit names `label` and the bytes.
+  // Memory of the device, 256-byte aligned, or page-locked memory of the host, 4096-byte aligned;
+  // contents undefined. DoesNotFit names `label` and the bytes.
   virtual Buffer allocate(int64_t bytes, std::string_view label) = 0;
   virtual Buffer allocate_pinned(int64_t bytes, std::string_view label) = 0;
 
-  // What may be allocated in all, of either kind; more is DoesNotFit. A device whose memory has
-  // bounds of its own need not count: that is the CPU's.
-  virtual void set_limits(int64_t /*bytes*/, int64_t /*pinned_bytes*/) {}
+  // What may be allocated in all, of either kind; more is DoesNotFit.
+  virtual void set_limits(int64_t bytes, int64_t pinned_bytes);
 
   // Asynchronous; both sides stay valid and unchanged until an event recorded after it on `queue`
   // is complete.
@@ -98,11 +99,27 @@ class Device {
   int64_t allocation_count() const { return allocation_count_; }
 
  protected:
+  // A buffer of what map() makes, counted and within the limits. May be called by any thread.
+  template <typename Map>
+  Buffer counted(int64_t bytes, std::string_view label, bool pinned, const Map& map) {
+    const std::lock_guard lock(mutex_);
+    check_limit(bytes, label, pinned);
+    void* data = map();
+    allocated_[pinned] += bytes;
+    ++allocation_count_;
+    return Buffer(this, data, bytes, pinned);
+  }
+  void uncount(int64_t bytes, bool pinned) noexcept;
+
   int64_t allocation_count_ = 0;
 
  private:
   friend class Buffer;
-  virtual void deallocate(void* data, bool pinned) noexcept = 0;
+  virtual void deallocate(void* data, int64_t bytes, bool pinned) noexcept = 0;
+  void check_limit(int64_t bytes, std::string_view label, bool pinned) const;
+
+  std::mutex mutex_;
+  std::array<int64_t, 2> allocated_ = {}, limit_ = {INT64_MAX, INT64_MAX};  // [pinned]
 };
 
 std::unique_ptr<Device> make_cpu_device();

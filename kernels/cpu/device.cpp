@@ -3,15 +3,12 @@
 // the tests.
 #include "device.h"
 
-#include <array>
 #include <atomic>
 #include <chrono>
 #include <cstring>
 #include <map>
-#include <mutex>
 
 #include "core/error.h"
-#include "core/units.h"
 #include "cpu/gemm_bf16.h"
 #include "cpu/host_memory.h"
 #include "cpu/isa.h"
@@ -42,11 +39,6 @@ class CpuDevice final : public Device {
     return map(bytes, label, true);
   }
 
-  void set_limits(int64_t bytes, int64_t pinned_bytes) override {
-    limit_[false] = bytes;
-    limit_[true] = pinned_bytes;
-  }
-
   void copy_async(Queue, void* to, const void* from, int64_t bytes) override {
     std::memmove(to, from, static_cast<size_t>(bytes));
   }
@@ -71,37 +63,21 @@ class CpuDevice final : public Device {
 
  private:
   Buffer map(int64_t bytes, std::string_view label, bool pinned) {
-    const std::lock_guard lock(mutex_);
-    if (bytes > limit_[pinned] - used_[pinned])
-      fail(ErrorCode::DoesNotFit, "{}: {} beside {} are more than the {} planned", label,
-           format_bytes(bytes), format_bytes(used_[pinned]), format_bytes(limit_[pinned]));
-    std::map<void*, int64_t> entry{{nullptr, bytes}};  // first: nothing fails once it is mapped
     // The disk reads into pinned memory.
     const auto commit = !commit_ ? cpu::Commit::Nothing
                                  : pinned ? cpu::Commit::Huge : cpu::Commit::Small;
-    void* data = cpu::map_memory(bytes, label, commit);
-    auto node = entry.extract(nullptr);
-    node.key() = data;
-    bytes_of_.insert(std::move(node));
-    used_[pinned] += bytes;
-    ++allocation_count_;
-    return Buffer(this, data, bytes, pinned);
+    return counted(bytes, label, pinned,
+                   [&] { return cpu::map_memory(bytes, label, commit); });
   }
-  void deallocate(void* data, bool pinned) noexcept override {
-    const std::lock_guard lock(mutex_);
-    const auto it = bytes_of_.find(data);
-    used_[pinned] -= it->second;
-    cpu::unmap_memory(data, it->second);
-    bytes_of_.erase(it);
+  void deallocate(void* data, int64_t bytes, bool pinned) noexcept override {
+    cpu::unmap_memory(data, bytes);
+    uncount(bytes, pinned);
   }
   void check_event(Event event) const {
     check(event.id >= 0 && event.id < event_count_, "event {} of {} created", event.id,
           event_count_.load());
   }
 
-  std::mutex mutex_;
-  std::map<void*, int64_t> bytes_of_;
-  std::array<int64_t, 2> used_ = {}, limit_ = {INT64_MAX, INT64_MAX};  // [pinned]
   std::atomic<int32_t> event_count_ = 0;
   bool commit_ = false;
   std::map<int32_t, std::chrono::steady_clock::time_point> times_;  // of timers

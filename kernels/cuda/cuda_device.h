@@ -41,7 +41,7 @@ class CudaDevice final : public Device {
   int architecture() const { return architecture_; }
 
  private:
-  void deallocate(void* data, bool pinned) noexcept override;
+  void deallocate(void* data, int64_t bytes, bool pinned) noexcept override;
   cudaEvent_t event(Event event) const;
   Event create(unsigned flags);
 

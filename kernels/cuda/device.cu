@@ -2,6 +2,7 @@
 // allocations. The static CUDA runtime starts without a driver, so one binary serves machines with
 // and without a GPU.
 #include <algorithm>
+#include <cstring>
 
 #include "core/units.h"
 #include "cuda/check.h"
@@ -12,6 +13,7 @@ namespace lema {
 namespace cuda {
 namespace {
 
+constexpr int64_t kPage = 4096;
 constexpr const char* kQueueNames[] = {"compute", "host-to-device", "device-to-host"};
 
 const char* name_of(Queue queue) { return kQueueNames[static_cast<size_t>(queue)]; }
@@ -28,10 +30,15 @@ void fail_cuda(cudaError_t status, const std::string& doing) {
 }
 
 CudaDevice::CudaDevice(int ordinal) : ordinal_(ordinal) {
-  cuda_check(cudaSetDevice(ordinal), "opening GPU {}", ordinal);
+  const auto open = [ordinal](cudaError_t status) {
+    if (status == cudaSuccess) return;
+    cudaGetLastError();
+    fail(ErrorCode::Usage, "device cuda:{}: {} ({})", ordinal, cudaGetErrorString(status),
+         cudaGetErrorName(status));
+  };
+  open(cudaSetDevice(ordinal));  // a context: there may be no room for one, or another's right to it
   cudaDeviceProp properties;
-  cuda_check(cudaGetDeviceProperties(&properties, ordinal), "asking for GPU {}'s properties",
-             ordinal);
+  open(cudaGetDeviceProperties(&properties, ordinal));
   name_ = properties.name;
   architecture_ = 10 * properties.major + properties.minor;
   cudaFuncAttributes attributes;
@@ -42,7 +49,7 @@ CudaDevice::CudaDevice(int ordinal) : ordinal_(ordinal) {
          name_, properties.major, properties.minor, LEMA_CUDA_ARCHITECTURES);
   }
   for (cudaStream_t& stream : streams_)
-    cuda_check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "creating a queue");
+    open(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
 }
 
 CudaDevice::~CudaDevice() {
@@ -51,11 +58,11 @@ CudaDevice::~CudaDevice() {
 }
 
 int64_t CudaDevice::free_bytes() const {
-  // The driver loads kernels when they are first used; this much stays for them.
-  constexpr int64_t kForModules = int64_t{256} << 20;
+  // For kernels that are loaded later, as those of chat and eval are, and for who else uses the GPU.
+  constexpr int64_t kForOthers = int64_t{256} << 20;
   size_t free_bytes = 0, total_bytes = 0;
   cuda_check(cudaMemGetInfo(&free_bytes, &total_bytes), "asking for the free memory of {}", name_);
-  return std::max<int64_t>(1, static_cast<int64_t>(free_bytes) - kForModules);
+  return std::max<int64_t>(1, static_cast<int64_t>(free_bytes) - kForOthers);
 }
 
 int64_t CudaDevice::used_bytes() const {
@@ -73,39 +80,49 @@ std::string CudaDevice::arithmetic() const {
 }
 
 Buffer CudaDevice::allocate(int64_t bytes, std::string_view label) {
-  check(bytes >= 0, "{}: {} bytes asked for", label, bytes);
-  void* data = nullptr;
-  const cudaError_t status = cudaMalloc(&data, static_cast<size_t>(std::max<int64_t>(bytes, 1)));
-  if (status == cudaErrorMemoryAllocation) {
-    size_t free_bytes = 0, total_bytes = 0;
-    cudaGetLastError();
-    cudaMemGetInfo(&free_bytes, &total_bytes);
-    fail(ErrorCode::DoesNotFit, "{}: cannot allocate {} ({} bytes) on {}, which has {} free", label,
-         format_bytes(bytes), bytes, name_, format_bytes(static_cast<int64_t>(free_bytes)));
-  }
-  cuda_check(status, "allocating {} bytes for {}", bytes, label);
-  ++allocation_count_;
-  return Buffer(this, data, bytes, false);
+  return counted(bytes, label, false, [&] {
+    void* data = nullptr;
+    const cudaError_t status = cudaMalloc(&data, static_cast<size_t>(std::max<int64_t>(bytes, 1)));
+    if (status == cudaErrorMemoryAllocation) {
+      size_t free_bytes = 0, total_bytes = 0;
+      cudaGetLastError();
+      cudaMemGetInfo(&free_bytes, &total_bytes);
+      fail(ErrorCode::DoesNotFit, "{}: cannot allocate {} ({} bytes) on {}, which has {} free",
+           label, format_bytes(bytes), bytes, name_,
+           format_bytes(static_cast<int64_t>(free_bytes)));
+    }
+    cuda_check(status, "allocating {} bytes for {}", bytes, label);
+    return data;
+  });
 }
 
 Buffer CudaDevice::allocate_pinned(int64_t bytes, std::string_view label) {
-  check(bytes >= 0, "{}: {} bytes asked for", label, bytes);
-  void* data = nullptr;
-  const cudaError_t status = cudaHostAlloc(&data, static_cast<size_t>(std::max<int64_t>(bytes, 1)),
-                                           cudaHostAllocPortable | cudaHostAllocMapped);
-  if (status == cudaErrorMemoryAllocation) {
-    cudaGetLastError();
-    fail(ErrorCode::DoesNotFit, "{}: cannot lock {} ({} bytes) of host memory", label,
-         format_bytes(bytes), bytes);
-  }
-  cuda_check(status, "locking {} bytes of host memory for {}", bytes, label);
-  ++allocation_count_;
-  return Buffer(this, data, bytes, true);
+  return counted(bytes, label, true, [&] {
+    void* memory = nullptr;
+    const cudaError_t status = cudaHostAlloc(&memory, static_cast<size_t>(bytes + kPage),
+                                             cudaHostAllocPortable | cudaHostAllocMapped);
+    if (status == cudaErrorMemoryAllocation) {
+      cudaGetLastError();
+      fail(ErrorCode::DoesNotFit, "{}: cannot lock {} ({} bytes) of host memory", label,
+           format_bytes(bytes), bytes);
+    }
+    cuda_check(status, "locking {} bytes of host memory for {}", bytes, label);
+    // The driver cuts small allocations out of larger ones: the next page's begin is aligned, and
+    // has room before it for where the allocation is.
+    const auto at = reinterpret_cast<uintptr_t>(memory);
+    auto* page = static_cast<std::byte*>(memory) + (kPage - at % kPage);
+    std::memcpy(page - sizeof(memory), &memory, sizeof(memory));
+    return static_cast<void*>(page);
+  });
 }
 
-void CudaDevice::deallocate(void* data, bool pinned) noexcept {
+void CudaDevice::deallocate(void* data, int64_t bytes, bool pinned) noexcept {
+  uncount(bytes, pinned);
   // At exit the driver may be gone before the last buffer; there is nothing to do about it then.
-  static_cast<void>(pinned ? cudaFreeHost(data) : cudaFree(data));
+  if (!pinned) return static_cast<void>(cudaFree(data));
+  void* memory = nullptr;
+  std::memcpy(&memory, static_cast<std::byte*>(data) - sizeof(memory), sizeof(memory));
+  cudaFreeHost(memory);
 }
 
 void CudaDevice::copy_async(Queue queue, void* to, const void* from, int64_t bytes) {

@@ -52,7 +52,7 @@ Lane lane_of(Queue queue) {
   return Lane::Compute;
 }
 
-// Says of itself what the run's device says. Its memory is addresses that nobody reads or writes;
+// Says what the run's device says of all that a trainer asks. Its memory is addresses that nobody reads or writes;
 // what the host reads back from there are ones. Page-locked memory, which the host writes to, is
 // there, and takes none as long as nothing is written: weights and what is offloaded never are.
 class HollowDevice final : public Device {
@@ -97,7 +97,7 @@ class HollowDevice final : public Device {
   Recorder& recorder() { return recorder_; }
 
  private:
-  void deallocate(void*, bool) noexcept override {}
+  void deallocate(void*, int64_t, bool) noexcept override {}
   bool is_hollow(const void* data) const {
     const auto at = reinterpret_cast<uintptr_t>(data);
     return kFirst <= at && at < next_;

@@ -95,7 +95,7 @@ class FailingDevice final : public Device {
     if (++calls_ >= at_ && at_ > 0)
       fail(ErrorCode::Internal, "the device is lost: {} failed at call {}", what, calls_.load());
   }
-  void deallocate(void*, bool) noexcept override {}  // buffers belong to the inner device
+  void deallocate(void*, int64_t, bool) noexcept override {}  // buffers belong to the inner device
 
   std::unique_ptr<Device> real_;
   std::atomic<int64_t> calls_ = 0;

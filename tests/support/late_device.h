@@ -125,7 +125,7 @@ class LateDevice final : public Device {
     int64_t records;
   };
 
-  void deallocate(void*, bool) noexcept override {}  // buffers belong to the inner device
+  void deallocate(void*, int64_t, bool) noexcept override {}  // buffers belong to the inner device
   Buffer counted(Buffer buffer) {
     ++allocation_count_;
     return buffer;
