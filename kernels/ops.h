@@ -83,6 +83,12 @@ struct LinearPart {
   int64_t in() const { return weight.shape[transposed ? 0 : 1]; }
 };
 
+// True where the weights of `next` begin where those of `part` end: one matrix of more outputs.
+inline bool lie_together(const LinearPart& part, const LinearPart& next) {
+  return !part.transposed && !next.transposed && part.weight.dtype == next.weight.dtype &&
+         static_cast<const std::byte*>(part.weight.data) + part.weight.bytes() == next.weight.data;
+}
+
 // Heads of an attention call.
 struct AttentionShape {
   int64_t H = 0, Hkv = 0, D = 0;

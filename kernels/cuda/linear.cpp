@@ -45,11 +45,6 @@ struct Weights {
   std::span<const Weight> span() const { return {all.data(), count}; }
 };
 
-bool continues(const Weight& weight, const LinearPart& next) {
-  return !weight.transposed && !next.transposed && weight.data.dtype == next.weight.dtype &&
-         weight.data.row_range(weight.O, weight.O).data == next.weight.data;
-}
-
 Weight weight_of(std::span<const LinearPart> parts, size_t p, int64_t column) {
   const TensorView& w = parts[p].weight;
   return {{w.data, w.dtype, w.shape[0], w.shape[1]},
@@ -69,7 +64,7 @@ Weights weights_of(std::span<const LinearPart> parts, const Joined& joined) {
   int64_t column = 0;
   for (size_t p = 0; p < parts.size(); ++p) {
     const int64_t O = parts[p].out();
-    if (p > 0 && joined(p) && continues(weights.all[weights.count - 1], parts[p])) {
+    if (p > 0 && joined(p) && lie_together(parts[p - 1], parts[p])) {
       Weight& weight = weights.all[weights.count - 1];
       weight.O += O;
       weight.data.rows = weight.O;

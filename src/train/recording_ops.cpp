@@ -121,12 +121,6 @@ class RecordingOps final : public Ops {
   static KernelCall matrix(Kernel kernel, const MatrixView& m) {
     return {kernel, m.dtype, m.rows, m.cols};
   }
-  // As one matrix of more outputs.
-  static bool joins(const LinearPart& before, const LinearPart& part) {
-    return !before.transposed && !part.transposed && before.weight.dtype == part.weight.dtype &&
-           static_cast<const std::byte*>(before.weight.data) + before.weight.bytes() ==
-               part.weight.data;
-  }
   static int64_t gap(const MatrixView& m) { return m.stride - m.cols; }
   static std::vector<PartShape> shapes(std::span<const LinearPart> parts) {
     std::vector<PartShape> list;
@@ -139,7 +133,7 @@ class RecordingOps final : public Ops {
         shape.dropout = part.lora->dropout > 0;
         shape.magnitude = static_cast<bool>(part.lora->magnitude);
       }
-      shape.joined = p > 0 && joins(parts[p - 1], part);
+      shape.joined = p > 0 && lie_together(parts[p - 1], part);
       list.push_back(shape);
     }
     return list;
