@@ -2,6 +2,8 @@
 // idle.
 #include "stream/saved_store.h"
 
+#include <algorithm>
+
 #include "core/error.h"
 
 namespace lema {
@@ -52,14 +54,15 @@ void SavedStore::finish_write(int64_t i, int64_t bytes) {
   d2h_bytes_ += bytes;
 }
 
-std::byte* SavedStore::begin_read(int64_t i, int64_t bytes) {
+std::byte* SavedStore::begin_read(int64_t i, int64_t lowest, int64_t bytes) {
   if (!offload_) return device_buffer_.data() + i * bytes_each_;
   const size_t s = stage(i);
   if (holds_[s] != i) fetch(i, bytes);
   if (loading_[s]) device_.wait(Queue::Compute, loaded_[s]);
   loading_[s] = false;
-  // The neighbour below is wanted next; its staging buffer was freed two reads ago.
-  if (i > 0 && holds_[stage(i - 1)] != i - 1) fetch(i - 1, bytes);
+  // Work on boundary i + 1, in whose staging buffer i - 2 comes, has been submitted.
+  for (int64_t next = i - 1; next >= std::max(lowest, i - 2); --next)
+    if (holds_[stage(next)] != next) fetch(next, bytes);
   return staging(i);
 }
 

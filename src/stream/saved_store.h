@@ -26,9 +26,9 @@ class SavedStore {
   // Boundary i is complete in the compute queue's order; `bytes` of it are in use.
   void finish_write(int64_t i, int64_t bytes);
 
-  // Boundary i for reading, in descending order after all `count` were written. Also asks for the
-  // next one.
-  std::byte* begin_read(int64_t i, int64_t bytes);
+  // Boundary i for reading, in descending order down to `lowest` after all `count` were written.
+  // Also asks for the next two, so that each lies in the queue before weights that are wanted later.
+  std::byte* begin_read(int64_t i, int64_t lowest, int64_t bytes);
 
   int64_t d2h_bytes() const { return d2h_bytes_; }  // copied so far
   int64_t h2d_bytes() const { return h2d_bytes_; }

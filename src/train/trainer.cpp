@@ -180,10 +180,10 @@ void Trainer::head(bool gradient, float grad_scale) {
 // Blocks L-1 .. lowest trained; the gradient of a block's input takes the place of its output's.
 void Trainer::backward() {
   const MatrixView dx = boundary(dx_.data());
-  const int64_t lowest = model_.adapter.lowest_block();
-  for (int64_t block = config_.L - 1; block >= std::max<int64_t>(0, lowest); --block) {
+  const int64_t lowest = model_.adapter.lowest_block(), last = std::max<int64_t>(0, lowest);
+  for (int64_t block = config_.L - 1; block >= last; --block) {
     const Lease w = stream_->acquire(block);
-    const MatrixView x = boundary(saved_->begin_read(block, boundary_bytes()));
+    const MatrixView x = boundary(saved_->begin_read(block, last, boundary_bytes()));
     const Trace::Span span = compute_span("backward", block);
     for (const TokenBatch& micro : inputs_->micro())
       transformer_->block_backward(rows_of(dx, micro), rows_of(x, micro), w.weights(), block, micro,
