@@ -178,8 +178,10 @@ void Transformer::rope(MatrixView qk, TensorView positions, bool inverse) {
 }
 
 AttentionShape Transformer::attention_shape(int64_t block) const {
+  // Kernels add positions to a window, in 32 bits; one of all positions is as wide as any.
+  const int64_t window = std::min(config_.windows[static_cast<size_t>(block)], limits_.positions);
   return {config_.H, config_.Hkv, config_.D, 1.0f / std::sqrt(static_cast<float>(config_.D)),
-          config_.windows[static_cast<size_t>(block)]};
+          window};
 }
 
 void Transformer::copy(MatrixView to, MatrixView from) {
