@@ -2,7 +2,6 @@
 #include "stream/host_store.h"
 
 #include <algorithm>
-#include <chrono>
 
 #include "core/error.h"
 
@@ -74,7 +73,6 @@ void HostStore::hold() {
     at += images_[u].bytes();
   }
   wait(first_, "read", at_once.bytes());
-  stall_ms_ = 0;
   check_files();
 }
 
@@ -92,10 +90,7 @@ void HostStore::fill(int64_t unit) {
 }
 
 void HostStore::wait(DiskJob& job, const std::string& what, int64_t bytes) {
-  const auto start = std::chrono::steady_clock::now();
   reader_->wait(job);
-  const std::chrono::duration<double, std::milli> waited = std::chrono::steady_clock::now() - start;
-  stall_ms_ += waited.count();
   if (trace_) trace_->disk_span(what, bytes, job.begin(), job.end());
 }
 

@@ -79,7 +79,6 @@ class HostStore {
   void check_files() const;
 
   int64_t read_bytes() const { return read_bytes_; }  // into the ring so far
-  double stall_ms() const { return stall_ms_; }  // that acquire has waited for the disk
 
  private:
   struct Slot {
@@ -111,7 +110,6 @@ class HostStore {
   RingState ring_;
   Program program_;
   size_t next_ = 0;  // instruction
-  double stall_ms_ = 0;
   int64_t read_bytes_ = 0;
   std::unique_ptr<WeightReader> reader_;  // last: its reads end before the memory does
 };

@@ -10,8 +10,13 @@ Lease::~Lease() {
 }
 
 LayerStream::LayerStream(Device& device, const PieceTable& table, HostStore& store,
-                         const StreamPlacement& placement, Trace* trace)
-    : device_(device), table_(table), store_(store), placement_(placement), trace_(trace) {
+                         const StreamPlacement& placement, Trace* trace, ComputeStalls* stalls)
+    : device_(device),
+      table_(table),
+      store_(store),
+      placement_(placement),
+      trace_(trace),
+      stalls_(stalls) {
   const auto units = static_cast<size_t>(table.unit_count());
   unit_weights_.resize(units);
   int64_t resident_bytes = 0;
@@ -106,10 +111,20 @@ void LayerStream::begin_pass(std::vector<int64_t> visits) {
   run_until_visit();
 }
 
+// Where all weights are resident there is nothing to wait for.
+void LayerStream::begin_stall() {
+  if (stalls_ && (placement_.in_place || slot_bytes_ > 0)) stalls_->begin();
+}
+
+void LayerStream::end_stall() {
+  if (stalls_ && (placement_.in_place || slot_bytes_ > 0)) stalls_->end();
+}
+
 void LayerStream::run_until_visit() {
+  begin_stall();  // copy_unit() waits for the disk
   for (; next_ < program_.instructions.size(); ++next_) {
     const Instruction& instruction = program_.instructions[next_];
-    if (instruction.kind == Instruction::Kind::Visit) return;
+    if (instruction.kind == Instruction::Kind::Visit) break;
     if (instruction.slot < 0) continue;
     const auto s = static_cast<size_t>(instruction.slot);
     if (instruction.kind == Instruction::Kind::Release) {
@@ -124,6 +139,7 @@ void LayerStream::run_until_visit() {
     place_fields(slot_weights_[s], table_.unit(instruction.unit), base);
     ring_[s] = instruction.unit;
   }
+  end_stall();
 }
 
 Lease LayerStream::acquire(int64_t unit) {
@@ -136,12 +152,16 @@ Lease LayerStream::acquire(int64_t unit) {
   if (placement_.in_place) return lease_in_place(unit);
   leased_ = true;
   if (visit.slot < 0) return {this, &unit_weights_[static_cast<size_t>(unit)]};
+  begin_stall();
   device_.wait(Queue::Compute, copied_[static_cast<size_t>(visit.slot)]);
+  end_stall();
   return {this, &slot_weights_[static_cast<size_t>(visit.slot)]};
 }
 
 Lease LayerStream::lease_in_place(int64_t unit) {
+  begin_stall();
   const HostBytes bytes = store_.acquire(unit);
+  end_stall();
   in_place_weights_ = {};
   for (const Piece& piece : table_.unit(unit).pieces)
     for (const PlacedField& field : piece.fields)

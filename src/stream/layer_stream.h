@@ -15,6 +15,7 @@
 
 #include "device.h"
 #include "layout/piece_table.h"
+#include "stream/compute_stalls.h"
 #include "stream/host_store.h"
 #include "stream/schedule.h"
 #include "stream/trace.h"
@@ -51,9 +52,10 @@ struct StreamPlacement {
 class LayerStream {
  public:
   // Allocates the resident arena and the ring, and fills the arena. All references outlive the
-  // stream. `trace` may be null.
+  // stream. `trace` may be null; so may `stalls`, of compute waiting for weights.
   LayerStream(Device& device, const PieceTable& table, HostStore& store,
-              const StreamPlacement& placement, Trace* trace = nullptr);
+              const StreamPlacement& placement, Trace* trace = nullptr,
+              ComputeStalls* stalls = nullptr);
   LayerStream(const LayerStream&) = delete;
 
   // Plans the pass, checks the program and submits its first copies.
@@ -79,6 +81,9 @@ class LayerStream {
   void copy_unit(int64_t index, std::byte* base);
   Lease lease_in_place(int64_t unit);
   void run_until_visit();
+  // Around what compute may wait for weights in.
+  void begin_stall();
+  void end_stall();
   void rethrow();
   void release();
 
@@ -87,6 +92,7 @@ class LayerStream {
   HostStore& store_;
   StreamPlacement placement_;
   Trace* trace_;
+  ComputeStalls* stalls_;
   Buffer resident_buffer_, ring_buffer_, always_buffer_;
   int64_t slot_bytes_ = 0;
   WeightViews always_;

@@ -15,7 +15,7 @@ struct StepMetrics {
   double step_ms = 0;
   double loss_scale = 1;  // that the step's gradients had
   int64_t h2d_bytes = 0, d2h_bytes = 0, disk_bytes = 0;  // of this step
-  double stall_ms = 0;                                   // of it: waiting for the disk
+  double stall_ms = 0;                                   // of it: compute waiting for weights
   int64_t vram_bytes = 0;  // the driver's count, less what it was before the run's buffers; 0: CPU
 };
 

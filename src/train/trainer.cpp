@@ -82,8 +82,9 @@ void Trainer::allocate() {
   model_.adapter.allocate(*device_, true);
   moments_ = device_->allocate(2 * parameters * 4, "optimizer moments");
   ops_->fill({moments_.data(), DType::F32, {2 * parameters}}, 0);
+  stalls_ = std::make_unique<ComputeStalls>(*device_);
   stream_ = std::make_unique<LayerStream>(*device_, model_.table, *store_, placement.weights,
-                                          trace_.get());
+                                          trace_.get(), stalls_.get());
   saved_ = std::make_unique<SavedStore>(*device_, config_.L + 1, boundary,
                                         placement.offload_boundaries, trace_.get());
   transformer_ =
@@ -272,6 +273,7 @@ void Trainer::read_back(int64_t losses) {
   read_.resize(static_cast<size_t>(kNormSlots + losses));
   device_->copy_async(Queue::Compute, read_.data(), readings_.data(), std::ssize(read_) * 4);
   device_->synchronize(Queue::Compute);
+  stall_ms_ += stalls_->take_ms();
 }
 
 double Trainer::sum_of_losses() const {

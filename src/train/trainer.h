@@ -66,8 +66,8 @@ class Trainer {
   int64_t disk_bytes() const {
     return store_->read_bytes() + (embedding_rows_ ? embedding_rows_->read_bytes() : 0);
   }
-  double stall_ms() const {  // that compute has waited for the disk
-    return store_->stall_ms() + (embedding_rows_ ? embedding_rows_->read_ms() : 0);
+  double stall_ms() const {  // that compute has waited for weights, from disk or over the bus
+    return stall_ms_ + (embedding_rows_ ? embedding_rows_->read_ms() : 0);
   }
   int64_t kernel_scratch_bytes() const { return ops_->scratch_bytes(); }
 
@@ -119,6 +119,7 @@ class Trainer {
   std::unique_ptr<Trace> trace_;  // null without log.trace
   std::unique_ptr<HostStore> store_;
   std::unique_ptr<EmbeddingRows> embedding_rows_;  // null where the table is at hand, or trained
+  std::unique_ptr<ComputeStalls> stalls_;
   std::unique_ptr<LayerStream> stream_;
   std::unique_ptr<SavedStore> saved_;
   std::unique_ptr<Transformer> transformer_;
@@ -126,6 +127,7 @@ class Trainer {
   std::unique_ptr<StepInputs> inputs_;
   Buffer dx_, kept_, moments_, readings_;
   std::vector<float> read_;  // of readings_
+  double stall_ms_ = 0;
   MatrixView output_;  // of the last block
 };
 

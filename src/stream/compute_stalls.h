@@ -1,0 +1,28 @@
+// ComputeStalls: how long the compute queue has stood still at some points of its work, by two timers
+// for each.
+#pragma once
+
+#include <utility>
+#include <vector>
+
+#include "device.h"
+
+namespace lema {
+
+class ComputeStalls {
+ public:
+  explicit ComputeStalls(Device& device) : device_(device) {}
+
+  // A timer now, and one at the next end(): what is submitted or waited for between them is no work.
+  void begin();
+  void end();
+  // Milliseconds of all that have ended since the last call. The queue has reached them.
+  double take_ms();
+
+ private:
+  Device& device_;
+  std::vector<std::pair<Event, Event>> timers_;  // reused
+  size_t ended_ = 0;
+};
+
+}  // namespace lema
