@@ -46,11 +46,15 @@ int64_t page_cache_beside(const RunPlan& plan) {
   return memory_for_run() - plan.anonymous_bytes();
 }
 
+// Not on a GPU, which needs its weights page-locked.
+bool is_mapped(const RunConfig& config, const Device& device) {
+  return config.memory.disk == "mmap" && !device.needs_pinned_weights();
+}
+
 // How the weights of a plan come from disk; `auto` measures.
 DiskMode disk_mode(const RunConfig& config, const RunPlan& plan, const RunModel& model,
                    const Device& device) {
-  const bool may_map = !device.needs_pinned_weights();
-  if (!plan.reads_into_memory || (config.memory.disk == "mmap" && may_map)) return DiskMode::Mmap;
+  if (!plan.reads_into_memory || is_mapped(config, device)) return DiskMode::Mmap;
   if (config.memory.disk == "direct") return DiskMode::Direct;
   if (config.memory.disk == "buffered") return DiskMode::Buffered;
   return faster_disk_mode(model.folder,
@@ -101,12 +105,8 @@ RunPlan plan_here(const RunConfig& config, const RunModel& model, const Device& 
     refuse(error.what(), FitGoal::Kind::Ram, std::max(config.memory.ram_bytes, within));
   }
   const int64_t available = memory_for_run();
-  if (plan.ram_budget == 0 && config.memory.disk != "mmap" && plan.memory_bytes() > available) {
-    if (advice == Advice::NearestFit)
-      log::info("memory of {} is available: weights that it cannot hold are read from disk",
-                format_bytes(available));
+  if (plan.ram_budget == 0 && !is_mapped(config, device) && plan.memory_bytes() > available)
     return plan_here(config, model, device, ops, data, advice, available - available / 10);
-  }
   if (plan.anonymous_bytes() > available)
     refuse(fmt::format("the run needs {} of memory and {} are available",
                        format_bytes(plan.anonymous_bytes()), format_bytes(available)),
@@ -119,6 +119,9 @@ RunPlan plan_here(const RunConfig& config, const RunModel& model, const Device& 
 RunPlan plan_or_refuse(const RunConfig& config, const RunModel& model, const Device& device,
                        const OpsFactory& ops, const DataFacts& data) {
   RunPlan plan = plan_here(config, model, device, ops, data, Advice::NearestFit);
+  if (plan.ram_budget > 0 && config.memory.ram_bytes == 0)
+    log::info("planned within {} of memory: weights that it cannot hold are read from disk",
+              format_bytes(plan.ram_budget));
   choose_reads(plan, config, model, device);
   return plan;
 }
@@ -157,6 +160,7 @@ PlannedRun::PlannedRun(const RunConfig& config, const fs::path& checkpoint, bool
 
 Forecast PlannedRun::forecast(double budget) {
   Forecast f;
+  f.loaded_bytes = load_kernels();
   f.plan = plan();
   const StepTrace trace = trace_of(config_, f.plan, data_);
   f.parameters = model_.adapter.parameter_count();

@@ -22,6 +22,8 @@ RunPlan plan_or_refuse(const RunConfig& config, const RunModel& model, const Dev
 // What is known of a run before it starts.
 struct Forecast {
   RunPlan plan;
+  // On a GPU, what the driver counts with all kernels loaded, before the run's buffers; else 0.
+  int64_t loaded_bytes = 0;
   int64_t parameters = 0, steps = 0;
   std::optional<StepTime> time;  // of a step; unknown where its kernels were not measured
 
@@ -37,8 +39,9 @@ class PlannedRun {
   explicit PlannedRun(const RunConfig& config, const fs::path& checkpoint = {},
                       bool any_order = false);
 
-  // DoesNotFit as plan_or_refuse. What is not known of the machine is measured while less than
-  // `budget` seconds have gone into it; 0: not at all.
+  // DoesNotFit as plan_or_refuse. On a GPU all kernels are loaded first, for what is free then. What
+  // is not known of the machine is measured while less than `budget` seconds have gone into it; 0:
+  // not at all.
   Forecast forecast(double budget);
   FitResult fit(const FitGoal& goal, double budget);
   // Of a step. DoesNotFit as plan_or_refuse.

@@ -126,11 +126,10 @@ class Run {
               schedule_.total_steps, config_.train.batch_size);
   }
 
-  // The trainer, at its start or at the checkpoint; and its plan, of what the device has free with
-  // all kernels loaded.
+  // The trainer, at its start or at the checkpoint; and its plan.
   Forecast prepare() {
-    loaded_bytes_ = planned_.load_kernels();
     Forecast forecast = planned_.forecast(0);
+    loaded_bytes_ = forecast.loaded_bytes;
     const RunPlan& plan = forecast.plan;
     log::info("memory plan\n{}", forecast.text());
     if (plan.placement.weights.slots + plan.placement.host.slots == 0 && config_.memory.slots > 0)
