@@ -5,7 +5,7 @@
 # the kernels of cuBLASLt ("failed to handle a hardware exception"), initcheck does not see what they store. memcheck and
 # synccheck also run over cuBLASLt: all cases with products of gpu_kernels, gpu_generate, a training step of each kind.
 # racecheck takes minutes for the plain product, so that it looks at that kernel in the cases of `with_product` only. The
-# training cases run one step each (LEMA_SANITIZED).
+# training cases run one step each, under racecheck, which looks into kernels, in few placements (LEMA_SANITIZED, the tool).
 # JOBS (default 8) cases at a time, LIMIT seconds each (default 900), logs in BUILD_DIR/sanitize; CONTINUE=1 leaves out what
 # an earlier call found clean there, ONLY what does not match this pattern of "tool products executable name".
 set -euo pipefail
@@ -14,7 +14,7 @@ shift
 [ $# -gt 0 ] || set -- memcheck synccheck racecheck initcheck
 cmake --build "$build" --target gpu_kernels gpu_train gpu_generate no_products >/dev/null
 ls "$build"/tests/no_products/libcublasLt.so.* >/dev/null
-export LEMA_SANITIZED=1 build logs=$build/sanitize with_product="linear: (odd shapes|parts that lie)"
+export build logs=$build/sanitize with_product="linear: (odd shapes|parts that lie)"
 [ -n "${CONTINUE:-}" ] || rm -rf "$logs"
 mkdir -p "$logs"
 touch "$logs/results"
@@ -26,7 +26,7 @@ run_case() {  # tool, products (cublaslt or plain), executable, filter
   log=$logs/$1.$2.$(md5sum <<<"$3 $4" | cut -c1-10).log
   [ "$2" = cublaslt ] || export LD_LIBRARY_PATH=$build/tests/no_products${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
   [ "$1" != racecheck ] || [[ $4 =~ $with_product ]] || flags+=(--kernel-name-exclude kns=7product)  # of mangled names
-  timeout "${LIMIT:-900}" compute-sanitizer "${flags[@]}" "$build/tests/$3" "$4" >"$log" 2>&1 &
+  LEMA_SANITIZED=$1 timeout "${LIMIT:-900}" compute-sanitizer "${flags[@]}" "$build/tests/$3" "$4" >"$log" 2>&1 &
   trap "kill $!" TERM  # a script that is ended leaves no tool on the GPU
   wait $! || status=$?
   # A filter that matches no case ends with 0 too.
