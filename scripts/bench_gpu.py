@@ -5,8 +5,8 @@
 
 Writes a model folder for each number of blocks once (torch makes the weights; 13 GB in bf16 for 32). First, unless
 --no-gradients says not to, it compares lema's gradients of the rows of --gradients, by a model of --gradient-blocks,
-with those of transformers and PEFT where they are installed, each in f32 and in bf16: every tensor's difference in
-f32 within 1e-4 (norms), and in bf16 within twice what PEFT's own bf16 differs from its f32.
+with those of lema on the CPU (f32) and of transformers and PEFT where they are installed (f32 and bf16): every tensor's
+difference in f32 within 1e-4 (norms), and in bf16 within twice what PEFT's own bf16 differs from its f32.
 
 Then it runs every row streamed (with a budget: as much of it as that does not hold), with half of the blocks resident
 and with all of them, and prints a table: median step of those after the second, its spread, MiB on the device by the
@@ -169,7 +169,7 @@ def write_blocks(options, blocks):
 
 def command_of(options, batch, length, settings, output, blocks=None):
     return train_command(options.lema, model_folder(options, blocks or options.blocks), LLAMA_7B, output, batch, length, [
-        f"train.max_steps={options.steps}", "device=cuda", "lora.alpha=32", *options.set, *settings])
+        f"train.max_steps={options.steps}", "device=cuda", "lora.alpha=32", "data.shuffle=false", *options.set, *settings])
 
 
 def run(options, batch, length, settings, output=None, blocks=None):
@@ -231,21 +231,21 @@ def describe_disk(options, batch, length, settings):
 
 
 def adapter_after(options, batch, length, settings, blocks):
-    """The checkpoint of a run, in the order of the rows, and its last loss; null where it fails."""
+    """The checkpoint of a run, and its last loss; null where it fails."""
     output = options.folder / f"adapter_{time.time_ns()}"
-    r = run(options, batch, length, ["data.shuffle=false", "schedule.name=constant", "schedule.warmup=0", *settings],
-            output, blocks)
+    r = run(options, batch, length, ["schedule.name=constant", "schedule.warmup=0", *settings], output, blocks)
     if require("error" not in r, f"{batch}x{length} adapter: {r.get('error')}"):
         return output / "last", r["losses"][-1]
     return None, None
 
 
-def gradients_of(options, batch, length, checkpoint, compute, blocks):
+def gradients_of(options, batch, length, checkpoint, compute, blocks, device="cuda"):
     """Loss and gradients of the first rows: after one step from zero moments the first is (1 - beta1) times the
     gradient, by block and module in the order of execution, A before B."""
     from safetensors.torch import load_file
     after, loss = adapter_after(options, batch, length, [
-        f"lora.init_from={checkpoint}", f"compute={compute}", "train.max_steps=1", "optimizer.clip=0"], blocks)
+        f"lora.init_from={checkpoint}", f"compute={compute}", "train.max_steps=1", "optimizer.clip=0",
+        f"device={device}"], blocks)
     if after is None:
         return None, None
     moment = load_file(after / "state.safetensors")["moment1"] / (1 - BETA1)
@@ -282,12 +282,14 @@ def judge_gradients(row, losses, differences):
         print(f"{row} {one} against {other}: relative difference of {len(values)} gradients: median "
               f"{values[len(values) // 2]:.2e}, largest {values[-1]:.2e}", flush=True)
     f32, bf16 = differences.get(("lema f32", "PEFT f32")), differences.get(("lema bf16", "PEFT f32"))
-    own = differences.get(("PEFT bf16", "PEFT f32"))
-    if not require(f32 and bf16 and own, f"{row}: gradients of an arm are missing"):
+    own, cpu = differences.get(("PEFT bf16", "PEFT f32")), differences.get(("lema f32", "CPU f32"))
+    if not require(f32 and bf16 and own and cpu, f"{row}: gradients of an arm are missing"):
         return
-    mine, theirs = losses["lema f32"], losses["PEFT f32"]
-    require(abs(mine - theirs) <= F32_LOSS_BOUND * abs(theirs), f"{row} f32: loss {mine}, PEFT's {theirs}")
+    for other in ("PEFT f32", "CPU f32"):
+        mine, theirs = losses["lema f32"], losses[other]
+        require(abs(mine - theirs) <= F32_LOSS_BOUND * abs(theirs), f"{row} f32: loss {mine}, {other}'s {theirs}")
     for compute, errors, bounds in (("f32", f32, dict.fromkeys(f32, F32_BOUND)),
+                                    ("f32 beside the CPU", cpu, dict.fromkeys(cpu, F32_BOUND)),
                                     ("bf16", bf16, {name: BF16_BOUND * e for name, e in own.items()})):
         wrong = [name for name in errors if not errors[name] <= bounds[name]]
         for name in wrong[:4]:
@@ -296,7 +298,7 @@ def judge_gradients(row, losses, differences):
 
 
 def check_gradients(options, row):
-    """lema and PEFT, each in f32 and in bf16, from one adapter: which of them is how far from which."""
+    """lema and PEFT, each in f32 and in bf16, and lema on the CPU, from one adapter: which is how far from which."""
     from safetensors.torch import load_file
     batch, length = map(int, row.split("x"))
     blocks = options.gradient_blocks
@@ -304,6 +306,9 @@ def check_gradients(options, row):
     if checkpoint is None:
         return
     losses, gradients = {}, {}
+    loss, mine = gradients_of(options, batch, length, checkpoint, "f32", blocks, "cpu")
+    if mine:
+        losses["CPU f32"], gradients["CPU f32"] = loss, mine
     for compute in ("f32", "bf16"):
         loss, mine = gradients_of(options, batch, length, checkpoint, compute, blocks)
         if mine:
@@ -315,7 +320,7 @@ def check_gradients(options, row):
             losses["PEFT " + compute], gradients["PEFT " + compute] = r["losses"][0], load_file(theirs)
     differences = {}
     for one, other in (("lema f32", "PEFT f32"), ("lema bf16", "PEFT f32"), ("PEFT bf16", "PEFT f32"),
-                       ("lema bf16", "PEFT bf16")):
+                       ("lema bf16", "PEFT bf16"), ("lema f32", "CPU f32")):
         if one not in gradients or other not in gradients:
             continue
         mine, theirs = gradients[one], gradients[other]
@@ -338,7 +343,9 @@ def time_peft(options, row):
 
 
 def activations_of(options, plan):
-    """The setting that keeps, recomputes and offloads what this plan does."""
+    """The setting that keeps, recomputes and offloads what this plan does; null where none does."""
+    if 0 < plan["kept_blocks"] < options.blocks:
+        return None
     if plan["offload_boundaries"]:
         return "offload"
     return "keep" if plan["kept_blocks"] == options.blocks else "recompute"
@@ -358,7 +365,10 @@ def time_row(options, row, budget):
             if placement == "half":  # what the streamed run took, and half of the blocks
                 half = options.blocks // 2 * block_bytes(LLAMA_7B)
                 settings = [f"memory.vram={streamed['device_bytes'] + half}"]
-            settings.append(f"memory.activations={activations_of(options, streamed)}")
+            activations = activations_of(options, streamed)
+            if not require(activations, f"{row} {placement}: not run, for the streamed run keeps some blocks' activations"):
+                continue
+            settings.append(f"memory.activations={activations}")
         r = run(options, batch, length, settings)
         if not require("error" not in r, f"{row} {placement}: {r.get('error')}"):
             continue

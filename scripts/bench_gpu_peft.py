@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""One arm of bench_gpu.py: transformers and PEFT on a GPU, from a LoRA checkpoint of lema's, on the same rows.
+"""One arm of bench_gpu.py: transformers and PEFT on a GPU, from a LoRA checkpoint of lema's, on the same rows in
+the same order.
 
     bench_gpu_peft.py MODEL CHECKPOINT ROWS.jsonl BATCH STEPS [--gradients FILE] [--checkpointing] [--liger | --fsdp]
 

@@ -24,7 +24,7 @@ out = pathlib.Path(settings["output_dir"])
 out.mkdir()
 steps = int(settings["train.max_steps"])
 device = 1 << 20
-plan = {{"device_bytes": device, "pinned_bytes": 1, "host_bytes": 1, "kept_blocks": 0, "offload_boundaries": False}}
+plan = {{"device_bytes": device, "pinned_bytes": 1, "host_bytes": 1, "kept_blocks": wish.get("kept", 0), "offload_boundaries": False}}
 (out / "plan.json").write_text(json.dumps(plan))
 with open(out / "metrics.jsonl", "w") as lines:
     for step in range(steps):
@@ -56,8 +56,9 @@ class Memory:
         return 0
 
 
-def difference(f32=1e-5, bf16=4e-2, own=4e-2):
-    values = {("lema f32", "PEFT f32"): f32, ("lema bf16", "PEFT f32"): bf16, ("PEFT bf16", "PEFT f32"): own}
+def difference(f32=1e-5, bf16=4e-2, own=4e-2, cpu=1e-5):
+    values = {("lema f32", "PEFT f32"): f32, ("lema bf16", "PEFT f32"): bf16, ("PEFT bf16", "PEFT f32"): own,
+              ("lema f32", "CPU f32"): cpu}
     return {pair: {"a": 1e-6, "b": value} for pair, value in values.items()}
 
 
@@ -119,6 +120,10 @@ class BenchGpu(StandInCase):
         self.assertIn("6 failed", out)
         self.assertIn("1x4 half: not run", out)
 
+    def test_only_what_keeps_the_same_activations_is_compared(self):
+        out = self.run_bench({"stream": {"kept": 1}}, "--no-gradients", "--blocks", "2", code=1)
+        self.assertIn("1x4 resident: not run, for the streamed run keeps some blocks' activations", out)
+
     def test_wishes_that_cannot_be_met_are_refused(self):
         with contextlib.redirect_stderr(io.StringIO()):
             self.run_bench({}, "--steps", "2", code=2)
@@ -134,11 +139,12 @@ class BenchGpu(StandInCase):
             self.assertEqual(check.call_count, 1)
 
     def test_every_gradient_has_its_bound(self):
-        losses = dict.fromkeys(("lema f32", "PEFT f32", "lema bf16", "PEFT bf16"), 8.0)
+        losses = dict.fromkeys(("lema f32", "PEFT f32", "lema bf16", "PEFT bf16", "CPU f32"), 8.0)
         missing = difference()
         del missing["PEFT bf16", "PEFT f32"]
         for differences, other_losses, count in (
                 (difference(), {}, 0), (difference(f32=2e-4), {}, 1), (difference(f32=float("nan")), {}, 1),
+                (difference(cpu=2e-4), {}, 1), (difference(), {"CPU f32": 8.001}, 1),
                 (difference(bf16=9e-2), {}, 1), (difference(bf16=float("nan")), {}, 1), (missing, {}, 1),
                 (difference(), {"lema f32": 8.001}, 1), (difference(), {"lema bf16": float("nan")}, 1)):
             self.bench.failures.clear()
