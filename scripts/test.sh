@@ -32,8 +32,9 @@ if command -v nvcc > /dev/null; then
   "${pip[@]}" --no-deps nvidia-cublas==13.1.0.3
   cublas=$("$python" -c "import site; print(site.getsitepackages()[0] + '/nvidia/cu13')")
   export LD_LIBRARY_PATH=$cublas/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
-  # The least, the commonest and the widest instruction set that the kernels are written for.
-  cuda=(-DLEMA_CUDA=ON "-DCUBLASLT_INCLUDE=$cublas/include" "-DCMAKE_CUDA_ARCHITECTURES=75-real;80;90a-real")
+  # The least, the commonest and the widest instruction set that the kernels are written for; no register may spill.
+  cuda=(-DLEMA_CUDA=ON "-DCUBLASLT_INCLUDE=$cublas/include" "-DCMAKE_CUDA_ARCHITECTURES=75-real;80;90a-real"
+        "-DCMAKE_CUDA_FLAGS=-Xptxas=-warn-spills,-Werror")
 fi
 
 # Objects are found again by ccache from any checkout, precompiled headers included.

@@ -152,7 +152,7 @@ __global__ void __launch_bounds__(32 * kWarps) backward_by_query(Heads<X> a) {
 // dk = scale dS^T q and dv = P^T d_o of one key, over the heads of its group and the queries that
 // see it, in order.
 template <typename X>
-__global__ void __launch_bounds__(32 * kWarps) backward_by_key(Heads<X> a) {
+__global__ void __launch_bounds__(32 * kWarps, 4) backward_by_key(Heads<X> a) {
   Sequence sequence;
   int first_row;
   if (!find_tile<true>(a.sequences, a.count, kWarps, static_cast<int>(blockIdx.y), sequence,

@@ -9,7 +9,7 @@
 namespace lema::cuda {
 
 template <int N, typename F>
-__global__ void __launch_bounds__(256) each_pack(int64_t rows, int64_t packs, F f) {
+__global__ void __launch_bounds__(256, 4) each_pack(int64_t rows, int64_t packs, F f) {
   const int64_t pack = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (pack >= packs) return;
   const int64_t step = int64_t{gridDim.y} * blockDim.y;
