@@ -1,4 +1,4 @@
-// Buffer's ownership: moves and the free at the end, and what is allocated in all, for every device.
+// Buffer's ownership: moves and the free at the end. And what is allocated in all.
 #include "device.h"
 
 #include <utility>

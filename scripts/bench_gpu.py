@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Times lema's training step on a GPU with a Llama-2-7B-shaped model of random normal weights, LoRA r16 on all linears.
 
-    scripts/bench_gpu.py --lema build/lema --folder /tmp/bench --rows 1x512 4x2048 --vram 1x512=2GiB
+    scripts/bench_gpu.py --lema build/lema --folder /tmp/bench --rows 1x512 4x2048 --vram 1x512=2.1GiB
 
 Writes a model folder for each number of blocks once (torch makes the weights; 13 GB in bf16 for 32). First, unless
 --no-gradients says not to, it compares lema's gradients of the rows of --gradients, by a model of --gradient-blocks,
@@ -13,7 +13,8 @@ and with all of them, and prints a table: median step of those after the second,
 plan and by the driver's count less what stood there when context and kernels were loaded (that is `base`), what that
 count grew by in the steps, bytes copied per step, MiB of the process's own by the plan (page-locked and ordinary
 memory) and as the kernel counted it (RssAnon and VmHWM, those of the driver too). The last two runs of a row keep,
-recompute and offload what the first did, so that only the place of the weights differs; their losses must be the same
+recompute and offload what the first did, so that only the place of the weights differs (and there is none where it keeps
+some blocks' activations only); their losses must be the same
 in every bit, plan and driver agree within 2 %, and the driver's count not grow. --bus runs a row once more with
 log.trace, and stops it after every second step to make plain pinned copies, for what its steps make of the bus. --disk
 runs a row under --ram, and stops it after every second step to read the weights alone (--reader, tests/bench/disk.cpp),

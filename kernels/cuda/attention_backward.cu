@@ -103,10 +103,11 @@ struct KeyShape {
   static constexpr int kSharedBytes = 2 * (kQueryTile + kKeyTile) * kElement;
 };
 
-// lse and delta of query i lie behind its row of the tile, where the padding leaves 16 bytes.
+// lse and delta of query i lie behind its row of the tile, in the padding.
 template <int D, typename X>
-__device__ float* row_values(X* q_tile, int i) {
-  return reinterpret_cast<float*>(q_tile + i * kPitch<D> + D);
+__device__ float2* row_values(X* q_tile, int i) {
+  static_assert((kPitch<D> - D) * sizeof(X) >= sizeof(float2));
+  return reinterpret_cast<float2*>(q_tile + i * kPitch<D> + D);
 }
 
 // p and ds (keys, queries) from scores in p and dP in ds; the columns of a sum are queries.
@@ -122,9 +123,9 @@ __device__ void softmax_gradient(float (&p)[n][4], float (&ds)[n][4], const Sequ
       const int column = j * 8 + 2 * t + e % 2, i = i0 + column, key = first_key + 8 * (e / 2);
       const bool sees = i < sequence.q_len && key <= sequence.last_key(i) &&
                         key >= sequence.first_key(i, a.window);
-      const float* values = row_values<D>(q_tile, column);
-      p[j][e] = sees ? exp2f(p[j][e] * scale_log2 - values[0]) : 0.0f;
-      ds[j][e] = sees ? p[j][e] * (ds[j][e] - values[1]) : 0.0f;
+      const float2 of_row = *row_values<D>(q_tile, column);
+      p[j][e] = sees ? exp2f(p[j][e] * scale_log2 - of_row.x) : 0.0f;
+      ds[j][e] = sees ? p[j][e] * (ds[j][e] - of_row.y) : 0.0f;
     }
 }
 
@@ -164,9 +165,8 @@ __global__ void __launch_bounds__(kAttentionThreads) by_key(TensorCoreCall<X> a)
       end_copy_group();
       for (int i = threadIdx.x; i < S::kQueries; i += kAttentionThreads) {
         const int64_t at = row + min(i, queries - 1);
-        float* values = row_values<D>(q_tile, i);
-        values[0] = a.lse[at * a.H + head] * kLog2e;
-        values[1] = a.delta[at * a.delta_stride + head];
+        *row_values<D>(q_tile, i) = {a.lse[at * a.H + head] * kLog2e,
+                                     a.delta[at * a.delta_stride + head]};
       }
       wait_copies<0>();
       __syncthreads();

@@ -36,7 +36,7 @@ CudaDevice::CudaDevice(int ordinal) : ordinal_(ordinal) {
     fail(ErrorCode::Usage, "device cuda:{}: {} ({})", ordinal, cudaGetErrorString(status),
          cudaGetErrorName(status));
   };
-  open(cudaSetDevice(ordinal));  // a context: there may be no room for one, or another's right to it
+  open(cudaSetDevice(ordinal));  // makes a context, for which there may be no room
   cudaDeviceProp properties;
   open(cudaGetDeviceProperties(&properties, ordinal));
   name_ = properties.name;
@@ -58,7 +58,7 @@ CudaDevice::~CudaDevice() {
 }
 
 int64_t CudaDevice::free_bytes() const {
-  // For kernels that are loaded later, as those of chat and eval are, and for who else uses the GPU.
+  // For kernels that are loaded later, as those of chat and eval are, and for other processes.
   constexpr int64_t kForOthers = int64_t{256} << 20;
   size_t free_bytes = 0, total_bytes = 0;
   cuda_check(cudaMemGetInfo(&free_bytes, &total_bytes), "asking for the free memory of {}", name_);
@@ -117,12 +117,11 @@ Buffer CudaDevice::allocate_pinned(int64_t bytes, std::string_view label) {
 }
 
 void CudaDevice::deallocate(void* data, int64_t bytes, bool pinned) noexcept {
+  // There is nothing to do about an error: buffers outlive no device, and work on them has ended.
+  void* memory = data;
+  if (pinned) std::memcpy(&memory, static_cast<std::byte*>(data) - sizeof(memory), sizeof(memory));
+  static_cast<void>(pinned ? cudaFreeHost(memory) : cudaFree(memory));
   uncount(bytes, pinned);
-  // At exit the driver may be gone before the last buffer; there is nothing to do about it then.
-  if (!pinned) return static_cast<void>(cudaFree(data));
-  void* memory = nullptr;
-  std::memcpy(&memory, static_cast<std::byte*>(data) - sizeof(memory), sizeof(memory));
-  cudaFreeHost(memory);
 }
 
 void CudaDevice::copy_async(Queue queue, void* to, const void* from, int64_t bytes) {

@@ -178,10 +178,10 @@ void Transformer::rope(MatrixView qk, TensorView positions, bool inverse) {
 }
 
 AttentionShape Transformer::attention_shape(int64_t block) const {
-  // Kernels add positions to a window, in 32 bits; one of all positions is as wide as any.
-  const int64_t window = std::min(config_.windows[static_cast<size_t>(block)], limits_.positions);
+  // One of all positions is none. Kernels add positions to others, in 32 bits.
+  const int64_t window = config_.windows[static_cast<size_t>(block)];
   return {config_.H, config_.Hkv, config_.D, 1.0f / std::sqrt(static_cast<float>(config_.D)),
-          window};
+          window < limits_.positions ? window : 0};
 }
 
 void Transformer::copy(MatrixView to, MatrixView from) {

@@ -3,9 +3,17 @@
 
 namespace lema {
 
+ComputeStalls::ComputeStalls(Device& device, int64_t count) : device_(device) {
+  for (int64_t i = 0; i < count; ++i) add();
+}
+
+void ComputeStalls::add() {
+  const Event begin = device_.create_timer();
+  timers_.emplace_back(begin, device_.create_timer());
+}
+
 void ComputeStalls::begin() {
-  if (ended_ == timers_.size())
-    timers_.emplace_back(device_.create_timer(), device_.create_timer());
+  if (ended_ == timers_.size()) add();
   device_.record(timers_[ended_].first, Queue::Compute);
 }
 

@@ -111,20 +111,18 @@ void LayerStream::begin_pass(std::vector<int64_t> visits) {
   run_until_visit();
 }
 
-// Where all weights are resident there is nothing to wait for.
 void LayerStream::begin_stall() {
-  if (stalls_ && (placement_.in_place || slot_bytes_ > 0)) stalls_->begin();
+  if (stalls_) stalls_->begin();
 }
 
 void LayerStream::end_stall() {
-  if (stalls_ && (placement_.in_place || slot_bytes_ > 0)) stalls_->end();
+  if (stalls_) stalls_->end();
 }
 
 void LayerStream::run_until_visit() {
-  begin_stall();  // copy_unit() waits for the disk
   for (; next_ < program_.instructions.size(); ++next_) {
     const Instruction& instruction = program_.instructions[next_];
-    if (instruction.kind == Instruction::Kind::Visit) break;
+    if (instruction.kind == Instruction::Kind::Visit) return;
     if (instruction.slot < 0) continue;
     const auto s = static_cast<size_t>(instruction.slot);
     if (instruction.kind == Instruction::Kind::Release) {
@@ -134,12 +132,13 @@ void LayerStream::run_until_visit() {
     }
     std::byte* base = ring_buffer_.data() + instruction.slot * slot_bytes_;
     if (was_released_[s]) device_.wait(Queue::H2D, released_[s]);
+    begin_stall();  // it waits for the disk
     copy_unit(instruction.unit, base);
+    end_stall();
     device_.record(copied_[s], Queue::H2D);
     place_fields(slot_weights_[s], table_.unit(instruction.unit), base);
     ring_[s] = instruction.unit;
   }
-  end_stall();
 }
 
 Lease LayerStream::acquire(int64_t unit) {

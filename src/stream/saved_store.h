@@ -27,7 +27,7 @@ class SavedStore {
   void finish_write(int64_t i, int64_t bytes);
 
   // Boundary i for reading, in descending order down to `lowest` after all `count` were written.
-  // Also asks for the next two, so that each lies in the queue before weights that are wanted later.
+  // Also asks for the next two, as far ahead as the ring has buffers for.
   std::byte* begin_read(int64_t i, int64_t lowest, int64_t bytes);
 
   int64_t d2h_bytes() const { return d2h_bytes_; }  // copied so far

@@ -12,7 +12,7 @@
 namespace lema {
 namespace {
 
-constexpr const char* kLanes[] = {"disk", "H2D", "D2H", "compute"};
+constexpr const char* kLaneNames[] = {"disk", "H2D", "D2H", "compute"};
 constexpr int kDiskLane = 0;
 
 int lane_of(Queue queue) { return queue == Queue::H2D ? 1 : queue == Queue::D2H ? 2 : 3; }
@@ -27,7 +27,7 @@ Trace::Trace(Device& device, const fs::path& path)
   for (int lane = 0; lane < 4; ++lane)
     lines_ += fmt::format(
         R"({}{{"name":"thread_name","ph":"M","pid":0,"tid":{},"args":{{"name":"{}"}}}})",
-        lane == 0 ? "\n" : ",\n", lane, kLanes[lane]);
+        lane == 0 ? "\n" : ",\n", lane, kLaneNames[lane]);
   device_.synchronize(Queue::Compute);
   device_.record(base_, Queue::Compute);
   start_ = disk_end_ = Clock::now();

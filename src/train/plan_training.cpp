@@ -179,6 +179,11 @@ RunPlan PlannedRun::plan() const {
 }
 
 FitResult PlannedRun::fit(const FitGoal& goal, double budget) {
+  try {
+    load_kernels();
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::DoesNotFit) throw;  // it is why others are looked for
+  }
   if (goal.kind != FitGoal::Kind::StepMs)
     return lema::fit(as_planned(), data_, goal,
                      memory_amount(goal.kind, model_, *backend_.device, backend_.ops));

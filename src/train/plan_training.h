@@ -39,9 +39,9 @@ class PlannedRun {
   explicit PlannedRun(const RunConfig& config, const fs::path& checkpoint = {},
                       bool any_order = false);
 
-  // DoesNotFit as plan_or_refuse. On a GPU all kernels are loaded first, for what is free then. What
-  // is not known of the machine is measured while less than `budget` seconds have gone into it; 0:
-  // not at all.
+  // DoesNotFit as plan_or_refuse. On a GPU all kernels are loaded first, for what is free then.
+  // What is not known of the machine is measured while less than `budget` seconds have gone into
+  // it; 0: not at all.
   Forecast forecast(double budget);
   FitResult fit(const FitGoal& goal, double budget);
   // Of a step. DoesNotFit as plan_or_refuse.

@@ -52,9 +52,10 @@ Lane lane_of(Queue queue) {
   return Lane::Compute;
 }
 
-// Says what the run's device says of all that a trainer asks. Its memory is addresses that nobody reads or writes;
-// what the host reads back from there are ones. Page-locked memory, which the host writes to, is
-// there, and takes none as long as nothing is written: weights and what is offloaded never are.
+// Answers as the run's device does whatever a trainer asks. Its memory is addresses that nobody
+// reads or writes; what the host reads back from there are ones. Page-locked memory, which the host
+// writes to, is there, and takes none as long as nothing is written: weights and what is offloaded
+// never are.
 class HollowDevice final : public Device {
  public:
   HollowDevice(const Device& like, Recorder& recorder)

@@ -56,6 +56,8 @@ void Trainer::initialise_adapter(const Adapter* start) {
     model_.adapter.update_norms(*ops_, w.weights(), block);
     model_.adapter.take_magnitudes(block);
   }
+  device_->synchronize(Queue::Compute);
+  stalls_->take_ms();  // of no step
 }
 
 // Reads the rows of a base matrix from its file into those of the adapter's from `first_row` on, a
@@ -82,7 +84,7 @@ void Trainer::allocate() {
   model_.adapter.allocate(*device_, true);
   moments_ = device_->allocate(2 * parameters * 4, "optimizer moments");
   ops_->fill({moments_.data(), DType::F32, {2 * parameters}}, 0);
-  stalls_ = std::make_unique<ComputeStalls>(*device_);
+  stalls_ = std::make_unique<ComputeStalls>(*device_, 4 * model_.table.unit_count());
   stream_ = std::make_unique<LayerStream>(*device_, model_.table, *store_, placement.weights,
                                           trace_.get(), stalls_.get());
   saved_ = std::make_unique<SavedStore>(*device_, config_.L + 1, boundary,

@@ -16,7 +16,8 @@ constexpr const char* kWhole = R"(lora.modules_to_save=["embed_tokens","lm_head"
 // runs one step and its evaluation, of every kernel, queue and copy still, in fewer tiles of more
 // tokens. racecheck looks into kernels, which do not know where weights come from.
 const char* const kTool = std::getenv("LEMA_SANITIZED");
-const bool kSanitized = kTool != nullptr, kKernelsOnly = kSanitized && kTool == std::string("racecheck");
+const bool kSanitized = kTool != nullptr;
+const bool kKernelsOnly = kSanitized && kTool == std::string("racecheck");
 int64_t steps_of(int64_t steps) { return kSanitized ? 1 : steps; }
 
 class Bench : public TrainBench {

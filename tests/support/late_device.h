@@ -40,13 +40,13 @@ class LateDevice final : public Device {
   }
   Buffer allocate(int64_t bytes, std::string_view label) override {
     allocated_bytes_ += bytes;
-    Buffer buffer = counted(cpu_->allocate(bytes, label));
+    Buffer buffer = noted(cpu_->allocate(bytes, label));
     if (label == "weight ring") ring_ = {buffer.data(), static_cast<size_t>(bytes)};
     return buffer;
   }
   Buffer allocate_pinned(int64_t bytes, std::string_view label) override {
     pinned_bytes_ += bytes;
-    return counted(cpu_->allocate_pinned(bytes, label));
+    return noted(cpu_->allocate_pinned(bytes, label));
   }
   // A control arm: what is copied into a slot of the ring, of that many, arrives in each.
   void alias_slots(int64_t slots) { aliased_slots_ = slots; }
@@ -126,7 +126,7 @@ class LateDevice final : public Device {
   };
 
   void deallocate(void*, int64_t, bool) noexcept override {}  // buffers belong to the inner device
-  Buffer counted(Buffer buffer) {
+  Buffer noted(Buffer buffer) {
     ++allocation_count_;
     return buffer;
   }
