@@ -1,6 +1,7 @@
 // log.trace: every copy and every visit of a block has its span, in its lane, in its order, under
 // its step or evaluation.
 #include <map>
+#include <utility>
 
 #include "core/file.h"
 #include "formats/json.h"
@@ -76,6 +77,37 @@ TEST_CASE("trace: lanes of disk, both copy queues and compute") {
   CHECK(counts["D2H"][fmt::format("boundary {}", kBlocks)].empty());  // never leaves the device
   CHECK(counts["disk"]["read"]["step 0"] == 1);
   CHECK(counts["disk"][fmt::format("unit {}", kBlocks - 1)]["step 1"] == 1);
+}
+
+TEST_CASE("trace: no boundary waits behind the weights of a block below its own") {
+  constexpr int64_t kBlocks = 8;
+  const TrainBench bench({Family::Llama, kBlocks, DType::F32, false}, 11);
+  const TempFolder folder("lema_trace");
+  const fs::path path = folder.path() / "trace.json";
+  const std::string slots = GENERATE("memory.slots=2", "memory.slots=3");
+  bench.run(bench.config({"compute=f32", "memory.residency=stream", "memory.activations=offload",
+                          slots, "log.trace=" + path.string()}),
+            {std::make_unique<LateDevice>(), cpu_ops()}, 1);
+  std::vector<std::pair<std::string, int64_t>> copies;  // "unit" or "boundary", and its number
+  const Value events = parse_json(read_text(path, 1 << 24), "trace.json");
+  for (const Value& event : events.as_array()) {
+    if (event.find("ph")->as_string() == "M" || event.find("tid")->as_int() != 1) continue;
+    if (!event.find("args")->find("step") || event.find("args")->find("step")->as_int() != 1)
+      continue;
+    const std::string name = event.find("name")->as_string();
+    copies.emplace_back(name.substr(0, name.find(' ')), std::stoll(name.substr(name.find(' '))));
+  }
+  int64_t boundaries = 0;
+  for (size_t i = 0; i < copies.size(); ++i) {
+    if (copies[i].first != "boundary") continue;
+    ++boundaries;
+    int64_t lowest = kBlocks;  // of the units since the head, which are the backward pass's
+    for (size_t j = i; j-- > 0 && copies[j].second < kBlocks;)
+      if (copies[j].first == "unit") lowest = std::min(lowest, copies[j].second);
+    INFO(slots << ", boundary " << copies[i].second);
+    CHECK(lowest >= copies[i].second);
+  }
+  CHECK(boundaries == kBlocks - 2);
 }
 
 TEST_CASE("trace: evaluations without a step keep few timers, and the last one is written") {
