@@ -8,15 +8,17 @@
 
 namespace lema::cuda {
 
-// The N columns from c on, for all c of this thread: visit(c).
+// The N columns from c on, for all c of this thread: visit(c). Few as a rule: copies of the loop's
+// body would not be entered, and take registers.
 template <int kThreads, int N, typename Visit>
 __device__ void for_columns(int64_t C, const Visit& visit) {
+#pragma unroll 1
   for (int64_t c = (threadIdx.x % kThreads) * N; c < C; c += kThreads * N) visit(c);
 }
 
 // F::run<kThreads, N>(row, first column of the run).
 template <int kThreads, int N, typename F>
-__global__ void __launch_bounds__(256, 2) each_run(int64_t runs, int64_t runs_per_row, F f) {
+__global__ void __launch_bounds__(256) each_run(int64_t runs, int64_t runs_per_row, F f) {
   const int64_t i = int64_t{blockIdx.x} * (256 / kThreads) + threadIdx.x / kThreads;
   if (i >= runs) return;  // whole warps or blocks leave: those that share a run stay together
   f.template run<kThreads, N>(i / runs_per_row, i % runs_per_row * f.C);
