@@ -48,6 +48,7 @@ class LateDevice final : public Device {
     pinned_bytes_ += bytes;
     return noted(cpu_->allocate_pinned(bytes, label));
   }
+  void set_limits(int64_t bytes, int64_t pinned) override { cpu_->set_limits(bytes, pinned); }
   // A control arm: what is copied into a slot of the ring, of that many, arrives in each.
   void alias_slots(int64_t slots) { aliased_slots_ = slots; }
   // Of all calls so far.
