@@ -102,8 +102,7 @@ void launch_attention(cudaStream_t stream, const char* name, Kernel kernel, int6
       "giving {} {} bytes of shared memory", name, kSharedBytes);
   const dim3 grid(static_cast<unsigned>(heads), static_cast<unsigned>(tiles),
                   static_cast<unsigned>(z));
-  kernel<<<grid, kAttentionThreads, kSharedBytes, stream>>>(
-      TensorCoreCall<X>(call));
+  kernel<<<grid, kAttentionThreads, kSharedBytes, stream>>>(TensorCoreCall<X>(call));
   check_launch(name);
 }
 

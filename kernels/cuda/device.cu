@@ -20,6 +20,14 @@ const char* name_of(Queue queue) { return kQueueNames[static_cast<size_t>(queue)
 
 __global__ void any_kernel() {}
 
+// Usage where a GPU cannot be used.
+void check_usable(cudaError_t status, int ordinal) {
+  if (status == cudaSuccess) return;
+  cudaGetLastError();
+  fail(ErrorCode::Usage, "device cuda:{}: {} ({})", ordinal, cudaGetErrorString(status),
+       cudaGetErrorName(status));
+}
+
 }  // namespace
 
 void fail_cuda(cudaError_t status, const std::string& doing) {
@@ -30,15 +38,9 @@ void fail_cuda(cudaError_t status, const std::string& doing) {
 }
 
 CudaDevice::CudaDevice(int ordinal) : ordinal_(ordinal) {
-  const auto open = [ordinal](cudaError_t status) {
-    if (status == cudaSuccess) return;
-    cudaGetLastError();
-    fail(ErrorCode::Usage, "device cuda:{}: {} ({})", ordinal, cudaGetErrorString(status),
-         cudaGetErrorName(status));
-  };
-  open(cudaSetDevice(ordinal));  // makes a context, for which there may be no room
+  check_usable(cudaSetDevice(ordinal), ordinal);  // makes a context, for which there may be no room
   cudaDeviceProp properties;
-  open(cudaGetDeviceProperties(&properties, ordinal));
+  check_usable(cudaGetDeviceProperties(&properties, ordinal), ordinal);
   name_ = properties.name;
   architecture_ = 10 * properties.major + properties.minor;
   cudaFuncAttributes attributes;
@@ -49,7 +51,7 @@ CudaDevice::CudaDevice(int ordinal) : ordinal_(ordinal) {
          name_, properties.major, properties.minor, LEMA_CUDA_ARCHITECTURES);
   }
   for (cudaStream_t& stream : streams_)
-    open(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    check_usable(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), ordinal);
 }
 
 CudaDevice::~CudaDevice() {
@@ -184,9 +186,7 @@ std::unique_ptr<Device> make_cuda_device(int ordinal) {
          "device cuda:{}: this machine's driver is of CUDA {}.{}; this lema needs {}.{} or later",
          ordinal, driver / 1000, driver % 1000 / 10, CUDART_VERSION / 1000,
          CUDART_VERSION % 1000 / 10);
-  if (status != cudaSuccess && status != cudaErrorNoDevice)
-    fail(ErrorCode::Usage, "device cuda:{}: {} ({})", ordinal, cudaGetErrorString(status),
-         cudaGetErrorName(status));
+  if (status != cudaErrorNoDevice) cuda::check_usable(status, ordinal);
   if (ordinal < 0 || ordinal >= count)
     fail(ErrorCode::Usage, "device cuda:{}: this machine has {} CUDA GPUs", ordinal, count);
   cuda::CublasLt::load();

@@ -46,9 +46,6 @@ class PlannedRun {
   FitResult fit(const FitGoal& goal, double budget);
   // Of a step. DoesNotFit as plan_or_refuse.
   StepTrace trace() const;
-  // On a GPU, so that no step loads anything: the kernels of steps and evaluations run once.
-  // Returns the bytes that the driver counts then; 0 on the CPU. DoesNotFit as plan_or_refuse.
-  int64_t load_kernels() const;
 
   // With the settings of the adapter that the run starts from.
   const RunConfig& config() const { return config_; }
@@ -62,6 +59,9 @@ class PlannedRun {
 
  private:
   RunPlan plan() const;
+  // On a GPU, so that no step loads anything: the kernels of steps and evaluations run once.
+  // Returns the bytes that the driver counts then; 0 on the CPU. DoesNotFit as plan_or_refuse.
+  int64_t load_kernels() const;
   // The config with the budgets of its plan; as it is where it cannot run.
   RunConfig as_planned() const;
   StepTrace trace_of(const RunConfig& config, const RunPlan& plan, const DataFacts& data) const;

@@ -24,7 +24,8 @@ out = pathlib.Path(settings["output_dir"])
 out.mkdir()
 steps = int(settings["train.max_steps"])
 device = 1 << 20
-plan = {{"device_bytes": device, "pinned_bytes": 1, "host_bytes": 1, "kept_blocks": wish.get("kept", 0), "offload_boundaries": False}}
+plan = {{"device_bytes": device, "pinned_bytes": 1, "host_bytes": 1, "kept_blocks": wish.get("kept", 0),
+        "offload_boundaries": False}}
 (out / "plan.json").write_text(json.dumps(plan))
 with open(out / "metrics.jsonl", "w") as lines:
     for step in range(steps):

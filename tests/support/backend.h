@@ -8,6 +8,8 @@
 
 namespace lema::test {
 
+std::unique_ptr<Device> make_test_device();
+
 // Kernels whose arguments lie in host memory, wherever they run.
 std::unique_ptr<Ops> make_test_ops(int threads, const OpsLimits& limits);
 

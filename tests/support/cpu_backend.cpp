@@ -3,6 +3,8 @@
 
 namespace lema::test {
 
+std::unique_ptr<Device> make_test_device() { return make_cpu_device(); }
+
 std::unique_ptr<Ops> make_test_ops(int threads, const OpsLimits& limits) {
   return make_cpu_ops(threads, limits);
 }

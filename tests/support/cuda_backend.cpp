@@ -81,7 +81,7 @@ class Mirror {
 class MirroredOps final : public Ops {
  public:
   explicit MirroredOps(const OpsLimits& limits)
-      : device_(make_cuda_device(0)), ops_(make_cuda_ops(*device_, limits)), mirror_(*device_) {}
+      : device_(make_test_device()), ops_(make_cuda_ops(*device_, limits)), mirror_(*device_) {}
   int64_t scratch_bytes() const override { return ops_->scratch_bytes(); }
 
   void linear(MatrixView y, MatrixView x, std::span<const LinearPart> parts, Write write) override {
@@ -254,6 +254,8 @@ class MirroredOps final : public Ops {
 };
 
 }  // namespace
+
+std::unique_ptr<Device> make_test_device() { return make_cuda_device(0); }
 
 std::unique_ptr<Ops> make_test_ops(int, const OpsLimits& limits) {
   return std::make_unique<MirroredOps>(limits);

@@ -1,15 +1,17 @@
-// The GPU device keeps the plan as the CPU's does, and its page-locked memory takes direct reads.
+// A device keeps the plan: what was not planned is not allocated. Its memory is aligned for kernels,
+// page-locked memory for direct reads.
 #include <cstdint>
 #include <vector>
 
-#include "device.h"
+#include "support/backend.h"
 #include "support/catch.h"
 #include "support/message_of.h"
 
 using namespace lema;
+using namespace lema::test;
 
-TEST_CASE("the GPU device refuses what goes beyond its limits, and counts what is given back") {
-  const auto device = make_cuda_device(0);
+TEST_CASE("device: what goes beyond its limits is refused, what is given back is counted") {
+  const auto device = make_test_device();
   device->set_limits(10'000, 500);
   const Buffer arena = device->allocate(6'000, "arena");
   {
@@ -23,10 +25,10 @@ TEST_CASE("the GPU device refuses what goes beyond its limits, and counts what i
   device->allocate_pinned(500, "table");
 }
 
-TEST_CASE("page-locked memory begins at a page, the device's where kernels want it") {
-  const auto device = make_cuda_device(0);
+TEST_CASE("device: page-locked memory begins at a page, the device's where kernels want it") {
+  const auto device = make_test_device();
   std::vector<Buffer> buffers;
-  for (const int64_t bytes : {0, 1, 100, 4096, 5000, 3'000'000}) {
+  for (const int64_t bytes : {1, 100, 4096, 5000, 3'000'000}) {
     INFO(bytes);
     buffers.push_back(device->allocate_pinned(bytes, "pinned"));
     CHECK(reinterpret_cast<uintptr_t>(buffers.back().data()) % 4096 == 0);
