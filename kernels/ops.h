@@ -203,7 +203,7 @@ class Ops {
   virtual void add(MatrixView y, MatrixView a, MatrixView b) = 0;
 
   // y[n,:] (=|+=) table[ids[n],:]. y (N, C) X; ids (N) I32 in range; table (V, C) F32, BF16 or F16,
-  // read where it lies.
+  // read where it lies, at any byte.
   virtual void embedding(MatrixView y, TensorView ids, TensorView table, Write write) = 0;
 
   // d_table[ids[n],:] += dy[n,:], n ascending. d_table (V, C) f32; ids (N) I32; dy (N, C) X.

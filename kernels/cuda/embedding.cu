@@ -1,5 +1,8 @@
 // Row lookup with conversion from the table's dtype to the activations', and sums of rows the other
-// way. The table may lie in page-locked host memory: rows then cross the bus in 16-byte accesses.
+// way. The table may lie in page-locked host memory: rows then cross the bus in 16-byte accesses, or
+// in smaller ones where the file has it at another byte.
+#include <cstddef>
+#include <cstdint>
 #include <type_traits>
 
 #include "cuda/elementwise.cuh"
@@ -10,16 +13,29 @@
 namespace lema::cuda {
 namespace {
 
+// One element, at any byte.
+template <typename G>
+__device__ Floats<1> load_bytes(const std::byte* p) {
+  alignas(G) std::byte bytes[sizeof(G)];
+#pragma unroll
+  for (size_t i = 0; i < sizeof(G); ++i) bytes[i] = p[i];
+  return load<1>(reinterpret_cast<const G*>(bytes));
+}
+
 template <typename X, typename G>
 struct Embedding {
   Rows<X> y;
   const int32_t* ids;
-  const G* table;
+  const std::byte* table;
+  bool is_aligned;  // at whole elements
   int64_t C;
   Write write;
   template <int N>
   __device__ void run(int64_t n, int64_t c) const {
-    store<N>(y.at(n, c), load<N>(table + int64_t{ids[n]} * C + c), write);
+    const std::byte* p = table + (int64_t{ids[n]} * C + c) * int64_t{sizeof(G)};
+    if constexpr (N == 1)
+      if (!is_aligned) return store<1>(y.at(n, c), load_bytes<G>(p), write);
+    store<N>(y.at(n, c), load<N>(reinterpret_cast<const G*>(p)), write);
   }
 };
 
@@ -59,7 +75,10 @@ void embedding(cudaStream_t stream, MatrixView y, TensorView ids, TensorView tab
     with_storage(table.dtype, [&]<typename G>(Type<G>) {
       for_elements<kPack<X>>(
           stream, "embedding", y.rows, y.cols, is_packed(y) && is_packed(table, y.dtype),
-          Embedding<X, G>{y, static_cast<const int32_t*>(ids.data), table.as<G>(), y.cols, write});
+          Embedding<X, G>{y, static_cast<const int32_t*>(ids.data),
+                          static_cast<const std::byte*>(table.data),
+                          reinterpret_cast<uintptr_t>(table.data) % sizeof(G) == 0, y.cols,
+                          write});
     });
   });
 }

@@ -1,5 +1,6 @@
 // add, embedding and scatter_rows: exact up to the one rounding of a sum.
 #include <cmath>
+#include <cstring>
 
 #include "ref/embedding.h"
 #include "support/kernel_case.h"
@@ -59,6 +60,31 @@ TEST_CASE("embedding: rows of the table, rounded to X, written or added") {
               CHECK(y.values() == sum);
             }
           }
+  });
+}
+
+// In a safetensors file a table may begin at any byte.
+TEST_CASE("embedding: a table at any byte is what it is where elements are whole") {
+  on_each_isa([] {
+    for (const int64_t C : {int64_t{7}, int64_t{64}})
+      for (const DType X : activations())
+        for (const DType G : kWeights) {
+          const Matrix table = Matrix::random(19, C, G, 1), room(20, C, G),
+                       ids = int_matrix(1, 3, {18, 0, 7});
+          const auto gather = [&](void* at) {
+            return result_of(Matrix(3, C, X), [&](Ops& ops, const Matrix& y) {
+                     ops.embedding(y, ids.vector(), {at, G, {19, C}}, Write::Overwrite);
+                   })
+                .values();
+          };
+          const Values expected = gather(table.view().data);
+          for (const int64_t offset : {1, 2, 3, 6}) {
+            INFO("C " << C << ", " << name(X) << ", table " << name(G) << " at " << offset);
+            std::byte* at = static_cast<std::byte*>(room.view().data) + offset;
+            std::memcpy(at, table.view().data, static_cast<size_t>(table.tensor().bytes()));
+            CHECK(gather(at) == expected);
+          }
+        }
   });
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cmath>
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -22,6 +23,7 @@ struct TinyModelOptions {
   bool tied_head = false;
   bool has_own_head = false;    // all the same, as files of a changed head do
   Value::Object settings = {};  // of config.json, in place of those below
+  int64_t spaces = 0;           // more than lema's own files have where the header ends
 };
 
 // A tiny model of another family than Llama whose blocks are alike but for the family's switches.
@@ -110,6 +112,17 @@ inline std::vector<char> tiny_values(const FieldSpec& spec, DType dtype, uint64_
   return bytes;
 }
 
+// Lets everything after it begin that much later.
+inline void lengthen_header(const fs::path& path, int64_t spaces) {
+  std::string file = read_text(path, INT64_MAX);
+  uint64_t header = 0;
+  std::memcpy(&header, file.data(), sizeof(header));
+  file.insert(sizeof(header) + header, static_cast<size_t>(spaces), ' ');
+  header += static_cast<uint64_t>(spaces);
+  std::memcpy(file.data(), &header, sizeof(header));
+  write_file(path, file);
+}
+
 inline void write_tiny_model(const fs::path& folder, const TinyModelOptions& options = {}) {
   fs::create_directories(folder);
   const Value config = tiny_config(options);
@@ -137,6 +150,7 @@ inline void write_tiny_model(const fs::path& folder, const TinyModelOptions& opt
     writer.write(bytes.data(), static_cast<int64_t>(bytes.size()));
   }
   writer.finish();
+  if (options.spaces > 0) lengthen_header(folder / "model.safetensors", options.spaces);
 }
 
 // `count` rows of 2 .. longest random ids, most of them trained, as the tokens format.

@@ -194,6 +194,20 @@ TEST_CASE("a budget between streaming and residence changes no bit and is kept")
 }
 
 // The control arm of the tests above: each kind of wait is needed, and its absence is seen.
+// What is read in place otherwise is copied then.
+TEST_CASE("tensors at odd bytes of their file change no bit") {
+  const Family family = GENERATE(Family::Llama, Family::Gpt2);
+  const auto run = [&](int64_t spaces, const char* residency) {
+    TinyModelOptions model{family, 3, DType::F32, true};
+    model.spaces = spaces;
+    const TrainBench bench(model, 11);
+    return bench.run(bench.config({residency}), {make_cpu_device(), cpu_ops()}, 2);
+  };
+  const Outcome reference = run(0, "memory.residency=auto");
+  CHECK(run(3, "memory.residency=auto") == reference);
+  CHECK(run(1, "memory.residency=stream") == reference);
+}
+
 TEST_CASE("a forgotten wait turns the comparison red") {
   const Bench bench({Family::Llama, 5, DType::F32, false}, 11);
   const RunConfig config = bench.config({"compute=f32", "memory.residency=stream", "memory.slots=2",
