@@ -7,6 +7,7 @@
 
 #include "core/log.h"
 #include "core/thread_pool.h"
+#include "core/units.h"
 #include "formats/peft_adapter.h"
 #include "formats/run_options.h"
 
@@ -45,6 +46,14 @@ void add_model_options(CLI::App& command) {
       ->check(CLI::IsMember({"auto", "f32", "bf16", "f16"}))
       ->default_str("auto");
   add_device_option(command)->default_str("auto");
+  command.add_option("--ram", "Host memory for a GPU's weights (default: what the machine has)")
+      ->type_name("SIZE")
+      ->check(CLI::Validator(
+          [](const std::string& text) {
+            return parse_bytes(text).value_or(0) > 0 ? std::string()
+                                                     : text + " is no size, such as 3GB or 2GiB";
+          },
+          ""));
   command.add_option("--threads", "CPU threads, 0: all")
       ->check(CLI::Range(0, 1024))
       ->default_str("0");
@@ -57,6 +66,8 @@ OpenOptions open_options(const CLI::App& command) {
   options.adapter = command.get_option("--adapter")->as<std::string>();
   options.compute = command.get_option("--compute")->as<std::string>();
   options.device = command.get_option("--device")->as<std::string>();
+  if (command.count("--ram") > 0)
+    options.ram_bytes = *parse_bytes(command.get_option("--ram")->as<std::string>());
   options.threads = usable_threads(command.get_option("--threads")->as<int64_t>());
   return options;
 }

@@ -20,8 +20,8 @@ std::optional<DType> float_dtype(const CLI::App& command);
 // --device, of the names that a config takes.
 CLI::Option* add_device_option(CLI::App& command);
 
-// --model, --adapter, --compute, --device, --threads and --chat-template of the commands that run a
-// model.
+// --model, --adapter, --compute, --device, --ram, --threads and --chat-template of the commands that
+// run a model.
 void add_model_options(CLI::App& command);
 // All of them but --model and --chat-template.
 OpenOptions open_options(const CLI::App& command);

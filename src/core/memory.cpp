@@ -35,6 +35,8 @@ int64_t available_memory() {
   return std::min(available, ControlGroups().memory_left());
 }
 
+int64_t less_reserve(int64_t available) { return available - available / 10; }
+
 // A fixed threshold also ends glibc's habit of raising it, after which large blocks stay in the
 // heap.
 void return_freed_memory() {

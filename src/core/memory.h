@@ -16,6 +16,8 @@ ResidentMemory resident_memory();
 // Bytes that this process could take in addition: what the machine has available, within the
 // limits of the process's control groups; INT64_MAX where neither says.
 int64_t available_memory();
+// A tenth less: what is left to other processes where a plan takes all that it may.
+int64_t less_reserve(int64_t available);
 
 // Gives freed heap memory back to the system, and from here on as soon as it is freed.
 void return_freed_memory();

@@ -17,7 +17,7 @@ Inference::Inference(const ModelFolder& folder, const OpenOptions& options, int6
     : model_(folder, options, {std::min(kPassTokens, sequences * capacity), capacity}),
       cache_(model_.device(), model_.ops(), model_.config(), model_.activation_dtype(), sequences,
              capacity),
-      inputs_(model_.device(), 3 * model_.limits().tokens + 5 * sequences) {
+      inputs_(model_.device(), 4 * model_.limits().tokens + 5 * sequences) {
   const int64_t tokens = model_.limits().tokens;
   for (auto* values : {&pass_.ids, &pass_.positions, &pass_.token_rows})
     values->reserve(static_cast<size_t>(tokens));
@@ -111,7 +111,7 @@ void Inference::run_pass() {
   inputs_.clear();
   TokenBatch batch;
   batch.tokens = N;
-  batch.ids = inputs_.put(pass_.ids, {N});
+  model_.put_ids(batch, inputs_, pass_.ids);
   batch.positions = inputs_.put(pass_.positions, {N});
   batch.sequences = inputs_.put(pass_.sequences, {std::ssize(pass_.sequences) / 4, 4});
   const TensorView token_rows = inputs_.put(pass_.token_rows, {N}),

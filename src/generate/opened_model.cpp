@@ -4,20 +4,23 @@
 #include <algorithm>
 #include <utility>
 
+#include "core/log.h"
+#include "core/memory.h"
 #include "core/units.h"
 #include "model/opened_adapter.h"
-#include "stream/plan.h"
 
 namespace lema {
 
 OpenedModel::OpenedModel(const ModelFolder& folder, const OpenOptions& options,
                          const PassLimits& limits)
-    : OpenedModel(folder, open_backend(options.device), options, limits) {}
+    : OpenedModel(folder, options.backend(options.device), options, limits) {}
 
 OpenedModel::OpenedModel(const ModelFolder& folder, Backend backend, const OpenOptions& options,
                          const PassLimits& limits)
-    : config_(folder.config()),
+    : folder_(folder),
+      config_(folder.config()),
       limits_(limits),
+      ram_bytes_(options.ram_bytes),
       device_(std::move(backend.device)),
       table_(make_piece_table(folder)),
       X_(lema::activation_dtype(options.compute, table_.embed.dtype, *device_)) {
@@ -35,9 +38,6 @@ OpenedModel::OpenedModel(const ModelFolder& folder, Backend backend, const OpenO
     if (adapter_->is_full(Field::Head)) table_.head_chunks.clear();
   }
   ops_ = backend.ops.make(*device_, static_cast<int>(options.threads), ops_limits());
-  HostPlacement host;
-  if (device_->needs_pinned_weights()) host.disk = DiskMode::Buffered;
-  store_ = std::make_unique<HostStore>(folder, table_, *device_, host);
   const TransformerLimits block_limits{limits.tokens, limits.tokens, limits.positions,
                                        limits.tokens, false,
                                        adapter_ ? adapter_->embed_rank() : 0};
@@ -48,26 +48,59 @@ OpenedModel::OpenedModel(const ModelFolder& folder, Backend backend, const OpenO
 }
 
 void OpenedModel::place_weights() {
-  stream_ = std::make_unique<LayerStream>(*device_, table_, *store_, placement());
+  const Plan placement = plan();
+  store_ = std::make_unique<HostStore>(folder_, table_, *device_, placement.host);
+  stream_ = std::make_unique<LayerStream>(*device_, table_, *store_, placement.weights);
+  if (!store_->has_embedding() && !has_own_embedding())
+    embedding_rows_ =
+        std::make_unique<EmbeddingRows>(folder_, table_.embed, *device_, limits_.tokens);
 }
 
 // On the CPU in place where every weight lies at a multiple of its element size, as in files that
-// lema wrote, else copied once. On a GPU as much is resident as its memory holds.
-StreamPlacement OpenedModel::placement() const {
-  const std::vector<bool> all(static_cast<size_t>(table_.unit_count()), true);
-  if (device_->reads_host_memory()) return {HostStore::can_view(table_), all, 0};
+// lema wrote, else copied once. On a GPU as much is resident as its memory holds, and as much of
+// the rest in host memory as that does.
+Plan OpenedModel::plan() const {
+  if (device_->reads_host_memory()) {
+    Plan mapped;
+    mapped.weights = {HostStore::can_view(table_),
+                      std::vector<bool>(static_cast<size_t>(table_.unit_count()), true), 0};
+    return mapped;
+  }
   PlanRequest request;
   for (int64_t u = 0; u < table_.unit_count(); ++u)
     request.unit_bytes.push_back(table_.unit(u).bytes);
   const int64_t least = 2 * *std::max_element(request.unit_bytes.begin(), request.unit_bytes.end());
-  const int64_t left = device_->free_bytes();
-  if (left < least)
+  const int64_t left = device_->free_bytes();  // 0: no limit
+  if (left > 0 && left < least)
     fail(ErrorCode::DoesNotFit,
          "{}: {} are left for weights, which need {} at least; ask for a shorter context or fewer "
          "replies at once, or use the CPU",
          device_->name(), format_bytes(left), format_bytes(least));
   request.device_budget = left;
-  return make_plan(request).weights;
+  request.pinned_weights = HostImage(all_extents(table_)).bytes();
+  request.ram = HostStore::ram_request(table_);
+  request.ram.budget = ram_bytes_ > 0 ? ram_bytes_ : less_reserve(available_memory());
+  request.ram.is_set = false;
+  if (!has_own_embedding())
+    request.ram.row_bytes = EmbeddingRows::bytes(table_.embed, limits_.tokens);
+  Plan plan = make_plan(request);
+  plan.host.disk = DiskMode::Buffered;
+  if (!plan.host.holds_all)
+    log::info("{} of memory cannot hold all weights: the others are read from disk in every pass",
+              format_bytes(request.ram.budget));
+  return plan;
+}
+
+bool OpenedModel::has_own_embedding() const { return adapter_ && adapter_->is_full(Field::Embed); }
+
+void OpenedModel::put_ids(TokenBatch& batch, PassInputs& inputs, const std::vector<int32_t>& ids) {
+  batch.ids = inputs.put(ids, {std::ssize(ids)});
+  if (!embedding_rows_) return;
+  std::vector<int32_t> rows = ids;
+  embedding_rows_->begin_pass();
+  embedding_rows_->map(rows);
+  batch.table_rows = inputs.put(rows, {std::ssize(rows)});
+  embedding_rows_->read();
 }
 
 OpsLimits OpenedModel::ops_limits() const {
@@ -94,10 +127,10 @@ MatrixView OpenedModel::forward(const TokenBatch& batch, const KvCache* cache,
   MatrixView x_next(x_.data() + limits_.tokens * config_.C * element_bytes(X_), X_, batch.tokens,
                     config_.C);
   const bool learned = config_.rope.kind == RopeConfig::Kind::None;
-  const bool own_table = adapter_ && adapter_->is_full(Field::Embed);
-  transformer_->embed(x, batch,
-                      own_table ? adapter_->full(Field::Embed) : stream_->table(Field::Embed),
-                      learned ? stream_->table(Field::Positions) : TensorView());
+  const TensorView table = has_own_embedding() ? adapter_->full(Field::Embed)
+                           : embedding_rows_   ? embedding_rows_->table()
+                                               : stream_->table(Field::Embed);
+  transformer_->embed(x, batch, table, learned ? stream_->table(Field::Positions) : TensorView());
   for (int64_t block = 0; block < config_.L; ++block) {
     const Lease w = stream_->acquire(block);
     if (adapter_) adapter_->update_norms(*ops_, w.weights(), block);

@@ -13,7 +13,7 @@ void write_row_logits(const ModelFolder& folder, const OpenOptions& options, con
                       const fs::path& path, const std::function<void(int64_t)>& report) {
   const int64_t longest = dataset.longest_row_tokens, V = folder.config().V;
   OpenedModel model(folder, options, {longest, longest});
-  PassInputs inputs(model.device(), 2 * longest + 4);
+  PassInputs inputs(model.device(), 3 * longest + 4);
   const Buffer buffer = model.device().allocate(longest * V * 4, "logits");
   model.place_weights();
   std::vector<float> host(static_cast<size_t>(longest * V));
@@ -37,7 +37,7 @@ void write_row_logits(const ModelFolder& folder, const OpenOptions& options, con
     inputs.clear();
     TokenBatch batch;
     batch.tokens = T;
-    batch.ids = inputs.put(row.ids, {T});
+    model.put_ids(batch, inputs, row.ids);
     batch.positions = inputs.put(positions, {T});
     batch.sequences = inputs.put(sequence, {1, 4});
     inputs.send();

@@ -37,7 +37,7 @@ class Evaluation {
       : model_(folder, options, {tokens, longest_row}),
         head_(model_.device(), model_.ops(), model_.transformer(),
               {tokens, tokens, tokens, false, model_.head_rank(), model_.head_chunk_rows()}),
-        inputs_(model_.device(), 8 * tokens),
+        inputs_(model_.device(), 9 * tokens),
         losses_(model_.device().allocate(tokens * 4, "losses")) {
     model_.place_weights();
   }
@@ -55,7 +55,7 @@ class Evaluation {
     inputs_.clear();
     TokenBatch batch;
     batch.tokens = N;
-    batch.ids = inputs_.put(m.ids, {N});
+    model_.put_ids(batch, inputs_, m.ids);
     std::vector<int32_t> positions = m.positions;
     RopeTable& rope = model_.transformer().rope_table();
     rope.begin_pass();
@@ -81,7 +81,7 @@ class Evaluation {
  private:
   OpenedModel model_;
   HeadLoss head_;
-  PassInputs inputs_;  // ids, positions, target rows and targets; 4 per sequence, which has a token
+  PassInputs inputs_;  // ids twice, positions, target rows, targets; 4 per sequence, which has a token
                        // at least
   Buffer losses_;
 };

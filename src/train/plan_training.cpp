@@ -105,8 +105,10 @@ RunPlan plan_here(const RunConfig& config, const RunModel& model, const Device& 
     refuse(error.what(), FitGoal::Kind::Ram, std::max(config.memory.ram_bytes, within));
   }
   const int64_t available = memory_for_run();
-  if (plan.ram_budget == 0 && !is_mapped(config, device) && plan.memory_bytes() > available)
-    return plan_here(config, model, device, ops, data, advice, available - available / 10);
+  // Locked pages are never swapped out: all that others have left is theirs, or the system stalls.
+  const int64_t most = device.needs_pinned_weights() ? less_reserve(available) : available;
+  if (plan.ram_budget == 0 && !is_mapped(config, device) && plan.memory_bytes() > most)
+    return plan_here(config, model, device, ops, data, advice, less_reserve(available));
   if (plan.anonymous_bytes() > available)
     refuse(fmt::format("the run needs {} of memory and {} are available",
                        format_bytes(plan.anonymous_bytes()), format_bytes(available)),
@@ -184,11 +186,11 @@ FitResult PlannedRun::fit(const FitGoal& goal, double budget) {
   } catch (const Error& error) {
     if (error.code() != ErrorCode::DoesNotFit) throw;  // it is why others are looked for
   }
+  const RunConfig start = as_planned();
   if (goal.kind != FitGoal::Kind::StepMs)
-    return lema::fit(as_planned(), data_, goal,
+    return lema::fit(start, data_, goal,
                      memory_amount(goal.kind, model_, *backend_.device, backend_.ops));
-  RunConfig start = config_, reads = config_;  // reads: by the mode that was measured
-  start.memory.vram_bytes = device_budget(config_, *backend_.device);  // measuring takes some
+  RunConfig reads = config_;  // by the mode that was measured
   MachineRates known = rates();
   const Amount milliseconds = [&](const RunConfig& config, const DataFacts& data) {
     const Need cannot_run{std::numeric_limits<double>::infinity(), false};
@@ -214,11 +216,10 @@ FitResult PlannedRun::fit(const FitGoal& goal, double budget) {
 
 RunConfig PlannedRun::as_planned() const {
   RunConfig same = config_;
+  same.memory.vram_bytes = device_budget(config_, *backend_.device);
   try {
-    const RunPlan plan =
-        plan_here(config_, model_, *backend_.device, backend_.ops, data_, Advice::None);
-    same.memory.ram_bytes = plan.ram_budget;
-    same.memory.vram_bytes = plan.vram_budget;
+    same.memory.ram_bytes =
+        plan_here(config_, model_, *backend_.device, backend_.ops, data_, Advice::None).ram_budget;
   } catch (const Error& error) {
     if (error.code() != ErrorCode::DoesNotFit) throw;
   }
@@ -227,9 +228,8 @@ RunConfig PlannedRun::as_planned() const {
 
 int64_t PlannedRun::load_kernels() const {
   if (backend_.device->used_bytes() == 0) return 0;
-  RunPlan plan =
+  const RunPlan plan =
       plan_here(config_, model_, *backend_.device, backend_.ops, data_, Advice::NearestFit);
-  plan.placement.host.disk = DiskMode::Buffered;  // the trace reads nothing, by whatever mode
   warm_up(backend_, static_cast<int>(config_.threads), plan.ops,
           trace_of(config_, plan, data_).run_calls);
   const int64_t bytes = backend_.device->used_bytes();

@@ -22,9 +22,11 @@ constexpr int64_t kProgramPages = 9'800'000;
 constexpr int64_t kReaderBytes = 2'000'000;
 
 // On a GPU, measured (H100, driver 580): a page table entry of 8 bytes for each page of 4 KiB that
-// is page-locked, and what is left over in the 2 MiB pages of a run's buffers.
+// is page-locked, what is left over in the 2 MiB pages of a run's buffers, and the heap of the
+// driver and of the libraries with all kernels loaded.
 constexpr int64_t kPinnedPerDeviceByte = 512;
 constexpr int64_t kPageEnds = 13 << 20;
+constexpr int64_t kDriverBytes = 440'000'000;
 
 // Pages of the embedding that gathering these ids brings in: the kernel maps what it has of 64 KiB
 // around a page that is touched.
@@ -86,13 +88,10 @@ std::vector<PlanLine> fixed_lines(const RunPlan& plan, const RunModel& model, in
 }
 
 RamRequest ram_request(const RunConfig& config, const RunPlan& plan, const RunModel& model) {
-  RamRequest ram;
+  RamRequest ram = HostStore::ram_request(model.table);
   ram.budget = plan.ram_budget;
   ram.is_set = config.memory.ram_bytes > 0;
   ram.holds_device = plan.shares_memory;
-  for (int64_t u = 0; u < model.table.unit_count(); ++u)
-    ram.image_bytes.push_back(HostImage(unit_extents(model.table.unit(u))).bytes());
-  ram.small_bytes = HostImage(small_extents(model.table)).bytes();
   if (!model.adapter.is_full(Field::Embed))
     ram.row_bytes = EmbeddingRows::bytes(model.table.embed, plan.bounds.tokens);
   return ram;
@@ -116,6 +115,7 @@ PlanRequest plan_request(const RunConfig& config, const RunPlan& plan, const Run
   request.weights_in_place = device.reads_host_memory() && HostStore::can_view(model.table);
   if (device.needs_pinned_weights()) {
     request.fixed.push_back({Tier::Device, "ends of the buffers' pages", kPageEnds});
+    request.fixed.push_back({Tier::Host, "driver of the GPU, its libraries", kDriverBytes});
     request.pinned_per_device_byte = kPinnedPerDeviceByte;
   }
   if (plan.reads_into_memory) request.pinned_weights = HostImage(all_extents(model.table)).bytes();
@@ -256,6 +256,7 @@ RunPlan make_run_plan(const RunConfig& config, const RunModel& model, const Devi
   // passed by all rows.
   const auto place = [&](RunPlan& p) {
     p.placement = make_plan(plan_request(config, p, model, device, data, scratch));
+    if (p.reads_into_memory) p.placement.host.disk = DiskMode::Buffered;  // till one is chosen
     const std::vector<bool>& resident = p.placement.weights.resident;
     return std::all_of(resident.begin() + model.folder.config().L, resident.end(),
                        [](bool is_resident) { return is_resident; });

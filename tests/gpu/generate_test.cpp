@@ -49,6 +49,23 @@ TEST_CASE("gpu: logits over a cache are the CPU's to rounding") {
   both({{0, second}, {1, one}});
 }
 
+TEST_CASE("gpu: logits and losses are the same bits with weights from disk in every pass") {
+  const Family family = GENERATE(Family::Llama, Family::Gpt2);
+  const TinyModel model("gpu_ram", {family, 5, DType::BF16, family == Family::Gpt2});
+  const Dataset dataset = dataset_of({ids_from(9, 9), ids_from(70, 70)});
+  const auto results = [&](int64_t ram) {
+    OpenOptions options = kGpu;
+    options.ram_bytes = ram;
+    Inference inference(model.folder, options, 1, 64);
+    std::vector<float> all = values(inference.append(std::vector<Feed>{{0, dataset.rows[0].ids}}));
+    for (const RowLoss& loss : row_losses(model.folder, options, dataset, [](int64_t) {}))
+      all.insert(all.end(), loss.losses.begin(), loss.losses.end());
+    return all;
+  };
+  const int64_t whole = HostImage(all_extents(make_piece_table(model.folder))).bytes();
+  CHECK(results(whole * 3 / 4) == results(0));
+}
+
 TEST_CASE("gpu: losses of rows are the CPU's to rounding") {
   const TinyModelOptions options = GENERATE(TinyModelOptions(), TinyModelOptions{Family::Gpt2});
   const TinyModel model("gpu_losses", options);

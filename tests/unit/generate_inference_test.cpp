@@ -11,6 +11,7 @@
 #include "generate/row_losses.h"
 #include "support/catch.h"
 #include "support/inference_case.h"
+#include "support/late_device.h"
 
 using namespace lema;
 using test::dataset_of, test::ids_from, test::TinyModel;
@@ -67,6 +68,37 @@ TEST_CASE("inference: token by token equals one pass, and both equal the pass wi
       CHECK(largest_difference(logits, fresh_logits(model.folder, prefix)) < 1e-4);
     }
   }
+}
+
+// On a device that has copies of the weights, as a GPU has; what host memory cannot hold comes from
+// disk in every pass.
+TEST_CASE("inference: the same bits wherever the weights lie") {
+  const auto family = GENERATE(Family::Llama, Family::Gpt2);
+  const TinyModel model("inference_placement", {family, 5, DType::BF16, family == Family::Gpt2});
+  const std::vector<int32_t> first = ids_from(1, 40), second = ids_from(2, 7), one = {5};
+  const Dataset dataset = dataset_of({ids_from(3, 9), ids_from(4, 70)});
+  const auto results = [&](const OpenOptions& options) {
+    Inference inference(model.folder, options, 2, 64);
+    std::vector<float> all = row(inference.append(std::vector<Feed>{{0, first}, {1, second}}), 1);
+    for (const float x : row(inference.append(std::vector<Feed>{{1, one}}), 0)) all.push_back(x);
+    for (const RowLoss& loss : row_losses(model.folder, options, dataset, [](int64_t) {}))
+      all.insert(all.end(), loss.losses.begin(), loss.losses.end());
+    return all;
+  };
+  const std::vector<float> expected = results(kF32);
+  OpenOptions copied = kF32;
+  copied.backend = [](const std::string&) {
+    return Backend{std::make_unique<test::LateDevice>(), cpu_ops()};
+  };
+  const int64_t whole = HostImage(all_extents(make_piece_table(model.folder))).bytes();
+  for (const int64_t ram : {2 * whole, whole - 1, whole * 3 / 4}) {
+    INFO("host memory of " << ram << " for " << whole);
+    copied.ram_bytes = ram;
+    CHECK(results(copied) == expected);
+  }
+  copied.ram_bytes = 1;
+  CHECK(contains(message_of(ErrorCode::DoesNotFit, [&] { results(copied); }),
+                 "of host memory and may take 1 B"));
 }
 
 // What a pass over whole prompts gives, whatever the cache held before them.
