@@ -103,12 +103,14 @@ Buffer CudaDevice::allocate_pinned(int64_t bytes, std::string_view label) {
     void* memory = nullptr;
     const cudaError_t status = cudaHostAlloc(&memory, static_cast<size_t>(bytes + kPage),
                                              cudaHostAllocPortable | cudaHostAllocMapped);
-    if (status == cudaErrorMemoryAllocation) {
+    // Under WSL 2 far less can be locked than there is, and the status is not always that of memory.
+    if (status != cudaSuccess) {
       cudaGetLastError();
-      fail(ErrorCode::DoesNotFit, "{}: cannot lock {} ({} bytes) of host memory", label,
-           format_bytes(bytes), bytes);
+      fail(ErrorCode::DoesNotFit,
+           "{}: cannot lock {} ({} bytes) of host memory ({}); with less, memory.ram or chat --ram, "
+           "weights come from disk",
+           label, format_bytes(bytes), bytes, cudaGetErrorName(status));
     }
-    cuda_check(status, "locking {} bytes of host memory for {}", bytes, label);
     // The driver cuts small allocations out of larger ones: the next page's begin is aligned, and
     // has room before it for where the allocation is.
     const auto at = reinterpret_cast<uintptr_t>(memory);
@@ -183,9 +185,8 @@ std::unique_ptr<Device> make_cuda_device(int ordinal) {
     fail(ErrorCode::Usage, "device cuda:{}: this machine has no NVIDIA driver", ordinal);
   if (status == cudaErrorInsufficientDriver)
     fail(ErrorCode::Usage,
-         "device cuda:{}: this machine's driver is of CUDA {}.{}; this lema needs {}.{} or later",
-         ordinal, driver / 1000, driver % 1000 / 10, CUDART_VERSION / 1000,
-         CUDART_VERSION % 1000 / 10);
+         "device cuda:{}: this machine's driver is of CUDA {}.{}; this lema needs CUDA {} or later",
+         ordinal, driver / 1000, driver % 1000 / 10, CUDART_VERSION / 1000);
   if (status != cudaErrorNoDevice) cuda::check_usable(status, ordinal);
   if (ordinal < 0 || ordinal >= count)
     fail(ErrorCode::Usage, "device cuda:{}: this machine has {} CUDA GPUs", ordinal, count);

@@ -54,7 +54,12 @@ std::optional<File> File::open_direct() const {
   const std::string self = fmt::format("/proc/self/fd/{}", fd_);
   const int fd = sys::open(self.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECT);
   if (fd < 0) return std::nullopt;
-  return File(fd, std::move(own));
+  File file(fd, std::move(own));
+  // Some file systems open what they then refuse to read, e.g. NTFS a compressed file.
+  alignas(kDiskBlock) std::byte block[kDiskBlock];
+  const bool refuses =
+      sys::pread(fd, block, sizeof(block), 0) < 0 && (errno == EINVAL || errno == EOPNOTSUPP);
+  return refuses ? std::nullopt : std::optional(std::move(file));
 }
 
 File File::create(const fs::path& path) {

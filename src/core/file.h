@@ -22,7 +22,7 @@ class File {
   // Existing regular file for reading; BadInput when missing or not a regular file.
   static File open(const fs::path& path);
   // The same open file past the page cache (O_DIRECT): reads need addresses, offsets and lengths of
-  // whole kDiskBlocks. None where the file system cannot.
+  // whole kDiskBlocks. None where the file system cannot, by its answer to a first one.
   std::optional<File> open_direct() const;
   // New file for writing, exclusive and never through a symlink; mode 0666 less the umask.
   static File create(const fs::path& path);

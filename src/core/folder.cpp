@@ -103,7 +103,13 @@ void rename_new(const fs::path& from, const fs::path& to) {
 
 void point_link(const fs::path& link, const std::string& target) {
   StagedFile staged(link);
-  if (sys::symlink(target.c_str(), staged.path().c_str()) != 0) io_failure("create link", link);
+  if (sys::symlink(target.c_str(), staged.path().c_str()) != 0) {
+    // As exFAT and some network shares have none: the folder itself can be named all the same.
+    if (errno == EPERM || errno == EOPNOTSUPP || errno == ENOSYS)
+      return log::warn("{}: its file system has no links; {} is what it would name", link.string(),
+                       target);
+    io_failure("create link", link);
+  }
   staged.commit();
 }
 

@@ -233,6 +233,8 @@ void Trainer::judge(StepResult& result) {
     case NumericGuard::Verdict::Skip: result.update = StepResult::Update::Skipped; break;
     case NumericGuard::Verdict::Stop: result.update = StepResult::Update::Refused; break;
   }
+  if (loss_scale_.is_on() && !std::isfinite(result.loss))
+    result.reason += "; f16 ends at 65504: compute = \"f32\" has room";
 }
 
 // By the gradients whose norm was measured.

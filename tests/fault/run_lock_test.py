@@ -188,6 +188,15 @@ class Locks(LockCase):
                     self.assertEqual(self.train(self.run_folder, more=["--resume"]).code, 0)
                 self.check_end(self.run_folder, kind)
 
+    def test_a_file_system_without_links(self):
+        for failing in ("of=symlink,at=1,do=EPERM", "of=symlink,at=1,do=EPERM,sticky"):
+            with self.case(f"a file system without links, {failing}"):
+                self.unfinished()
+                ended = self.train(self.run_folder, more=["--resume"], binary=FAULTY, fault=failing)
+                self.assertEqual(ended.code, 0, ended.log)
+                self.assertRegex(ended.log, "last: its file system has no links; checkpoint-")
+                self.assertEqual(self.saved(self.run_folder), [4, 6])
+
     def test_what_dead_runs_left_goes_and_what_live_ones_write_stays(self):
         dead = subprocess.Popen(["true"])
         dead.wait()

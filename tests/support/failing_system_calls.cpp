@@ -55,7 +55,7 @@ std::string part(const std::string& spec, const std::string& key) {
 const std::map<std::string, int> kErrors = {
     {"EIO", EIO},       {"ENOSPC", ENOSPC}, {"EROFS", EROFS},   {"EMFILE", EMFILE},
     {"EINTR", EINTR},   {"EDQUOT", EDQUOT}, {"ENOMEM", ENOMEM}, {"EACCES", EACCES},
-    {"EAGAIN", EAGAIN}, {"ENOLCK", ENOLCK}};
+    {"EAGAIN", EAGAIN}, {"ENOLCK", ENOLCK}, {"EPERM", EPERM},   {"EINVAL", EINVAL}};
 const std::map<std::string, int> kSignals = {
     {"INT", SIGINT}, {"TERM", SIGTERM}, {"HUP", SIGHUP}, {"USR1", SIGUSR1}, {"STOP", SIGSTOP}};
 
