@@ -18,9 +18,10 @@ import sys
 import tempfile
 import time
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests" / "support"))
+
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 RANK, ALPHA, LR = 16, 32, 2e-4
-BETA1 = 0.9
 SHAPE_ROWS, SHAPE_TOKENS, SHAPE_STEPS = 4, 256, 6
 LENGTH_STEPS = 10
 REPLY_TOKENS = 64
@@ -148,7 +149,7 @@ class Bench:
         result.start = start
         return result
 
-    def lema_train(self, dtype, data, batch, steps, keep_state=False):
+    def lema_train(self, dtype, data, batch, steps):
         self.run_number += 1
         run = self.folder / f"run{self.run_number}"
         config = {"model": str(self.options.model), "output_dir": str(run), "compute": dtype, "threads": self.options.threads,
@@ -165,7 +166,8 @@ class Bench:
         return result
 
     def check_gradients(self, dtype, data, batch):
-        """The gradients of the first step of both arms, as one vector each. lema's are its first moments."""
+        """The gradients of the first step of both arms, as one vector each."""
+        from first_gradients import first_gradients
         from safetensors.torch import load_file
         import torch
         file = self.folder / "gradients.safetensors"
@@ -174,13 +176,10 @@ class Bench:
         want = load_file(file)
         norm = torch.sqrt(sum((g.double() ** 2).sum() for g in want.values()))
         clip = min(1.0, 1.0 / float(norm))
-        moment = load_file(lema.run / "checkpoint-000001" / "state.safetensors")["moment1"] / (1 - BETA1)
-        block = lambda n: int(n.split("model.layers.")[1].split(".")[0])
-        module = lambda n: next(i for i, t in enumerate(TARGETS) if f".{t}." in n)
-        order = sorted(want, key=lambda n: (block(n), module(n), "lora_B" in n))
-        reference = torch.cat([want[n].flatten() for n in order]) * clip
-        error = float((moment - reference).norm() / reference.norm())
-        print(f"  gradients of all {len(order)} matrices, relative difference {error:.1e}; "
+        got = first_gradients(lema.run / "checkpoint-000001", {n: g.shape for n, g in want.items()}, TARGETS)
+        reference = torch.cat([want[n].flatten() for n in got]) * clip
+        error = float((torch.cat([g.flatten() for g in got.values()]) - reference).norm() / reference.norm())
+        print(f"  gradients of all {len(got)} matrices, relative difference {error:.1e}; "
               f"loss {lema.loss[0]:.5f} and {peft.loss[0]:.5f}")
         if not error < GRADIENT_TOLERANCE[dtype]:
             raise SystemExit("the arms do not compute the same gradients: no figures")
@@ -197,8 +196,9 @@ class Bench:
         return results
 
     def report_training(self, results, tokens):
+        """`tokens`: mean of the steps but the first, as are their times."""
         lema_name = next(iter(results))
-        steady = lambda r: statistics.median(r.step_s[1:])
+        steady = lambda r: statistics.mean(r.step_s[1:])
         first = lambda r: (r.first_update if hasattr(r, "first_update") else self.first_update(r)) - r.start
         for name, rounds in results.items():
             ratio = statistics.median(steady(r) / steady(l) for r, l in zip(rounds, results[lema_name]))
@@ -251,13 +251,12 @@ class Bench:
         data = self.folder / "lengths.jsonl"
         data.write_text("".join(json.dumps(row) + "\n" for row in rows))
         batch = 8
-        tokens = sum(len(row["input_ids"]) for row in rows[:batch * LENGTH_STEPS]) / LENGTH_STEPS
-        padded = statistics.mean(batch * max(len(row["input_ids"]) for row in rows[i * batch:(i + 1) * batch])
-                                 for i in range(LENGTH_STEPS))
+        lengths = [[len(row["input_ids"]) for row in rows[i * batch:(i + 1) * batch]] for i in range(1, LENGTH_STEPS)]
+        tokens = statistics.mean(map(sum, lengths))
+        padded = statistics.mean(batch * max(step) for step in lengths)
         print(f"lengths: the quickstart's rows, {batch} a step: {tokens:.0f} tokens, {padded:.0f} with padding")
         for dtype in ("f32", "bf16"):
             self.check_gradients(dtype, data, batch)
-        # Steps of different batches: the whole run counts, less the first step.
         for dtype, others in (("f32", ["f32"]), ("bf16", ["f32", "bf16"])):
             results = self.train_rounds(dtype, others, data, batch, LENGTH_STEPS)
             self.report_training(results, tokens)

@@ -6,8 +6,8 @@ reading alone take; and trains a step of Llama-2-7B's shape in little memory.
 
 The model (2.5 GB of random bf16 weights) is written once. A round is, for every row count: a run that holds all weights
 and a run under --ram, which reads them and stands still after every second step for a reading alone (rate_beside.py).
-Its mean step is held to the mean of max(step of the run that holds them, bytes of the step / rate around it); figures
-are medians over the rounds.
+Its mean step is held to the mean of max(step of the run that holds them, bytes of the step / rate around it), of the
+steps beside which neither run reads its checksum; figures are medians over the rounds.
 --seven-b makes a sparse file of 13 GB that holds zeros and trains one step under memory.ram 2.4 GB instead.
 """
 import argparse
@@ -15,13 +15,13 @@ import json
 import os
 import pathlib
 import statistics
-import subprocess
 import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import rate_beside  # noqa: E402
 from bench_model import LLAMA_7B, Shape, random_weights, train_command, write_model  # noqa: E402
+from process_memory import run_and_watch  # noqa: E402
 
 SMALL = Shape(24, 2048, 5632, 16, 32000)  # 2.5 GB
 
@@ -40,15 +40,15 @@ def command_of(options, model, shape, batch, length, steps, settings):
     return command, output
 
 
-def train(command, output):
-    """The metrics of a run's steps, its plan, and the most memory that the kernel saw it hold."""
-    with open(output.with_name(output.name + ".log"), "w+") as log:
-        process = subprocess.Popen(command, stderr=log, stdout=log)
-        _, status, usage = os.wait4(process.pid, 0)
-        log.seek(0)
-        if status != 0:
-            sys.exit(log.read())
-    return rate_beside.steps_of(output), json.loads((output / "plan.json").read_text()), usage.ru_maxrss * 1024
+def run_arm(options, rows, read, *settings):
+    """The rates of read() and the steps after the checksum. No arm keeps activations: the budget would leave one of them
+    less room for these."""
+    command, output = command_of(options, options.folder / "model", SMALL, *map(int, rows.split("x")), options.steps, [
+        "memory.disk=direct", "memory.activations=recompute", *settings])
+    code, rates, steps = rate_beside.run_beside_readings(command, output, options.steps, read)
+    if code != 0 or not steps:
+        sys.exit(f"{rows}: exit {code}, {len(steps)} steps after the checksum of the weights: {output}.log")
+    return rates, steps
 
 
 def bench_tier(options):
@@ -62,17 +62,14 @@ def bench_tier(options):
     totals = {rows: [] for rows in options.rows}
     for _ in range(options.rounds):
         for rows in options.rows:
-            batch, length = map(int, rows.split("x"))
-            # Both arms keep no activations: the budget would leave one of them less room for these.
-            arm = lambda *settings: command_of(options, model, SMALL, batch, length, options.steps, [
-                "memory.disk=direct", "memory.activations=recompute", *settings])
-            held = statistics.median(m["step_ms"] for m in train(*arm())[0][2:])
-            command, output = arm(f"memory.ram={options.ram}")
-            code, rates, steps = rate_beside.run_beside_readings(command, output, options.steps, read)
-            if code != 0 or not steps:
-                sys.exit(f"{rows}: exit {code}, {len(steps)} steps after the checksum of the weights: {output}.log")
+            _, held_steps = run_arm(options, rows, lambda: 1)  # there is nothing to read
+            rates, steps = run_arm(options, rows, read, f"memory.ram={options.ram}")
+            first = max(held_steps[0]["step"], steps[0]["step"])
+            steps = [m for m in steps if m["step"] >= first]
+            held = statistics.median(m["own_ms"] for m in held_steps if m["step"] >= first)
             print(f"{rows}: held {held:.0f} ms, read alone GB/s {' '.join(f'{r / 1e9:.2f}' for r in rates.values())}; steps "
-                  + ", ".join(f"{m['own_ms']:.0f} ms ({m['own_ms'] / max(held, m['read_ms']):.3f})" for m in steps), flush=True)
+                  + ", ".join(f"{m['own_ms']:.0f} ms ({m['own_ms'] / max(held, m['read_ms']):.3f})" for m in steps),
+                  flush=True)
             own, alone, disk, stall = (sum(m[key] for m in steps) / len(steps)
                                        for key in ("own_ms", "read_ms", "disk_bytes", "stall_ms"))
             floor = sum(max(held, m["read_ms"]) for m in steps) / len(steps)
@@ -87,10 +84,14 @@ def bench_tier(options):
 def bench_seven_b(options):
     model = options.folder / "seven_b"
     write_model(model, LLAMA_7B, None)
-    metrics, plan, peak = train(*command_of(options, model, LLAMA_7B, 1, 128, 1, ["memory.ram=2.4GB"]))
+    command, output = command_of(options, model, LLAMA_7B, 1, 128, 1, ["memory.ram=2.4GB"])
+    code, errors, peak = run_and_watch(command)
+    if code != 0:
+        sys.exit(errors)
+    [step], plan = rate_beside.steps_of(output), json.loads((output / "plan.json").read_text())
     planned = plan["process_bytes"] + plan["mapped_bytes"]
-    print(f"step {metrics[0]['step_ms'] / 1000:.1f} s, read {metrics[0]['disk_bytes'] / 1e9:.1f} GB, peak RSS "
-          f"{peak / 1e9:.3f} GB, planned {planned / 1e9:.3f} GB of 2.4")
+    print(f"step {step['step_ms'] / 1000:.1f} s, read {step['disk_bytes'] / 1e9:.1f} GB, peak RSS "
+          f"{peak['VmHWM'] / 1e9:.3f} GB, planned {planned / 1e9:.3f} GB of 2.4")
 
 
 def main():
@@ -107,6 +108,8 @@ def main():
     options = parser.parse_args()
     if options.steps < 3:
         parser.error("--steps: at least 3, of which the first two are left out")
+    if not options.seven_b and not pathlib.Path(options.reader or "").is_file():
+        parser.error("--reader: no such program; it is build/tests/bench_disk")
     options.folder.mkdir(parents=True, exist_ok=True)
     if options.seven_b:
         bench_seven_b(options)

@@ -5,8 +5,8 @@
 
 Writes a model folder for each number of blocks once (torch makes the weights; 13 GB in bf16 for 32). First, unless
 --no-gradients says not to, it compares lema's gradients of the rows of --gradients, by a model of --gradient-blocks,
-with those of lema on the CPU (f32) and of transformers and PEFT where they are installed (f32 and bf16): every tensor's
-difference in f32 within 1e-4 (norms), and in bf16 within twice what PEFT's own bf16 differs from its f32.
+with those of lema on the CPU (f32) and of transformers and PEFT (f32 and bf16): every tensor's difference in f32 within
+1e-4 (norms), and in bf16 within twice what PEFT's own bf16 differs from its f32.
 
 Then it runs every row streamed (with a budget: as much of it as that does not hold), with half of the blocks resident
 and with all of them, and prints a table: median step of those after the second, its spread, MiB on the device by the
@@ -14,19 +14,18 @@ plan and by the driver's count less what stood there when context and kernels we
 count grew by in the steps, bytes copied per step, MiB of the process's own by the plan (page-locked and ordinary
 memory) and as the kernel counted it (RssAnon and VmHWM, those of the driver too). The last two runs of a row keep,
 recompute and offload what the first did, so that only the place of the weights differs (and there is none where it keeps
-some blocks' activations only); their losses must be the same
-in every bit, plan and driver agree within 2 %, and the driver's count not grow. --bus runs a row once more with
-log.trace, and stops it after every second step to make plain pinned copies, for what its steps make of the bus. --disk
-runs a row under --ram, and stops it after every second step to read the weights alone (--reader, tests/bench/disk.cpp),
-for what its steps make of the disk. Both count the steps after the checksum of the weights, so that a row whose steps
-are short needs many of them. --mixed runs 200 steps of rows of every length up to the row's, and an evaluation, in
-which the driver's count must not grow either: kernels are chosen by a step's tokens. --peft times transformers and
-PEFT (bench_gpu_peft.py) in each of --arms: all resident with and without checkpointing of activations, with the
-kernels of liger_kernel, and with FSDP2's offload of weights to the CPU. What failed is said where it does and once
-more at the end; then the exit code is 1.
+some blocks' activations only); their losses must be the same in every bit, plan and driver agree within 2 %, the
+driver's count not grow, every step be of all tokens of the row, and the blocks that are named be resident. --bus runs a
+row once more with log.trace, and stops it after every second step to make plain pinned copies, for what its steps make
+of the bus. --disk runs a row under --ram, and stops it after every second step to read the weights alone (--reader,
+tests/bench/disk.cpp), for what its steps make of the disk. Both count the steps after the checksum of the weights, so
+that a row whose steps are short needs many of them. --mixed runs 200 steps of rows of every length up to the row's, and
+an evaluation, in which the driver's count must not grow either: kernels are chosen by a step's tokens. --peft times
+transformers and PEFT (bench_gpu_peft.py) in each of --arms: all resident with and without checkpointing of activations,
+with the kernels of liger_kernel, and with FSDP2's offload of weights to the CPU. What failed is said where it does and
+once more at the end; then the exit code is 1.
 """
 import argparse
-import importlib.util
 import json
 import math
 import pathlib
@@ -39,12 +38,11 @@ import time
 SCRIPTS = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(SCRIPTS), str(SCRIPTS.parent / "tests" / "support")]
 import rate_beside  # noqa: E402
-from bench_model import (LLAMA_7B, block_bytes, normal_weights, rows_file, train_command, write_mixed_rows,  # noqa: E402
-                         write_model)
+from bench_model import (LLAMA_7B, block_bytes, normal_weights, resident_blocks, rows_file, train_command,  # noqa: E402
+                         write_mixed_rows, write_model)
 from process_memory import run_and_watch  # noqa: E402
 
 MODULES = [*(f"self_attn.{m}_proj" for m in "qkvo"), *(f"mlp.{m}_proj" for m in ("gate", "up", "down"))]
-BETA1 = 0.9
 ARMS = {"checkpointing": ["--checkpointing"], "plain": [], "liger": ["--checkpointing", "--liger"],
         "fsdp": ["--checkpointing", "--fsdp"]}
 F32_BOUND = 1e-4  # of gradients, as in tests/parity/train_test.py
@@ -91,13 +89,13 @@ class DriverMemory:
 
 
 class PlainCopies:
-    """Plain copies of 2 GiB of pinned memory, in a process of its own that waits for the next reading, and then until
-    the GPU has done what it had of a run that was stopped."""
+    """Plain copies of 2 GiB of pinned memory, in a process of its own that waits for the next reading, and then as long
+    as the GPU may take for what it had of a run that was stopped."""
     CODE = """import statistics, sys, time, torch
 host = torch.ones(1 << 31, dtype=torch.uint8).pin_memory()
 there = torch.empty_like(host, device="cuda")
-for _ in sys.stdin:
-    time.sleep(1)
+for wait_s in sys.stdin:
+    time.sleep(float(wait_s))
     rates = []
     for _ in range(9):
         torch.cuda.synchronize()
@@ -116,30 +114,34 @@ for _ in sys.stdin:
         self.process.stdin.close()
         self.process.wait()
 
-    def rate(self):
+    def rate(self, wait_s):
         """Bytes per second, the median of eight copies."""
-        self.process.stdin.write("\n")
+        self.process.stdin.write(f"{wait_s}\n")
         self.process.stdin.flush()
         return float(self.process.stdout.readline() or sys.exit("plain copies could not be made"))
 
 
 def copy_rate():
     with PlainCopies() as copies:
-        return copies.rate()
+        return copies.rate(0)
 
 
 def describe_bus(options, batch, length, settings):
     """Of the steps beside which nothing read the weights: the rate of their copies from the first to the last, and their
-    time beside that of 26 GB, about what both passes over the weights are, both at the rate of the plain copies that were
-    made around them while the run stood still (rate_beside.py), but for the steps in which it did; and beside the time of
-    26 GB at their own copies' rate."""
+    time beside that of 26 GB, about what both passes over the weights are, and of their own bytes, all at the rate of the
+    plain copies that were made around them while the run stood still (rate_beside.py), but for the steps in which it did;
+    and beside the time of 26 GB at their own copies' rate."""
     row, trace, output = f"{batch}x{length} bus", options.folder / "trace.json", options.folder / f"bus_{time.time_ns()}"
     command = command_of(options, batch, length, [*settings, f"log.trace={trace}"], output)
     with PlainCopies() as copies:
-        code, rates, steps = rate_beside.run_beside_readings(command, output, options.steps, copies.rate)
+        def read():  # two steps are the most that the GPU still has to do; one of the last two had no pause
+            last = [m["step_ms"] for m in rate_beside.steps_of(output)[-2:]]
+            return copies.rate(max(1, 2e-3 * min(last)) if last else 0)
+        code, rates, steps = rate_beside.run_beside_readings(command, output, options.steps, read)
     steps = {m["step"]: m for m in steps if not m["paused"]}
     if not require(code == 0 and steps, f"{row}: exit {code}, {len(steps)} steps after the checksum of the weights"):
         return
+    judge_tokens(row, batch, length, steps.values())
     events = {number: [] for number in steps}
     for event in json.loads(trace.read_text()):
         if event["ph"] == "X" and event["tid"] == 1 and event["args"].get("step") in steps:
@@ -150,14 +152,16 @@ def describe_bus(options, batch, length, settings):
         begin, end = copies[0]["ts"], copies[-1]["ts"] + copies[-1]["dur"]  # us
         size, busy = sum(e["args"]["bytes"] for e in copies), sum(e["dur"] for e in copies)
         figures.append((m["step_ms"], size / (end - begin) / 1e3, size / (end - begin) * 1e6 / m["rate"],
-                        m["step_ms"] * m["rate"] / 26e12, m["step_ms"] * size / busy / 26e6, (end - begin - busy) / 1e3))
+                        m["step_ms"] * m["rate"] / 26e12, m["step_ms"] * m["rate"] / size / 1e3,
+                        m["step_ms"] * size / busy / 26e6, (end - begin - busy) / 1e3))
     print(f"{row}, plain copies GB/s: {' '.join(f'{r / 1e9:.2f}' for r in rates.values())}", flush=True)
-    ms, rate, share, of_plain, of_own, idle = zip(*figures)
+    ms, rate, share, of_plain, of_bytes, of_own, idle = zip(*figures)
     middle = lambda values, digits: (f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to "
                                      f"{max(values):.{digits}f})")
     print(f"{row}: {len(figures)} steps of {middle(ms, 1)} ms, copies from first to last at {middle(rate, 2)} GB/s, "
           f"{middle(share, 4)} of the plain rate around them, {statistics.median(idle):.2f} ms of them idle; a step is "
-          f"{middle(of_plain, 4)} of 26 GB at the plain rate, {middle(of_own, 4)} at that of its copies", flush=True)
+          f"{middle(of_plain, 4)} of 26 GB at the plain rate, {middle(of_bytes, 4)} of its own bytes, and "
+          f"{middle(of_own, 4)} of 26 GB at the rate of its copies", flush=True)
 
 
 def model_folder(options, blocks):
@@ -166,6 +170,11 @@ def model_folder(options, blocks):
 
 def write_blocks(options, blocks):
     write_model(model_folder(options, blocks), LLAMA_7B._replace(blocks=blocks), normal_weights)
+
+
+def judge_tokens(row, batch, length, steps):
+    found = {m["tokens"] for m in steps}
+    require(found == {batch * length}, f"{row}: steps of {sorted(found)} tokens, not {batch * length}")
 
 
 def command_of(options, batch, length, settings, output, blocks=None):
@@ -189,8 +198,8 @@ def run(options, batch, length, settings, output=None, blocks=None):
     vram = [m.get("vram_bytes", 0) for m in steps]
     return {"ms": statistics.median(timed), "low": min(timed), "high": max(timed), "peak": peak,
             "vram": vram[-1] / 2**20, "growth": max(vram) - vram[0], "h2d": steps[-1]["h2d_bytes"] / 1e9,
-            "disk": steps[-1]["disk_bytes"] / 1e9, "losses": [m["loss"] for m in steps], "process": process,
-            "plan": json.loads((output / "plan.json").read_text())}
+            "disk": steps[-1]["disk_bytes"] / 1e9, "losses": [m["loss"] for m in steps], "steps": steps,
+            "process": process, "plan": json.loads((output / "plan.json").read_text())}
 
 
 def judge_memory(row, r):
@@ -222,6 +231,7 @@ def describe_disk(options, batch, length, settings):
                                                         options.steps, lambda: rate_beside.read_alone(options.reader, model))
     if not require(code == 0 and steps, f"{row}: exit {code}, {len(steps)} steps after the checksum of the weights"):
         return
+    judge_tokens(row, batch, length, steps)
     print(f"{row}, read alone GB/s: {' '.join(f'{r / 1e9:.3f}' for r in rates.values())}", flush=True)
     for m in steps:
         print(f"{row}, step {m['step']}: {m['own_ms']:.0f} ms{' less a pause' if m['own_ms'] < m['step_ms'] else ''}, "
@@ -241,28 +251,22 @@ def adapter_after(options, batch, length, settings, blocks):
 
 
 def gradients_of(options, batch, length, checkpoint, compute, blocks, device="cuda"):
-    """Loss and gradients of the first rows: after one step from zero moments the first is (1 - beta1) times the
-    gradient, by block and module in the order of execution, A before B."""
+    """Loss and gradients of the first rows."""
+    from first_gradients import first_gradients
     from safetensors.torch import load_file
     after, loss = adapter_after(options, batch, length, [
         f"lora.init_from={checkpoint}", f"compute={compute}", "train.max_steps=1", "optimizer.clip=0",
         f"device={device}"], blocks)
     if after is None:
         return None, None
-    moment = load_file(after / "state.safetensors")["moment1"] / (1 - BETA1)
     shapes = {name: t.shape for name, t in load_file(checkpoint / "adapter_model.safetensors").items()}
-    order = [f"layers.{b}.{m}.lora_{half}." for b in range(blocks) for m in MODULES for half in "AB"]
-    names = [next(name for name in shapes if part in name) for part in order]
-    if len(names) != len(shapes):
-        sys.exit(f"{len(shapes)} tensors of an adapter, {len(names)} expected")
-    parts = moment.split([shapes[name].numel() for name in names])
-    return loss, {name: part.view(shapes[name]) for name, part in zip(names, parts, strict=True)}
+    return loss, first_gradients(after, shapes, MODULES)
 
 
 def run_peft(options, batch, length, checkpoint, blocks, *flags, steps=None, gradients=None):
     """One arm of bench_gpu_peft.py; null where it fails."""
     command = [sys.executable, str(pathlib.Path(__file__).with_name("bench_gpu_peft.py")),
-               str(model_folder(options, blocks)), str(checkpoint), str(rows_file(options.folder, LLAMA_7B, length)),
+               str(model_folder(options, blocks)), str(checkpoint), str(rows_file(options.folder, LLAMA_7B, batch, length)),
                str(batch), str(steps or options.steps), *flags]
     if gradients:
         command += ["--gradients", str(gradients)]
@@ -282,19 +286,18 @@ def judge_gradients(row, losses, differences):
         values = sorted(errors.values(), key=lambda e: (math.isnan(e), e))
         print(f"{row} {one} against {other}: relative difference of {len(values)} gradients: median "
               f"{values[len(values) // 2]:.2e}, largest {values[-1]:.2e}", flush=True)
-    f32, bf16 = differences.get(("lema f32", "PEFT f32")), differences.get(("lema bf16", "PEFT f32"))
-    own, cpu = differences.get(("PEFT bf16", "PEFT f32")), differences.get(("lema f32", "CPU f32"))
-    if not require(f32 and bf16 and own and cpu, f"{row}: gradients of an arm are missing"):
-        return
-    for other in ("PEFT f32", "CPU f32"):
-        mine, theirs = losses["lema f32"], losses[other]
-        require(abs(mine - theirs) <= F32_LOSS_BOUND * abs(theirs), f"{row} f32: loss {mine}, {other}'s {theirs}")
-    for compute, errors, bounds in (("f32", f32, dict.fromkeys(f32, F32_BOUND)),
-                                    ("f32 beside the CPU", cpu, dict.fromkeys(cpu, F32_BOUND)),
-                                    ("bf16", bf16, {name: BF16_BOUND * e for name, e in own.items()})):
+    own = differences.get(("PEFT bf16", "PEFT f32"), {})
+    for one, other in (("lema f32", "PEFT f32"), ("lema f32", "CPU f32"), ("lema bf16", "PEFT f32")):
+        errors, is_f32 = differences.get((one, other)), one == "lema f32"
+        if not require(errors and (is_f32 or own), f"{row} {one} against {other}: gradients of an arm are missing"):
+            continue
+        mine, theirs = losses[one], losses[other]
+        if is_f32:
+            require(abs(mine - theirs) <= F32_LOSS_BOUND * abs(theirs), f"{row} f32: loss {mine}, {other}'s {theirs}")
+        bounds = {name: F32_BOUND if is_f32 else BF16_BOUND * own[name] for name in errors}
         wrong = [name for name in errors if not errors[name] <= bounds[name]]
         for name in wrong[:4]:
-            require(False, f"{row} {compute}: gradient of {name} differs by {errors[name]:.2e}, bound "
+            require(False, f"{row} {one} against {other}: gradient of {name} differs by {errors[name]:.2e}, bound "
                            f"{bounds[name]:.2e}; {len(wrong)} in all")
 
 
@@ -375,6 +378,11 @@ def time_row(options, row, budget):
             continue
         if placement == "stream":
             streamed = r["plan"]
+        judge_tokens(f"{row} {placement}", batch, length, r["steps"])
+        there, half, every = resident_blocks(r["plan"], options.blocks), options.blocks // 2, options.blocks
+        # The streamed run's own come on top of the half.
+        least, most = {"stream": (0, every), "half": (half, 3 * half // 2), "resident": (every, every)}[placement]
+        require(least <= there <= most, f"{row} {placement}: {there} of {every} blocks are resident")
         planned, process = judge_memory(f"{row} {placement}", r), r["process"]
         ratio = r["vram"] / planned
         print(f"{row:8} {placement:9} {r['ms']:9.1f} {r['low']:8.1f} {r['high']:8.1f} "
@@ -413,6 +421,10 @@ def main():
     parser.add_argument("--set", nargs="*", default=[], help="further settings of every run")
     options = parser.parse_args()
     budgets = dict(budget.split("=") for budget in options.vram)
+    if options.bus and options.blocks != LLAMA_7B.blocks:
+        parser.error(f"--bus: 26 GB are two passes over {LLAMA_7B.blocks} blocks")
+    if options.disk and not pathlib.Path(options.reader or "").is_file():
+        parser.error("--reader: no such program; it is build/tests/bench_disk")
     for row in options.bus + options.disk:
         if row not in budgets:
             parser.error(f"--bus or --disk {row}: --vram has no budget for it")
@@ -421,9 +433,8 @@ def main():
     if "half" in options.placements and options.placements[0] != "stream":
         parser.error("--placements half: is half of the streamed run, which must come first")
     options.folder.mkdir(parents=True, exist_ok=True)
-    why_not = "--no-gradients" if options.no_gradients else "" if importlib.util.find_spec("peft") else "no peft here"
-    if why_not:
-        print(f"gradients: NOT CHECKED ({why_not})", flush=True)
+    if options.no_gradients:
+        print("gradients: NOT CHECKED (--no-gradients)", flush=True)
     else:
         write_blocks(options, options.gradient_blocks)
         for row in options.gradients:
@@ -448,7 +459,7 @@ def main():
     for row in options.peft:
         time_peft(options, row)
     print(f"{len(failures)} failed" +
-          (f"; gradients were not checked ({why_not})" if why_not else ""), flush=True)
+          ("; gradients were not checked (--no-gradients)" if options.no_gradients else ""), flush=True)
     for failure in failures:
         print(f"  {failure}", flush=True)
     sys.exit(1 if failures else 0)

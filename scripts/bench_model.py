@@ -34,20 +34,28 @@ def tensors(shape):
 
 
 def block_bytes(shape):
-    """Of a block's matrices."""
-    return 2 * (4 * shape.C**2 + 3 * shape.C * shape.F)
+    return 2 * (4 * shape.C**2 + 3 * shape.C * shape.F + 2 * shape.C)
+
+
+def resident_blocks(plan, blocks):
+    """How many blocks lie, in every step, where the device computes with them."""
+    if plan["in_place"] and not plan["ram_slots"]:
+        return blocks
+    return sum(unit < blocks for unit in plan["held_units" if plan["in_place"] else "resident_units"])
 
 
 def write_model(folder, shape, make_weights):
     """Once. make_weights() gives a function from a tensor's size to its bytes; None makes a sparse file of zeros."""
-    if (folder / "model.safetensors").exists():
-        return
-    folder.mkdir(parents=True, exist_ok=True)
     config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": shape.C,
               "intermediate_size": shape.F, "num_hidden_layers": shape.blocks, "num_attention_heads": shape.H,
               "num_key_value_heads": shape.H, "vocab_size": shape.V, "max_position_embeddings": 65536,
               "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "hidden_act": "silu", "tie_word_embeddings": False,
               "torch_dtype": "bfloat16", "eos_token_id": 256}
+    if (folder / "model.safetensors").exists():
+        if json.loads((folder / "config.json").read_text()) != config:
+            sys.exit(f"{folder}: a model of another shape lies there")
+        return
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "tokenizer.json").write_text(json.dumps(tiny_folder.byte_tokenizer()))
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|endoftext|>"}))
@@ -107,18 +115,20 @@ def write_rows(path, vocabulary, rows, length):
             out.write(json.dumps({"tokens": ids, "mask": [1] * length}) + "\n")
 
 
-def rows_file(folder, shape, length):
-    """Of rows of `length` tokens for models of this shape, written once."""
-    path = folder / f"rows_{shape.V}x{length}.jsonl"
+def rows_file(folder, shape, batch, length):
+    """Of rows of `length` tokens for models of this shape, written once; as many as full batches take."""
+    least = 64 if length < 8192 else 4
+    rows = least + -least % batch
+    path = folder / f"rows_{shape.V}x{length}x{rows}.jsonl"
     if not path.exists():
-        write_rows(path, shape.V, 64 if length < 8192 else 4, length)
+        write_rows(path, shape.V, rows, length)
     return path
 
 
 def train_command(lema, model, shape, output, batch, length, settings):
     """Of a run with LoRA r16 on all linears, which writes a checkpoint at its end."""
     command = [lema, "train"]
-    for setting in [f"model={model}", f"data.train={rows_file(model.parent, shape, length)}", f"output_dir={output}",
+    for setting in [f"model={model}", f"data.train={rows_file(model.parent, shape, batch, length)}", f"output_dir={output}",
                     "data.format=tokens", f"data.max_tokens={length}", f"train.batch_size={batch}", "lora.rank=16",
                     "compute=bf16", "checkpoint.every_steps=0", *settings]:
         command += ["--set", setting]

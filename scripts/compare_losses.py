@@ -24,6 +24,7 @@ import make_reply_dataset
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PIECES, PIECE = 6000, 600
+STEPS = 1000  # of f16
 failures = []
 
 
@@ -31,6 +32,7 @@ def require(holds, what):
     if not holds:
         failures.append(what)
         print(f"FAILED: {what}", flush=True)
+    return holds
 
 
 def losses_of(options, name, settings):
@@ -69,7 +71,7 @@ def quickstart(options):
     strict = make_reply_dataset.STRICT.pattern.replace(r"\Z", r"\z")
     command = [options.lema, "eval", "--model", options.model, "--adapter", options.folder / "quickstart_cuda" / "last",
                "--data", data / "heldout.jsonl", "--task", "match", "--pattern", strict, "--require-stop",
-               "--max-new-tokens", "128", "--batch", "16", "--json", "--device", options.eval_device]
+               "--max-new-tokens", "128", "--batch", "16", "--json", "--device", "cuda"]
     out = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     if out.returncode != 0:
         sys.exit(f"eval: exit {out.returncode}: {out.stderr}")
@@ -95,17 +97,16 @@ def f16(options):
     rows = options.folder / "pieces.jsonl"
     write_pieces(rows, options.text)
     common = [f"data.train={rows}", "data.format=text", "device=cuda", "optimizer.lr=3e-4", "train.batch_size=6",
-              "train.max_steps=1000", "lora.rank=16"]
+              f"train.max_steps={STEPS}", "lora.rank=16"]
     half, bf16 = (losses_of(options, compute, [*common, f"compute={compute}"]) for compute in ("f16", "bf16"))
-    count = len(half)
-    for first, last in ((1, 100), (101, 300), (301, 1000), (1, 1000)):
+    if not require(len(half) == len(bf16) == STEPS, f"{len(half)} steps in f16 and {len(bf16)} in bf16, not {STEPS}"):
+        return
+    for first, last in ((1, 100), (101, 300), (301, STEPS), (1, STEPS)):
         a, b = half[first - 1:last], bf16[first - 1:last]
-        if not a:
-            continue
         ratio = sum(a) / sum(b)
-        print(f"steps {first} to {min(last, count)}: bf16 mean loss {sum(b) / len(b):.5f}, f16 {sum(a) / len(a):.5f}, "
+        print(f"steps {first} to {last}: bf16 mean loss {sum(b) / len(b):.5f}, f16 {sum(a) / len(a):.5f}, "
               f"ratio {ratio:.5f}", flush=True)
-        require(abs(ratio - 1) <= 0.01, f"steps {first} to {min(last, count)}: f16 / bf16 is {ratio:.5f}")
+        require(abs(ratio - 1) <= 0.01, f"steps {first} to {last}: f16 / bf16 is {ratio:.5f}")
 
 
 def main():
@@ -116,7 +117,6 @@ def main():
     parser.add_argument("--folder", type=pathlib.Path, required=True)
     parser.add_argument("--text", default=sysconfig.get_paths()["stdlib"], help="a folder of Python sources for f16")
     parser.add_argument("--set", nargs="*", default=[], help="further settings of every run")
-    parser.add_argument("--eval-device", default="cuda")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     {"quickstart": quickstart, "f16": f16}[options.what](options)

@@ -7,7 +7,8 @@
 # racecheck takes minutes for the plain product, so that it looks at that kernel in the cases of `with_product` only. The
 # training cases run one step each, under racecheck, which looks into kernels, in few placements (LEMA_SANITIZED, the tool).
 # JOBS (default 8) cases at a time, LIMIT seconds each (default 900), logs in BUILD_DIR/sanitize; CONTINUE=1 leaves out what
-# an earlier call found clean there, ONLY what does not match this pattern of "tool products executable name".
+# an earlier call found clean there of the same executables, ONLY what does not match this pattern of "tool products
+# executable name".
 set -euo pipefail
 build=$(realpath "$1")
 shift
@@ -15,8 +16,10 @@ shift
 cmake --build "$build" --target gpu_kernels gpu_train gpu_generate no_products >/dev/null
 ls "$build"/tests/no_products/libcublasLt.so.* >/dev/null
 export build logs=$build/sanitize with_product="linear: (odd shapes|parts that lie)"
-[ -n "${CONTINUE:-}" ] || rm -rf "$logs"
+of=$(cd "$build/tests" && md5sum gpu_train gpu_kernels gpu_generate no_products/libcublasLt.so.*)
+[ -n "${CONTINUE:-}" ] && [ "$of" = "$(cat "$logs/of" 2>/dev/null)" ] || rm -rf "$logs"
 mkdir -p "$logs"
+echo "$of" >"$logs/of"
 touch "$logs/results"
 sed -i '/: clean$/!d' "$logs/results"
 
@@ -29,9 +32,11 @@ run_case() {  # tool, products (cublaslt or plain), executable, filter
   LEMA_SANITIZED=$1 timeout "${LIMIT:-900}" compute-sanitizer "${flags[@]}" "$build/tests/$3" "$4" >"$log" 2>&1 &
   trap "kill $!" TERM  # a script that is ended leaves no tool on the GPU
   wait $! || status=$?
-  # A filter that matches no case ends with 0 too.
-  [ $status != 0 ] || grep -qE 'All tests passed|passed' "$log" || status="no case"
-  case $status in 0) status=clean ;; 124) status=unfinished ;; *) status="FAILED ($status)" ;; esac
+  # A filter that matches no case ends with 0 too, and what a tool has not summed up is not known.
+  [ "$status" != 0 ] || grep -q 'All tests passed' "$log" || status="no case"
+  [ "$status" != 0 ] || tail -n 1 "$log" | grep -qE 'ERROR SUMMARY: 0 errors$|RACECHECK SUMMARY: 0 hazards displayed' ||
+    status="no summary"
+  case $status in 0) status=clean ;; 124 | 143) status=unfinished ;; *) status="FAILED ($status)" ;; esac  # limit, TERM
   echo "$1 $2 $3 '$4': $status" >>"$logs/results"
   echo "$1 $2 $3 '$4': $status, $((SECONDS - start)) s"
 }

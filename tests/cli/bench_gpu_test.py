@@ -23,14 +23,17 @@ if "error" in wish:
 out = pathlib.Path(settings["output_dir"])
 out.mkdir()
 steps = int(settings["train.max_steps"])
-device = 1 << 20
+device, blocks = 1 << 20, int(settings["model"].rsplit("_")[-1])
+there = dict(stream=0, half=blocks // 2, resident=blocks)[placement]
 plan = {{"device_bytes": device, "pinned_bytes": 1, "host_bytes": 1, "kept_blocks": wish.get("kept", 0),
-        "offload_boundaries": False}}
+        "offload_boundaries": False, "in_place": False, "ram_slots": 0,
+        "resident_units": list(range(wish.get("there", there)))}}
 (out / "plan.json").write_text(json.dumps(plan))
 with open(out / "metrics.jsonl", "w") as lines:
     for step in range(steps):
         m = {{"step_ms": 1, "vram_bytes": device * wish.get("ratio", 1) + step * wish.get("growth", 0), "h2d_bytes": 0,
-             "disk_bytes": 0, "loss": 2 / (step + 1)}}
+             "disk_bytes": 0, "loss": 2 / (step + 1),
+             "tokens": wish.get("tokens", int(settings["train.batch_size"]) * int(settings["data.max_tokens"]))}}
         if step == 1:
             m["loss"] = wish.get("loss", m["loss"])
         m["step"] = step + 1
@@ -48,7 +51,7 @@ if "log.trace" in settings:  # two copies of 1 GB a step, in 20 and 25 ms, 5 ms 
 class Copies:
     __enter__ = __exit__ = lambda self, *_: self
 
-    def rate(self):
+    def rate(self, _):
         return 50e9
 
 
@@ -103,12 +106,16 @@ class BenchGpu(StandInCase):
         self.assertIn("copies from first to last at 40.00 (40.00 to 40.00) GB/s, 0.8000 (0.8000 to 0.8000) of the plain "
                       "rate around them, 5.00 ms of them idle", out)
         self.assertIn("0.0019 (0.0019 to 0.0019) of 26 GB at the plain rate", out)  # 1 ms of 520
+        self.assertIn("0.0250 (0.0250 to 0.0250) of its own bytes", out)  # 1 ms of 40
 
     def test_a_failure_is_said_and_told_by_the_exit_code(self):
         for wish, said in (({"half": {"loss": 2 / 2 + 1e-15}}, "1x4 half: losses"),
                            ({"resident": {"loss": float("nan")}}, "1x4 resident: losses"),
                            ({"stream": {"loss": None}}, "1x4 stream: losses"),
                            ({"half": {"ratio": 1.03}}, "1x4 half: the driver counts 1.03"),
+                           ({"half": {"there": 15}}, "1x4 half: 15 of 32 blocks are resident"),
+                           ({"resident": {"there": 31}}, "1x4 resident: 31 of 32 blocks are resident"),
+                           ({"stream": {"tokens": 3}}, "1x4 stream: steps of [3] tokens, not 4"),
                            ({"resident": {"growth": 1}}, "1x4 resident: the driver's count grew by 2 bytes"),
                            ({"resident": {"error": "no room"}}, "1x4 resident: exit 1: no room")):
             with self.subTest(said):
@@ -129,10 +136,11 @@ class BenchGpu(StandInCase):
         with contextlib.redirect_stderr(io.StringIO()):
             self.run_bench({}, "--steps", "2", code=2)
             self.run_bench({}, "--placements", "half", code=2)
+            self.run_bench({}, "--bus", "1x4", "--blocks", "2", code=2)
+            self.run_bench({}, "--disk", "1x4", code=2)
 
     def test_gradients_come_first_unless_they_are_not_wanted(self):
-        with unittest.mock.patch("importlib.util.find_spec", return_value=True), \
-                unittest.mock.patch.object(self.bench, "check_gradients") as check:
+        with unittest.mock.patch.object(self.bench, "check_gradients") as check:
             self.run_bench({}, "--blocks", "2", code=0)
             self.assertEqual(check.call_args.args[1], "1x512")
             self.assertEqual(self.models, [("model_4", 4), ("model_2", 2)])
@@ -143,10 +151,11 @@ class BenchGpu(StandInCase):
         losses = dict.fromkeys(("lema f32", "PEFT f32", "lema bf16", "PEFT bf16", "CPU f32"), 8.0)
         missing = difference()
         del missing["PEFT bf16", "PEFT f32"]
+        no_peft = {pair: errors for pair, errors in difference(cpu=2e-4).items() if pair[1] == "CPU f32"}
         for differences, other_losses, count in (
                 (difference(), {}, 0), (difference(f32=2e-4), {}, 1), (difference(f32=float("nan")), {}, 1),
                 (difference(cpu=2e-4), {}, 1), (difference(), {"CPU f32": 8.001}, 1),
-                (difference(bf16=9e-2), {}, 1), (difference(bf16=float("nan")), {}, 1), (missing, {}, 1),
+                (difference(bf16=9e-2), {}, 1), (difference(bf16=float("nan")), {}, 1), (missing, {}, 1), (no_peft, {}, 3),
                 (difference(), {"lema f32": 8.001}, 2), (difference(), {"lema bf16": float("nan")}, 1)):
             self.bench.failures.clear()
             with self.subTest((differences, other_losses)), contextlib.redirect_stdout(io.StringIO()):

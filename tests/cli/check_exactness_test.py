@@ -12,13 +12,17 @@ import unittest.mock
 from stand_in import StandInCase
 
 PATH = pathlib.Path(os.environ["LEMA_SOURCE"], "scripts", "check_exactness.py")
-PLACES = ["resident again", "two slots, offload", "three slots, recompute", "from disk"]
+PLACES = ["resident again", "two slots, offload", "three slots, recompute", "from disk", "half resident"]
 
 
 class CheckExactness(StandInCase):
     STAND_IN = """#!{python}
 import os, sys
-arguments = ["seed=2" if a == "memory.slots=3" else a for a in sys.argv[1:]]
+arguments = sys.argv[1:]
+if "memory.slots=3" in arguments:
+    arguments += ["--set", "seed=2"]
+if "memory.slots=2" in arguments:
+    arguments += ["--set", "memory.activations=recompute"]
 if "memory.ram=1" not in arguments:
     arguments = ["memory.ram=auto" if a.startswith("memory.ram=") else a for a in arguments]
 os.execv(os.environ["LEMA"], [os.environ["LEMA"], *arguments])
@@ -47,8 +51,9 @@ os.execv(os.environ["LEMA"], [os.environ["LEMA"], *arguments])
     def test_a_run_that_differs_is_named(self):
         out = self.check(self.lema, 1)
         self.assertIn("three slots, recompute: differs in adapter_model.safetensors, state.safetensors, losses", out)
-        self.assertIn("small, from disk: no block was read from disk", out)
-        self.assertIn("2 differ\n  small, three slots, recompute\n  small, from disk\n", out)
+        self.assertIn("small, two slots, offload: offload_boundaries is False, not True;", out)
+        self.assertIn("small, from disk: ram_slots is 0, not 2;", out)
+        self.assertIn("3 differ\n  small, two slots, offload\n  small, three slots, recompute\n  small, from disk\n", out)
 
 
 if __name__ == "__main__":

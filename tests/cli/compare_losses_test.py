@@ -22,7 +22,7 @@ out.mkdir()
 of_pieces = settings["data.train"].endswith("pieces.jsonl")
 first = settings["compute"] == "f16" if of_pieces else settings["device"] == "cuda"
 with open(out / "metrics.jsonl", "w") as lines:
-    for step in range(5):
+    for step in range(wish.get("steps", int(settings.get("train.max_steps", 5)))):
         loss = wish["loss"] if first and step == 3 else 2
         lines.write(json.dumps({{"step": step + 1, "step_ms": 1, "loss": loss}}) + "\\n")
 """
@@ -51,7 +51,8 @@ class CompareLosses(StandInCase):
                 self.assertEqual(self.compare("quickstart", **wish), code)
 
     def test_f16(self):
-        for wish, code in (({}, 0), ({"loss": 2.09}, 0), ({"loss": 2.11}, 1), ({"loss": None}, 1)):
+        # One loss of the first hundred.
+        for wish, code in (({}, 0), ({"loss": 3.9}, 0), ({"loss": 4.1}, 1), ({"loss": None}, 1), ({"steps": 999}, 1)):
             with self.subTest(wish):
                 self.assertEqual(self.compare("f16", **wish), code)
 

@@ -1,5 +1,6 @@
 """README.md is true: its `sh test` blocks run in order on a tiny model, `LANG file NAME` blocks are the files they use,
-`sh manual: REASON` blocks say why they are not run, the options table is what --help says, and every path it names exists.
+`sh manual: REASON` blocks say why they are not run, a `text output` block is what the `sh test` block before it prints
+(numbers aside; `...` stands for any lines), the options table is what --help says, and every path it names exists.
 Standard library only; LEMA is the binary."""
 import os
 import pathlib
@@ -36,6 +37,14 @@ def blocks():
     return found
 
 
+def masked(output):
+    """Without what differs from model to model and from machine to machine."""
+    output = re.sub(r"^device .*: the CPU is used\n", "", output, flags=re.M)  # of a binary with CUDA
+    output = re.sub(r"\b(F32|BF16)\b", "DTYPE", output)
+    output = re.sub(r"\d[\d.]*(e[-+]\d+)?( ([KMG]i)?B\b)?", "#", output)
+    return "begin\n" + re.sub(r" +", " ", output) + "end\n"
+
+
 def write_tiny_model(folder):
     """A chat model with random weights that reads bytes, of enough positions for the README's rows."""
     tiny_folder.write_byte_model(folder, CHATML, max_position_embeddings=1024)
@@ -53,7 +62,7 @@ class Readme(unittest.TestCase):
     def test_every_block_says_what_it_is(self):
         for line, info, _ in blocks():
             with self.subTest(line=line):
-                self.assertRegex(info, r"^(sh test|sh manual: \S.+|\w+ file \S+|text)$")
+                self.assertRegex(info, r"^(sh test|sh manual: \S.+|\w+ file \S+|text|text output)$")
 
     def test_commands_run(self):
         folder = pathlib.Path(tempfile.mkdtemp(prefix="lema_readme_"))
@@ -66,21 +75,30 @@ class Readme(unittest.TestCase):
         # python3 of the commands is the one that runs this test.
         (folder / "bin").mkdir()
         (folder / "bin/python3").symlink_to(sys.executable)
-        path = f"{folder / 'bin'}:{os.environ['PATH']}"
-        ran = 0
+        # Nothing is measured yet: what is printed depends on it.
+        env = {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "XDG_CACHE_HOME": str(folder / "cache")}
+        ran, compared, output = 0, 0, None
         for line, info, text in blocks():
             if " file " in info:
                 file = folder / info.split(" file ")[1]
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_text(text, encoding="utf-8")
+            if info == "text output":
+                rest = masked(output)
+                for part in masked(text).split("...\n"):
+                    self.assertIn(part, rest, f"README.md:{line}")
+                    rest = rest.partition(part)[2]
+                compared += 1
             if info != "sh test":
                 continue
             done = subprocess.run(["bash", "-euo", "pipefail", "-c", text], cwd=folder, stdin=subprocess.DEVNULL,
-                                  env={**os.environ, "PATH": path}, capture_output=True, text=True,
+                                  env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                                   errors="replace", timeout=300)
-            self.assertEqual(done.returncode, 0, f"README.md:{line}:\n{text}{done.stdout}{done.stderr}")
+            output = done.stdout
+            self.assertEqual(done.returncode, 0, f"README.md:{line}:\n{text}{output}")
             ran += 1
         self.assertGreater(ran, 3)
+        self.assertGreater(compared, 0)
 
     def test_options_are_those_of_help(self):
         def help_of(*command):

@@ -149,7 +149,8 @@ class ChatTest(unittest.TestCase):
                 expected = [logprobs[t, i].item() for t, i in enumerate(row["input_ids"][1:])
                             if row["labels"][t + 1] != -100]
                 self.assertEqual((result["line"], result["tokens"]), (number, len(expected)))
-                self.assertLess(max(abs(a - b) for a, b in zip(result["token_logprobs"], expected, strict=True)), 1e-5)
+                for got, want in zip(result["token_logprobs"], expected, strict=True):
+                    self.assertLess(abs(got - want), 1e-5)
                 self.assertLess(abs(result["loss"] + sum(expected) / len(expected)), 1e-5)
                 total -= sum(expected)
                 count += len(expected)

@@ -12,10 +12,9 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
+from first_gradients import first_gradients
 from torch_models import MODELS, alone, logits, metrics, random_rows, randomised, save, summed_loss, train, trained, with_adapter, \
     write_rows
-
-BETA1 = 0.9
 
 
 def relative_error(got, want):
@@ -55,22 +54,8 @@ class Case:
         return load_file(self.folder / run / f"checkpoint-{step:06}" / "adapter_model.safetensors")
 
     def gradients(self, run):
-        """After one step from zero moments the first moment is (1 - beta1) times the gradient, in the adapter's own order:
-        block, then module in execution order, A before B."""
-        moment = load_file(self.folder / run / "checkpoint-000001" / "state.safetensors")["moment1"] / (1 - BETA1)
-        order = self.targets
-        slots = {}
-        for name, p in lora_parameters(self.peft).items():
-            block = int(name.split("model.layers.")[-1].split("transformer.h.")[-1].split(".")[0])
-            position = next(i for i, t in enumerate(order) if f".{t}." in name)
-            slots[(block, position, "lora_B" in name)] = (name, p)
-        gradients, offset = {}, 0
-        for key in sorted(slots):
-            name, p = slots[key]
-            gradients[name] = moment[offset:offset + p.numel()].view(p.shape)
-            offset += p.numel()
-        assert offset == moment.numel()
-        return gradients
+        shapes = {name: p.shape for name, p in lora_parameters(self.peft).items()}
+        return first_gradients(self.folder / run / "checkpoint-000001", shapes, self.targets)
 
 
 class Gradients(unittest.TestCase):
