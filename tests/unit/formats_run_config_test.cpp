@@ -16,8 +16,7 @@ using namespace lema;
 namespace {
 
 // ctest says where the sources are.
-const fs::path kConfigs =
-    (fs::path(std::getenv("LEMA_TEST_DATA")) / "../../configs").lexically_normal();
+const fs::path kConfigs = fs::path(std::getenv("LEMA_SOURCE")) / "configs";
 
 // A config file of this test's own, removed at the end.
 struct ConfigFile {
