@@ -105,10 +105,10 @@ void point_link(const fs::path& link, const std::string& target) {
   StagedFile staged(link);
   if (sys::symlink(target.c_str(), staged.path().c_str()) != 0) {
     // As exFAT and some network shares have none: the folder itself can be named all the same.
-    if (errno == EPERM || errno == EOPNOTSUPP || errno == ENOSYS)
-      return log::warn("{}: its file system has no links; {} is what it would name", link.string(),
-                       target);
-    io_failure("create link", link);
+    if (errno != EPERM && errno != EOPNOTSUPP && errno != ENOSYS) io_failure("create link", link);
+    remove_file(link);
+    return log::warn("{}: its file system has no links; {} is what it would name", link.string(),
+                     target);
   }
   staged.commit();
 }

@@ -28,8 +28,8 @@ void remove_tree(const fs::path& path);
 void sync_folder(const fs::path& folder);
 // Renames without replacing; Io when `to` exists.
 void rename_new(const fs::path& from, const fs::path& to);
-// A relative symlink to an entry of the same folder, in place of an older one, durable; a warning
-// where the file system has none.
+// A relative symlink to an entry of the same folder, in place of an older one, durable; none
+// and a warning where the file system has no links.
 void point_link(const fs::path& link, const std::string& target);
 
 // Usage when the path is `input`, which is read, or lies inside it.

@@ -169,9 +169,7 @@ class Run {
     if (saved_.empty()) {
       state_.run_id = make_run_id();
     } else {
-      std::optional<int64_t> best_step;
-      if (state_.best_eval_loss) best_step = state_.best_step;
-      if (!enter_run(output_, state_.run_id, state_.step, best_step))
+      if (!enter_run(output_, state_.run_id, state_.step, best_step()))
         state_.best_eval_loss.reset();
       log::info("resumed from {} at step {}", saved_.string(), state_.step);
     }
@@ -316,6 +314,10 @@ class Run {
     return StopSignals::requested() || fs::exists(output_ / kStopFile, error);
   }
 
+  std::optional<int64_t> best_step() const {
+    return state_.best_eval_loss ? std::optional(state_.best_step) : std::nullopt;
+  }
+
   // Whether this step's loss over the evaluation set is the best so far; it is from here on.
   bool is_best(std::optional<double> loss) {
     if (!loss || !config_.checkpoint.best.value_or(true)) return false;
@@ -355,7 +357,7 @@ class Run {
     }
     log::info("saved {}", saved_.string());
     if (improved) mark_best(output_, saved_);
-    prune_checkpoints(output_, saved_, config_.checkpoint.keep);
+    prune_checkpoints(output_, saved_, config_.checkpoint.keep, best_step());
     return true;
   }
 

@@ -126,23 +126,22 @@ void mark_best(const fs::path& output_dir, const fs::path& checkpoint) {
   point_link(output_dir / "best", checkpoint.filename().string());
 }
 
-void prune_checkpoints(const fs::path& output_dir, const fs::path& newest, int64_t keep) {
+void prune_checkpoints(const fs::path& output_dir, const fs::path& newest, int64_t keep,
+                       std::optional<int64_t> best_step) {
   constexpr int64_t kLeastSound = 2;
-  std::error_code error;
-  const fs::path best = fs::read_symlink(output_dir / "best", error);
   std::vector<fs::path> found = checkpoints(output_dir);
   std::erase_if(found, [](const fs::path& folder) { return fs::is_symlink(folder); });
   if (std::ssize(found) <= std::max(keep, kLeastSound)) return;
   int64_t kept = 0, sound = 0;
   for (const fs::path& folder : found) {
+    const bool is_best = step_of(folder) == best_step;
     if (sound < kLeastSound && (folder == newest || is_sound(folder))) {
       ++sound;
-    } else if (folder.filename() != best && kept >= std::max(keep, kLeastSound) &&
-               sound >= kLeastSound) {
+    } else if (!is_best && kept >= std::max(keep, kLeastSound) && sound >= kLeastSound) {
       discard(folder);
       continue;
     }
-    if (folder.filename() != best) ++kept;
+    if (!is_best) ++kept;
   }
 }
 

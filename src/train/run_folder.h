@@ -31,9 +31,10 @@ void mark_last(const fs::path& output_dir, const fs::path& checkpoint);
 void mark_best(const fs::path& output_dir, const fs::path& checkpoint);
 
 // Removes the oldest checkpoints until `keep` are left, at least two of them read back and found
-// sound, `newest` by its writer; the best is kept beside those, and so are links. What cannot be
-// read or removed is said in the log.
-void prune_checkpoints(const fs::path& output_dir, const fs::path& newest, int64_t keep);
+// sound, `newest` by its writer; that of best_step is kept beside those, and so are links. What
+// cannot be read or removed is said in the log.
+void prune_checkpoints(const fs::path& output_dir, const fs::path& newest, int64_t keep,
+                       std::optional<int64_t> best_step);
 
 // Usage when a checkpoint of a step after `step`, up to `last`, could not get its name, which
 // something has that is no checkpoint.

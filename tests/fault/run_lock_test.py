@@ -17,7 +17,7 @@ import unittest
 from crc32c import crc32c
 from faulty_run import FAULTY, STEPS, FaultCase
 from process_memory import BOUNDED
-from tiny_run import LEMA, write_random_model
+from tiny_run import LEMA, write_random_model, write_rows
 
 LEAST = 120  # cases
 held = set()  # names of the cases that held
@@ -196,6 +196,19 @@ class Locks(LockCase):
                 self.assertEqual(ended.code, 0, ended.log)
                 self.assertRegex(ended.log, "last: its file system has no links; checkpoint-")
                 self.assertEqual(self.saved(self.run_folder), [4, 6])
+
+    def test_the_best_checkpoint_stays_without_a_link_to_it(self):
+        rows = write_rows(self.folder / "other.jsonl", 7, seed=9)
+        rising = [f"data.eval={rows}", "eval.every_steps=1", "checkpoint.every_steps=1", "checkpoint.keep=2",
+                  "train.max_steps=30", "optimizer.lr=0.1"]
+        with self.case("a best checkpoint without a link"):
+            self.assertEqual(self.train(self.run_folder, *rising).code, 0)
+            kept = self.saved(self.run_folder)
+            self.assertEqual(kept[1:], [29, 30])
+            shutil.rmtree(self.run_folder)
+            ended = self.train(self.run_folder, *rising, binary=FAULTY, fault="of=symlink,at=1,do=EPERM,sticky")
+            self.assertEqual(ended.code, 0, ended.log)
+            self.assertEqual(self.saved(self.run_folder), kept)
 
     def test_what_dead_runs_left_goes_and_what_live_ones_write_stays(self):
         dead = subprocess.Popen(["true"])
