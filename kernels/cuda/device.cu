@@ -106,8 +106,9 @@ Buffer CudaDevice::allocate_pinned(int64_t bytes, std::string_view label) {
     // Under WSL 2 far less can be locked than there is, and the status is not always that of memory.
     if (status != cudaSuccess) {
       cudaGetLastError();
+      cuda_check(cudaFree(nullptr), "locking host memory for {}", label);  // of earlier work's fault
       fail(ErrorCode::DoesNotFit,
-           "{}: cannot lock {} ({} bytes) of host memory ({}); with less, memory.ram or chat --ram, "
+           "{}: cannot lock {} ({} bytes) of host memory ({}); with less, memory.ram or --ram, "
            "weights come from disk",
            label, format_bytes(bytes), bytes, cudaGetErrorName(status));
     }

@@ -66,9 +66,7 @@ Plan OpenedModel::plan() const {
                       std::vector<bool>(static_cast<size_t>(table_.unit_count()), true), 0};
     return mapped;
   }
-  PlanRequest request;
-  for (int64_t u = 0; u < table_.unit_count(); ++u)
-    request.unit_bytes.push_back(table_.unit(u).bytes);
+  PlanRequest request = weights_request(table_, *device_);
   const int64_t least = 2 * *std::max_element(request.unit_bytes.begin(), request.unit_bytes.end());
   const int64_t left = device_->free_bytes();  // 0: no limit
   if (left > 0 && left < least)
@@ -77,16 +75,16 @@ Plan OpenedModel::plan() const {
          "replies at once, or use the CPU",
          device_->name(), format_bytes(left), format_bytes(least));
   request.device_budget = left;
-  request.pinned_weights = HostImage(all_extents(table_)).bytes();
-  request.ram = HostStore::ram_request(table_);
-  request.ram.budget = ram_bytes_ > 0 ? ram_bytes_ : less_reserve(available_memory());
-  request.ram.is_set = false;
+  request.ram.is_set = ram_bytes_ > 0;
+  request.ram.budget =
+      ram_bytes_ > 0 ? ram_bytes_ : std::max<int64_t>(1, less_reserve(available_memory()));
+  request.ram.key = "--ram";
   if (!has_own_embedding())
     request.ram.row_bytes = EmbeddingRows::bytes(table_.embed, limits_.tokens);
   Plan plan = make_plan(request);
-  plan.host.disk = DiskMode::Buffered;
   if (!plan.host.holds_all)
-    log::info("{} of memory cannot hold all weights: the others are read from disk in every pass",
+    log::info("{} of memory cannot hold all weights: what is on no GPU either comes from disk in "
+              "every pass",
               format_bytes(request.ram.budget));
   return plan;
 }

@@ -1,5 +1,5 @@
 // PassInputs: the integers of one pass (ids, positions, sequences, ...), packed on the host and
-// sent in one copy. Used by Inference and RowLosses.
+// sent in one copy. Used by Inference, RowLosses and write_row_logits.
 #pragma once
 
 #include <cstring>

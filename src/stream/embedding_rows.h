@@ -1,6 +1,5 @@
-// EmbeddingRows: the embedding's rows of a step's tokens, read from the file where the host store
-// does not hold the table. StepInputs maps ids to rows of table() and has them read before the
-// pass.
+// EmbeddingRows: the embedding's rows of a pass's tokens, read from the file where the host store
+// does not hold the table. Who sends the ids maps them to rows of table() and has these read.
 #pragma once
 
 #include <span>

@@ -160,14 +160,6 @@ bool HostStore::can_view(const PieceTable& table) {
   return true;
 }
 
-RamRequest HostStore::ram_request(const PieceTable& table) {
-  RamRequest ram;
-  for (int64_t u = 0; u < table.unit_count(); ++u)
-    ram.image_bytes.push_back(HostImage(unit_extents(table.unit(u))).bytes());
-  ram.small_bytes = HostImage(small_extents(table)).bytes();
-  return ram;
-}
-
 void HostStore::check_files() const {
   if (placement_.holds_all && maps_.empty() && unfilled_ == 0) return;  // all is read
   for (const SafetensorsFile& file : folder_.files()) file.file().check_unchanged();

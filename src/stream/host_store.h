@@ -22,16 +22,6 @@
 
 namespace lema {
 
-// A budget for host memory: what does not fit comes from disk. Not for mapped files.
-struct RamRequest {
-  int64_t budget = 0;                // bytes of all tiers but a device's own; 0: none
-  bool is_set = true;                // by memory.ram; else it is what the machine has
-  bool holds_device = false;         // the device's memory is the host's: the CPU
-  std::vector<int64_t> image_bytes;  // per unit: in host memory
-  int64_t small_bytes = 0;           // likewise: what is always there
-  int64_t row_bytes = 0;             // the embedding's rows of a step, where it is not held
-};
-
 // What of a model lies in host memory; decided by the plan.
 struct HostPlacement {
   DiskMode disk = DiskMode::Mmap;  // Mmap: everything is mapped, and the rest of this unused
@@ -83,8 +73,6 @@ class HostStore {
   // Whether every weight lies at a multiple of its element size, as in files that lema wrote, so
   // that kernels can read it where it lies.
   static bool can_view(const PieceTable& table);
-  // What units and small() take in host memory: a request without a budget or embedding rows.
-  static RamRequest ram_request(const PieceTable& table);
 
   // BadInput when a file that is still read has changed, Io when a mapped page could not be read:
   // what was computed since the last call is void.

@@ -21,6 +21,17 @@ struct PlanLine {
   int64_t bytes = 0;
 };
 
+// A budget for host memory: what does not fit comes from disk. Not for mapped files.
+struct RamRequest {
+  int64_t budget = 0;                // bytes of all tiers but a device's own; 0: none
+  bool is_set = true;                // by `key`; else it is what the machine has
+  bool holds_device = false;         // the device's memory is the host's: the CPU
+  std::vector<int64_t> image_bytes;  // per unit: in host memory
+  int64_t small_bytes = 0;           // likewise: what is always there
+  int64_t row_bytes = 0;             // the embedding's rows of a step, where it is not held
+  const char* key = "memory.ram";
+};
+
 struct PlanRequest {
   std::vector<int64_t> unit_bytes;  // blocks, then head chunks
   int64_t block_count = 0;
@@ -51,6 +62,9 @@ struct Plan {
   // The lines as a table for people.
   std::string table() const;
 };
+
+// What weights take that are read into host memory for this device; nothing else is requested.
+PlanRequest weights_request(const PieceTable& table, const Device& device);
 
 // The smallest device budget that the request can be met with.
 int64_t least_device_bytes(const PlanRequest& request);

@@ -105,7 +105,7 @@ RunPlan plan_here(const RunConfig& config, const RunModel& model, const Device& 
     refuse(error.what(), FitGoal::Kind::Ram, std::max(config.memory.ram_bytes, within));
   }
   const int64_t available = memory_for_run();
-  // Locked pages are never swapped out: all that others have left is theirs, or the system stalls.
+  // Locked pages are never swapped out: without a reserve for others the system stalls.
   const int64_t most = device.needs_pinned_weights() ? less_reserve(available) : available;
   if (plan.ram_budget == 0 && !is_mapped(config, device) && plan.memory_bytes() > most)
     return plan_here(config, model, device, ops, data, advice, less_reserve(available));

@@ -62,7 +62,8 @@ class PlannedRun {
   // On a GPU, so that no step loads anything: the kernels of steps and evaluations run once.
   // Returns the bytes that the driver counts then; 0 on the CPU. DoesNotFit as plan_or_refuse.
   int64_t load_kernels() const;
-  // The config with the budgets of its plan; as it is where it cannot run.
+  // The config with the budgets of its plan: that of host memory where it can run, and the
+  // device's now, of which measuring takes some.
   RunConfig as_planned() const;
   StepTrace trace_of(const RunConfig& config, const RunPlan& plan, const DataFacts& data) const;
   std::optional<StepTime> time_of(const RunPlan& plan, const StepTrace& trace, MachineRates& rates,

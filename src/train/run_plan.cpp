@@ -21,10 +21,8 @@ constexpr int64_t kProgramPages = 9'800'000;
 // Where weights are read into memory: stacks of the reader's threads, io_uring's rings.
 constexpr int64_t kReaderBytes = 2'000'000;
 
-// On a GPU, measured (H100, driver 580): a page table entry of 8 bytes for each page of 4 KiB that
-// is page-locked, what is left over in the 2 MiB pages of a run's buffers, and the heap of the
-// driver and of the libraries with all kernels loaded.
-constexpr int64_t kPinnedPerDeviceByte = 512;
+// On a GPU, measured (H100, driver 580): what is left over in the 2 MiB pages of a run's buffers,
+// and the heap of the driver and of the libraries with all kernels loaded.
 constexpr int64_t kPageEnds = 13 << 20;
 constexpr int64_t kDriverBytes = 440'000'000;
 
@@ -87,23 +85,12 @@ std::vector<PlanLine> fixed_lines(const RunPlan& plan, const RunModel& model, in
           {Tier::Pinned, "rotary table (host)", RopeTable::pinned_bytes(c.rope, rope)}};
 }
 
-RamRequest ram_request(const RunConfig& config, const RunPlan& plan, const RunModel& model) {
-  RamRequest ram = HostStore::ram_request(model.table);
-  ram.budget = plan.ram_budget;
-  ram.is_set = config.memory.ram_bytes > 0;
-  ram.holds_device = plan.shares_memory;
-  if (!model.adapter.is_full(Field::Embed))
-    ram.row_bytes = EmbeddingRows::bytes(model.table.embed, plan.bounds.tokens);
-  return ram;
-}
-
 PlanRequest plan_request(const RunConfig& config, const RunPlan& plan, const RunModel& model,
                          const Device& device, const DataFacts& data, int64_t scratch) {
   const ModelConfig& c = model.folder.config();
   const DType X = plan.numeric.compute;
-  PlanRequest request;
-  for (int64_t u = 0; u < model.table.unit_count(); ++u)
-    request.unit_bytes.push_back(model.table.unit(u).bytes);
+  PlanRequest request = weights_request(model.table, device);
+  if (!plan.reads_into_memory) request.pinned_weights = 0;
   request.block_count = c.L;
   request.fixed = fixed_lines(plan, model, scratch);
   for (PlanLine& line : host_lines(plan, model, data)) request.fixed.push_back(std::move(line));
@@ -116,10 +103,12 @@ PlanRequest plan_request(const RunConfig& config, const RunPlan& plan, const Run
   if (device.needs_pinned_weights()) {
     request.fixed.push_back({Tier::Device, "ends of the buffers' pages", kPageEnds});
     request.fixed.push_back({Tier::Host, "driver of the GPU, its libraries", kDriverBytes});
-    request.pinned_per_device_byte = kPinnedPerDeviceByte;
   }
-  if (plan.reads_into_memory) request.pinned_weights = HostImage(all_extents(model.table)).bytes();
-  request.ram = ram_request(config, plan, model);
+  request.ram.budget = plan.ram_budget;
+  request.ram.is_set = config.memory.ram_bytes > 0;
+  request.ram.holds_device = plan.shares_memory;
+  if (!model.adapter.is_full(Field::Embed))
+    request.ram.row_bytes = EmbeddingRows::bytes(model.table.embed, plan.bounds.tokens);
   request.residency = config.memory.residency;
   request.slots = config.memory.slots;
   request.activations = config.memory.activations;
@@ -256,7 +245,6 @@ RunPlan make_run_plan(const RunConfig& config, const RunModel& model, const Devi
   // passed by all rows.
   const auto place = [&](RunPlan& p) {
     p.placement = make_plan(plan_request(config, p, model, device, data, scratch));
-    if (p.reads_into_memory) p.placement.host.disk = DiskMode::Buffered;  // till one is chosen
     const std::vector<bool>& resident = p.placement.weights.resident;
     return std::all_of(resident.begin() + model.folder.config().L, resident.end(),
                        [](bool is_resident) { return is_resident; });

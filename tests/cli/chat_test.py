@@ -94,6 +94,14 @@ class ChatTest(Case):
         turn = json.loads(result.stdout)
         self.assertEqual(turn["prompt_tokens"] + len(turn["ids"]), 512)
 
+    def test_ram_is_a_size(self):
+        for size in ("0", "-1", "much", "3QB"):
+            result = run("chat", "--model", self.model, "--prompt", "x", "--ram", size)
+            self.assertEqual(result.returncode, 2)
+            self.assertIn(f"--ram: {size} is no size, such as 3GB or 2GiB", result.stderr)
+        result = run("chat", "--model", self.model, "--prompt", "x", "--max-new-tokens", 1, "--device", "cpu", "--ram", "1GB")
+        self.assertEqual(result.returncode, 0, result.stderr)  # a CPU reads the mapped file
+
     def test_interrupted_reply(self):
         folder = write_byte_model(self.path / "long", TEMPLATE, max_position_embeddings=65536)
         command = [LEMA, "chat", "--model", str(folder), "--prompt", "x", "--greedy", "--context", "60000",

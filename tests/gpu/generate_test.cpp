@@ -49,7 +49,7 @@ TEST_CASE("gpu: logits over a cache are the CPU's to rounding") {
   both({{0, second}, {1, one}});
 }
 
-TEST_CASE("gpu: logits and losses are the same bits with weights from disk in every pass") {
+TEST_CASE("gpu: logits and losses are the same bits with little host memory") {
   const Family family = GENERATE(Family::Llama, Family::Gpt2);
   const TinyModel model("gpu_ram", {family, 5, DType::BF16, family == Family::Gpt2});
   const Dataset dataset = dataset_of({ids_from(9, 9), ids_from(70, 70)});

@@ -49,6 +49,9 @@ class LateDevice final : public Device {
     return noted(cpu_->allocate_pinned(bytes, label));
   }
   void set_limits(int64_t bytes, int64_t pinned) override { cpu_->set_limits(bytes, pinned); }
+  // What free_bytes() says; no limit.
+  void set_free_bytes(int64_t bytes) { free_bytes_ = bytes; }
+  int64_t free_bytes() const override { return free_bytes_; }
   // A control arm: what is copied into a slot of the ring, of that many, arrives in each.
   void alias_slots(int64_t slots) { aliased_slots_ = slots; }
   // Of all calls so far.
@@ -181,7 +184,7 @@ class LateDevice final : public Device {
   std::vector<Touched> touched_;
   std::span<std::byte> ring_;
   int64_t aliased_slots_ = 0;
-  int64_t allocated_bytes_ = 0, pinned_bytes_ = 0;
+  int64_t allocated_bytes_ = 0, pinned_bytes_ = 0, free_bytes_ = 0;
   int64_t host_waits_ = 0;
 };
 

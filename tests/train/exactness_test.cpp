@@ -193,7 +193,6 @@ TEST_CASE("a budget between streaming and residence changes no bit and is kept")
   CHECK(fewest == 0);
 }
 
-// The control arm of the tests above: each kind of wait is needed, and its absence is seen.
 // What is read in place otherwise is copied then.
 TEST_CASE("tensors at odd bytes of their file change no bit") {
   const Family family = GENERATE(Family::Llama, Family::Gpt2);
@@ -208,6 +207,7 @@ TEST_CASE("tensors at odd bytes of their file change no bit") {
   CHECK(run(1, "memory.residency=stream") == reference);
 }
 
+// The control arm of the tests above: each kind of wait is needed, and its absence is seen.
 TEST_CASE("a forgotten wait turns the comparison red") {
   const Bench bench({Family::Llama, 5, DType::F32, false}, 11);
   const RunConfig config = bench.config({"compute=f32", "memory.residency=stream", "memory.slots=2",

@@ -70,35 +70,52 @@ TEST_CASE("inference: token by token equals one pass, and both equal the pass wi
   }
 }
 
-// On a device that has copies of the weights, as a GPU has; what host memory cannot hold comes from
-// disk in every pass.
+// On a device that has copies of the weights, as a GPU has: what it cannot hold is streamed, what
+// host memory cannot hold either comes from disk.
 TEST_CASE("inference: the same bits wherever the weights lie") {
   const auto family = GENERATE(Family::Llama, Family::Gpt2);
   const TinyModel model("inference_placement", {family, 5, DType::BF16, family == Family::Gpt2});
   const std::vector<int32_t> first = ids_from(1, 40), second = ids_from(2, 7), one = {5};
   const Dataset dataset = dataset_of({ids_from(3, 9), ids_from(4, 70)});
+  const fs::path path = model.temp.path() / "logits.safetensors";
+  int64_t copied_bytes = 0;  // in two passes
   const auto results = [&](const OpenOptions& options) {
     Inference inference(model.folder, options, 2, 64);
     std::vector<float> all = row(inference.append(std::vector<Feed>{{0, first}, {1, second}}), 1);
     for (const float x : row(inference.append(std::vector<Feed>{{1, one}}), 0)) all.push_back(x);
+    copied_bytes = inference.model().stream().h2d_bytes();
     for (const RowLoss& loss : row_losses(model.folder, options, dataset, [](int64_t) {}))
       all.insert(all.end(), loss.losses.begin(), loss.losses.end());
+    write_row_logits(model.folder, options, dataset, path, [](int64_t) {});
+    for (const char byte : read_text(path, 1 << 20)) all.push_back(byte);
     return all;
   };
   const std::vector<float> expected = results(kF32);
-  OpenOptions copied = kF32;
-  copied.backend = [](const std::string&) {
-    return Backend{std::make_unique<test::LateDevice>(), cpu_ops()};
-  };
-  const int64_t whole = HostImage(all_extents(make_piece_table(model.folder))).bytes();
-  for (const int64_t ram : {2 * whole, whole - 1, whole * 3 / 4}) {
-    INFO("host memory of " << ram << " for " << whole);
-    copied.ram_bytes = ram;
-    CHECK(results(copied) == expected);
+  const PlanRequest whole = weights_request(make_piece_table(model.folder), test::LateDevice());
+  int64_t all = 0, largest = 0;
+  for (const int64_t bytes : whole.unit_bytes) {
+    all += bytes;
+    largest = std::max(largest, bytes);
   }
-  copied.ram_bytes = 1;
-  CHECK(contains(message_of(ErrorCode::DoesNotFit, [&] { results(copied); }),
-                 "of host memory and may take 1 B"));
+  OpenOptions options = kF32;
+  for (const int64_t vram : {2 * largest, 4 * largest, all}) {
+    options.backend = [vram](const std::string&) {
+      auto device = std::make_unique<test::LateDevice>();
+      device->set_free_bytes(vram);
+      return Backend{std::move(device), cpu_ops()};
+    };
+    for (const int64_t ram :
+         {2 * whole.pinned_weights, whole.pinned_weights - 1, whole.pinned_weights * 3 / 4}) {
+      INFO(fmt::format("{} of {} bytes on the device, {} of {} in host memory", vram, all, ram,
+                       whole.pinned_weights));
+      options.ram_bytes = ram;
+      CHECK(results(options) == expected);
+      CHECK((copied_bytes > 0) == (vram < all));
+    }
+  }
+  options.ram_bytes = 1;
+  CHECK(contains(message_of(ErrorCode::DoesNotFit, [&] { results(options); }),
+                 "of host memory and --ram is 1 B; set it to at least "));
 }
 
 // What a pass over whole prompts gives, whatever the cache held before them.
