@@ -6,11 +6,11 @@
 namespace lema::cuda {
 namespace {
 
-bool on_tensor_cores(const CudaDevice& device, const AttentionCall& call) {
-  check(call.shape.D <= kLargestHead, "attention: heads of {} elements, {} at most on CUDA",
-        call.shape.D, kLargestHead);
-  return call.q.dtype != DType::F32 && device.architecture() >= 80 &&
-         tensor_core_head(call.shape.D);
+bool on_tensor_cores(const AttentionCall& call) {
+  const int64_t D = call.shape.D;
+  check(D <= kLargestHead, "attention: heads of {} elements, {} at most on CUDA", D, kLargestHead);
+  if (call.turing) return call.q.dtype == DType::F16 && (D == 64 || D == 80 || D == 96 || D == 128);
+  return call.q.dtype != DType::F32 && (D == 64 || D == 80 || D == 96 || D == 128 || D == 256);
 }
 
 }  // namespace
@@ -23,9 +23,10 @@ void attention(const CudaDevice& device, MatrixView o, TensorView lse, MatrixVie
   call.sequences = static_cast<const int32_t*>(sequences.data);
   call.count = sequences.shape[0];
   call.shape = shape;
+  call.turing = device.kernel_architecture() < 80;
   if (q.rows == 0 || call.count == 0) return;
   const cudaStream_t stream = device.stream(Queue::Compute);
-  if (on_tensor_cores(device, call))
+  if (on_tensor_cores(call))
     tensor_core_attention(stream, call);
   else
     plain_attention(stream, call);
@@ -43,9 +44,10 @@ void attention_backward(const CudaDevice& device, MatrixView dq, MatrixView dk, 
   call.sequences = static_cast<const int32_t*>(sequences.data);
   call.count = sequences.shape[0];
   call.shape = shape;
+  call.turing = device.kernel_architecture() < 80;
   if (q.rows == 0 || call.count == 0) return;
   const cudaStream_t stream = device.stream(Queue::Compute);
-  if (on_tensor_cores(device, call))
+  if (on_tensor_cores(call))
     tensor_core_attention_backward(stream, call);
   else
     plain_attention_backward(stream, call);

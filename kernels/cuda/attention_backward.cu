@@ -24,16 +24,18 @@ __global__ void __launch_bounds__(kAttentionThreads)
   if (threadIdx.x % 32 == 0) a.delta[row * a.delta_stride + head] = sum;
 }
 
-template <int D>
+template <int D, bool turing>
 struct QueryShape {
-  static constexpr int kKeys = D <= 128 ? 64 : 32;
+  static constexpr int kKeys = D <= (turing ? 96 : 128) ? 64 : 32;
   static constexpr int kKeyTile = kKeys * kPitch<D>, kQueryTile = kAttentionRows * kPitch<D>;
   static constexpr int kSharedBytes = 2 * (kQueryTile + kKeyTile) * kElement;
 };
 
 template <int D, typename X>
-__global__ void __launch_bounds__(kAttentionThreads) by_query(TensorCoreCall<X> a) {
-  using S = QueryShape<D>;
+__global__ void __launch_bounds__(kAttentionThreads, kAttentionBlocks)
+    by_query(TensorCoreCall<X> a) {
+  using S = QueryShape<D, kTuring>;
+  if constexpr (!kIsCalled<D, X>) return;
   extern __shared__ __align__(16) unsigned char shared[];
   auto* q_tile = reinterpret_cast<X*>(shared);
   X *grad_tile = q_tile + S::kQueryTile, *k_tile = grad_tile + S::kQueryTile,
@@ -96,9 +98,11 @@ __global__ void __launch_bounds__(kAttentionThreads) by_query(TensorCoreCall<X> 
 
 // A block holds 64 keys and the gradients of kOut of their columns: all, or half of 256.
 template <int D>
+inline constexpr int kOut = D <= 128 ? D : 128;
+
+template <int D, bool turing>
 struct KeyShape {
-  static constexpr int kQueries = D <= 96 ? 64 : 32;
-  static constexpr int kOut = D <= 128 ? D : 128;
+  static constexpr int kQueries = D <= (turing ? 80 : 96) ? 64 : 32;
   static constexpr int kKeyTile = kAttentionRows * kPitch<D>, kQueryTile = kQueries * kPitch<D>;
   static constexpr int kSharedBytes = 2 * (kQueryTile + kKeyTile) * kElement;
 };
@@ -130,8 +134,10 @@ __device__ void softmax_gradient(float (&p)[n][4], float (&ds)[n][4], const Sequ
 }
 
 template <int D, typename X>
-__global__ void __launch_bounds__(kAttentionThreads) by_key(TensorCoreCall<X> a) {
-  using S = KeyShape<D>;
+__global__ void __launch_bounds__(kAttentionThreads, kAttentionBlocks)
+    by_key(TensorCoreCall<X> a) {
+  using S = KeyShape<D, kTuring>;
+  if constexpr (!kIsCalled<D, X>) return;
   extern __shared__ __align__(16) unsigned char shared[];
   auto* k_tile = reinterpret_cast<X*>(shared);
   X *v_tile = k_tile + S::kKeyTile, *q_tile = v_tile + S::kKeyTile,
@@ -143,7 +149,7 @@ __global__ void __launch_bounds__(kAttentionThreads) by_key(TensorCoreCall<X> a)
                        j0))
     return;
   const int kv_head = static_cast<int>(blockIdx.x), kv_column = kv_head * D,
-            out_column = static_cast<int>(blockIdx.z) * S::kOut;
+            out_column = static_cast<int>(blockIdx.z) * kOut<D>;
   const int keys = min(kAttentionRows, sequence.kv_len - j0);
   const int64_t key_row = sequence.kv_begin + j0;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -153,7 +159,7 @@ __global__ void __launch_bounds__(kAttentionThreads) by_key(TensorCoreCall<X> a)
                                                   keys, a.v.packed);
   // Query j0 is the first to see a key of the tile, query j0 + keys - 1 + window - 1 the last.
   const int end = a.window == 0 ? sequence.q_len : min(sequence.q_len, j0 + keys - 1 + a.window);
-  float dk[S::kOut / 8][4] = {}, dv[S::kOut / 8][4] = {};
+  float dk[kOut<D> / 8][4] = {}, dv[kOut<D> / 8][4] = {};
   for (int head = kv_head * a.G; head < (kv_head + 1) * a.G; ++head)
     for (int i0 = j0; i0 < end; i0 += S::kQueries) {
       const int64_t row = sequence.q_begin + i0;
@@ -198,12 +204,11 @@ void tensor_core_attention_backward(cudaStream_t stream, const AttentionCall& ca
                                                 static_cast<int>(call.shape.D));
     check_launch("row_delta");
     with_head_size(call.shape.D, [&](auto D) {
-      launch_attention<QueryShape<D()>::kSharedBytes, X>(
-          stream, "attention_backward by query", by_query<D(), X>, call.shape.H, call.q.rows, 1,
-          call);
-      launch_attention<KeyShape<D()>::kSharedBytes, X>(
-          stream, "attention_backward by key", by_key<D(), X>, call.shape.Hkv, call.k.rows,
-          D() / KeyShape<D()>::kOut, call);
+      launch_attention<QueryShape, D(), X>(stream, "attention_backward by query", by_query<D(), X>,
+                                           call.shape.H, call.q.rows, 1, call);
+      launch_attention<KeyShape, D(), X>(stream, "attention_backward by key", by_key<D(), X>,
+                                         call.shape.Hkv, call.k.rows,
+                                         D() / kOut<D()>, call);
     });
   });
 }

@@ -6,13 +6,13 @@
 namespace lema::cuda {
 namespace {
 
-template <int D>
-struct Shape {
+template <int D, bool turing>
+struct ForwardShape {
   static constexpr int kKeys = D <= 128 ? 64 : 32;
-  static constexpr int kStages = D <= 128 ? 2 : 1;  // tiles of keys and values in shared memory
+  // Tiles of keys and values in shared memory.
+  static constexpr int kStages = D <= (turing ? 80 : 128) ? 2 : 1;
   static constexpr int kKeyTile = kKeys * kPitch<D>, kQueryTile = kAttentionRows * kPitch<D>;
-  static constexpr int kSharedBytes =
-      (kQueryTile + 2 * kStages * kKeyTile) * kElement;
+  static constexpr int kSharedBytes = (kQueryTile + 2 * kStages * kKeyTile) * kElement;
 };
 
 // The two rows of a thread, g and g + 8 of its warp's 16.
@@ -54,8 +54,10 @@ __device__ void online_softmax(float (&scores)[n][4], float (&o)[m][4], RowState
 }
 
 template <int D, typename X>
-__global__ void __launch_bounds__(kAttentionThreads) forward(TensorCoreCall<X> a) {
-  using S = Shape<D>;
+__global__ void __launch_bounds__(kAttentionThreads, kAttentionBlocks)
+    forward(TensorCoreCall<X> a) {
+  using S = ForwardShape<D, kTuring>;
+  if constexpr (!kIsCalled<D, X>) return;
   extern __shared__ __align__(16) unsigned char shared[];
   auto* q_tile = reinterpret_cast<X*>(shared);
   X* stages = q_tile + S::kQueryTile;  // keys, then values, of each stage
@@ -143,14 +145,12 @@ __global__ void __launch_bounds__(kAttentionThreads) forward(TensorCoreCall<X> a
 
 }  // namespace
 
-bool tensor_core_head(int64_t D) { return D == 64 || D == 80 || D == 96 || D == 128 || D == 256; }
-
 void tensor_core_attention(cudaStream_t stream, const AttentionCall& call) {
   with_tensor_core_type(call.q.dtype, [&](auto type) {
     using X = decltype(type);
     with_head_size(call.shape.D, [&](auto D) {
-      launch_attention<Shape<D()>::kSharedBytes, X>(stream, "attention", forward<D(), X>,
-                                                    call.shape.H, call.q.rows, 1, call);
+      launch_attention<ForwardShape, D(), X>(stream, "attention", forward<D(), X>, call.shape.H,
+                                             call.q.rows, 1, call);
     });
   });
 }

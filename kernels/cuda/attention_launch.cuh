@@ -16,6 +16,11 @@ inline constexpr float kLog2e = 1.4426950408889634f;
 inline constexpr int kElement = 2;  // bytes of bf16 and f16
 
 inline constexpr int kAttentionThreads = 128, kAttentionRows = 64;  // four warps of 16 rows
+// Blocks that a processor is to hold; where none is named, ptxas spills for more on sm_75.
+inline constexpr int kAttentionBlocks = kTuring ? 1 : 0;
+// What sm_75 calls: the kernels of the rest are empty there.
+template <int D, typename X>
+inline constexpr bool kIsCalled = !kTuring || (D <= kLargestOfTuring && std::is_same_v<X, f16>);
 
 // A matrix of heads, and whether its rows take 16-byte accesses.
 template <typename X>
@@ -86,23 +91,26 @@ void with_head_size(int64_t D, const Fn& fn) {
   }
 }
 
-// What a block may have of shared memory on sm_86, sm_89 and sm_120, the least of all GPUs whose
-// tensor cores these kernels use (CUDA C++ programming guide, "Compute Capabilities").
-inline constexpr int kMostSharedBytes = 99 << 10;
+// What a block may have of shared memory on sm_86, sm_89 and sm_120, the least from sm_80 on, and on
+// sm_75 (CUDA C++ programming guide, "Compute Capabilities").
+inline constexpr int kMostSharedBytes = 99 << 10, kMostOfTuring = 64 << 10;
 
-// One block per 64 rows of a sequence and head (and z).
-template <int kSharedBytes, typename X, typename Kernel>
+// One block per 64 rows of a sequence and head (and z). Shape<D, turing>: how a kernel cuts them.
+template <template <int, bool> class Shape, int D, typename X, typename Kernel>
 void launch_attention(cudaStream_t stream, const char* name, Kernel kernel, int64_t heads,
                       int64_t rows, int64_t z, const AttentionCall& call) {
-  static_assert(kSharedBytes <= kMostSharedBytes);
+  constexpr int kBytes = Shape<D, false>::kSharedBytes, kOfTuring = Shape<D, true>::kSharedBytes;
+  static_assert(kBytes <= kMostSharedBytes);
+  static_assert(kOfTuring <= kMostOfTuring || D > kLargestOfTuring);
+  const int shared_bytes = call.turing ? kOfTuring : kBytes;
   const int64_t tiles = tile_bound(rows, call.count, kAttentionRows);
   check(tiles <= 65535, "attention: {} rows in a call", rows);
   cuda_check(
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes),
-      "giving {} {} bytes of shared memory", name, kSharedBytes);
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
+      "giving {} {} bytes of shared memory", name, shared_bytes);
   const dim3 grid(static_cast<unsigned>(heads), static_cast<unsigned>(tiles),
                   static_cast<unsigned>(z));
-  kernel<<<grid, kAttentionThreads, kSharedBytes, stream>>>(TensorCoreCall<X>(call));
+  kernel<<<grid, kAttentionThreads, shared_bytes, stream>>>(TensorCoreCall<X>(call));
   check_launch(name);
 }
 

@@ -39,6 +39,8 @@ class CudaDevice final : public Device {
   cudaStream_t stream(Queue queue) const { return streams_[static_cast<size_t>(queue)]; }
   // Compute capability, 90 for 9.0.
   int architecture() const { return architecture_; }
+  // That its kernels are compiled for: less where they come from PTX of an older one.
+  int kernel_architecture() const { return kernel_architecture_; }
 
  private:
   void deallocate(void* data, int64_t bytes, bool pinned) noexcept override;
@@ -46,7 +48,7 @@ class CudaDevice final : public Device {
   Event create(unsigned flags);
 
   std::string name_;
-  int ordinal_ = 0, architecture_ = 0;
+  int ordinal_ = 0, architecture_ = 0, kernel_architecture_ = 0;
   cudaStream_t streams_[3] = {};
   std::vector<cudaEvent_t> events_;
 };

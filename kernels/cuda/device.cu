@@ -43,13 +43,16 @@ CudaDevice::CudaDevice(int ordinal) : ordinal_(ordinal) {
   check_usable(cudaGetDeviceProperties(&properties, ordinal), ordinal);
   name_ = properties.name;
   architecture_ = 10 * properties.major + properties.minor;
-  cudaFuncAttributes attributes;
-  if (cudaFuncGetAttributes(&attributes, any_kernel) == cudaErrorNoKernelImageForDevice) {
+  cudaFuncAttributes attributes{};
+  const cudaError_t loaded = cudaFuncGetAttributes(&attributes, any_kernel);
+  if (loaded == cudaErrorNoKernelImageForDevice) {
     cudaGetLastError();
     fail(ErrorCode::Usage,
          "device cuda:{}: {} has compute capability {}.{}, and this lema was built for {}", ordinal,
          name_, properties.major, properties.minor, LEMA_CUDA_ARCHITECTURES);
   }
+  check_usable(loaded, ordinal);
+  kernel_architecture_ = attributes.ptxVersion;
   for (cudaStream_t& stream : streams_)
     check_usable(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), ordinal);
 }

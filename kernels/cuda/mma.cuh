@@ -1,5 +1,6 @@
-// Tensor core products of 16 x 16 by 16 x 8 tiles of bf16 or f16 (mma.sync, sm_80 and later), and
-// the moves that feed them: cp.async to shared memory, ldmatrix from it. Used by attention.
+// Tensor core products of 16 x 16 by 16 x 8 tiles of bf16 or f16 (mma.sync) and the moves that feed
+// them: cp.async to shared memory, ldmatrix from it. sm_75 has neither bf16 nor cp.async: it takes
+// f16 in two halves of the inner side, and ordinary copies. Used by attention.
 //
 // Tiles lie in shared memory by rows of D + 8 elements: an odd number of 16-byte units, so that the
 // eight rows of an ldmatrix fall into different banks.
@@ -14,11 +15,13 @@
 
 namespace lema::cuda {
 
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
-#define LEMA_TENSOR_CORES 1
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#define LEMA_TURING 1
 #else
-#define LEMA_TENSOR_CORES 0
+#define LEMA_TURING 0
 #endif
+// Of the code that is compiled: each architecture has its own, and the host none.
+inline constexpr bool kTuring = LEMA_TURING != 0;
 
 template <int D>
 inline constexpr int kPitch = D + 8;  // elements from row to row of a tile
@@ -32,11 +35,9 @@ template <int D, typename X>
 __device__ void load_left(uint32_t (&r)[4], const X* tile) {
   const int lane = threadIdx.x % 32;
   const uint32_t at = shared_address(tile + lane % 16 * kPitch<D> + lane / 16 * 8);
-#if LEMA_TENSOR_CORES
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                : "r"(at));
-#endif
 }
 
 // Right operand of two products, K = 16: rows [0, 16) of `tile` are the columns of the operand, its
@@ -46,11 +47,9 @@ __device__ void load_right(uint32_t (&r)[4], const X* tile) {
   const int lane = threadIdx.x % 32;
   const uint32_t at =
       shared_address(tile + (lane % 8 + lane / 16 * 8) * kPitch<D> + lane / 8 % 2 * 8);
-#if LEMA_TENSOR_CORES
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                : "r"(at));
-#endif
 }
 
 // The same where rows [0, 16) of `tile` are the inner side and its columns [0, 16) the operand's.
@@ -58,17 +57,26 @@ template <int D, typename X>
 __device__ void load_right_by_rows(uint32_t (&r)[4], const X* tile) {
   const int lane = threadIdx.x % 32;
   const uint32_t at = shared_address(tile + lane % 16 * kPitch<D> + lane / 16 * 8);
-#if LEMA_TENSOR_CORES
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                : "r"(at));
-#endif
 }
 
-// sum (16, 8) += a (16, 16) b (16, 8), both of X.
+// sum (16, 8) += a (16, 16) b (16, 8), both of X; of bf16 nothing on sm_75.
 template <typename X>
 __device__ void multiply_add(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-#if LEMA_TENSOR_CORES
+#if LEMA_TURING
+  const auto add_half = [&](uint32_t a0, uint32_t a1, uint32_t b) {
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, "
+                 "{%6}, {%0, %1, %2, %3};"
+                 : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+                 : "r"(a0), "r"(a1), "r"(b));
+  };
+  if constexpr (std::is_same_v<X, f16>) {
+    add_half(a[0], a[1], b0);
+    add_half(a[2], a[3], b1);
+  }
+#else
 #define LEMA_MMA(TYPE)                                                                            \
   asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." TYPE "." TYPE ".f32 {%0, %1, %2, %3}, "   \
                "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"                                    \
@@ -131,21 +139,23 @@ __device__ void multiply_weights(float (&out)[m][4], const float (&weights)[n][4
 }
 
 __device__ inline void copy_16_bytes(void* shared, const void* global, bool valid) {
-#if LEMA_TENSOR_CORES
+#if LEMA_TURING
+  *static_cast<uint4*>(shared) = valid ? *static_cast<const uint4*>(global) : uint4{};
+#else
   const int bytes = valid ? 16 : 0;  // the rest of the 16 becomes zero
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)),
                "l"(global), "r"(bytes));
 #endif
 }
 __device__ inline void end_copy_group() {
-#if LEMA_TENSOR_CORES
+#if !LEMA_TURING
   asm volatile("cp.async.commit_group;");
 #endif
 }
 // All copy groups but the last `pending` are complete.
 template <int pending>
 __device__ void wait_copies() {
-#if LEMA_TENSOR_CORES
+#if !LEMA_TURING
   asm volatile("cp.async.wait_group %0;" ::"n"(pending));
 #endif
 }
