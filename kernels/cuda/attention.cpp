@@ -9,8 +9,10 @@ namespace {
 bool on_tensor_cores(const AttentionCall& call) {
   const int64_t D = call.shape.D;
   check(D <= kLargestHead, "attention: heads of {} elements, {} at most on CUDA", D, kLargestHead);
-  if (call.turing) return call.q.dtype == DType::F16 && (D == 64 || D == 80 || D == 96 || D == 128);
-  return call.q.dtype != DType::F32 && (D == 64 || D == 80 || D == 96 || D == 128 || D == 256);
+  const bool is_built = D == 64 || D == 80 || D == 96 || D == 128 || D == 256;
+  const bool is_type = call.turing ? call.q.dtype == DType::F16 && D <= kLargestOfTuring
+                                   : call.q.dtype != DType::F32;
+  return is_built && is_type;
 }
 
 }  // namespace

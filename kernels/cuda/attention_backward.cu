@@ -102,6 +102,7 @@ inline constexpr int kOut = D <= 128 ? D : 128;
 
 template <int D, bool turing>
 struct KeyShape {
+  // As many as registers hold the sums for.
   static constexpr int kQueries = D <= (turing ? 80 : 96) ? 64 : 32;
   static constexpr int kKeyTile = kAttentionRows * kPitch<D>, kQueryTile = kQueries * kPitch<D>;
   static constexpr int kSharedBytes = 2 * (kQueryTile + kKeyTile) * kElement;

@@ -102,6 +102,8 @@ void launch_attention(cudaStream_t stream, const char* name, Kernel kernel, int6
   constexpr int kBytes = Shape<D, false>::kSharedBytes, kOfTuring = Shape<D, true>::kSharedBytes;
   static_assert(kBytes <= kMostSharedBytes);
   static_assert(kOfTuring <= kMostOfTuring || D > kLargestOfTuring);
+  check(!call.turing || (D <= kLargestOfTuring && std::is_same_v<X, f16>),
+        "{} of {} with heads of {} has no kernel of sm_75", name, lema::name(call.q.dtype), D);
   const int shared_bytes = call.turing ? kOfTuring : kBytes;
   const int64_t tiles = tile_bound(rows, call.count, kAttentionRows);
   check(tiles <= 65535, "attention: {} rows in a call", rows);

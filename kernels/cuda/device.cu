@@ -53,6 +53,7 @@ CudaDevice::CudaDevice(int ordinal) : ordinal_(ordinal) {
   }
   check_usable(loaded, ordinal);
   kernel_architecture_ = attributes.ptxVersion;
+  check(kernel_architecture_ >= 75, "kernels of sm_{}", kernel_architecture_);
   for (cudaStream_t& stream : streams_)
     check_usable(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), ordinal);
 }
@@ -81,7 +82,10 @@ DType CudaDevice::preferred_activation(DType) const {
 }
 
 std::string CudaDevice::arithmetic() const {
-  return fmt::format("sm_{}, cuBLASLt {}", architecture_, CublasLt::load().version());
+  const std::string kernels = kernel_architecture_ == architecture_
+                                  ? ""
+                                  : fmt::format(", kernels of sm_{}", kernel_architecture_);
+  return fmt::format("sm_{}{}, cuBLASLt {}", architecture_, kernels, CublasLt::load().version());
 }
 
 Buffer CudaDevice::allocate(int64_t bytes, std::string_view label) {
@@ -109,7 +113,7 @@ Buffer CudaDevice::allocate_pinned(int64_t bytes, std::string_view label) {
     // Under WSL 2 far less can be locked than there is, and the status is not always that of memory.
     if (status != cudaSuccess) {
       cudaGetLastError();
-      cuda_check(cudaFree(nullptr), "locking host memory for {}", label);  // of earlier work's fault
+      cuda_check(cudaDeviceSynchronize(), "locking host memory for {}", label);  // an earlier fault
       fail(ErrorCode::DoesNotFit,
            "{}: cannot lock {} ({} bytes) of host memory ({}); with less, memory.ram or --ram, "
            "weights come from disk",

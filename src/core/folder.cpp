@@ -106,7 +106,8 @@ void point_link(const fs::path& link, const std::string& target) {
   if (sys::symlink(target.c_str(), staged.path().c_str()) != 0) {
     // As exFAT and some network shares have none: the folder itself can be named all the same.
     if (errno != EPERM && errno != EOPNOTSUPP && errno != ENOSYS) io_failure("create link", link);
-    remove_file(link);
+    std::error_code unknown;
+    if (fs::is_symlink(link, unknown)) remove_file(link);
     return log::warn("{}: its file system has no links; {} is what it would name", link.string(),
                      target);
   }

@@ -67,20 +67,19 @@ Plan OpenedModel::plan() const {
     return mapped;
   }
   PlanRequest request = weights_request(table_, *device_);
-  const int64_t least = 2 * *std::max_element(request.unit_bytes.begin(), request.unit_bytes.end());
-  const int64_t left = device_->free_bytes();  // 0: no limit
-  if (left > 0 && left < least)
-    fail(ErrorCode::DoesNotFit,
-         "{}: {} are left for weights, which need {} at least; ask for a shorter context or fewer "
-         "replies at once, or use the CPU",
-         device_->name(), format_bytes(left), format_bytes(least));
-  request.device_budget = left;
+  request.device_budget = device_->free_bytes();
   request.ram.is_set = ram_bytes_ > 0;
   request.ram.budget =
       ram_bytes_ > 0 ? ram_bytes_ : std::max<int64_t>(1, less_reserve(available_memory()));
   request.ram.key = "--ram";
   if (!has_own_embedding())
     request.ram.row_bytes = EmbeddingRows::bytes(table_.embed, limits_.tokens);
+  const int64_t least = least_device_bytes(request);
+  if (request.device_budget > 0 && request.device_budget < least)
+    fail(ErrorCode::DoesNotFit,
+         "{}: {} are left for weights, which need {} at least; ask for a shorter context or fewer "
+         "replies at once, or use the CPU",
+         device_->name(), format_bytes(request.device_budget), format_bytes(least));
   Plan plan = make_plan(request);
   if (!plan.host.holds_all)
     log::info("{} of memory cannot hold all weights: what is on no GPU either comes from disk in "

@@ -49,9 +49,10 @@ class LateDevice final : public Device {
     return noted(cpu_->allocate_pinned(bytes, label));
   }
   void set_limits(int64_t bytes, int64_t pinned) override { cpu_->set_limits(bytes, pinned); }
-  // What free_bytes() says; no limit.
+  // Then it is a GPU to a plan: of so much free memory, with weights to be page-locked.
   void set_free_bytes(int64_t bytes) { free_bytes_ = bytes; }
   int64_t free_bytes() const override { return free_bytes_; }
+  bool needs_pinned_weights() const override { return free_bytes_ > 0; }
   // A control arm: what is copied into a slot of the ring, of that many, arrives in each.
   void alias_slots(int64_t slots) { aliased_slots_ = slots; }
   // Of all calls so far.

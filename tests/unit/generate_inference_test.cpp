@@ -91,28 +91,37 @@ TEST_CASE("inference: the same bits wherever the weights lie") {
     return all;
   };
   const std::vector<float> expected = results(kF32);
-  const PlanRequest whole = weights_request(make_piece_table(model.folder), test::LateDevice());
+  const auto gpu = [](int64_t vram) {
+    auto device = std::make_unique<test::LateDevice>();
+    device->set_free_bytes(vram);
+    return device;
+  };
+  const PlanRequest whole = weights_request(make_piece_table(model.folder), *gpu(1));
+  const int64_t page_tables = whole.pinned_weights / whole.pinned_per_device_byte;
   int64_t all = 0, largest = 0;
   for (const int64_t bytes : whole.unit_bytes) {
     all += bytes;
     largest = std::max(largest, bytes);
   }
   OpenOptions options = kF32;
-  for (const int64_t vram : {2 * largest, 4 * largest, all}) {
-    options.backend = [vram](const std::string&) {
-      auto device = std::make_unique<test::LateDevice>();
-      device->set_free_bytes(vram);
-      return Backend{std::move(device), cpu_ops()};
-    };
+  for (const int64_t weights : {2 * largest, 4 * largest, all}) {
+    const int64_t vram = weights + page_tables;
+    options.backend = [=](const std::string&) { return Backend{gpu(vram), cpu_ops()}; };
     for (const int64_t ram :
          {2 * whole.pinned_weights, whole.pinned_weights - 1, whole.pinned_weights * 3 / 4}) {
       INFO(fmt::format("{} of {} bytes on the device, {} of {} in host memory", vram, all, ram,
                        whole.pinned_weights));
       options.ram_bytes = ram;
       CHECK(results(options) == expected);
-      CHECK((copied_bytes > 0) == (vram < all));
+      CHECK((copied_bytes > 0) == (weights < all));
     }
   }
+  options.ram_bytes = 0;  // what the machine has
+  CHECK(results(options) == expected);
+  options.backend = [&](const std::string&) { return Backend{gpu(2 * largest), cpu_ops()}; };
+  CHECK(contains(message_of(ErrorCode::DoesNotFit, [&] { results(options); }),
+                 "are left for weights, which need"));
+  options.backend = [&](const std::string&) { return Backend{gpu(2 * all), cpu_ops()}; };
   options.ram_bytes = 1;
   CHECK(contains(message_of(ErrorCode::DoesNotFit, [&] { results(options); }),
                  "of host memory and --ram is 1 B; set it to at least "));
