@@ -99,6 +99,17 @@ class ChangedFiles(FaultCase):
     def path(self, name, place, output):
         return output / name[4:] if name.startswith("run/") else place / name
 
+    def test_a_first_direct_read_that_is_refused(self):
+        """As NTFS refuses that of a compressed file, which it opens for direct reads."""
+        for disk, code, saying in (
+                ("direct", 2, "its file system cannot read past the page cache; set memory.disk to buffered"),
+                ("auto", 0, "disk: the file system cannot read past the page cache: buffered")):
+            process = self.start_in(self.sources, self.folder / disk, "memory.residency=stream", "memory.ram=1GB",
+                                    f"memory.disk={disk}", under="/proc/self/fd", fault="of=pread,at=1,do=EINVAL")
+            log = process.communicate()[1]
+            self.assertEqual(process.returncode, code, log)
+            self.assertIn(saying, log)
+
     def check_end(self, process, output, what, wanted, file=None):
         os.kill(process.pid, signal.SIGCONT)
         log = process.communicate()[1]
