@@ -32,8 +32,9 @@ run_case() {  # tool, products (cublaslt or plain), executable, filter
   LEMA_SANITIZED=$1 timeout "${LIMIT:-900}" compute-sanitizer "${flags[@]}" "$build/tests/$3" "$4" >"$log" 2>&1 &
   trap "kill $!" TERM  # a script that is ended leaves no tool on the GPU
   wait $! || status=$?
-  # A filter that matches no case ends with 0 too, and what a tool has not summed up is not known.
-  [ "$status" != 0 ] || grep -q 'All tests passed' "$log" || status="no case"
+  # A filter that matches no case ends with 0 too, and what a tool has not summed up is not known. A case whose checks are
+  # of values that racecheck's run leaves out has no assertion, but it has run.
+  [ "$status" != 0 ] || grep -qE 'All tests passed|^test cases: 1 \| 1 passed$' "$log" || status="no case"
   [ "$status" != 0 ] || tail -n 1 "$log" | grep -qE 'ERROR SUMMARY: 0 errors$|RACECHECK SUMMARY: 0 hazards displayed' ||
     status="no summary"
   case $status in 0) status=clean ;; 124 | 143) status=unfinished ;; *) status="FAILED ($status)" ;; esac  # limit, TERM
