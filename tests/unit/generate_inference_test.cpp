@@ -9,6 +9,7 @@
 #include "generate/generator.h"
 #include "generate/row_logits.h"
 #include "generate/row_losses.h"
+#include "model/adapter_parameters.h"
 #include "support/catch.h"
 #include "support/inference_case.h"
 #include "support/late_device.h"
@@ -29,6 +30,31 @@ std::vector<float> row(const MatrixView& logits, int64_t i) {
 std::vector<float> fresh_logits(const ModelFolder& folder, const std::vector<int32_t>& ids) {
   Inference inference(folder, kF32, 1, 128);
   return row(inference.append(std::vector<Feed>{{0, ids}}), 0);
+}
+
+// A device that has copies of the weights, as a GPU has, with room for that many bytes of them.
+std::unique_ptr<Device> late_device(int64_t vram) {
+  auto device = std::make_unique<test::LateDevice>();
+  device->set_free_bytes(vram);
+  return device;
+}
+OpenOptions placed(OpenOptions options, int64_t vram, int64_t ram) {
+  options.backend = [=](const std::string&) { return Backend{late_device(vram), cpu_ops()}; };
+  options.ram_bytes = ram;
+  return options;
+}
+
+// An adapter of random values, in the folder "adapter" beside the model.
+void save_adapter(const TinyModel& model, const AdapterOptions& options) {
+  const std::unique_ptr<Device> device = make_cpu_device();
+  AdapterParameters parameters(make_piece_table(model.folder), options);
+  parameters.allocate(*device, false);
+  for (int64_t i = 0; i < parameters.parameter_count(); ++i)
+    static_cast<float*>(parameters.values().data)[i] =
+        uniform(philox(3, RngStream::AdapterInit, static_cast<uint64_t>(i))[0]) - 0.5f;
+  const fs::path path = model.temp.path() / "adapter";
+  fs::create_directory(path);
+  write_adapter(path, parameters.to_adapter("base"));
 }
 
 double largest_difference(const std::vector<float>& a, const std::vector<float>& b) {
@@ -91,40 +117,60 @@ TEST_CASE("inference: the same bits wherever the weights lie") {
     return all;
   };
   const std::vector<float> expected = results(kF32);
-  const auto gpu = [](int64_t vram) {
-    auto device = std::make_unique<test::LateDevice>();
-    device->set_free_bytes(vram);
-    return device;
-  };
-  const PlanRequest whole = weights_request(make_piece_table(model.folder), *gpu(1));
+  const PlanRequest whole = weights_request(make_piece_table(model.folder), *late_device(1));
   const int64_t page_tables = whole.pinned_weights / whole.pinned_per_device_byte;
   int64_t all = 0, largest = 0;
   for (const int64_t bytes : whole.unit_bytes) {
     all += bytes;
     largest = std::max(largest, bytes);
   }
-  OpenOptions options = kF32;
   for (const int64_t weights : {2 * largest, 4 * largest, all}) {
     const int64_t vram = weights + page_tables;
-    options.backend = [=](const std::string&) { return Backend{gpu(vram), cpu_ops()}; };
     for (const int64_t ram :
          {2 * whole.pinned_weights, whole.pinned_weights - 1, whole.pinned_weights * 3 / 4}) {
       INFO(fmt::format("{} of {} bytes on the device, {} of {} in host memory", vram, all, ram,
                        whole.pinned_weights));
-      options.ram_bytes = ram;
-      CHECK(results(options) == expected);
+      CHECK(results(placed(kF32, vram, ram)) == expected);
       CHECK((copied_bytes > 0) == (weights < all));
     }
   }
-  options.ram_bytes = 0;  // what the machine has
-  CHECK(results(options) == expected);
-  options.backend = [&](const std::string&) { return Backend{gpu(2 * largest), cpu_ops()}; };
-  CHECK(contains(message_of(ErrorCode::DoesNotFit, [&] { results(options); }),
-                 "are left for weights, which need"));
-  options.backend = [&](const std::string&) { return Backend{gpu(2 * all), cpu_ops()}; };
-  options.ram_bytes = 1;
-  CHECK(contains(message_of(ErrorCode::DoesNotFit, [&] { results(options); }),
+  CHECK(results(placed(kF32, all + page_tables, 0)) == expected);  // RAM: what the machine has
+  CHECK(contains(
+      message_of(ErrorCode::DoesNotFit, [&] { results(placed(kF32, 2 * largest, 0)); }),
+      "are left for weights, which need"));
+  CHECK(contains(message_of(ErrorCode::DoesNotFit, [&] { results(placed(kF32, 2 * all, 1)); }),
                  "of host memory and --ram is 1 B; set it to at least "));
+}
+
+// What an adapter has in the place of embedding and head, or beside them, and rows of the embedding
+// that are read for each pass.
+TEST_CASE("inference: an adapter of the ends gives the same bits wherever the weights lie") {
+  AdapterOptions settings;
+  settings.config.rank = 4;
+  if (GENERATE(false, true))
+    settings.config.modules_to_save = {"embed_tokens", "lm_head"};
+  else
+    settings.targets = {"embed_tokens", "q_proj", "lm_head"};
+  const TinyModel model("inference_adapter", {Family::Llama, 5, DType::BF16});
+  save_adapter(model, settings);
+  const std::vector<int32_t> first = ids_from(1, 40), second = ids_from(2, 7);
+  int64_t copied_bytes = 0;
+  const auto results = [&](OpenOptions options) {
+    options.adapter = model.temp.path() / "adapter";
+    Inference inference(model.folder, options, 1, 64);
+    std::vector<float> all = row(inference.append(std::vector<Feed>{{0, first}}), 0);
+    for (const float x : row(inference.append(std::vector<Feed>{{0, second}}), 0)) all.push_back(x);
+    copied_bytes = inference.model().stream().h2d_bytes();
+    return all;
+  };
+  const std::vector<float> expected = results(kF32);
+  const PlanRequest whole = weights_request(make_piece_table(model.folder), *late_device(1));
+  for (const int64_t vram : {whole.pinned_weights / 2, 2 * whole.pinned_weights})
+    for (const int64_t ram : {2 * whole.pinned_weights, whole.pinned_weights / 2}) {
+      INFO(fmt::format("{} bytes on the device, {} in host memory", vram, ram));
+      CHECK(results(placed(kF32, vram, ram)) == expected);
+      CHECK((copied_bytes > 0) == (vram < whole.pinned_weights));
+    }
 }
 
 // What a pass over whole prompts gives, whatever the cache held before them.
