@@ -2,8 +2,8 @@
 # Runs the tests that need a GPU (label `gpu`) of a build; blocks of up to 608 MiB with their weights in every place (6 GB
 # of models in a folder that is deleted again); the fault tests of runs on the GPU; training and logits of every family
 # against transformers and PEFT with lema on the GPU, where they are installed (LEMA_GGUF: SmolLM2's file, for the logits of
-# a real model); and the first under compute-sanitizer (gpu_sanitize.sh), where it is there. What was skipped is said last,
-# and the exit code is 77; without a GPU that is at once.
+# a real model, which the package gguf reads); and the first under compute-sanitizer (gpu_sanitize.sh), where it is there.
+# What was skipped is said last, and the exit code is 77; without a GPU that is at once.
 #   scripts/gpu_test.sh [BUILD_DIR, default build] [TOOL of compute-sanitizer..., default all four]
 set -euo pipefail
 build=$(realpath "${1:-build}")

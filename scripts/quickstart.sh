@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
-# lema from nothing to chatting: installs what the build needs, builds lema, fetches a small real
-# model, teaches it to answer in a strict format, and measures before and after on questions it was not trained on.
-# Everything it makes is in build-quickstart/ and quickstart/. A second run keeps the build, the download and the
-# converted model, and trains again.
+# lema from nothing to chatting: installs what the build needs, builds lema, fetches a small real model, teaches it to
+# answer in a strict format, and measures before and after on questions it was not trained on. Everything it makes is in
+# build-quickstart/ and quickstart/. A second run keeps the build, the download and the converted model, and trains again.
 set -euo pipefail
 
 usage() {
